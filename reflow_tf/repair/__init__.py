@@ -1,0 +1,1 @@
+"""What restores a pruned model; every repair has one signature."""

@@ -1,0 +1,1 @@
+"""What happened, as JSON, in the terminal and as a page."""

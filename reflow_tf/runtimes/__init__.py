@@ -1,0 +1,1 @@
+"""Bytes and a batch become outputs."""

@@ -1,0 +1,190 @@
+"""Trains the MobileNetV2 that ships inside the package, and packs the images that ship with it.
+
+    python tools/train_fashion_mnist.py --work_dir=/tmp/train_fashion_mnist
+
+reads the official Fashion-MNIST files (Debian package `dataset-fashion-mnist`), trains MobileNetV2 (width 0.5) on all
+60,000 training images, evaluates it once on all 10,000 test images, and writes the three files of
+`reflow_tf/models/zoo/weights/` and `reflow_tf/data/`. It resumes from the last finished epoch when it is started again
+with the same `--work_dir`. The last epoch is the one that ships: no epoch is chosen on the test images.
+
+The network sees 32x32 images first and 64x64 images at the end (progressive resizing): at both sizes every stride-2
+layer has an even input, so the padding is the same and the weights carry over; the early epochs cost a third.
+"""
+
+import gzip
+import json
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("source_dir", "/usr/share/datasets/fashion-mnist", "Folder of the four official idx.gz files.")
+flags.DEFINE_string("work_dir", "/tmp/train_fashion_mnist", "Folder for checkpoints.")
+flags.DEFINE_string("package_dir", "reflow_tf", "The package that the results are written into.")
+flags.DEFINE_integer("seed", 20, "Seed of the initial weights, the order of the images and the augmentation.")
+flags.DEFINE_float("width", 0.5, "MobileNetV2 width multiplier.")
+flags.DEFINE_list("phases", ["32:14", "64:6"], "image size:epochs, one after the other.")
+flags.DEFINE_integer("batch_size", 128, "Images per gradient step.")
+flags.DEFINE_float("learning_rate", 0.1, "Peak learning rate of SGD with Nesterov momentum 0.9.")
+flags.DEFINE_integer("calibration_images", 2000, "Training images to embed, the same number of each class.")
+flags.DEFINE_integer("evaluation_images", 5000, "Test images to embed: the first ones of the official order.")
+
+NUM_CLASSES = 10
+
+
+def read_idx(path):
+    """Reads one gzipped idx file (format: the header comment of LeCun's MNIST page) as uint8."""
+    data = gzip.decompress(pathlib.Path(path).read_bytes())
+    num_axes = data[3]
+    shape = np.frombuffer(data, ">i4", num_axes, 4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
+
+
+def read_split(name):
+    folder = pathlib.Path(FLAGS.source_dir)
+    return read_idx(folder / f"{name}-images-idx3-ubyte.gz"), read_idx(folder / f"{name}-labels-idx1-ubyte.gz")
+
+
+def to_network(images, size):
+    """(N, 28, 28) in 0..255 -> (N, size, size, 3) in [-1, 1], as `--preprocess=tf` does."""
+    images = tf.image.resize(tf.cast(images, tf.float32)[..., None], (size, size))
+    return tf.repeat(images, 3, axis=-1) / 127.5 - 1.0
+
+
+def augment(image, label):
+    """Random mirror, a shift of up to 2 pixels, and a random erased square on half of the images."""
+    image = tf.image.random_flip_left_right(image[..., None])
+    image = tf.image.random_crop(tf.pad(image, ((2, 2), (2, 2), (0, 0))), (28, 28, 1))
+    side = tf.random.uniform((), 2, 11, tf.int32) * tf.random.uniform((), 0, 2, tf.int32)
+    corner = tf.random.uniform((2,), 0, 28, tf.int32)
+    rows, columns = tf.range(28)[:, None], tf.range(28)[None, :]
+    inside = (rows >= corner[0]) & (rows < corner[0] + side) & (columns >= corner[1]) & (columns < corner[1] + side)
+    return tf.where(inside, tf.cast(127, image.dtype), image[..., 0]), label
+
+
+def training_batches(images, labels, size, seed):
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images), seed=seed)
+    dataset = dataset.map(augment, tf.data.AUTOTUNE).batch(FLAGS.batch_size, drop_remainder=True)
+    return dataset.map(lambda x, y: (to_network(x, size), tf.one_hot(y, NUM_CLASSES))).prefetch(2)
+
+
+def build(size):
+    model = keras.applications.MobileNetV2(
+        input_shape=(size, size, 3), alpha=FLAGS.width, weights=None, classes=NUM_CLASSES
+    )
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.99  # keras.applications' 0.999 needs more steps than this training has
+    return model
+
+
+def learning_rate(step, total_steps, warm_up_steps):
+    """Linear warm-up, then half a cosine down to zero."""
+    if step < warm_up_steps:
+        return FLAGS.learning_rate * (step + 1) / warm_up_steps
+    progress = (step - warm_up_steps) / max(1, total_steps - warm_up_steps)
+    return FLAGS.learning_rate * 0.5 * (1 + np.cos(np.pi * progress))
+
+
+class CosineSchedule(keras.callbacks.Callback):
+    def __init__(self, first_step, total_steps, warm_up_steps):
+        super().__init__()
+        self.step, self.total_steps, self.warm_up_steps = first_step, total_steps, warm_up_steps
+
+    def on_train_batch_begin(self, batch, logs=None):
+        rate = learning_rate(self.step, self.total_steps, self.warm_up_steps)
+        self.model.optimizer.learning_rate.assign(rate)
+        self.step += 1
+
+
+def train(images, labels):
+    """Runs the phases, one checkpoint an epoch. Returns the model at the last phase's image size."""
+    work_dir = pathlib.Path(FLAGS.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    sizes = [int(size) for size, epochs in (phase.split(":") for phase in FLAGS.phases) for _ in range(int(epochs))]
+    steps_per_epoch = len(images) // FLAGS.batch_size
+    model = build(sizes[0])
+    for epoch, size in enumerate(sizes):
+        checkpoint = work_dir / f"epoch_{epoch:03d}.weights.h5"
+        if model.input_shape[1] != size:
+            weights = model.get_weights()
+            model = build(size)
+            model.set_weights(weights)
+        if checkpoint.exists():
+            model.load_weights(checkpoint)
+            continue
+        # Momentum restarts with each epoch so that a resumed run equals an uninterrupted one.
+        model.compile(
+            keras.optimizers.SGD(FLAGS.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4),
+            keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+        schedule = CosineSchedule(epoch * steps_per_epoch, len(sizes) * steps_per_epoch, steps_per_epoch)
+        tf.random.set_seed(FLAGS.seed + epoch)
+        batches = training_batches(images, labels, size, FLAGS.seed + epoch)
+        history = model.fit(batches, epochs=1, verbose=2, callbacks=[schedule])
+        print(json.dumps({"epoch": epoch, "size": size, **{k: v[0] for k, v in history.history.items()}}), flush=True)
+        model.save_weights(checkpoint)
+    return model
+
+
+def evaluate(model, images, labels):
+    """Top-1 over the images, in [0, 1]."""
+    size = model.input_shape[1]
+    infer = tf.function(lambda x: model(to_network(x, size), training=False))
+    predicted = np.concatenate([np.argmax(infer(images[i : i + 250]), -1) for i in range(0, len(images), 250)])
+    return float(np.mean(predicted == labels))
+
+
+def pack_images(train_split, test_split, path):
+    """Embeds a class-balanced draw of the training split and the first images of the test split."""
+    rng = np.random.default_rng(FLAGS.seed)
+    images, labels = train_split
+    per_class = FLAGS.calibration_images // NUM_CLASSES
+    chosen = np.concatenate([rng.choice(np.flatnonzero(labels == c), per_class, False) for c in range(NUM_CLASSES)])
+    chosen = rng.permutation(chosen)
+    np.savez_compressed(
+        path,
+        x_calibration=images[chosen],
+        y_calibration=labels[chosen],
+        x_evaluation=test_split[0][: FLAGS.evaluation_images],
+        y_evaluation=test_split[1][: FLAGS.evaluation_images],
+    )
+
+
+def main(_):
+    keras.utils.set_random_seed(FLAGS.seed)
+    train_split, test_split = read_split("train"), read_split("t10k")
+    package = pathlib.Path(FLAGS.package_dir)
+    weights_dir = package / "models" / "zoo" / "weights"
+    data_dir = package / "data" / "fashion_mnist"
+    weights_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    pack_images(train_split, test_split, data_dir / "images.npz")
+
+    model = train(*train_split)
+    top1 = evaluate(model, *test_split)
+    model.save_weights(weights_dir / "mobilenet_v2_fashion_mnist.weights.h5")
+    card = {
+        "architecture": "keras.applications.MobileNetV2",
+        "width": FLAGS.width,
+        "image_size": model.input_shape[1],
+        "preprocess": "tf",
+        "phases": FLAGS.phases,
+        "seed": FLAGS.seed,
+        "test_images": len(test_split[0]),
+        "test_top1": round(top1, 4),
+    }
+    (weights_dir / "mobilenet_v2_fashion_mnist.json").write_text(json.dumps(card, indent=2) + "\n")
+    print(json.dumps(card))
+
+
+if __name__ == "__main__":
+    app.run(main)
