@@ -1,0 +1,133 @@
+"""Mean and variance per channel, over any number of batches, without losing digits.
+
+One batch: deviations from a shift near the mean are summed in float32 per sample and in float64 across samples, so
+neither a mean far from zero nor a million samples cost digits. Across batches: counts, means and sums of squared
+deviations are merged in float64 (Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
+Sample Variances", 1979). Averaging the variances of batches instead would lose the variance between their means.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Attributes: count: samples per channel; mean, variance: (channels,) float64, the variance over `count`."""
+
+    count: float
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+class MomentAccumulator(Protocol):
+    """What is fed a layer's activations batch by batch, inside a graph."""
+
+    def update(self, values: tf.Tensor, axis: int, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes in one batch and returns that batch's own mean and variance, each (channels,) float32."""
+        ...
+
+    def moments(self) -> Moments:
+        """What has been accumulated so far; count 0 if nothing was."""
+        ...
+
+
+class PooledMoments:
+    """The exact moments of everything seen, as if it had been one batch."""
+
+    def __init__(self, num_channels: int):
+        # Variables, not returned tensors: a layer may run inside a while loop or a cond, whose tensors cannot leave it.
+        self._count = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self._mean = tf.Variable(tf.zeros(num_channels, tf.float64), trainable=False)
+        self._deviations = tf.Variable(tf.zeros(num_channels, tf.float64), trainable=False)
+
+    def update(self, values: tf.Tensor, axis: int, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        count, mean, deviations = batch_moments(values, axis, mask)
+        total = self._count + count
+        delta = mean - self._mean
+        share = tf.math.divide_no_nan(count, total)
+        new_deviations = self._deviations + deviations + tf.square(delta) * self._count * share
+        new_mean = self._mean + delta * share
+        self._deviations.assign(new_deviations)
+        self._mean.assign(new_mean)
+        self._count.assign(total)
+        return tf.cast(mean, tf.float32), tf.cast(tf.math.divide_no_nan(deviations, count), tf.float32)
+
+    def moments(self) -> Moments:
+        count = float(self._count.numpy())
+        return Moments(count, self._mean.numpy(), self._deviations.numpy() / max(count, 1.0))
+
+
+class MovingAverage:
+    """Exponential moving average of the batches' moments, as training keeps it: new = momentum * old + (1 -
+    momentum) * batch.
+
+    It depends on its start and on the order, lacks the variance between batches, and after k batches still holds
+    momentum**k of its start; it is here to be compared with.
+    """
+
+    def __init__(self, mean: np.ndarray, variance: np.ndarray, momentum: float):
+        self._momentum = momentum
+        self._count = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self._mean = tf.Variable(mean.astype(np.float64), trainable=False)
+        self._variance = tf.Variable(variance.astype(np.float64), trainable=False)
+
+    def update(self, values: tf.Tensor, axis: int, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        count, mean, deviations = batch_moments(values, axis, mask)
+        variance = tf.math.divide_no_nan(deviations, count)
+        self._count.assign_add(count)
+        self._mean.assign(self._momentum * self._mean + (1 - self._momentum) * mean)
+        self._variance.assign(self._momentum * self._variance + (1 - self._momentum) * variance)
+        return tf.cast(mean, tf.float32), tf.cast(variance, tf.float32)
+
+    def moments(self) -> Moments:
+        return Moments(float(self._count.numpy()), self._mean.numpy(), self._variance.numpy())
+
+
+def batch_moments(
+    values: tf.Tensor, axis: int, mask: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Count, mean and sum of squared deviations per channel of one batch, in float64.
+
+    Args:
+        values: floating tensor of rank 2 or more.
+        axis: the channel axis.
+        mask: optional boolean tensor of the shape of `values` without its last axis; False entries do not count.
+
+    Returns:
+        (), (channels,), (channels,) float64.
+    """
+    rank = len(values.shape)
+    if axis % rank != rank - 1:
+        values = tf.transpose(values, [*(a for a in range(rank) if a != axis % rank), axis % rank])
+    if mask is not None:
+        return _weighted_moments(tf.cast(values, tf.float64), tf.cast(mask, tf.float64)[..., None])
+    if rank == 2:
+        wide = tf.cast(values, tf.float64)
+        mean = tf.reduce_mean(wide, 0)
+        return tf.cast(tf.shape(values)[0], tf.float64), mean, tf.reduce_sum(tf.square(wide - mean), 0)
+    return _shifted_moments(tf.cast(values, tf.float32))
+
+
+def _shifted_moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(n, ..., channels) float32: deviations from the first sample's mean, summed per sample by a matrix product."""
+    shift = tf.reduce_mean(values[0], list(range(len(values.shape) - 2)))
+    shape = tf.shape(values)
+    positions = tf.reduce_prod(shape[1:-1])
+    deviations = tf.reshape(values - shift, [shape[0], positions, values.shape[-1] or shape[-1]])
+    ones = tf.ones([shape[0], 1, positions])
+    # A matrix product with ones sums several times faster than tf.reduce_sum over leading axes, and more exactly.
+    sums = tf.reduce_sum(tf.cast(tf.matmul(ones, deviations), tf.float64), [0, 1])
+    squares = tf.reduce_sum(tf.cast(tf.matmul(ones, tf.square(deviations)), tf.float64), [0, 1])
+    count = tf.cast(shape[0] * positions, tf.float64)
+    offset = sums / count
+    return count, tf.cast(shift, tf.float64) + offset, tf.maximum(squares - offset * sums, 0.0)
+
+
+def _weighted_moments(values: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    axes = list(range(len(values.shape) - 1))
+    count = tf.reduce_sum(weights)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(values * weights, axes), count)
+    return count, mean, tf.reduce_sum(weights * tf.square(values - mean), axes)

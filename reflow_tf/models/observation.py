@@ -1,0 +1,58 @@
+"""Running a model at inference while something else happens at chosen layers."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+
+LayerCall = Callable[..., tf.Tensor]
+
+
+@contextlib.contextmanager
+def replaced_calls(calls: Mapping[keras.Layer, LayerCall]) -> Iterator[None]:
+    """For the time of the block, each layer computes `calls[layer](inputs, ...)` in place of its own `call`.
+
+    Every other layer, and `training`, stay as they are; the layers' own `call` is back afterwards, whatever happens.
+    """
+    try:
+        for layer, call in calls.items():
+            layer.call = call
+        yield
+    finally:
+        for layer in calls:
+            layer.__dict__.pop("call", None)
+
+
+def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor]:
+    """Yields the model's inference output for each batch; traced anew, so that replaced calls take effect.
+
+    Raises:
+        InputError: a batch does not fit the model, or the model has several outputs.
+    """
+
+    # No XLA: compiling MobileNetV2 for CPUs takes longer than a whole calibration pass.
+    @tf.function(reduce_retracing=True)
+    def infer(batch: tf.Tensor) -> tf.Tensor:
+        return model(batch, training=False)
+
+    for batch in batches:
+        _check_batch(model, batch)
+        outputs = infer(tf.convert_to_tensor(batch))
+        if not tf.is_tensor(outputs):
+            raise InputError(f"The model must have one output tensor. Received: {type(outputs).__name__}")
+        yield outputs
+
+
+def _check_batch(model: keras.Model, batch: np.ndarray) -> None:
+    expected = getattr(model, "input_shape", None)
+    if not isinstance(expected, tuple):
+        return
+    fits = len(expected) == len(batch.shape) and all(
+        want in (None, got) for want, got in zip(expected[1:], batch.shape[1:], strict=True)
+    )
+    if not fits:
+        raise InputError(f"Batches for {model.name} must have the shape {expected}. Received: {tuple(batch.shape)}")

@@ -1,0 +1,137 @@
+"""REFLOW: batch norms get the moments that the pruned network's activations really have; no weight moves.
+
+Saikumar & Varghese, "Signal Collapse in One-Shot Pruning", arXiv 2502.15790. Every other layer runs as at inference:
+Dropout, StochasticDepth and noise stay off. While the pass runs, each batch norm normalizes with the moments of the
+batch at hand, so that the layers behind it see a restored signal; what it keeps are the moments of the whole set.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.moments import MomentAccumulator, MovingAverage, PooledMoments
+from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.surgery import read_variables
+from reflow_tf.models.walking import PlacedLayer, find_batch_norms
+
+Mode = Literal["pooled", "moving_average"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairOutcome:
+    """What a repair did.
+
+    Attributes:
+        name: of the repair.
+        repaired: paths of the layers whose moments were replaced.
+        unreached: paths of batch norms that no calibration batch ran through; they keep their moments.
+        moved: names of the kinds of variables that the repair may change.
+        statement: the same in one sentence.
+    """
+
+    name: str
+    repaired: tuple[str, ...]
+    unreached: tuple[str, ...]
+    moved: tuple[str, ...]
+    statement: str
+
+
+def recalibrate(
+    model: keras.Model, batches: Iterable[np.ndarray], *, mode: Mode = "pooled", momentum: float = 0.99
+) -> RepairOutcome:
+    """Re-estimates the moving mean and variance of every batch norm, in place, in one pass.
+
+    Args:
+        model: a built model; on any error, and on Ctrl-C, its moments are what they were before.
+        batches: float arrays (n, ...), of any sizes; a batch norm without spatial axes needs n > 1 to have a variance.
+        mode: 'pooled', the exact moments of the whole set; 'moving_average', as training keeps them, to compare with.
+        momentum: weight of the old value in a moving average, in [0, 1). Unused by 'pooled'.
+
+    Raises:
+        InputError: no batches, a batch of the wrong shape, activations that are not finite, an unknown mode.
+    """
+    norms = find_batch_norms(model)
+    if not norms:
+        return RepairOutcome("reflow", (), (), (), "REFLOW has nothing to restore: the model has no batch norm.")
+    before = {id(norm.layer): _read_moments(norm.layer) for norm in norms}
+    moving = frozenset(id(v) for norm in norms for v in (norm.layer.moving_mean, norm.layer.moving_variance))
+    others = read_variables(model, without=moving)
+    accumulators = {norm.path: _accumulator(norm.layer, mode, momentum) for norm in norms}
+    try:
+        _pass_batches(model, norms, accumulators, batches)
+        reached = tuple(norm for norm in norms if accumulators[norm.path].moments().count > 0)
+        _write_moments(reached, accumulators)
+    except BaseException:
+        for norm in norms:
+            _assign(norm.layer, *before[id(norm.layer)])
+        raise
+    unreached = tuple(norm for norm in norms if norm not in reached)
+    for norm in unreached:
+        _assign(norm.layer, *before[id(norm.layer)])
+    if read_variables(model, without=moving) != others:
+        raise AssertionError("recalibration changed a variable that is not a moving moment")
+    statement = f"REFLOW re-estimated the moments of {len(reached)} batch norms; every weight is bit-identical."
+    paths = tuple(norm.path for norm in reached), tuple(norm.path for norm in unreached)
+    return RepairOutcome("reflow", *paths, ("moving_mean", "moving_variance"), statement)
+
+
+def _accumulator(layer: keras.layers.BatchNormalization, mode: Mode, momentum: float) -> MomentAccumulator:
+    match mode:
+        case "pooled":
+            return PooledMoments(layer.moving_mean.shape[0])
+        case "moving_average" if 0 <= momentum < 1:
+            return MovingAverage(*_read_moments(layer), momentum)
+        case "moving_average":
+            raise InputError(f"momentum must be in [0, 1). Received: {momentum}")
+        case _:
+            raise InputError(f"mode must be 'pooled' or 'moving_average'. Received: {mode!r}")
+
+
+def _pass_batches(
+    model: keras.Model,
+    norms: tuple[PlacedLayer, ...],
+    accumulators: Mapping[str, MomentAccumulator],
+    batches: Iterable[np.ndarray],
+) -> None:
+    calls = {norm.layer: _call_with_batch_moments(norm.layer, accumulators[norm.path]) for norm in norms}
+    num_batches = 0
+    with replaced_calls(calls):
+        for _ in run(model, batches):
+            num_batches += 1
+    if num_batches == 0:
+        raise InputError("Recalibration needs at least one calibration batch. Received: none")
+
+
+def _call_with_batch_moments(layer: keras.layers.BatchNormalization, accumulator: MomentAccumulator) -> LayerCall:
+    inference_call = layer.call
+
+    def call(inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
+        del training
+        # Batch statistics are inference with the batch's moments in place of the moving ones: written so, whatever
+        # else the layer does (no gamma, another axis, a subclass's own arithmetic) stays Keras's business.
+        _assign(layer, *accumulator.update(inputs, layer.axis, mask))
+        return inference_call(inputs, training=False)
+
+    return call
+
+
+def _write_moments(norms: tuple[PlacedLayer, ...], accumulators: Mapping[str, MomentAccumulator]) -> None:
+    for norm in norms:
+        moments = accumulators[norm.path].moments()
+        if not (np.isfinite(moments.mean).all() and np.isfinite(moments.variance).all()):
+            raise InputError(f"Activations must be finite. Received: NaN or infinity at the input of {norm.path}")
+        _assign(norm.layer, moments.mean, moments.variance)
+
+
+def _read_moments(layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+    return keras.ops.convert_to_numpy(layer.moving_mean), keras.ops.convert_to_numpy(layer.moving_variance)
+
+
+def _assign(layer: keras.layers.BatchNormalization, mean, variance) -> None:
+    layer.moving_mean.assign(keras.ops.cast(mean, layer.moving_mean.dtype))
+    layer.moving_variance.assign(keras.ops.cast(variance, layer.moving_variance.dtype))

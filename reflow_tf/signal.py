@@ -1,0 +1,141 @@
+"""Signal: whether different inputs still look different inside the network, and at its output.
+
+Pruning shrinks the variance of activations layer by layer until every input looks the same and one class is
+predicted for
+all of them: signal collapse (Saikumar & Varghese, arXiv 2502.15790). Measured at the output of every batch norm, at
+inference, and at the predictions.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.models.moments import MomentAccumulator, PooledMoments
+from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.walking import find_batch_norms
+
+DEAD_SHARE = 0.01
+COLLAPSED_CLASS_SHARE = 0.5
+COLLAPSED_RATIO = 0.1
+NUM_RANKED = 5
+
+VERDICT_RULE = (
+    "The signal has collapsed when the effective number of predicted classes (2 to the entropy of their histogram) is "
+    f"under {COLLAPSED_CLASS_SHARE:.0%} of the dense network's, or when the median variance ratio over the deepest "
+    f"quarter of the batch norms is under {COLLAPSED_RATIO:g}."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """What one model did with one set of inputs.
+
+    Attributes:
+        variances: path of each batch norm, in the order of execution -> variance of its output, (channels,) float64.
+        ranked: the best classes of each input, best first, (inputs, up to 5) int64.
+        num_classes: size of the output's last axis.
+    """
+
+    variances: Mapping[str, np.ndarray]
+    ranked: np.ndarray
+    num_classes: int
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Number of inputs for which each class was predicted, (classes,) int64."""
+        return np.bincount(self.ranked[:, 0], minlength=self.num_classes)
+
+    @property
+    def entropy_bits(self) -> float:
+        """Shannon entropy of the histogram of predicted classes: 0 if all inputs get one class."""
+        shares = self.predicted[self.predicted > 0] / len(self.ranked)
+        return float(max(0.0, -np.sum(shares * np.log2(shares))))
+
+    @property
+    def effective_classes(self) -> float:
+        """2 ** entropy: the number of classes, equally often predicted, that would have this entropy."""
+        return float(2**self.entropy_bits)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRatio:
+    """How much of the dense network's variance is left at one batch norm.
+
+    Attributes:
+        path: of the batch norm.
+        ratio: sum over channels of Var(model) / sum over channels of Var(reference); None where the reference has none.
+        channel_ratios: the same channel by channel, (channels,) float64, NaN where the reference has no variance.
+        num_dead: channels with under 1 % of the reference's variance.
+    """
+
+    path: str
+    ratio: float | None
+    channel_ratios: np.ndarray
+    num_dead: int
+
+
+def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
+    """Runs the model at inference over the batches; the model is left as it was.
+
+    Args:
+        model: a built classifier: one output whose last axis numbers the classes. Other axes count as further inputs.
+        batches: float arrays (n, ...).
+
+    Raises:
+        InputError: a batch does not fit the model.
+    """
+    norms = find_batch_norms(model)
+    accumulators = {norm.path: PooledMoments(norm.layer.moving_mean.shape[0]) for norm in norms}
+    order: dict[str, None] = {}
+    calls = {norm.layer: _observed_call(norm.layer, norm.path, accumulators[norm.path], order) for norm in norms}
+    ranked, num_classes = [], 0
+    with replaced_calls(calls):
+        for outputs in run(model, batches):
+            num_classes = outputs.shape[-1]
+            ranked.append(rank_classes(outputs.numpy()))
+    variances = {path: accumulators[path].moments().variance for path in order}
+    return Signal(variances, np.concatenate(ranked), num_classes)
+
+
+def compare_signals(signal: Signal, reference: Signal) -> tuple[LayerRatio, ...]:
+    """Var(model)/Var(reference) at every batch norm, in the order of execution."""
+    return tuple(_compare_layer(path, signal.variances[path], dense) for path, dense in reference.variances.items())
+
+
+def has_collapsed(signal: Signal, reference: Signal) -> bool:
+    """The verdict; `VERDICT_RULE` is its rule in words."""
+    if signal.effective_classes < COLLAPSED_CLASS_SHARE * reference.effective_classes:
+        return True
+    ratios = [layer.ratio for layer in compare_signals(signal, reference) if layer.ratio is not None]
+    deepest = ratios[-max(1, len(ratios) // 4) :]
+    return bool(deepest) and float(np.median(deepest)) < COLLAPSED_RATIO
+
+
+def rank_classes(outputs: np.ndarray) -> np.ndarray:
+    """Indices of the up to 5 largest of (..., classes), best first, (inputs, up to 5) int64; ties: lower first."""
+    flat = outputs.reshape(-1, outputs.shape[-1])
+    return np.argsort(-flat, axis=-1, kind="stable")[:, :NUM_RANKED]
+
+
+def _compare_layer(path: str, variance: np.ndarray, dense: np.ndarray) -> LayerRatio:
+    channel_ratios = np.divide(variance, dense, out=np.full_like(dense, np.nan), where=dense > 0)
+    ratio = float(variance.sum() / dense.sum()) if dense.sum() > 0 else None
+    return LayerRatio(path, ratio, channel_ratios, int(np.count_nonzero(channel_ratios < DEAD_SHARE)))
+
+
+def _observed_call(
+    layer: keras.layers.BatchNormalization, path: str, accumulator: MomentAccumulator, order: dict[str, None]
+) -> LayerCall:
+    inference_call = layer.call
+
+    def call(inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
+        del training
+        order[path] = None
+        outputs = inference_call(inputs, training=False)
+        accumulator.update(outputs, layer.axis, mask)
+        return outputs
+
+    return call

@@ -1,0 +1,99 @@
+"""The plan: which kernel gets which pattern and how many zeros, as JSON that a person can read and diff."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from reflow_tf.errors import InputError
+from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.allocation import Allocation
+from reflow_tf.sparsity.layers import LayerSpec
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedLayer:
+    """What happens to one kernel."""
+
+    pattern: patterns.Pattern
+    sparsity: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningPlan:
+    """Path of the kernel -> (pattern, sparsity). Kernels that are not in it are not pruned."""
+
+    layers: Mapping[str, PlannedLayer]
+
+    def to_json(self) -> str:
+        layers = {
+            path: {"pattern": str(layer.pattern), "sparsity": layer.sparsity} for path, layer in self.layers.items()
+        }
+        return json.dumps({"version": VERSION, "layers": layers}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "PruningPlan":
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: the text is not JSON, or not a plan of this version.
+        """
+        try:
+            document = json.loads(text)
+            if document["version"] != VERSION:
+                raise InputError(f"A plan must have version {VERSION}. Received: {document['version']}")
+            layers = {
+                path: PlannedLayer(patterns.parse(layer["pattern"]), check_sparsity(layer["sparsity"], 1.0))
+                for path, layer in document["layers"].items()
+            }
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                'A plan must be JSON of the form {"version": 1, "layers": {path: {"pattern": ..., "sparsity": ...}}}. '
+                f"Received: {text[:80]!r} ({type(error).__name__}: {error})"
+            ) from error
+        return cls(layers)
+
+
+def make_plan(
+    specs: Sequence[LayerSpec],
+    scores: Mapping[str, np.ndarray],
+    pattern: patterns.Pattern,
+    allocation: Allocation,
+    sparsity: float,
+) -> PruningPlan:
+    """Decides the sparsity of every layer.
+
+    Args:
+        specs: the kernels to prune.
+        scores: path -> scores of the kernel in canonical layout, not pooled.
+        pattern: one pattern for all of them.
+        allocation: how the zeros are shared out. N:M leaves it no choice: every layer has the pattern's sparsity.
+        sparsity: fraction of zeros over all of them, in [0, 1).
+
+    Raises:
+        InputError: a kernel's size does not fit the pattern, or the sparsity is not the pattern's.
+    """
+    check_sparsity(sparsity)
+    for spec in specs:
+        pattern.check(spec)
+    if isinstance(pattern, patterns.NM):
+        sparsities = {spec.path: pattern.sparsity for spec in specs}
+    else:
+        sparsities = allocation(specs, {path: pattern.pool(s) for path, s in scores.items()}, sparsity)
+    return PruningPlan({spec.path: PlannedLayer(pattern, sparsities[spec.path]) for spec in specs})
+
+
+def check_sparsity(sparsity: float, most: float = math.nextafter(1, 0)) -> float:
+    """Returns the sparsity as it is. A single layer may end up with `most` = 1; a request must leave something.
+
+    Raises:
+        InputError: not a number in [0, most].
+    """
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity <= most:
+        interval = "[0, 1]" if most == 1 else "[0, 1)"
+        raise InputError(f"sparsity is the fraction of zeros and must be in {interval}. Received: {sparsity}")
+    return float(sparsity)

@@ -1,0 +1,61 @@
+"""Which kernels are pruned: those that the target rewards, or that the user names, and that the pattern fits."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+from reflow_tf.errors import InputError
+from reflow_tf.sparsity.layers import LayerSpec, Skipped
+from reflow_tf.sparsity.patterns import Pattern
+from reflow_tf.targets.target import HardwareTarget
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The kernels to prune, and for every other one the reason why not."""
+
+    chosen: tuple[LayerSpec, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def select_kernels(specs: Sequence[LayerSpec], *, prunable: str, target: HardwareTarget, pattern: Pattern) -> Selection:
+    """Divides the kernels into those to prune and those to leave.
+
+    Args:
+        specs: every kernel of the model.
+        prunable: 'target', 'all', or a regular expression that is searched for in the paths.
+        target: judges when `prunable` is 'target'.
+        pattern: leaves out the kinds of kernel that it cannot be applied to.
+
+    Raises:
+        InputError: not a regular expression, or no kernel is left.
+    """
+    objection = _objection(prunable, target)
+    chosen, skipped = [], []
+    for spec in specs:
+        reason = objection(spec) or pattern.obstacle(spec)
+        if reason:
+            skipped.append(Skipped(spec.path, reason))
+        else:
+            chosen.append(spec)
+    if not chosen:
+        found = ", ".join(f"{spec.path} ({spec.kind.value})" for spec in specs[:5]) or "no kernels at all"
+        raise InputError(
+            f"--prunable must leave kernels to prune for --target={target.name} and --pattern={pattern}; "
+            f"the model has {found}{', ...' if len(specs) > 5 else ''}. Received: --prunable={prunable}"
+        )
+    return Selection(tuple(chosen), tuple(skipped))
+
+
+def _objection(prunable: str, target: HardwareTarget) -> Callable[[LayerSpec], str | None]:
+    if prunable == "target":
+        return target.objection
+    if prunable == "all":
+        return lambda spec: None
+    try:
+        expression = re.compile(prunable)
+    except re.error as error:
+        raise InputError(
+            f"--prunable must be target, all, or a regular expression over layer paths. Received: {prunable} ({error})"
+        ) from error
+    return lambda spec: None if expression.search(spec.path) else f"--prunable={prunable} does not match its path"
