@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+_LONGEST_FLOAT32_SUM = 16384
+
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
@@ -115,13 +117,17 @@ def _shifted_moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
     """(n, ..., channels) float32: deviations from the first sample's mean, summed per sample by a matrix product."""
     shift = tf.reduce_mean(values[0], list(range(len(values.shape) - 2)))
     shape = tf.shape(values)
-    positions = tf.reduce_prod(shape[1:-1])
-    deviations = tf.reshape(values - shift, [shape[0], positions, values.shape[-1] or shape[-1]])
-    ones = tf.ones([shape[0], 1, positions])
+    positions = values.shape[1:-1].num_elements() or tf.reduce_prod(shape[1:-1])
+    deviations = tf.reshape(values - shift, [shape[0], positions, values.shape[-1]])
+    count = tf.cast(shape[0] * positions, tf.float64)
+    if not isinstance(positions, int) or positions > _LONGEST_FLOAT32_SUM:
+        # Deviations of zero add nothing to either sum, so the last part may be filled up with them.
+        deviations = tf.pad(deviations, [[0, 0], [0, -positions % _LONGEST_FLOAT32_SUM], [0, 0]])
+        deviations = tf.reshape(deviations, [-1, _LONGEST_FLOAT32_SUM, values.shape[-1]])
+    ones = tf.ones([tf.shape(deviations)[0], 1, tf.shape(deviations)[1]])
     # A matrix product with ones sums several times faster than tf.reduce_sum over leading axes, and more exactly.
     sums = tf.reduce_sum(tf.cast(tf.matmul(ones, deviations), tf.float64), [0, 1])
     squares = tf.reduce_sum(tf.cast(tf.matmul(ones, tf.square(deviations)), tf.float64), [0, 1])
-    count = tf.cast(shape[0] * positions, tf.float64)
     offset = sums / count
     return count, tf.cast(shift, tf.float64) + offset, tf.maximum(squares - offset * sums, 0.0)
 

@@ -1,48 +1,48 @@
 """Writing into a model: masked weights, and the copy that is written to."""
 
 import copy
+from collections.abc import Iterable
 
 import keras
 import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import KernelMap
+from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.masks import Masks
 
 
 def copy_model(model: keras.Model) -> keras.Model:
-    """An independent model of the same architecture whose variables are bit-identical.
+    """An independent model of the same architecture whose weights are bit-identical.
 
     Raises:
         InputError: the model cannot be rebuilt from its configuration (a subclassed model without a full `get_config`).
     """
     remedy = "give the class a complete get_config(), or work on the model itself with inplace=True"
     try:
-        # Keras saves to memory and loads back: the one way that serves functional, nested and subclassed models.
-        duplicate = copy.deepcopy(model)
+        # Keras saves to memory and loads back: the one way that serves functional, nested and subclassed models. It
+        # looks classes up by name, and of those of this model none can be in doubt.
+        classes = {type(layer).__name__: type(layer) for layer in (model, *(placed.layer for placed in walk(model)))}
+        with keras.saving.custom_object_scope(classes):
+            duplicate = copy.deepcopy(model)
     except Exception as error:
+        reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"The model must be rebuildable from its configuration to be copied; {remedy}. "
-            f"Received: {type(model).__name__} ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"Received: {type(model).__name__} ({type(error).__name__}: {reason})"
         ) from error
-    if read_variables(duplicate) != read_variables(model):
+    # Not `variables`: those also count the states of random seeds, which Keras does not save.
+    if read_bits(duplicate.weights) != read_bits(model.weights):
         raise InputError(
-            f"The model's copy must have the same variables; {remedy}. "
+            f"The model's copy must have the same weights; {remedy}. "
             f"Received: {type(model).__name__}, whose weights do not survive saving and loading"
         )
     return duplicate
 
 
-def read_variables(model: keras.Model, without: frozenset[int] = frozenset()) -> tuple[bytes, ...]:
-    """The bits of every variable, in the model's order, to assert that nothing moved.
-
-    Args:
-        model: a built model.
-        without: `id` of variables to leave out.
-    """
-    return tuple(
-        keras.ops.convert_to_numpy(variable).tobytes() for variable in model.variables if id(variable) not in without
-    )
+def read_bits(variables: Iterable[keras.Variable]) -> tuple[bytes, ...]:
+    """The bits of each variable, to assert that nothing moved."""
+    return tuple(keras.ops.convert_to_numpy(variable).tobytes() for variable in variables)
 
 
 def write_masks(kernels: KernelMap, masks: Masks) -> None:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from reflow_tf.errors import InputError
 from reflow_tf.models.moments import MomentAccumulator, MovingAverage, PooledMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls, run
-from reflow_tf.models.surgery import read_variables
+from reflow_tf.models.surgery import read_bits
 from reflow_tf.models.walking import PlacedLayer, find_batch_norms
 
 Mode = Literal["pooled", "moving_average"]
@@ -59,8 +59,9 @@ def recalibrate(
     if not norms:
         return RepairOutcome("reflow", (), (), (), "REFLOW has nothing to restore: the model has no batch norm.")
     before = {id(norm.layer): _read_moments(norm.layer) for norm in norms}
-    moving = frozenset(id(v) for norm in norms for v in (norm.layer.moving_mean, norm.layer.moving_variance))
-    others = read_variables(model, without=moving)
+    moving = {id(v) for norm in norms for v in (norm.layer.moving_mean, norm.layer.moving_variance)}
+    others = [variable for variable in model.variables if id(variable) not in moving]
+    bits = read_bits(others)
     accumulators = {norm.path: _accumulator(norm.layer, mode, momentum) for norm in norms}
     try:
         _pass_batches(model, norms, accumulators, batches)
@@ -73,7 +74,7 @@ def recalibrate(
     unreached = tuple(norm for norm in norms if norm not in reached)
     for norm in unreached:
         _assign(norm.layer, *before[id(norm.layer)])
-    if read_variables(model, without=moving) != others:
+    if read_bits(others) != bits:
         raise AssertionError("recalibration changed a variable that is not a moving moment")
     statement = f"REFLOW re-estimated the moments of {len(reached)} batch norms; every weight is bit-identical."
     paths = tuple(norm.path for norm in reached), tuple(norm.path for norm in unreached)

@@ -1,0 +1,211 @@
+"""From what `--model` says, a zoo name or a file, to one Keras model that is known to be usable."""
+
+import dataclasses
+import difflib
+import os
+import pathlib
+import re
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+
+from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
+from reflow_tf.errors import InputError
+from reflow_tf.models.zoo.architectures import ARCHITECTURES
+from reflow_tf.models.zoo.pretrained import build_pretrained
+from reflow_tf.models.zoo.resizing import resize_input
+
+AUTO = "auto"
+SUFFIXES = (".keras", ".h5")
+_IMAGE_RANK = 3  # height, width, channels
+_UNKNOWN_CLASS = re.compile(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model with one input and one output, finite weights, and what is known about its images.
+
+    Attributes:
+        model: usable as `model(x, training=False)`.
+        name: the zoo name, or the file's name without its suffix.
+        preprocessing: image -> network input; `size` is None where the model leaves it open or takes no images.
+        num_classes: length of the output's last axis; None where it is not fixed.
+        default_data: name of embedded data that the weights know, if any.
+    """
+
+    model: keras.Model
+    name: str
+    preprocessing: Preprocessing
+    num_classes: int | None
+    default_data: str | None = None
+
+
+def load_model(
+    model: str, *, weights: str | None = None, preprocess: str = AUTO, image_size: int | None = None
+) -> LoadedModel:
+    """Builds a model of the zoo, or loads a model from a file.
+
+    Args:
+        model: a name of `ARCHITECTURES`, or the path of a `.keras` or Keras `.h5` file.
+        weights: for a zoo name: 'fashion_mnist', 'imagenet', 'random' or a path; see `build_pretrained`.
+        preprocess: one of `SCALINGS`, or 'auto': what the zoo knows; for a file, 'none' (nothing is known of it) and
+            no crop margin.
+        image_size: height and width in pixels, where the input size is free: the zoo, or a file whose model leaves
+            height and width open.
+
+    Raises:
+        InputError: unknown name, unusable file, options that do not go together, weights that are not finite.
+    """
+    if preprocess != AUTO and preprocess not in SCALINGS:
+        raise InputError(f"--preprocess must be {AUTO}, {', '.join(SCALINGS)}. Received: {preprocess}")
+    if model in ARCHITECTURES:
+        built = build_pretrained(ARCHITECTURES[model], weights, image_size)
+        loaded = LoadedModel(built.model, model, built.preprocessing, built.model.output_shape[-1], built.default_data)
+    elif _is_path(model):
+        if weights is not None:
+            raise InputError(f"--weights belongs to a zoo name; a model file has its own. Received: {weights}")
+        loaded = _load_file(pathlib.Path(model), image_size)
+    else:
+        raise InputError(f"--model must be {_list_choices()}.{_suggest(model)} Received: {model}")
+    check_finite(loaded.model)
+    if preprocess != AUTO:
+        scaled = dataclasses.replace(loaded.preprocessing, scaling=preprocess)
+        loaded = dataclasses.replace(loaded, preprocessing=scaled)
+    return loaded
+
+
+def check_finite(model: keras.Model) -> None:
+    """Refuses a model with weights that are NaN or infinite.
+
+    Raises:
+        InputError: names the first such layer and variable.
+    """
+    for variable in model.weights:
+        values = keras.ops.convert_to_numpy(variable.value)
+        num_bad = int(np.count_nonzero(~np.isfinite(values)))
+        if num_bad:
+            layer, _, name = variable.path.rpartition("/")
+            raise InputError(
+                f"Every weight must be finite; in layer {layer!r}, variable {name!r} is not. Received: {num_bad} of "
+                f"{values.size} values NaN or infinite"
+            )
+
+
+def _list_choices() -> str:
+    return f"one of {', '.join(ARCHITECTURES)}, or the path of a .keras or Keras .h5 file"
+
+
+def _suggest(name: str) -> str:
+    close = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _is_path(model: str) -> bool:
+    return os.sep in model or bool(pathlib.Path(model).suffix) or pathlib.Path(model).exists()
+
+
+def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
+    _check_file(path)
+    model = _deserialize(path)
+    shape = _read_input_shape(model, path)
+    num_classes = _read_num_outputs(model, shape, path)
+    size = shape[:2] if len(shape) == _IMAGE_RANK and None not in shape[:2] else None
+    if image_size is not None:
+        model = _fix_size(model, shape, image_size, path)
+        size = (image_size, image_size)
+    channels = shape[-1] if len(shape) == _IMAGE_RANK and shape[-1] is not None else 3
+    return LoadedModel(model, path.stem, Preprocessing(size, channels=channels, crop_fraction=1.0), num_classes)
+
+
+def _check_file(path: pathlib.Path) -> None:
+    """Refuses, by name and container, what cannot be a Keras model."""
+    if path.name.endswith(".weights.h5"):
+        raise InputError(
+            f"--model must be a whole model; weights alone go with a zoo name: --model=NAME --weights={path}. "
+            f"Received: {path}"
+        )
+    if path.is_dir():
+        raise InputError(f"--model must be a file; a folder (SavedModel?) is not read. Received: {path}")
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"--model must be {_list_choices()}.{_suggest(path.name)} Received: {path}")
+    if not path.exists():
+        raise InputError(f"--model must be an existing file. Received: {path}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"--model must be a readable file. Received: {path}")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise InputError(
+            f"--model must be a complete .keras file, which is a zip archive; this is none. Received: {path}"
+        )
+    if path.suffix == ".h5" and not h5py.is_hdf5(path):
+        raise InputError(f"--model must be a complete HDF5 file; this is none. Received: {path}")
+
+
+def _deserialize(path: pathlib.Path) -> keras.Model:
+    """Loads the file with Keras' safe mode on."""
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # Keras raises whatever class the part that failed happens to raise
+        raise InputError(f"{_explain(error)} Received: {path}") from error
+    if not isinstance(model, keras.Model):
+        raise InputError(f"--model must hold a Keras model. Received: {path} with {type(model).__name__}")
+    return model
+
+
+def _explain(error: Exception) -> str:
+    """One sentence about why Keras did not load a file."""
+    reason = " ".join(str(error).split())
+    if "lambda" in reason.lower() and ("safe_mode" in reason or "unsafe" in reason):
+        return (
+            "--model holds a Lambda layer, which is Python code that loading would run. Keras' safe mode refuses it, "
+            "and this tool never switches safe mode off: replace the Lambda by a registered layer."
+        )
+    if unknown := _UNKNOWN_CLASS.search(reason):
+        return (
+            "--model must be made of Keras' own classes, or of classes registered in this process "
+            f"(keras.saving.register_keras_serializable); {unknown[1]!r} is neither."
+        )
+    return f"--model must be a complete Keras model ({type(error).__name__}: {reason[:300]})."
+
+
+def _read_input_shape(model: keras.Model, path: pathlib.Path) -> tuple[int | None, ...]:
+    """Shape of the only input, without the batch axis."""
+    inputs = getattr(model, "inputs", None)
+    if inputs is not None:
+        if len(inputs) != 1:
+            raise InputError(f"--model must have exactly one input. Received: {path} with {len(inputs)}")
+        return tuple(inputs[0].shape[1:])
+    shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    if not isinstance(shape, list | tuple) or not all(axis is None or isinstance(axis, int) for axis in shape):
+        raise InputError(
+            "--model must have been built on, or called with, exactly one input tensor before it was saved. "
+            f"Received: {path}, whose input shape is {shape}"
+        )
+    return tuple(shape[1:])
+
+
+def _read_num_outputs(model: keras.Model, shape: tuple[int | None, ...], path: pathlib.Path) -> int | None:
+    """Length of the only output's last axis."""
+    outputs = getattr(model, "outputs", None)
+    if outputs is None:  # a subclassed model knows its output only when it is called
+        outputs = keras.tree.flatten(model.compute_output_spec(keras.KerasTensor((None, *shape))))
+    if len(outputs) != 1:
+        raise InputError(f"--model must have exactly one output. Received: {path} with {len(outputs)}")
+    return outputs[0].shape[-1] if len(outputs[0].shape) > 1 else None
+
+
+def _fix_size(model: keras.Model, shape: tuple[int | None, ...], image_size: int, path: pathlib.Path) -> keras.Model:
+    """Gives a model that leaves height and width open a fixed size."""
+    if image_size < 1:
+        raise InputError(f"--image_size must be at least 1 pixel. Received: {image_size}")
+    if len(shape) != _IMAGE_RANK or shape[:2] != (None, None):
+        raise InputError(
+            f"--image_size is only for models that leave height and width open; {path} takes inputs of shape {shape}. "
+            f"Received: {image_size}"
+        )
+    if getattr(model, "inputs", None) is None:
+        return model  # a subclassed model has no graph to rebuild; it takes whatever size it is called with
+    return resize_input(model, image_size)

@@ -1,0 +1,105 @@
+"""The architectures that the tool knows by name, and what is known about each of them."""
+
+import dataclasses
+import functools
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.models.zoo import efficientnet_lite, resnet20, torchvision_mobilenet_v2
+from reflow_tf.models.zoo.torch_layouts import TorchLayout
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A network that can be built by name.
+
+    Attributes:
+        name: what `--model` calls it.
+        build: (image_size, num_classes) -> network with fresh weights, softmax outputs.
+        preprocessing: what its reference evaluation feeds it; `size` is the default input size.
+        num_classes: how many classes it has unless its weights say otherwise.
+        download: () -> network with ImageNet weights, fetched by keras.applications; None where there are none.
+        torch_layout: the PyTorch checkpoints it can be loaded from, if any.
+        is_embedded: whether weights trained on Fashion-MNIST ship with the package.
+    """
+
+    name: str
+    build: Callable[[int, int], keras.Model]
+    preprocessing: Preprocessing
+    num_classes: int = 1000
+    download: Callable[[], keras.Model] | None = None
+    torch_layout: TorchLayout | None = None
+    is_embedded: bool = False
+
+    @property
+    def image_size(self) -> int:
+        """Default height and width in pixels."""
+        return self.preprocessing.size[0]
+
+
+def _from_applications(name: str, function: Callable[..., keras.Model], **facts: Any) -> Architecture:
+    def build(image_size: int, num_classes: int) -> keras.Model:
+        return function(input_shape=(image_size, image_size, 3), classes=num_classes, weights=None)
+
+    return Architecture(name, build, download=functools.partial(function, weights="imagenet"), **facts)
+
+
+def _describe_efficientnet_lite(name: str, scaling: efficientnet_lite.Scaling) -> Architecture:
+    size = scaling.image_size
+    # The reference evaluation cuts a centre crop that leaves 16 of (size + 32) pixels out on each side.
+    preprocessing = Preprocessing((size, size), scaling="lite", resize="bicubic", crop_fraction=size / (size + 32))
+    build = functools.partial(efficientnet_lite.build_efficientnet_lite, scaling)
+    modules = efficientnet_lite.name_torch_modules(scaling)
+    layout = TorchLayout("EfficientNet-PyTorch's " + name, modules, "_fc", build, preprocessing)
+    return Architecture(name, build, preprocessing, torch_layout=layout)
+
+
+def _describe_resnet20() -> Architecture:
+    preprocessing = Preprocessing((32, 32), scaling="torch", crop_fraction=1.0)
+    layout = TorchLayout(
+        "akamaster's resnet20", resnet20.name_torch_modules(), "linear", resnet20.build_resnet20, preprocessing
+    )
+    return Architecture("resnet20", resnet20.build_resnet20, preprocessing, num_classes=10, torch_layout=layout)
+
+
+_TORCHVISION_MOBILENET_V2 = TorchLayout(
+    title="torchvision's mobilenet_v2",
+    modules=torchvision_mobilenet_v2.name_torch_modules(),
+    classifier="classifier.1",
+    build=torchvision_mobilenet_v2.build_torchvision_mobilenet_v2,
+    preprocessing=Preprocessing((224, 224), scaling="torch"),
+)
+_IN_MODEL = Preprocessing((224, 224), scaling="none")  # the network begins with Rescaling
+
+_ALL = (
+    _from_applications(
+        "mobilenet", keras.applications.MobileNet, preprocessing=Preprocessing((224, 224), scaling="tf")
+    ),
+    _from_applications(
+        "mobilenet_v2",
+        keras.applications.MobileNetV2,
+        preprocessing=Preprocessing((224, 224), scaling="tf"),
+        torch_layout=_TORCHVISION_MOBILENET_V2,
+        is_embedded=True,
+    ),
+    _from_applications("mobilenet_v3_small", keras.applications.MobileNetV3Small, preprocessing=_IN_MODEL),
+    _from_applications("mobilenet_v3_large", keras.applications.MobileNetV3Large, preprocessing=_IN_MODEL),
+    _from_applications(
+        "efficientnet_b0",
+        keras.applications.EfficientNetB0,
+        preprocessing=dataclasses.replace(_IN_MODEL, resize="bicubic"),
+    ),
+    _describe_efficientnet_lite("efficientnet_lite0", efficientnet_lite.LITE0),
+    _describe_efficientnet_lite("efficientnet_lite1", efficientnet_lite.LITE1),
+    _describe_efficientnet_lite("efficientnet_lite2", efficientnet_lite.LITE2),
+    _from_applications(
+        "resnet50", keras.applications.ResNet50, preprocessing=Preprocessing((224, 224), scaling="caffe")
+    ),
+    _describe_resnet20(),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType({item.name: item for item in _ALL})

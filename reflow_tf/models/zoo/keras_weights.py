@@ -1,0 +1,92 @@
+"""Weights that Keras saved (`.weights.h5`, or those inside a `.keras` archive), read into an architecture of the zoo.
+
+Nothing but arrays is read: the configuration in a `.keras` archive is never deserialized here.
+"""
+
+import contextlib
+import io
+import math
+import pathlib
+import zipfile
+from collections.abc import Iterator
+
+import h5py
+import keras
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.zoo.architectures import Architecture
+
+SUFFIXES = (".weights.h5", ".keras")
+_ARCHIVE_MEMBER = "model.weights.h5"
+
+
+def build_from_keras_weights(architecture: Architecture, path: pathlib.Path, image_size: int) -> keras.Model:
+    """Builds the architecture with as many classes as the file has, and loads the file.
+
+    Args:
+        architecture: what to build.
+        path: file that ends in one of `SUFFIXES`.
+        image_size: height and width of the input in pixels.
+
+    Raises:
+        InputError: unreadable file, or weights of another architecture.
+    """
+    try:
+        with _open(path) as file:
+            sizes = _read_shapes(file)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"--weights must be a complete file of Keras weights ({error}). Received: {path}") from error
+    model = architecture.build(image_size, architecture.num_classes)
+    classifier_bias = f"layers/{_locate_classifier(model)}/vars/1"
+    num_classes = math.prod(sizes.get(classifier_bias, (architecture.num_classes,)))
+    if num_classes != architecture.num_classes:
+        model = architecture.build(image_size, num_classes)
+    stored, wanted = sum(math.prod(shape) for shape in sizes.values()), model.count_params()
+    advice = "a whole model of another width or depth belongs in --model"
+    if stored != wanted:
+        raise InputError(
+            f"--weights must hold the {wanted:,} values of {architecture.name} ({advice}). Received: {path} with "
+            f"{stored:,} values"
+        )
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras raises ValueError, KeyError or OSError, depending on where the files part ways
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"--weights must fit {architecture.name} ({advice}): {reason}. Received: {path}") from error
+    return model
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path) -> Iterator[h5py.File]:
+    """Opens the HDF5 file, or the one inside a `.keras` archive."""
+    content: pathlib.Path | io.BytesIO = path
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            content = io.BytesIO(archive.read(_ARCHIVE_MEMBER))
+    with h5py.File(content, "r") as file:
+        yield file
+
+
+def _read_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
+    """Path inside the file -> shape, of every weight; seeds and optimizer state are no weights."""
+    shapes = {}
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        is_weight = isinstance(item, h5py.Dataset) and not name.startswith("optimizer") and "seed_generator" not in name
+        if is_weight:
+            shapes[name] = item.shape
+
+    file.visititems(visit)
+    return shapes
+
+
+def _locate_classifier(model: keras.Model) -> str:
+    """Name under which Keras stores the last layer with weights: its class, numbered among its like.
+
+    Source: keras.src.saving.saving_lib._save_container_state.
+    """
+    last = [layer for layer in model.layers if layer.weights][-1]
+    alike = [layer for layer in model.layers if type(layer) is type(last)]
+    stem = {keras.layers.Dense: "dense", keras.layers.Conv2D: "conv2d"}[type(last)]
+    index = alike.index(last)
+    return f"{stem}_{index}" if index else stem

@@ -1,0 +1,78 @@
+"""The table of architectures against numbers that others published."""
+
+import keras
+import numpy as np
+import pytest
+
+from reflow_tf.models.zoo.architectures import ARCHITECTURES
+
+# name: (scaling, resize, default image size), from each network's reference evaluation
+REFERENCE = {
+    "mobilenet": ("tf", "bilinear", 224),
+    "mobilenet_v2": ("tf", "bilinear", 224),
+    "mobilenet_v3_small": ("none", "bilinear", 224),
+    "mobilenet_v3_large": ("none", "bilinear", 224),
+    "efficientnet_b0": ("none", "bicubic", 224),
+    "efficientnet_lite0": ("lite", "bicubic", 224),
+    "efficientnet_lite1": ("lite", "bicubic", 240),
+    "efficientnet_lite2": ("lite", "bicubic", 260),
+    "resnet50": ("caffe", "bilinear", 224),
+    "resnet20": ("torch", "bilinear", 32),
+}
+
+
+def test_the_table_is_what_the_issue_names():
+    assert list(ARCHITECTURES) == list(REFERENCE)
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_preprocessing_is_the_reference_evaluation(name):
+    preprocessing = ARCHITECTURES[name].preprocessing
+    scaling, resize, size = REFERENCE[name]
+    assert (preprocessing.scaling, preprocessing.resize, preprocessing.size) == (scaling, resize, (size, size))
+    assert ARCHITECTURES[name].image_size == size
+
+
+def test_crop_fractions():
+    # EfficientNet's reference leaves 32 pixels of margin whatever the size; CIFAR images are used whole.
+    assert ARCHITECTURES["efficientnet_lite2"].preprocessing.crop_fraction == pytest.approx(260 / 292)
+    assert ARCHITECTURES["resnet20"].preprocessing.crop_fraction == 1.0
+    assert ARCHITECTURES["mobilenet_v2"].preprocessing.crop_fraction == 0.875
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_builds_at_a_given_size_for_given_classes(name):
+    model = ARCHITECTURES[name].build(32, 7)
+    assert model.input_shape == (None, 32, 32, 3)
+    outputs = np.asarray(model(np.full((2, 32, 32, 3), 0.5, np.float32), training=False))
+    assert outputs.shape == (2, 7)
+    np.testing.assert_allclose(outputs.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"])
+def test_preprocessing_none_is_for_models_that_rescale_by_themselves(name):
+    assert any(isinstance(layer, keras.layers.Rescaling) for layer in ARCHITECTURES[name].build(32, 7).layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    # EfficientNet-Lite: timm's results table; resnet20: akamaster's README and He et al. (0.27 M)
+    [
+        ("efficientnet_lite0", 4_652_008),
+        ("efficientnet_lite1", 5_416_680),
+        ("efficientnet_lite2", 6_092_072),
+        ("resnet20", 269_722),
+    ],
+)
+def test_published_number_of_parameters(name, num_parameters):
+    architecture = ARCHITECTURES[name]
+    model = architecture.build(32, architecture.num_classes)
+    assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == num_parameters
+
+
+def test_resnet20_shortcut_takes_every_second_pixel_and_centres_the_channels():
+    model = ARCHITECTURES["resnet20"].build(32, 10)
+    names = [layer.name for layer in model.layers if layer.name.endswith(("_subsample", "_pad_channels"))][:2]
+    x = np.random.default_rng(0).normal(size=(1, 6, 6, 16)).astype(np.float32)
+    shortcut = np.asarray(model.get_layer(names[1])(model.get_layer(names[0])(x)))
+    np.testing.assert_array_equal(shortcut, np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (8, 8))))
