@@ -1,0 +1,37 @@
+"""Hardware-aware one-shot pruning of Keras models, with the signal restored.
+
+    import reflow_tf
+
+    result = reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.7), calibration)
+    file = reflow_tf.export_tflite(result.model)
+
+The names below are the whole public interface; they import TensorFlow when they are first used.
+"""
+
+import importlib
+
+from reflow_tf.errors import InputError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PruneConfig": "config",
+    "PruneResult": "pruning",
+    "prune": "pruning",
+    "recalibrate": "pruning",
+    "measure_signal": "pruning",
+    "export_tflite": "export.tflite",
+}
+
+__all__ = ["InputError", "PruneConfig", "PruneResult", "export_tflite", "measure_signal", "prune", "recalibrate"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'reflow_tf' has no attribute {name!r}")
+    importlib.import_module("reflow_tf.keras_backend").require_tensorflow()
+    return getattr(importlib.import_module(f"reflow_tf.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

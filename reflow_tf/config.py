@@ -1,0 +1,132 @@
+"""What a user asks for, checked as soon as it is said."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+
+from reflow_tf.errors import InputError
+from reflow_tf.sparsity.allocation import ALLOCATIONS
+from reflow_tf.sparsity.criteria import CRITERIA
+from reflow_tf.sparsity.patterns import NM, Pattern, Unstructured
+from reflow_tf.sparsity.plan import check_sparsity
+from reflow_tf.targets.storage import Storage
+from reflow_tf.targets.target import HardwareTarget
+from reflow_tf.targets.xnnpack import XNNPack
+
+TARGETS: Mapping[str, HardwareTarget] = {target.name: target for target in (XNNPack(), Storage())}
+REPAIRS = ("reflow", "none")
+QUANTIZATIONS = ("none", "float16", "int8")
+
+# Just over the two thirds above which XNNPACK turns to its sparse kernels.
+DEFAULT_SPARSITY = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneConfig:
+    """What happens to the model.
+
+    Attributes:
+        sparsity: fraction of zeros over the prunable kernels, in [0, 1). None: 0.7, or what an N:M pattern implies.
+        pattern: what shape the zeros take.
+        criterion: which weights matter: a key of `CRITERIA`.
+        allocation: how the zeros are shared out over layers: a key of `ALLOCATIONS`.
+        target: what the zeros are for: a key of `TARGETS`.
+        prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
+        repair: what restores the pruned model: 'reflow' or 'none'.
+
+    Raises:
+        InputError: any of them is not one of these.
+    """
+
+    sparsity: float | None = None
+    pattern: Pattern = dataclasses.field(default_factory=Unstructured)
+    criterion: str = "magnitude"
+    allocation: str = "global"
+    target: str = "xnnpack"
+    prunable: str = "target"
+    repair: str = "reflow"
+
+    def __post_init__(self):
+        check_choice("criterion", self.criterion, CRITERIA)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_choice("target", self.target, TARGETS)
+        check_choice("repair", self.repair, REPAIRS)
+        implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
+        if None not in (implied, self.sparsity) and not math.isclose(self.sparsity, implied, abs_tol=1e-9):
+            raise InputError(
+                f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --sparsity out. "
+                f"Received: --sparsity={self.sparsity:g}"
+            )
+        check_sparsity(self.requested_sparsity)
+
+    @property
+    def requested_sparsity(self) -> float:
+        """The sparsity asked for, or the default where none was."""
+        if self.sparsity is not None:
+            return self.sparsity
+        return self.pattern.sparsity if isinstance(self.pattern, NM) else DEFAULT_SPARSITY
+
+
+@dataclasses.dataclass(frozen=True)
+class JobConfig:
+    """One run of the tool from a model's name to an output folder; the flags of `reflow_tf.tools.prune`.
+
+    Raises:
+        InputError: a number is out of its range, or a name is none of its choices.
+    """
+
+    model: str
+    output_dir: str
+    prune: PruneConfig = dataclasses.field(default_factory=PruneConfig)
+    weights: str | None = None
+    data: str | None = None
+    eval_data: str | None = None
+    class_names: str | None = None
+    preprocess: str = "auto"
+    image_size: int | None = None
+    calibration_samples: int = 1000
+    batch_size: int = 128
+    seed: int = 0
+    quantize: str = "none"
+    export_batch_size: int = 1
+    overwrite: bool = False
+    max_accuracy_drop: float | None = None
+
+    def __post_init__(self):
+        check_choice("quantize", self.quantize, QUANTIZATIONS)
+        for name in ("calibration_samples", "batch_size", "export_batch_size", "image_size"):
+            check_least(name, getattr(self, name), 1)
+        check_least("seed", self.seed, 0)
+        check_least("max_accuracy_drop", self.max_accuracy_drop, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What to score on what; the flags of `reflow_tf.tools.evaluate`.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+
+    model: str
+    data: str
+    class_names: str | None = None
+    preprocess: str = "auto"
+    image_size: int | None = None
+    batch_size: int = 128
+
+    def __post_init__(self):
+        check_least("batch_size", self.batch_size, 1)
+        check_least("image_size", self.image_size, 1)
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raises InputError unless the value is one of the choices."""
+    if value not in choices:
+        raise InputError(f"--{name} must be one of {', '.join(choices)}. Received: {value}")
+
+
+def check_least(name: str, value: float | None, least: float) -> None:
+    """Raises InputError unless the value is None or at least `least`."""
+    if value is not None and not value >= least:  # written so that NaN fails
+        raise InputError(f"--{name} must be at least {least}. Received: {value}")

@@ -1,0 +1,213 @@
+"""Images as float32 batches that can be gone through again and again.
+
+`CalibrationSet` and `EvaluationSet` decode from a source in threads (Pillow releases the interpreter lock). However
+many images there are, memory holds the caller's batch, the one decoded ahead, and for a moment the start of a third.
+`as_batches` gives the same shape to what a caller of the Python API already has.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.data.sources import ImageSource
+from reflow_tf.data.split import even_batches
+from reflow_tf.errors import InputError
+
+_NUM_THREADS = min(8, os.cpu_count() or 1)
+
+
+class ImageStream:
+    """Some images of a source, in a fixed order, as batches.
+
+    `iter` yields float32 (n, height, width, channels), with n near equal from batch to batch and at most `batch_size`;
+    `len` is the number of images.
+
+    Attributes:
+        source: where the images come from.
+        indices: int64, which of its images, in the order of iteration.
+        preprocessing: applied to each image.
+        batch_size: the largest batch.
+    """
+
+    def __init__(self, source: ImageSource, indices: np.ndarray, preprocessing: Preprocessing, batch_size: int):
+        self.source = source
+        self.indices = indices
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if len(self) == 0:
+            return
+        size = self.preprocessing.size or self.source.size_of(int(self.indices[0]))
+        first, *rest = even_batches(len(self), self.batch_size)
+        pool = ThreadPoolExecutor(_NUM_THREADS)
+        try:
+            ahead = self._begin(first, size, pool)
+            for following in (*rest, None):
+                batch = _finish(*ahead)
+                # Only now: begun before the wait, a third batch would fill while the caller still holds the last one.
+                if following is not None:
+                    ahead = self._begin(following, size, pool)
+                yield batch
+                del batch
+        finally:  # also when the caller stops early: nothing goes on decoding
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(
+        self, positions: range, size: tuple[int, int], pool: ThreadPoolExecutor
+    ) -> tuple[np.ndarray, list[Future[None]]]:
+        """Starts to fill one batch. Written in place: no image is held twice, none is left among decoding buffers."""
+        batch = np.empty((len(positions), *size, self.preprocessing.channels), np.float32)
+        indices = self.indices[positions.start : positions.stop]
+        return batch, [pool.submit(self._load, int(index), batch[row]) for row, index in enumerate(indices)]
+
+    def _load(self, index: int, row: np.ndarray) -> None:
+        image = self.source.image(index)
+        try:
+            row[...] = self.preprocessing(image)
+        except InputError as error:
+            raise InputError(f"{error}, {self.source.name_of(index)}") from error
+
+
+class CalibrationSet(ImageStream):
+    """The images that statistics are estimated on.
+
+    Attributes:
+        num_dropped: images left out because the evaluation images hold the same content.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        indices: np.ndarray,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        num_dropped: int = 0,
+    ):
+        super().__init__(source, indices, preprocessing, batch_size)
+        self.num_dropped = num_dropped
+
+
+class EvaluationSet(ImageStream):
+    """The images that the network is judged on; none of them calibrates."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int64 (N,), aligned with the order of iteration; None if the source has no labels."""
+        return None if self.source.labels is None else self.source.labels[self.indices]
+
+
+def _finish(batch: np.ndarray, rows: list["Future[None]"]) -> np.ndarray:
+    for row in rows:
+        row.result()
+    return batch
+
+
+class ArrayBatches:
+    """Near-equal float32 batches of one array. `len` is the number of samples.
+
+    Attributes:
+        array: (N, ...), rank 2 or more, any numeric type.
+        batch_size: the largest batch.
+    """
+
+    def __init__(self, array: np.ndarray, batch_size: int):
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1. Received: {batch_size}")
+        if len(array) == 0:
+            raise InputError(f"data must hold at least one sample. Received: shape {array.shape}")
+        self.array = array
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for number, batch in enumerate(even_batches(len(self), self.batch_size)):
+            yield _as_float_batch(self.array[batch.start : batch.stop], number)
+
+
+class StreamBatches:
+    """The batches of an iterable that can be iterated again, such as a tf.data.Dataset; read anew each time.
+
+    Attributes:
+        batches: yields x or (x, y), x being (n, ...) of rank 2 or more; y is not looked at.
+    """
+
+    def __init__(self, batches: Iterable[Any]):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        number = -1
+        for number, element in enumerate(self.batches):
+            yield _as_float_batch(_inputs_of(element, number), number)
+        if number < 0:
+            raise InputError(f"data must yield at least one batch. Received: {type(self.batches).__name__}, none")
+
+
+def as_batches(data: Any, *, batch_size: int = 64) -> ImageStream | ArrayBatches | StreamBatches:
+    """Makes re-iterable float32 batches of what a caller has.
+
+    Args:
+        data: one of
+            - an array (NumPy, or a tensor with `.numpy()`) of shape (N, ...), rank 2 or more, cut into near-equal
+              batches of at most `batch_size`;
+            - an iterable of batches x or (x, y), such as a *batched* tf.data.Dataset, a list of arrays or a PyTorch
+              DataLoader; batches stay as they are and y is not looked at;
+            - a one-shot generator of such batches: it is read to its end, and its batches are kept in memory;
+            - a set from `reflow_tf.data`, returned as it is.
+        batch_size: for arrays only.
+
+    Raises:
+        InputError: if the data is none of these, is empty or infinite, is not numeric, has a batch of rank below 2, or
+            holds NaN or infinite values. Batches of a stream are checked while they are read.
+    """
+    if isinstance(data, ImageStream | ArrayBatches | StreamBatches):
+        return data
+    if hasattr(data, "numpy"):
+        data = data.numpy()
+    if isinstance(data, np.ndarray):
+        return ArrayBatches(_require_numeric(data, "data"), batch_size)
+    if isinstance(data, str | bytes | dict) or not hasattr(data, "__iter__"):
+        raise InputError(f"data must be an array or an iterable of batches. Received: {type(data).__name__}")
+    if _is_infinite(data):
+        raise InputError("data must end; limit a repeated dataset with take(). Received: an infinite tf.data.Dataset")
+    if iter(data) is data:
+        return StreamBatches(list(StreamBatches(data)))
+    return StreamBatches(data)
+
+
+def _is_infinite(data: Any) -> bool:
+    cardinality = getattr(data, "cardinality", None)
+    return cardinality is not None and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
+
+
+def _inputs_of(element: Any, number: int) -> np.ndarray:
+    if isinstance(element, tuple | list) and element:
+        element = element[0]
+    if isinstance(element, dict):
+        raise InputError(f"a batch must be x or (x, y), not a dict. Received: keys {list(element)} in batch {number}")
+    return np.asarray(element.numpy() if hasattr(element, "numpy") else element)
+
+
+def _require_numeric(array: np.ndarray, where: str) -> np.ndarray:
+    # bfloat16 and float8 (ml_dtypes) have kind 'V' and yet convert.
+    if array.dtype.kind not in "biuf" and not (array.dtype.kind == "V" and array.dtype.names is None):
+        raise InputError(f"{where} must be numeric. Received: {array.dtype}")
+    if array.ndim < 2:
+        raise InputError(f"{where} must have a batch axis and at least one more. Received: shape {array.shape}")
+    return array
+
+
+def _as_float_batch(array: np.ndarray, number: int) -> np.ndarray:
+    batch = _require_numeric(array, f"batch {number}").astype(np.float32)
+    if not np.isfinite(batch).all():
+        raise InputError(f"data must be finite. Received: NaN or infinity in batch {number}")
+    return batch

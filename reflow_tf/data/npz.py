@@ -1,0 +1,115 @@
+"""Images in a NumPy archive: `x` (N, H, W, C), and `y` (N,) if there are labels.
+
+The archive is held in memory as it was stored, so uint8 costs a quarter of float32. Its images must already have the
+network's size and channels; only the scaling is still applied. Pickled objects are never loaded.
+"""
+
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from reflow_tf.data.classes import check_labels
+from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.data.sources import ImageSource, SourceRequest
+from reflow_tf.errors import InputError
+
+_CHUNK = 256  # images looked at together for NaN: bounds the temporary memory
+
+
+class NpzSource(ImageSource):
+    """Images of one array.
+
+    Attributes:
+        path: the archive, for error messages.
+        images: (N, H, W, C), uint8 or float.
+    """
+
+    def __init__(self, path: str, images: np.ndarray, labels: np.ndarray | None):
+        self.path = path
+        self.images = images
+        self.labels = labels
+
+    @classmethod
+    def accepts(cls, text: str) -> bool:
+        path = Path(text).expanduser()
+        return path.suffix.lower() == ".npz" and path.is_file()
+
+    @classmethod
+    def open(cls, request: SourceRequest) -> Self:
+        """Loads the archive.
+
+        Raises:
+            InputError: if it is no archive of plain arrays; has no `x`; `x` has another rank, size, channels or type
+                than the network needs, or NaN or infinite values; `y` has another length, is not of integers, or holds
+                labels that are no output of the network.
+        """
+        path = str(Path(request.text).expanduser())
+        arrays = _read_arrays(path)
+        images = arrays["x"]
+        _check_images(images, request.preprocessing, path)
+        labels = arrays.get("y")
+        return cls(path, images, None if labels is None else _check_y(labels, len(images), request.num_classes, path))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name_of(self, index: int) -> str:
+        return f"x[{index}] of {self.path}"
+
+    def image(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def adapt(self, preprocessing: Preprocessing) -> Preprocessing:
+        return replace(preprocessing, size=None)
+
+
+def _read_arrays(path: str) -> dict[str, np.ndarray]:
+    """Reads `x` and, if there is one, `y`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+            arrays = {name: archive[name] for name in names if name in ("x", "y")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"an .npz must be a readable archive of plain arrays ({error}). Received: {path}") from error
+    if "x" not in arrays:
+        raise InputError(f"an .npz must hold the images as 'x'. Received: {names} in {path}")
+    return arrays
+
+
+def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -> None:
+    if images.ndim != 4:
+        raise InputError(
+            f"x must have shape (images, height, width, channels). Received: shape {images.shape} in {path}"
+        )
+    if len(images) == 0:
+        raise InputError(f"x must hold at least one image. Received: shape {images.shape} in {path}")
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"x must be uint8 or float. Received: {images.dtype} in {path}")
+    size, channels = preprocessing.size, preprocessing.channels
+    if images.shape[3] != channels or (size is not None and images.shape[1:3] != tuple(size)):
+        wanted = ("any", "any") if size is None else size
+        raise InputError(
+            f"x must already have the network's height {wanted[0]}, width {wanted[1]} and {channels} channels "
+            f"(an .npz is not resized). Received: shape {images.shape} in {path}"
+        )
+    if images.dtype == np.uint8:
+        return
+    for start in range(0, len(images), _CHUNK):
+        finite = np.isfinite(images[start : start + _CHUNK]).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise InputError(f"x must be finite. Received: NaN or infinity in x[{start + finite.argmin()}] of {path}")
+
+
+def _check_y(labels: np.ndarray, num_images: int, num_classes: int | None, path: str) -> np.ndarray:
+    if labels.shape not in ((num_images,), (num_images, 1)):
+        raise InputError(
+            f"y must hold one class index for each of the {num_images} images of x. "
+            f"Received: shape {labels.shape} in {path}"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"y must hold integer class indices. Received: {labels.dtype} in {path}")
+    return check_labels(labels.reshape(-1), num_classes, f"y of {path}")

@@ -1,0 +1,142 @@
+"""How one decoded image becomes what a network was trained to see: channels, size, centre crop, scaling.
+
+The resize follows torchvision's reference evaluation (`Resize` then `CenterCrop`, on Pillow images): the side that
+limits is resized to `round(size / crop_fraction)`, the other side keeps the aspect ratio (rounded down), and the crop
+starts at `round((resized - size) / 2)`, Python's rounding. Pillow's filters are antialiased when an image shrinks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from reflow_tf.errors import InputError
+
+SCALINGS: tuple[str, ...] = ("tf", "torch", "caffe", "lite", "none")
+RESIZES: tuple[str, ...] = ("bilinear", "bicubic")
+
+# keras.applications.imagenet_utils: the constants of the published ImageNet weights.
+_TORCH_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_TORCH_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's mode 'L'
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """A function from one image (H, W, C) in 0..255 to one network input (height, width, channels), float32.
+
+    Attributes:
+        size: (height, width) the network wants; None leaves images as they are.
+        channels: the channels the network wants. 3: grey images are repeated to RGB; 1: RGB images are turned grey.
+        scaling: 'tf' x/127.5-1; 'torch' (x/255-mean)/std; 'caffe' BGR minus mean; 'lite' (x-127)/128; 'none'.
+        resize: 'bilinear' or 'bicubic'.
+        crop_fraction: share of the resized short side that the centre crop keeps, in (0, 1]; 1.0 crops no margin.
+
+    Raises:
+        InputError: for an unknown scaling or resize, a size or crop fraction out of range, or a scaling with
+            per-channel constants on a network that does not take three channels.
+    """
+
+    size: tuple[int, int] | None
+    channels: int = 3
+    scaling: str = "none"
+    resize: str = "bilinear"
+    crop_fraction: float = 0.875
+
+    def __post_init__(self) -> None:
+        if self.scaling not in SCALINGS:
+            raise InputError(f"preprocess must be one of {', '.join(SCALINGS)}. Received: {self.scaling!r}")
+        if self.resize not in RESIZES:
+            raise InputError(f"resize must be one of {', '.join(RESIZES)}. Received: {self.resize!r}")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise InputError(f"image size must be (height, width), both at least 1. Received: {self.size!r}")
+        if not 0 < self.crop_fraction <= 1:
+            raise InputError(f"crop_fraction must be in (0, 1]. Received: {self.crop_fraction!r}")
+        if self.channels < 1:
+            raise InputError(f"channels must be at least 1. Received: {self.channels!r}")
+        if self.scaling in ("torch", "caffe") and self.channels != 3:
+            raise InputError(
+                f"preprocess {self.scaling!r} has one constant for each of red, green and blue, so the network must "
+                f"take 3 channels. Received: {self.channels} channels"
+            )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Turns one image into one network input.
+
+        Args:
+            image: (H, W, C) or (H, W); uint8, or float in the same 0..255 range.
+
+        Returns:
+            float32, (height, width, channels) with the height and width of `size`, or the image's own.
+
+        Raises:
+            InputError: if the image is not of rank 2 or 3, or its channels cannot become the network's.
+        """
+        image = _match_channels(_as_hwc(image), self.channels)
+        if self.size is not None:
+            image = _fit(image, self.size, self.resize, self.crop_fraction)
+        return _scale(image, self.scaling)
+
+
+def _as_hwc(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3:
+        raise InputError(f"an image must have shape (height, width, channels). Received: shape {image.shape}")
+    return image if image.dtype == np.uint8 else image.astype(np.float32)
+
+
+def _match_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    have = image.shape[-1]
+    if have == channels:
+        return image
+    if have == 1 and channels == 3:
+        return np.repeat(image, 3, axis=-1)
+    if have == 3 and channels == 1:
+        if image.dtype == np.uint8:
+            return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+        return (image @ _LUMA)[..., None]
+    raise InputError(f"an image must have the network's {channels} channels. Received: {have} channels")
+
+
+def _fit(image: np.ndarray, size: tuple[int, int], resize: str, crop_fraction: float) -> np.ndarray:
+    """Resizes so that the image just covers `size / crop_fraction`, then takes the centre."""
+    height, width = image.shape[:2]
+    covered = (round(size[0] / crop_fraction), round(size[1] / crop_fraction))
+    # The side with the larger factor limits; integers compare exactly where factors would round.
+    if covered[0] * width >= covered[1] * height:
+        resized = (covered[0], max(covered[1], covered[0] * width // height))
+    else:
+        resized = (max(covered[0], covered[1] * height // width), covered[1])
+    top, left = round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
+    return _resize(image, resized, resize)[top : top + size[0], left : left + size[1]]
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
+    resample = Image.Resampling.BICUBIC if resize == "bicubic" else Image.Resampling.BILINEAR
+    wanted = (size[1], size[0])  # Pillow counts width first
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+        return np.asarray(Image.fromarray(image).resize(wanted, resample))
+    # Pillow has no image of n channels or of n floats: one plane at a time.
+    planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[-1])]
+    return np.stack([np.asarray(plane.resize(wanted, resample)) for plane in planes], axis=-1)
+
+
+def _scale(image: np.ndarray, scaling: str) -> np.ndarray:
+    """Applies the formula of `scaling` in float32, in the order of operations of keras.applications."""
+    x = image.astype(np.float32)
+    match scaling:
+        case "tf":
+            return x / np.float32(127.5) - np.float32(1)
+        case "torch":
+            return (x / np.float32(255) - _TORCH_MEAN) / _TORCH_STD
+        case "caffe":
+            return x[..., ::-1] - _CAFFE_MEAN_BGR
+        case "lite":
+            return (x - np.float32(127)) / np.float32(128)
+        case _:
+            return x

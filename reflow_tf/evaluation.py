@@ -1,0 +1,113 @@
+"""Running a finished model over held-out images, whatever form it has."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+
+import keras
+import numpy as np
+
+from reflow_tf.config import EvaluateConfig
+from reflow_tf.data.loading import load_evaluation
+from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.errors import InputError
+from reflow_tf.models.loading import load_model
+from reflow_tf.models.observation import run
+from reflow_tf.pruning import Progress, show_nothing
+from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy
+from reflow_tf.runtimes.litert import load_tflite
+from reflow_tf.runtimes.runtime import Runtime
+from reflow_tf.signal import rank_classes
+
+PARITY_IMAGES = 256
+
+Outputs = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A model of any form: how to run it, and what its images look like."""
+
+    outputs: Outputs
+    preprocessing: Preprocessing
+    num_classes: int
+
+
+def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Score:
+    """Scores a `.keras`, `.h5` or `.tflite` file, or a zoo model, on labelled images.
+
+    With preprocess 'auto', the images are prepared as the config.json beside the file says, which the pruning tool
+    wrote; without one the network gets the pixels as they are.
+
+    Raises:
+        InputError: the model or the data cannot be used, or the data has no labels.
+    """
+    opened = _open_file(config) if config.model.endswith(".tflite") else _open_keras(config)
+    images = load_evaluation(
+        config.data,
+        preprocessing=opened.preprocessing,
+        num_classes=opened.num_classes,
+        class_names_path=config.class_names,
+        batch_size=config.batch_size,
+    )
+    if images.labels is None:
+        raise InputError(f"Evaluation needs labels: a folder of class sub-folders, or y. Received: {config.data}")
+    ranked = rank_outputs(opened.outputs(progress(images, "Evaluating")))
+    return score_accuracy(ranked, images.labels, opened.num_classes)
+
+
+def rank_outputs(outputs: Iterable[np.ndarray]) -> np.ndarray:
+    """The up to 5 best classes of each input over all batches, best first, (inputs, up to 5) int64."""
+    return np.concatenate([rank_classes(batch) for batch in outputs])
+
+
+def measure_parity(model: keras.Model, runtime: Runtime, images: Iterable[np.ndarray]) -> Parity:
+    """Keras against the file on the first 256 images."""
+    batches = list(_first(images, PARITY_IMAGES))
+    in_keras = np.concatenate([outputs.numpy() for outputs in run(model, batches)])
+    return compare_outputs(np.concatenate([runtime.run(batch) for batch in batches]), in_keras)
+
+
+def _open_keras(config: EvaluateConfig) -> _Opened:
+    loaded = load_model(config.model, preprocess=config.preprocess, image_size=config.image_size)
+    return _Opened(
+        lambda batches: (outputs.numpy() for outputs in run(loaded.model, batches)),
+        _recorded_preprocessing(config) or loaded.preprocessing,
+        loaded.num_classes,
+    )
+
+
+def _open_file(config: EvaluateConfig) -> _Opened:
+    runtime = load_tflite(config.model)
+    _, *sample = runtime.input_shape
+    preprocessing = _recorded_preprocessing(config)
+    if preprocessing is None:
+        scaling = "none" if config.preprocess == "auto" else config.preprocess
+        size, channels = (tuple(sample[:2]), sample[2]) if len(sample) == 3 else (None, 3)
+        preprocessing = Preprocessing(size, channels, scaling)
+    return _Opened(lambda batches: map(runtime.run, batches), preprocessing, runtime.output_shape[-1])
+
+
+def _recorded_preprocessing(config: EvaluateConfig) -> Preprocessing | None:
+    """What the pruning tool wrote down beside the file, if it did and nothing else was asked for."""
+    path = pathlib.Path(config.model).parent / "config.json"
+    if config.preprocess != "auto" or not pathlib.Path(config.model).is_file() or not path.is_file():
+        return None
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
+        size = recorded.pop("size")
+        return Preprocessing(size=None if size is None else tuple(size), **recorded)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"The config.json beside a model must be the one that the pruning tool wrote; --preprocess passes it by. "
+            f"Received: {path} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _first(batches: Iterable[np.ndarray], num_inputs: int) -> Iterator[np.ndarray]:
+    for batch in batches:
+        yield batch[:num_inputs]
+        num_inputs -= len(batch)
+        if num_inputs <= 0:
+            return

@@ -1,0 +1,211 @@
+"""A Keras model becomes a dense .tflite file, by TensorFlow's own converter."""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+from reflow_tf.export.native_stderr import native_stderr_held
+from reflow_tf.models.walking import walk
+
+QUANTIZATIONS = ("none", "float16", "int8")
+_CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    model: keras.Model
+    input_shape: tuple[int, ...]  # with the batch
+    quantize: str
+
+
+def convert_dense(
+    model: keras.Model,
+    *,
+    quantize: str,
+    calibration: Iterable[np.ndarray] | None,
+    batch_size: int,
+    input_shape: tuple[int, ...] | None,
+) -> bytes:
+    """Converts a built model with one float input and one output.
+
+    Args:
+        model: functional, sequential or subclassed; mixed precision is traced in float32. It comes back as it was.
+        quantize: one of `QUANTIZATIONS`.
+        calibration: for int8, batches of float32 (n, *input_shape); iterated once.
+        batch_size: the file's fixed batch.
+        input_shape: shape of one sample; None: as the model was built.
+
+    Raises:
+        InputError: unknown `quantize`, no calibration samples, a model that is not built, that has several inputs or
+            outputs or a dimension left open, or that needs an operator that TFLite lacks.
+    """
+    if quantize not in QUANTIZATIONS:
+        raise InputError(f"quantize must be one of {', '.join(QUANTIZATIONS)}. Received: {quantize!r}")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1. Received: {batch_size}")
+    request = _Request(model, (batch_size, *_sample_shape(model, input_shape)), quantize)
+    if quantize == "int8" and calibration is None:
+        raise InputError(
+            "int8 needs calibration batches to find the range of every activation. Received: calibration=None"
+        )
+    with _in_float32(model):
+        function = _trace(request)
+        samples = None if quantize != "int8" else _read_samples(calibration, request)
+        return _run_converter(function, request, samples)
+
+
+def _sample_shape(model: keras.Model, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    declared = _declared_shape(model)
+    shape = declared if given is None else tuple(given)
+    if None in shape:
+        raise InputError(
+            f"A .tflite file needs every dimension of its input fixed: build model {model.name!r} with a full "
+            f"keras.Input(shape=...), or pass input_shape. Received: {shape}"
+        )
+    if len(shape) != len(declared) or any(want not in (None, got) for want, got in zip(declared, shape, strict=True)):
+        raise InputError(f"input_shape must fit model {model.name!r}, which takes {declared}. Received: {shape}")
+    return shape
+
+
+def _declared_shape(model: keras.Model) -> tuple[int | None, ...]:
+    if not model.built:
+        raise InputError(f"The model must be built: call it once on a batch. Received: {model.name}, not built")
+    inputs = getattr(model, "inputs", None)  # functional and sequential models have it
+    if inputs is not None:
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+        dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in inputs}
+        if not all("float" in dtype for dtype in dtypes):
+            raise InputError(f"Model {model.name!r} must take float input to be exported. Received: {sorted(dtypes)}")
+    else:
+        # Keras keeps the shapes of a subclassed model's first call only here (its own `Model.export` reads them, too).
+        shapes = list((getattr(model, "_build_shapes_dict", None) or {}).values())
+    if len(shapes) != 1 or not all(size is None or isinstance(size, int) for size in shapes[0]):
+        raise InputError(
+            f"Model {model.name!r} must have one input tensor to be exported. Received: inputs of shape {shapes}"
+        )
+    return tuple(shapes[0])[1:]
+
+
+@contextlib.contextmanager
+def _in_float32(model: keras.Model) -> Iterator[None]:
+    """Lets every layer compute in float32 for a while: TFLite has float16 weights, but no float16 convolutions.
+
+    Mixed precision keeps its variables in float32, so nothing is rounded and nothing is copied.
+    """
+    layers = [model, *(placed.layer for placed in walk(model))]
+    changed = [
+        (layer, layer.dtype_policy)
+        for layer in layers
+        if "float" in (layer.compute_dtype or "") and layer.compute_dtype != "float32"
+    ]
+    try:
+        for layer, _ in changed:
+            layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in changed:
+            layer.dtype_policy = policy
+
+
+def _trace(request: _Request) -> tf.types.experimental.ConcreteFunction:
+    model = request.model
+    function = tf.function(lambda images: model(images, training=False), autograph=False).get_concrete_function(
+        tf.TensorSpec(request.input_shape, tf.float32)
+    )
+    outputs = tf.nest.flatten(function.structured_outputs)
+    if len(outputs) != 1:
+        raise InputError(f"Model {model.name!r} must have one output to be exported. Received: {len(outputs)} outputs")
+    graph = function.graph.as_graph_def()
+    used = {node.op for node in graph.node} | {node.op for body in graph.library.function for node in body.node_def}
+    if request.quantize == "int8" and (loops := used & _CONTROL_FLOW):
+        raise InputError(
+            f"int8 needs a graph without loops and branches, because TensorFlow's calibrator crashes on them: build "
+            f"recurrent layers with unroll=True, or quantize to float16. "
+            f"Received: model {model.name!r} with {', '.join(sorted(loops))}"
+        )
+    return function
+
+
+def _read_samples(calibration: Iterable[np.ndarray], request: _Request) -> Iterator[list[np.ndarray]]:
+    """Yields one sample at a time, repeated to fill the file's batch; checks the first before the converter starts."""
+    shape = request.input_shape
+    if isinstance(calibration, np.ndarray) and calibration.ndim == len(shape):
+        calibration = [calibration]
+    batches = iter(calibration)
+    first = next(batches, None)
+    if first is None or len(first) == 0:
+        raise InputError("int8 needs at least one calibration image. Received: none")
+    if np.shape(first)[1:] != shape[1:]:
+        wanted = ", ".join(map(str, shape[1:]))
+        raise InputError(
+            f"Calibration batches for model {request.model.name!r} must have shape (n, {wanted}). "
+            f"Received: {np.shape(first)}"
+        )
+
+    def feed() -> Iterator[list[np.ndarray]]:
+        for batch in itertools.chain([first], batches):
+            for sample in np.asarray(batch, np.float32):
+                yield [np.broadcast_to(sample, shape)]
+
+    return feed()
+
+
+def _run_converter(
+    function: tf.types.experimental.ConcreteFunction, request: _Request, samples: Iterator[list[np.ndarray]] | None
+) -> bytes:
+    try:
+        with _silence():
+            return _make_converter(function, request.quantize, samples).convert()
+    except (InputError, OSError, MemoryError):  # from the calibration data, which is read meanwhile
+        raise
+    except Exception as error:  # ConverterError is private, and plain ValueErrors and RuntimeErrors come as well
+        raise InputError(
+            f"TensorFlow's converter cannot turn model {request.model.name!r} into a .tflite file with "
+            f"quantize={request.quantize!r}: every operator must exist in TFLite. Received: {_explain(str(error))}"
+        ) from error
+
+
+def _make_converter(
+    function: tf.types.experimental.ConcreteFunction, quantize: str, samples: Iterator[list[np.ndarray]] | None
+) -> tf.lite.TFLiteConverter:
+    # Alone, the function is frozen, variables and all. With the model as a second argument, the way that the converter
+    # recommends, the variables of a Keras 3 model stay variables: READ_VARIABLE operators and a file without weights.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    if quantize == "float16":
+        converter.optimizations = {tf.lite.Optimize.DEFAULT}
+        converter.target_spec.supported_types = [tf.float16]
+    elif quantize == "int8":
+        converter.optimizations = {tf.lite.Optimize.DEFAULT}
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: samples
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    return converter
+
+
+def _explain(message: str) -> str:
+    """The operators that a ConverterError complains of, then its last line."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
+    named = re.findall(r"^\s*((?:Custom|Flex) ops: .+)$", message, flags=re.MULTILINE)
+    return "; ".join([*named, lines[-1]])
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with native_stderr_held(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

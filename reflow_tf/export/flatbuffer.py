@@ -1,0 +1,88 @@
+"""A .tflite file as objects that can be changed, and back."""
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from reflow_tf.errors import InputError
+
+FILE_IDENTIFIER = b"TFL3"
+# force_align of Buffer.data in tensorflow/lite/schema/schema.fbs; the generated Python code forgets it.
+_BUFFER_ALIGNMENT = 16
+
+NUMPY_TYPES = {
+    schema.TensorType.FLOAT32: np.dtype(np.float32),
+    schema.TensorType.FLOAT16: np.dtype(np.float16),
+    schema.TensorType.FLOAT64: np.dtype(np.float64),
+    schema.TensorType.INT8: np.dtype(np.int8),
+    schema.TensorType.UINT8: np.dtype(np.uint8),
+    schema.TensorType.INT16: np.dtype(np.int16),
+    schema.TensorType.INT32: np.dtype(np.int32),
+    schema.TensorType.INT64: np.dtype(np.int64),
+    schema.TensorType.BOOL: np.dtype(np.bool_),
+}
+
+
+class AlignedBuffer(schema.BufferT):
+    """A buffer whose data begins at a multiple of 16 bytes, as the schema demands of a writer."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        data = None
+        if self.data is not None:
+            raw = memoryview(self.data).cast("B")
+            builder.StartVector(1, len(raw), _BUFFER_ALIGNMENT)
+            builder.head -= len(raw)
+            builder.Bytes[builder.head : builder.head + len(raw)] = raw
+            data = builder.EndVector()
+        schema.BufferStart(builder)
+        if data is not None:
+            schema.BufferAddData(builder, data)
+        return schema.BufferEnd(builder)
+
+
+def parse(content: bytes) -> schema.ModelT:
+    """Reads every table of a .tflite file.
+
+    Raises:
+        InputError: the bytes are not a .tflite file, or not a whole one.
+    """
+    if len(content) < 8 or content[4:8] != FILE_IDENTIFIER:
+        raise InputError(
+            f"A .tflite file must carry the identifier TFL3 at its bytes 4 to 7. "
+            f"Received: {len(content)} bytes that begin with {content[:8]!r}"
+        )
+    try:
+        model = flatbuffer_utils.read_model_from_bytearray(content)
+    except Exception as error:  # the generated reader trusts every offset: a damaged one may raise nearly anything
+        raise _damaged(content, f"{type(error).__name__}: {error}") from error
+    for graph in model.subgraphs or ():
+        for tensor in graph.tensors or ():
+            if not 0 <= tensor.buffer < len(model.buffers):
+                raise _damaged(content, f"a tensor that points to buffer {tensor.buffer} of {len(model.buffers)}")
+    if not model.subgraphs or not model.operatorCodes:
+        raise _damaged(content, "no graph in it")
+    return model
+
+
+def serialize(model: schema.ModelT, size_hint: int = 1024) -> bytes:
+    """Writes a .tflite file, each weight buffer aligned to 16 bytes.
+
+    Args:
+        model: what `parse` returned, changed or not.
+        size_hint: bytes to reserve; with enough of them the builder never has to grow.
+    """
+    model.buffers = [AlignedBuffer(data=buffer.data) for buffer in model.buffers]
+    builder = flatbuffers.Builder(size_hint)
+    builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def operator_code(model: schema.ModelT, operator: schema.OperatorT) -> int:
+    """The BuiltinOperator of an operator; old files keep it in the deprecated field."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def _damaged(content: bytes, found: str) -> InputError:
+    return InputError(f"A .tflite file must be whole. Received: {len(content)} bytes; reading them gave {found}")

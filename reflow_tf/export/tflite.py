@@ -1,0 +1,119 @@
+"""A Keras model goes in; the smallest .tflite file that computes the same comes out."""
+
+import dataclasses
+import gzip
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from reflow_tf.export import flatbuffer
+from reflow_tf.export.conversion import convert_dense
+from reflow_tf.export.equivalence import compute_same
+from reflow_tf.export.sparse_storage import StoredTensor, list_tensors, store_sparse
+
+_OPERATOR = schema.BuiltinOperator
+_NOT_EQUAL_NOTE = (
+    "Stored dense: with sparse storage, the outputs in LiteRT were not bit-equal to those of the dense file."
+)
+_INT8_NOTE = (
+    "Sparse int8 filters need the DENSIFY operator, which microcontrollers (TFLM) and NPU compilers lack: export with "
+    "sparse=False for them."
+)
+_INT8_DENSE_NOTE = (
+    "The int8 weights of FULLY_CONNECTED are stored dense, because LiteRT's XNNPACK delegate refuses to prepare "
+    "sparse ones."
+)
+_LOOP_NOTE = "Weights used inside loops or branches (recurrent layers) are stored dense."
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedFile:
+    """A .tflite file and where its bytes go.
+
+    Attributes:
+        content: the file.
+        dense_size_bytes: size of the same file with every tensor dense.
+        gzip_size_bytes: size of `content` after gzip, level 6, as an app store or a web server would send it.
+        tensors: the constants of more than 256 dense bytes, in the order of the file.
+        notes: sentences for the person who reads the report; often none.
+    """
+
+    content: bytes
+    dense_size_bytes: int
+    gzip_size_bytes: int
+    tensors: tuple[StoredTensor, ...]
+    notes: tuple[str, ...]
+
+
+def export_tflite(
+    model: keras.Model,
+    *,
+    quantize: str = "none",
+    calibration: Iterable[np.ndarray] | None = None,
+    batch_size: int = 1,
+    sparse: bool = True,
+    input_shape: tuple[int, ...] | None = None,
+) -> ExportedFile:
+    """Converts a model into a .tflite file, weights sparse wherever that makes the file smaller.
+
+    A sparse file is run once in LiteRT beside the dense one; unless both agree bit for bit, the dense one is returned
+    and `notes` says so.
+
+    Args:
+        model: a built Keras 3 model with one float input and one output. It is not changed. Mixed precision is
+            computed in float32, as the variables are.
+        quantize: 'none'; 'float16': weights only; 'int8': weights, activations, input and output.
+        calibration: for int8: batches of float32 (n, *sample), preprocessed as for the model; each sample counts once.
+        batch_size: the batch of the file, fixed because LiteRT.js and XNNPACK's sparse kernels want it fixed.
+        sparse: False stores every tensor dense.
+        input_shape: shape of one sample, for a model that leaves a dimension open.
+
+    Raises:
+        InputError: the model, the calibration data or an argument cannot be used; the message names which.
+    """
+    dense = convert_dense(
+        model, quantize=quantize, calibration=calibration, batch_size=batch_size, input_shape=input_shape
+    )
+    content, notes = _store(dense) if sparse else (dense, [])
+    if quantize == "int8" and (kept := _float_operators(content)):
+        notes.append(f"These operators have no int8 form in TFLite and compute in float32: {', '.join(kept)}.")
+    return ExportedFile(
+        content=content,
+        dense_size_bytes=len(dense),
+        gzip_size_bytes=len(gzip.compress(content, 6, mtime=0)),
+        tensors=list_tensors(content),
+        notes=tuple(notes),
+    )
+
+
+def _store(dense: bytes) -> tuple[bytes, list[str]]:
+    """The sparse file, provided that LiteRT computes the same with it as with the dense one; and what to say."""
+    model = flatbuffer.parse(dense)
+    notes = [_LOOP_NOTE] if len(model.subgraphs) > 1 else []
+    graph = model.subgraphs[0]
+    int8 = graph.tensors[graph.inputs[0]].type == schema.TensorType.INT8
+    codes = {flatbuffer.operator_code(model, operator) for operator in graph.operators}
+    if int8 and _OPERATOR.FULLY_CONNECTED in codes:
+        notes.append(_INT8_DENSE_NOTE)
+    content = store_sparse(dense)
+    if content is dense:
+        return dense, notes
+    if not compute_same(dense, content):
+        return dense, [*notes, _NOT_EQUAL_NOTE]
+    return content, [*notes, _INT8_NOTE] if int8 else notes
+
+
+def _float_operators(content: bytes) -> list[str]:
+    """Names of the operators of an int8 file that compute in float32, sorted."""
+    names = {code: name for name, code in vars(_OPERATOR).items() if isinstance(code, int)}
+    model = flatbuffer.parse(content)
+    kept = set()
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = flatbuffer.operator_code(model, operator)
+            types = {graph.tensors[index].type for index in operator.outputs}
+            if schema.TensorType.FLOAT32 in types and code not in (_OPERATOR.DEQUANTIZE, _OPERATOR.DENSIFY):
+                kept.add(names[code])
+    return sorted(kept)

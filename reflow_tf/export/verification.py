@@ -1,0 +1,176 @@
+"""Is every weight that a mask removed really zero in the file? Answered from the bytes, tensor by tensor."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from reflow_tf.errors import InputError
+from reflow_tf.export.sparse_storage import StoredTensor, list_tensors, read_constants
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskCheck:
+    """What became of one mask.
+
+    Attributes:
+        path: the kernel's path, the key of its mask.
+        tensor: name of the tensor in the file that holds the kernel; None where none does.
+        num_masked: weights that the mask removed.
+        num_extra_zeros: kept weights that are zero in the file all the same (a zero gamma that was folded in, rounding
+            to float16 or int8, or a weight that was zero to begin with).
+        storage: 'dense' or 'sparse'; None where `tensor` is.
+        ok: a tensor was found, and every weight that the mask removed is zero in it.
+        closest: where not ok: the nearest thing in the file, or that no tensor has the shape; else ''.
+    """
+
+    path: str
+    tensor: str | None
+    num_masked: int
+    num_extra_zeros: int
+    storage: str | None
+    ok: bool
+    closest: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Edge:
+    """A mask that fits a tensor."""
+
+    num_extra_zeros: int
+    foreign_name: bool  # the tensor's name does not mention the layer
+    tensor: str
+
+
+def check_masks(content: bytes, masks: Mapping[str, np.ndarray]) -> tuple[MaskCheck, ...]:
+    """Finds for each mask the tensor whose zeros it explains, each tensor used at most once (but for kernels in which
+    nothing is kept, which the converter may merge into one).
+
+    The converter renames tensors and folds batch norms into them, so names only settle ties; what decides is the
+    pattern of zeros. Tensors are given to masks so that as many masks as possible are served, exact fits first.
+
+    Args:
+        content: a .tflite file.
+        masks: path -> bool array in canonical layout (output, *spatial, input), True = kept.
+
+    Returns:
+        One check for each mask, in their order.
+
+    Raises:
+        InputError: `content` is not a .tflite file, or a mask is not boolean.
+    """
+    for path, mask in masks.items():
+        if mask.dtype != np.bool_:
+            raise InputError(f"Masks must be boolean arrays. Received: {mask.dtype} for {path!r}")
+    nonzero = {name: constant != 0 for name, constant in read_constants(content).items() if constant.ndim > 1}
+    edges, nearest = {}, {}
+    for path, mask in masks.items():
+        edges[path], nearest[path] = _compare(path, mask, nonzero)
+    matched = _match(edges)
+    for path, mask in masks.items():
+        # The converter merges equal constants, and kernels of one shape in which nothing is kept are equal.
+        if path not in matched and edges[path] and not mask.any():
+            matched[path] = edges[path][0]
+    storage = {stored.name: stored for stored in list_tensors(content)}
+    return tuple(
+        _report(
+            path, masks[path], matched.get(path), storage, nearest[path] or "every tensor that fits holds another mask"
+        )
+        for path in masks
+    )
+
+
+def _report(
+    path: str, mask: np.ndarray, edge: _Edge | None, storage: Mapping[str, StoredTensor], nearest: str
+) -> MaskCheck:
+    num_masked = mask.size - int(np.count_nonzero(mask))
+    if edge is None:
+        return MaskCheck(path, None, num_masked, 0, None, False, nearest)
+    # Tensors of up to 256 bytes are not listed; they are never stored sparse either, since DENSIFY would cost more.
+    stored = storage.get(edge.tensor)
+    return MaskCheck(path, edge.tensor, num_masked, edge.num_extra_zeros, stored.storage if stored else "dense", True)
+
+
+def _compare(path: str, mask: np.ndarray, nonzero: Mapping[str, np.ndarray]) -> tuple[list[_Edge], str]:
+    """The tensors in which every masked weight is zero, best first; if there are none, the nearest miss in words."""
+    edges = []
+    misses = []
+    layer = path.split("/")[-2] if "/" in path else path
+    for name, flags in nonzero.items():
+        counts = [_count(laid_out, flags) for laid_out in _layouts(mask) if laid_out.shape == flags.shape]
+        if not counts:
+            continue
+        violations, extra = min(counts)
+        if violations:
+            misses.append((violations, name))
+        else:
+            edges.append(_Edge(extra, layer not in name, name))
+    edges.sort(key=lambda edge: (edge.num_extra_zeros, edge.foreign_name))
+    if edges:
+        return edges, ""
+    if not misses:
+        return [], f"no tensor of the file has shape {mask.shape}"
+    violations, name = min(misses)
+    return [], f"{name}: {violations} masked weights are not zero"
+
+
+def _count(mask: np.ndarray, nonzero: np.ndarray) -> tuple[int, int]:
+    """(masked weights that are not zero, kept weights that are zero)."""
+    num_kept = int(np.count_nonzero(mask))
+    num_kept_nonzero = int(np.count_nonzero(mask & nonzero))
+    return int(np.count_nonzero(nonzero)) - num_kept_nonzero, num_kept - num_kept_nonzero
+
+
+def _layouts(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """A canonical mask (output, *spatial, input) in every layout that the converter may choose for the kernel."""
+    yield mask  # CONV_2D, TRANSPOSE_CONV, FULLY_CONNECTED
+    if mask.ndim == 2:
+        yield mask.T  # a Dense that became a BATCH_MATMUL
+        yield mask[:, np.newaxis, np.newaxis]  # or a 1x1 convolution
+    if mask.ndim == 3:  # one spatial dimension, expanded to two on either side
+        yield mask[:, np.newaxis]
+        yield mask[:, :, np.newaxis]
+    if mask.ndim == 5:
+        yield mask.transpose(1, 2, 3, 4, 0)  # CONV_3D: depth, height, width, input, output
+        yield mask.transpose(1, 2, 3, 0, 4)  # CONV_3D_TRANSPOSE: depth, height, width, output, input
+    if mask.ndim in (3, 4) and mask.shape[-1] == 1:  # DEPTHWISE_CONV_2D: 1, height, width, output
+        depthwise = np.moveaxis(mask[..., 0], 0, -1)[np.newaxis]
+        yield depthwise
+        if mask.ndim == 3:
+            yield depthwise[:, np.newaxis]
+            yield depthwise[:, :, np.newaxis]
+
+
+def _match(edges: Mapping[str, list[_Edge]]) -> dict[str, _Edge]:
+    """A largest matching of masks and tensors by augmenting paths, built from the exact edges before the others."""
+    owners: dict[str, str] = {}
+    matched: dict[str, _Edge] = {}
+    for exact_only in (True, False):
+        allowed = {
+            path: [edge for edge in found if not (exact_only and edge.num_extra_zeros)] for path, found in edges.items()
+        }
+        # Masks with the fewest tensors to choose from go first, so that a mask that keeps everything cannot displace
+        # them.
+        for path in sorted(edges, key=lambda path: len(allowed[path])):
+            if path not in matched:
+                _augment(path, allowed, owners, matched, set())
+    return matched
+
+
+def _augment(
+    path: str,
+    allowed: Mapping[str, list[_Edge]],
+    owners: dict[str, str],
+    matched: dict[str, _Edge],
+    visited: set[str],
+) -> bool:
+    for edge in allowed[path]:
+        if edge.tensor in visited:
+            continue
+        visited.add(edge.tensor)
+        owner = owners.get(edge.tensor)
+        if owner is None or _augment(owner, allowed, owners, matched, visited):
+            owners[edge.tensor] = path
+            matched[path] = edge
+            return True
+    return False

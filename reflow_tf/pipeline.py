@@ -1,0 +1,88 @@
+"""The main job: a model in; kernels scored, planned, masked; the signal restored; a file out, run and measured."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import keras
+import numpy as np
+
+from reflow_tf import record
+from reflow_tf.config import JobConfig
+from reflow_tf.data.loading import load_sets
+from reflow_tf.errors import InputError
+from reflow_tf.evaluation import measure_parity, rank_outputs
+from reflow_tf.export.tflite import export_tflite
+from reflow_tf.export.verification import check_masks
+from reflow_tf.models.loading import load_model
+from reflow_tf.pruning import prune
+from reflow_tf.report.document import Report
+from reflow_tf.report.folder import OutputFolder
+from reflow_tf.report.progress import stage, track
+from reflow_tf.runtimes.litert import LiteRT
+from reflow_tf.stopwatch import Stopwatch
+
+FILES = frozenset(
+    ("model.keras", "model.tflite", "plan.json", "config.json", "masks.npz", "report.json", "report.html")
+)
+
+
+def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
+    """Does the whole job and writes the output folder, or nothing of it; progress goes to standard error.
+
+    Args:
+        job: what to do.
+        command: the command line, for the report.
+
+    Returns:
+        The report, as in report.json.
+
+    Raises:
+        InputError: something given cannot be used.
+        OSError: the results cannot be written.
+    """
+    folder = OutputFolder(job.output_dir, FILES, job.overwrite)
+    keras.utils.set_random_seed(job.seed)
+    stopwatch = Stopwatch()
+    with stage("Loading the model"), stopwatch.timed("load model"):
+        loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
+    with stage("Opening the images"), stopwatch.timed("open images"):
+        calibration, evaluation = load_sets(
+            job.data or loaded.default_data or _no_data(),
+            job.eval_data,
+            preprocessing=loaded.preprocessing,
+            num_classes=loaded.num_classes,
+            class_names_path=job.class_names,
+            calibration_samples=job.calibration_samples,
+            batch_size=job.batch_size,
+            seed=job.seed,
+        )
+    result = prune(loaded.model, job.prune, calibration, evaluation=evaluation, progress=show_progress)
+    stopwatch.seconds.update(result.report.seconds)
+    with stage("Exporting the file"), stopwatch.timed("export"):
+        options = {"quantize": job.quantize, "calibration": calibration, "batch_size": job.export_batch_size}
+        dense_file = export_tflite(loaded.model, sparse=False, **options)
+        exported = export_tflite(result.model, **options)
+        mask_checks = check_masks(exported.content, result.masks)
+        runtime = LiteRT(exported.content)
+    with stopwatch.timed("evaluate file"):
+        ranked = rank_outputs(map(runtime.run, show_progress(evaluation, "Evaluating the file")))
+    with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
+        parity = measure_parity(result.model, runtime, evaluation)
+    described = record.Run(
+        *(job, loaded, calibration, evaluation, result, dense_file, exported, mask_checks, ranked, parity),
+        seconds=stopwatch.seconds,
+        command=command,
+    )
+    report = record.describe(described)
+    with stage("Writing the results"):
+        folder.write(record.render(report, described))
+    return report
+
+
+def show_progress(batches: Iterable[np.ndarray], description: str) -> Iterator[np.ndarray]:
+    """One pass over the batches with a bar that counts images."""
+    with track(batches, description, total=len(batches), size=len) as tracked:
+        yield from tracked
+
+
+def _no_data() -> str:
+    raise InputError("--data is needed: only the embedded weights come with images of their own. Received: none")

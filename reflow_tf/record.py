@@ -1,0 +1,280 @@
+"""What happened, put into the words of the report's schema."""
+
+import dataclasses
+import datetime
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import keras
+import numpy as np
+
+import reflow_tf
+from reflow_tf.config import TARGETS, JobConfig
+from reflow_tf.data.batches import CalibrationSet, EvaluationSet
+from reflow_tf.export.tflite import ExportedFile
+from reflow_tf.export.verification import MaskCheck
+from reflow_tf.models.loading import LoadedModel
+from reflow_tf.models.walking import find_batch_norms
+from reflow_tf.pruning import PruneResult
+from reflow_tf.report import page
+from reflow_tf.report.document import SCHEMA_VERSION, Report, to_json
+from reflow_tf.report.folder import Content
+from reflow_tf.report.scores import Parity, Score, score_accuracy, score_agreement
+from reflow_tf.signal import VERDICT_RULE, LayerRatio, Signal, compare_signals, has_collapsed
+from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.masks import count_masked
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that one run of the tool has to tell.
+
+    Attributes:
+        dense_file: what the unpruned model gives with the same quantization, to compare sizes with.
+        ranked_in_file: the file's best classes of each evaluation image, (images, up to 5), best first.
+        seconds: stage -> wall-clock seconds.
+        command: the command line.
+    """
+
+    job: JobConfig
+    loaded: LoadedModel
+    calibration: CalibrationSet
+    evaluation: EvaluationSet
+    result: PruneResult
+    dense_file: ExportedFile
+    exported: ExportedFile
+    mask_checks: Sequence[MaskCheck]
+    ranked_in_file: np.ndarray
+    parity: Parity
+    seconds: Mapping[str, float]
+    command: Sequence[str]
+
+
+def describe(run: Run) -> Report:
+    """The report of the run, in the layout of report/schema.json."""
+    accuracy, agreement = _scores(run)
+    signals = run.result.report.signals
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": list(run.command),
+        "config": describe_config(run),
+        "environment": _environment(),
+        "model": _model(run),
+        "data": _data(run),
+        "accuracy": accuracy,
+        "agreement": agreement,
+        "sparsity": _sparsity(run),
+        "signal": _signal(signals["dense"], signals["pruned"], signals["repaired"]),
+        "repair": {
+            "name": run.result.report.repair.name,
+            "num_layers": len(run.result.report.repair.repaired),
+            "statement": run.result.report.repair.statement,
+            "moved": list(run.result.report.repair.moved),
+        },
+        "size_bytes": {
+            "dense_file": len(run.dense_file.content),
+            "file": len(run.exported.content),
+            "gzip": run.exported.gzip_size_bytes,
+            "gzip_dense_file": run.dense_file.gzip_size_bytes,
+        },
+        "file": {
+            "name": "model.tflite",
+            "quantize": run.job.quantize,
+            "batch_size": run.job.export_batch_size,
+            "tensors": [_plain(tensor) for tensor in run.exported.tensors],
+        },
+        "masks_in_file": [_mask_in_file(check) for check in run.mask_checks],
+        "parity": _plain(run.parity),
+        "skipped": [_plain(skipped) for skipped in run.result.report.skipped],
+        "notes": _notes(run),
+        "target": {"name": run.job.prune.target, "description": TARGETS[run.job.prune.target].description},
+        "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
+        "gate": _gate(run.job.max_accuracy_drop, accuracy, agreement),
+    }
+
+
+def render(report: Report, run: Run) -> dict[str, Content]:
+    """The files of the output folder: name -> text, or a function that writes it."""
+    return {
+        "model.keras": lambda path: run.result.model.save(path),
+        "model.tflite": run.exported.content,
+        "plan.json": run.result.plan.to_json(),
+        "config.json": json.dumps(report["config"], indent=2) + "\n",
+        "masks.npz": _masks_archive(run.result),
+        "report.json": to_json(report),
+        "report.html": page.render(report),
+    }
+
+
+def describe_config(run: Run) -> dict[str, Any]:
+    """The flags as they were resolved, and how images are prepared, which evaluation reads back."""
+    config = dataclasses.asdict(run.job) | dataclasses.asdict(run.job.prune)
+    del config["prune"]
+    config["pattern"] = str(run.job.prune.pattern)
+    config["sparsity"] = run.job.prune.requested_sparsity
+    config["preprocessing"] = _plain(run.loaded.preprocessing)
+    return config
+
+
+def _scores(run: Run) -> tuple[dict | None, dict | None]:
+    """(accuracy, None) with labels, (None, agreement with the dense model) without."""
+    signals = run.result.report.signals
+    ranked = {stage: signal.ranked for stage, signal in signals.items()} | {"file": run.ranked_in_file}
+    labels, num_classes = run.evaluation.labels, signals["dense"].num_classes
+    if labels is not None:
+        return {stage: _plain(score_accuracy(r, labels, num_classes)) for stage, r in ranked.items()}, None
+    dense = ranked.pop("dense")
+    return None, {stage: _concordance(score_agreement(r, dense)) for stage, r in ranked.items()}
+
+
+def _concordance(score: Score) -> dict[str, Any]:
+    return {name: value for name, value in _plain(score).items() if name != "top5"}
+
+
+def _gate(limit: float | None, accuracy: dict | None, agreement: dict | None) -> dict[str, Any]:
+    if accuracy is not None:
+        drop = 100 * (accuracy["dense"]["top1"] - accuracy["file"]["top1"])
+    else:
+        assert agreement is not None
+        drop = 100 * (1 - agreement["file"]["top1"])
+    return {
+        "max_accuracy_drop": limit,
+        "drop_points": round(drop, 4),
+        "passed": None if limit is None else bool(drop <= limit + 1e-9),
+    }
+
+
+def _sparsity(run: Run) -> dict[str, Any]:
+    masks, plan, config = run.result.masks, run.result.plan, run.job.prune
+    specs = run.result.report.specs
+    num_zeros = count_masked(masks)
+    return {
+        "requested": config.requested_sparsity,
+        "achieved": num_zeros / sum(spec.num_weights for spec in specs),
+        "achieved_model": num_zeros / run.result.model.count_params(),
+        "pattern": str(config.pattern),
+        "criterion": config.criterion,
+        "allocation": config.allocation,
+        "layers": [_sparsity_of_layer(spec, masks[spec.path], plan.layers[spec.path].pattern) for spec in specs],
+    }
+
+
+def _sparsity_of_layer(spec: LayerSpec, mask: np.ndarray, pattern: object) -> dict[str, Any]:
+    num_zeros = count_masked({spec.path: mask})
+    return {
+        "path": spec.path,
+        "kind": spec.kind.value,
+        "shape": list(spec.shape),
+        "num_weights": spec.num_weights,
+        "num_zeros": num_zeros,
+        "sparsity": num_zeros / spec.num_weights,
+        "pattern": str(pattern),
+    }
+
+
+def _signal(dense: Signal, pruned: Signal, repaired: Signal) -> dict[str, Any]:
+    layers = zip(compare_signals(pruned, dense), compare_signals(repaired, dense), strict=True)
+    return {
+        "verdict_rule": VERDICT_RULE,
+        "collapsed_before": has_collapsed(pruned, dense),
+        "collapsed_after": has_collapsed(repaired, dense),
+        "predictions": {
+            stage: _predictions(signal)
+            for stage, signal in (("dense", dense), ("pruned", pruned), ("repaired", repaired))
+        },
+        "layers": [
+            {"path": before.path, "depth": depth, "pruned": _layer_signal(before), "repaired": _layer_signal(after)}
+            for depth, (before, after) in enumerate(layers)
+        ],
+    }
+
+
+def _predictions(signal: Signal) -> dict[str, Any]:
+    return {
+        "histogram": signal.predicted.tolist(),
+        "entropy_bits": signal.entropy_bits,
+        "effective_classes": signal.effective_classes,
+        "largest_share": float(signal.predicted.max() / len(signal.ranked)),
+    }
+
+
+def _layer_signal(layer: LayerRatio) -> dict[str, Any]:
+    return {"ratio": layer.ratio, "dead_channels": layer.num_dead, "num_channels": len(layer.channel_ratios)}
+
+
+def _mask_in_file(check: MaskCheck) -> dict[str, Any]:
+    names = ("path", "tensor", "ok", "num_masked", "num_extra_zeros", "storage")
+    return {name: getattr(check, name) for name in names}
+
+
+def _notes(run: Run) -> list[str]:
+    notes = list(run.exported.notes)
+    if run.result.report.repair.unreached:
+        unreached = ", ".join(run.result.report.repair.unreached)
+        notes.append(f"No calibration image reached these batch norms, which keep their moments: {unreached}.")
+    if empty := [path for path, mask in run.result.masks.items() if not mask.any()]:
+        notes.append(
+            f"Every weight of these kernels is zero; another allocation would share better: {', '.join(empty)}."
+        )
+    if missing := [check for check in run.mask_checks if not check.ok]:
+        notes.append(f"{len(missing)} masks were not found again in the file; the first: {missing[0].closest}.")
+    if run.calibration.num_dropped:
+        notes.append(f"{run.calibration.num_dropped} calibration images are also evaluation images and were left out.")
+    return notes
+
+
+def _model(run: Run) -> dict[str, Any]:
+    model = run.result.model
+    shape = getattr(model, "input_shape", None) or ()
+    return {
+        "name": run.loaded.name,
+        "num_parameters": model.count_params(),
+        "num_batch_norms": len(find_batch_norms(model)),
+        "input_shape": list(shape),
+        "num_classes": run.loaded.num_classes,
+        "weights": run.job.weights or run.loaded.default_data,
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    calibration = run.job.data or run.loaded.default_data
+    return {
+        "calibration": {"description": calibration, "num_images": len(run.calibration)},
+        "evaluation": {
+            "description": run.job.eval_data or f"{calibration}, held out",
+            "num_images": len(run.evaluation),
+            "labelled": run.evaluation.labels is not None,
+        },
+    }
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "tensorflow": metadata.version("tensorflow"),
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "ai_edge_litert": metadata.version("ai-edge-litert"),
+        "reflow_tf": reflow_tf.__version__,
+        "platform": platform.platform(),
+        "num_cpus": len(os.sched_getaffinity(0)),
+    }
+
+
+def _masks_archive(result: PruneResult) -> bytes:
+    """masks.npz: path -> boolean array of the Keras kernel's own shape, True = kept."""
+    buffer = io.BytesIO()
+    masks = {spec.path: spec.from_canonical(result.masks[spec.path]) for spec in result.report.specs}
+    np.savez_compressed(buffer, **masks)
+    return buffer.getvalue()
+
+
+def _plain(noun: Any) -> dict[str, Any]:
+    """A dataclass as a dict of JSON types."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(noun).items()}

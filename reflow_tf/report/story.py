@@ -1,0 +1,179 @@
+"""What the numbers of a report say, in sentences: the same words on the page and in the terminal."""
+
+from typing import Any, NamedTuple
+
+from reflow_tf.report.document import Report
+from reflow_tf.report.wording import count, interval, large_count, percent, plural, points, significant, size
+
+# Under this the pruned file and the dense file are called equally large.
+_SAME_SIZE = 0.02
+
+
+class Step(NamedTuple):
+    """One stage of the run as the reader meets it."""
+
+    name: str  # 'dense', 'pruned', 'repaired' or 'file'
+    top1: float  # fraction of the images
+    low: float  # 95 % interval of top1
+    high: float
+    top5: float | None
+    n: int
+
+
+def steps(report: Report) -> list[Step]:
+    """The scored stages in order: accuracy, or agreement with the dense model where there are no labels."""
+    scores = report["accuracy"] or report["agreement"]
+    return [
+        Step(name, score["top1"], *score["top1_interval"], score.get("top5"), score["n"])
+        for name, score in ((name, scores[name]) for name in ("dense", "pruned", "repaired", "file") if name in scores)
+    ]
+
+
+def step(report: Report, name: str) -> Step:
+    return next(step for step in steps(report) if step.name == name)
+
+
+def measure(report: Report) -> str:
+    """What `steps` counts: 'top-1 accuracy' or 'agreement with the dense model'."""
+    return "top-1 accuracy" if report["accuracy"] else "agreement with the dense model"
+
+
+def repair_name(report: Report) -> str:
+    name = report["repair"]["name"]
+    return "REFLOW" if name == "reflow" else name
+
+
+def headline(report: Report) -> str:
+    """The whole run in one sentence with numbers."""
+    name, final, pruned = report["model"]["name"], step(report, "file"), step(report, "pruned")
+    if report["accuracy"]:
+        score = f"scores {percent(final.top1)} top-1 (dense: {percent(step(report, 'dense').top1)})"
+        reached = f"{percent(final.top1)} top-1 (dense: {percent(step(report, 'dense').top1)})"
+    else:
+        score = f"agrees with the dense model on {percent(final.top1)} of the images"
+        reached = f"{percent(final.top1)} agreement with the dense model"
+    if not report["sparsity"]["achieved"]:
+        return f"Nothing was pruned: the file of {name} {score} and is {_sized(report)}."
+    zeros = f"with {percent(report['sparsity']['achieved'], 0)} of its prunable weights set to zero"
+    if report["signal"]["collapsed_after"]:
+        return f"{name} collapsed {zeros}: the file {score}."
+    if report["signal"]["collapsed_before"] and final.top1 > pruned.top1:
+        return (
+            f"{repair_name(report)} brought {name} back from {percent(pruned.top1)} to {reached}, {zeros}, "
+            f"in a file {_sized(report)}."
+        )
+    return f"{name} {score} {zeros}, in a file {_sized(report)}."
+
+
+def verdict(report: Report) -> str:
+    """Whether the signal survived, in words."""
+    signal = report["signal"]
+    return {
+        (False, False): "The signal never collapsed.",
+        (True, False): "The signal collapsed when the model was pruned, and came back.",
+        (True, True): "The signal collapsed when the model was pruned, and did not come back.",
+        (False, True): "The signal survived the pruning and collapsed in the repair.",
+    }[signal["collapsed_before"], signal["collapsed_after"]]
+
+
+def _sized(report: Report) -> str:
+    sizes = report["size_bytes"]
+    if abs(sizes["file"] / sizes["dense_file"] - 1) < _SAME_SIZE:
+        return "as large as the dense one"
+    if sizes["file"] < sizes["dense_file"]:
+        return f"{significant(sizes['dense_file'] / sizes['file'])} times smaller"
+    return f"{significant(sizes['file'] / sizes['dense_file'], 3)} times as large as the dense one"
+
+
+def drop_points(report: Report) -> float:
+    """Dense minus file, in percentage points; 100 minus the agreement where there are no labels."""
+    dense = step(report, "dense").top1 if report["accuracy"] else 1.0
+    return 100 * (dense - step(report, "file").top1)
+
+
+def gate_sentence(report: Report) -> str | None:
+    """Whether the accuracy gate was passed; None without a gate."""
+    gate = report["gate"]
+    if gate["passed"] is None:
+        return None
+    allowed = f"a drop of {significant(gate['max_accuracy_drop'])} is allowed"
+    outcome = "passed" if gate["passed"] else "missed"
+    return f"The accuracy gate was {outcome}: the file is at {points(-gate['drop_points'])} against dense, {allowed}."
+
+
+def accuracy_sentence(report: Report) -> str:
+    pruned, repaired, final = (step(report, name) for name in ("pruned", "repaired", "file"))
+    if not report["accuracy"]:
+        return (
+            f"Pruning alone left {percent(pruned.top1)} agreement with the dense model; after the repair it is "
+            f"{percent(repaired.top1)}, and the file, run by itself, has {percent(final.top1)}."
+        )
+    dense = step(report, "dense")
+    return (
+        f"Pruning alone took top-1 from {percent(dense.top1)} to {percent(pruned.top1)}; the repaired model scores "
+        f"{percent(repaired.top1)}, and the file, run by itself, {percent(final.top1)} "
+        f"({interval([final.low, final.high])})."
+    )
+
+
+def last_layer(report: Report) -> dict[str, Any] | None:
+    """The batch norm nearest to the output; None for a model without any."""
+    return max(report["signal"]["layers"], key=lambda layer: layer["depth"], default=None)
+
+
+def signal_sentence(report: Report) -> str:
+    last = last_layer(report)
+    if last is None:
+        return f"{verdict(report)} The model has no batch normalization, so there is no variance to follow over depth."
+    pruned, repaired = (last[stage]["ratio"] for stage in ("pruned", "repaired"))
+    if pruned is None or repaired is None:
+        return f"{verdict(report)} The dense variance at the last batch norm is zero, so it has no ratio."
+    return (
+        f"{verdict(report)} At the last batch norm the pruned model has {significant(pruned)} of the dense variance, "
+        f"the repaired one {significant(repaired)}."
+    )
+
+
+def predictions_sentence(report: Report) -> str:
+    shares = (
+        f"{percent(report['signal']['predictions'][name]['largest_share'], 0)} in the {name} model"
+        for name in ("dense", "pruned", "repaired")
+    )
+    return f"Share of the images that the most predicted class takes: {', '.join(shares)}."
+
+
+def sparsity_sentence(report: Report) -> str:
+    sparsity = report["sparsity"]
+    layers = sparsity["layers"]
+    if not layers:
+        return "No kernel was prunable."
+    zeros, weights = (sum(layer[key] for layer in layers) for key in ("num_zeros", "num_weights"))
+    shares = [layer["sparsity"] for layer in layers]
+    spread = f" from {percent(min(shares), 0)} to {percent(max(shares), 0)}" if len(layers) > 1 else ""
+    return (
+        f"{large_count(zeros)} of {large_count(weights)} prunable weights are zero ({percent(sparsity['achieved'])}; "
+        f"{percent(sparsity['requested'])} was asked for), in {plural(len(layers), 'kernel')}{spread}. Of all weights "
+        f"of the model, {percent(sparsity['achieved_model'])} are zero."
+    )
+
+
+def size_sentence(report: Report) -> str:
+    sizes, tensors = report["size_bytes"], report["file"]["tensors"]
+    sparse = sum(tensor["storage"] != "dense" for tensor in tensors)
+    return (
+        f"{size(sizes['dense_file'])} dense, {size(sizes['file'])} as written: {_sized(report)}. "
+        f"{count(sparse)} of {plural(len(tensors), 'tensor')} in the file are stored sparse."
+    )
+
+
+def proof_sentence(report: Report) -> str:
+    """What was read back from the bytes, and whether they compute what the Keras model computes."""
+    masks, parity = report["masks_in_file"], report["parity"]
+    found = sum(mask["ok"] for mask in masks)
+    masks_text = f"{count(found)} of {plural(len(masks), 'mask')} found again in the bytes of the file."
+    images = plural(parity["n"], "image")
+    share = f"all {images}" if parity["top1_agreement"] == 1 else f"{percent(parity['top1_agreement'])} of {images}"
+    return (
+        f"{masks_text} The file and the Keras model name the same class on {share}; their outputs differ by at most "
+        f"{significant(parity['max_abs'])} (mean {significant(parity['mean_abs'])})."
+    )

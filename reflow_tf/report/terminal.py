@@ -1,0 +1,133 @@
+"""The report as a summary that fits a terminal of 80 columns."""
+
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from reflow_tf.report import story
+from reflow_tf.report.document import Report
+from reflow_tf.report.wording import (
+    EN_DASH,
+    SPACE,
+    count,
+    grouped_skips,
+    interval,
+    large_count,
+    percent,
+    plural,
+    seconds,
+    significant,
+    size,
+)
+
+_STYLES = {"dense": "", "pruned": "yellow", "repaired": "cyan", "file": "bold green"}
+_EXPONENT = re.compile("10(?=[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079])")
+_TYPEWRITER = {0x2192: "->", 0x2212: "-", 0x2013: "-", 0x2026: "...", 0xD7: "x", 0x2500: "-"}
+# Narrower than this the tables would lose words, wider and the eye loses the line.
+_WIDTHS = (80, 100)
+
+
+def print_summary(report: Report, console: Console | None = None) -> None:
+    """Prints the stages as a table, and below it what else a person wants to know at once.
+
+    Colours are used on a terminal only. Characters that the output's encoding lacks are replaced, never an error: a run
+    must not fail after its work is done.
+
+    Args:
+        report: A report that `document.validate` accepts.
+        console: Where to print; standard output by default.
+    """
+    console = console or Console()
+    width = min(max(console.width, _WIDTHS[0]), _WIDTHS[1])
+    with console.capture() as capture:
+        console.print()
+        console.print(Text(story.headline(report), style="bold"), width=width)
+        console.print()
+        console.print(_stages(report), width=width)
+        console.print()
+        console.print(Padding(_facts(report), (0, 0, 0, 1)), width=width)
+    encoding = console.encoding or sys.getdefaultencoding()
+    lines = (line.rstrip() for line in capture.get().replace(SPACE, " ").splitlines())
+    console.file.write(_encodable("\n".join(lines) + "\n", encoding))
+    console.file.flush()
+
+
+def _encodable(text: str, encoding: str) -> str:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        # 10⁻⁵ would decompose into 10-5, hence the caret; the rest is what a typewriter would do.
+        plain = unicodedata.normalize("NFKD", _EXPONENT.sub("10^", text)).translate(_TYPEWRITER)
+        return plain.encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def _stages(report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", border_style="dim", expand=True)
+    table.add_column("stage", no_wrap=True, vertical="bottom")
+    table.add_column("top-1" if report["accuracy"] else "agree-\nment", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    if report["accuracy"]:
+        table.add_column("top-5", justify="right", no_wrap=True)
+    table.add_column("effective\nclasses", justify="right", no_wrap=True)
+    table.add_column("variance at\nlast batch norm", justify="right", no_wrap=True)
+    last = story.last_layer(report)
+    predictions = report["signal"]["predictions"]
+    for step in story.steps(report):
+        cells = [step.name, percent(step.top1), interval([step.low, step.high])]
+        if report["accuracy"]:
+            cells.append(percent(step.top5))
+        predicted = predictions.get(step.name)
+        cells.append(significant(predicted["effective_classes"]) if predicted else EN_DASH)
+        cells.append(_ratio(last, step.name))
+        table.add_row(*(Text(cell) for cell in cells), style=_STYLES[step.name])
+    return table
+
+
+def _ratio(last: dict[str, Any] | None, stage: str) -> str:
+    """Relative to the dense model, which is therefore 1; the file is not looked into."""
+    if last is None or stage == "file":
+        return EN_DASH
+    return "1" if stage == "dense" else significant(last[stage]["ratio"])
+
+
+def _facts(report: Report) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact, style in _named_facts(report):
+        table.add_row(Text(name), Text(fact, style=style))
+    return table
+
+
+def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
+    """(name, sentence, style); the same name again is left empty."""
+    signal, sizes, sparsity = report["signal"], report["size_bytes"], report["sparsity"]
+    yield "signal", story.verdict(report), "bold red" if signal["collapsed_after"] else ""
+    yield "repair", report["repair"]["statement"], ""
+    yield "size", f"{size(sizes['dense_file'])} dense → {size(sizes['file'])}; with gzip {size(sizes['gzip'])}", ""
+    zeros = sum(layer["num_zeros"] for layer in sparsity["layers"])
+    shares = f"{percent(sparsity['achieved'])} of the prunable, {percent(sparsity['achieved_model'])} of all weights"
+    yield "zeros", f"{large_count(zeros)} in {plural(len(sparsity['layers']), 'kernel')}: {shares}", ""
+    proven = all(mask["ok"] for mask in report["masks_in_file"])
+    yield "file", story.proof_sentence(report), "" if proven else "bold red"
+    yield "images", f"{count(story.step(report, 'file').n)} held-out; {_calibration(report)}", ""
+    for index, (reason, paths) in enumerate(grouped_skips(report["skipped"])):
+        yield "" if index else "skipped", f"{plural(len(paths), 'kernel')}: {reason}", ""
+    for index, note in enumerate(report["notes"]):
+        yield "" if index else "notes", note, ""
+    yield "time", seconds(sum(report["seconds"].values())), ""
+    if (gate := story.gate_sentence(report)) is not None:
+        yield "gate", gate, "" if report["gate"]["passed"] else "bold red"
+
+
+def _calibration(report: Report) -> str:
+    return f"{count(report['data']['calibration']['num_images'])} others to calibrate"

@@ -1,0 +1,150 @@
+"""LiteRT on this machine's CPU, the runtime that Android and Linux apps embed."""
+
+import contextlib
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from reflow_tf.errors import InputError
+
+_FILE_IDENTIFIER = b"TFL3"
+
+
+class LiteRT:
+    """A .tflite file with one input and one output in ai_edge_litert's interpreter, XNNPACK delegate included.
+
+    Integer files are fed through their own scale and zero point: q = clip(rint(x / scale) + zero_point), and back
+    x = (q - zero_point) * scale. `np.rint` rounds halves to even, TFLite's QUANTIZE operator rounds them away from zero
+    (kernels/internal/cppmath.h); the two differ only for values exactly between two steps.
+
+    Args:
+        content: a .tflite file.
+        num_threads: CPU threads.
+
+    Raises:
+        InputError: the bytes are not a whole .tflite file, need an operator that LiteRT lacks, or have several inputs
+            or outputs.
+    """
+
+    def __init__(self, content: bytes, num_threads: int = 2):
+        _check_identifier(content)
+        self._interpreter = _load(content, num_threads)
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise InputError(
+                f"A .tflite file must have one input and one output to be run here. "
+                f"Received: {len(inputs)} inputs and {len(outputs)} outputs"
+            )
+        self._input, self._output = inputs[0], outputs[0]
+
+    @property
+    def name(self) -> str:
+        """'LiteRT' and the version of the package."""
+        return f"LiteRT {importlib.metadata.version('ai-edge-litert')}"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(batch, *sample), fixed by the file."""
+        return tuple(int(size) for size in self._input["shape"])
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Computes float32 outputs (n, *output) of float32 samples (n, *sample), in pieces of the file's own batch.
+
+        The last piece is filled up with zeros and its outputs are cut.
+
+        Raises:
+            InputError: no samples, or samples of another shape than the file takes.
+        """
+        step, *sample = self.input_shape
+        if batch.shape[1:] != tuple(sample) or len(batch) == 0:
+            raise InputError(
+                f"The file takes batches of shape (n, {', '.join(map(str, sample))}). Received: {batch.shape}"
+            )
+        pieces = []
+        for start in range(0, len(batch), step):
+            piece = batch[start : start + step]
+            missing = step - len(piece)
+            if missing:
+                piece = np.concatenate([piece, np.zeros((missing, *sample), piece.dtype)])
+            pieces.append(self._run_piece(piece)[: step - missing])
+        return np.concatenate(pieces)
+
+    def _run_piece(self, piece: np.ndarray) -> np.ndarray:
+        self._interpreter.set_tensor(self._input["index"], _to_type(piece, self._input))
+        self._interpreter.invoke()
+        return _to_float(self._interpreter.get_tensor(self._output["index"]), self._output)
+
+
+def load_tflite(path: str | os.PathLike[str], num_threads: int = 2) -> LiteRT:
+    """Loads a .tflite file from disk.
+
+    Raises:
+        InputError: no such file, a folder, unreadable, or anything that `LiteRT` refuses; the message names the path.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"A .tflite file must be a readable file. Received: {path} ({error.strerror})") from error
+    try:
+        return LiteRT(content, num_threads)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _check_identifier(content: bytes) -> None:
+    """Says plainly that something is no .tflite file at all; LiteRT itself verifies that one is whole."""
+    if len(content) < 8 or content[4:8] != _FILE_IDENTIFIER:
+        raise InputError(
+            f"A .tflite file must carry the identifier TFL3 at its bytes 4 to 7. "
+            f"Received: {len(content)} bytes that begin with {content[:8]!r}"
+        )
+
+
+def _load(content: bytes, num_threads: int) -> Interpreter:
+    try:
+        with _native_stderr_dropped():
+            interpreter = Interpreter(model_content=content, num_threads=num_threads)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"A .tflite file must be whole and use only operators that LiteRT has. "
+            f"Received: {len(content)} bytes; {reason}"
+        ) from error
+    return interpreter
+
+
+def _to_type(piece: np.ndarray, details: dict) -> np.ndarray:
+    dtype = np.dtype(details["dtype"])
+    if dtype.kind == "f":
+        return piece.astype(dtype)
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(dtype)
+    steps = np.rint(piece / np.float32(scale)) if scale else np.rint(piece)
+    return np.clip(steps + zero_point, limits.min, limits.max).astype(dtype)
+
+
+def _to_float(values: np.ndarray, details: dict) -> np.ndarray:
+    scale, zero_point = details["quantization"]
+    if values.dtype.kind == "f" or not scale:
+        return values.astype(np.float32)
+    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+@contextlib.contextmanager
+def _native_stderr_dropped() -> Iterator[None]:
+    """Keeps 'Created TensorFlow Lite XNNPACK delegate' from the terminal; errors arrive as exceptions anyway."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,169 @@
+r"""Prunes a trained Keras model, restores its signal, exports a sparse .tflite, and measures that very file.
+
+    python -m reflow_tf.tools.prune --model=mobilenet_v2
+    python -m reflow_tf.tools.prune --model=my_model.keras --data=photos/ --sparsity=0.75 --output_dir=out/
+
+Writes model.keras, model.tflite, plan.json, masks.npz, config.json, report.json and report.html into --output_dir.
+"""
+
+import sys
+
+from absl import flags
+
+from reflow_tf.config import QUANTIZATIONS, REPAIRS, TARGETS, JobConfig, PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.allocation import ALLOCATIONS
+from reflow_tf.sparsity.criteria import CRITERIA
+from reflow_tf.tools import command_line
+
+_PRUNE = PruneConfig()
+_JOB = JobConfig(model="", output_dir="")
+
+MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "A zoo name (mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_lite0, "
+    "efficientnet_lite1, efficientnet_lite2, resnet50, resnet20) or the path of a .keras or Keras .h5 file.",
+)
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2), imagenet (downloaded by "
+    "keras.applications; the default for the others it has), random, or the path of a .weights.h5, .keras, or "
+    "torchvision-layout .safetensors or .pth (needs torch) file.",
+)
+DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Images: fashion_mnist (embedded; the default for the embedded weights), a folder of class sub-folders, a folder "
+    "of plain images (no labels: agreement with the dense model replaces accuracy), an .npz with x and optionally y, "
+    "or tfds:NAME[:SPLIT] (needs tensorflow-datasets).",
+)
+EVAL_DATA = flags.DEFINE_string(
+    "eval_data", None, "Held-out images. Without it --data is split by --seed, and no image is on both sides."
+)
+CLASS_NAMES = flags.DEFINE_string(
+    "class_names",
+    None,
+    "A text file, one class a line, in the order of the model's outputs, so that a folder with only some of the "
+    "classes scores correctly.",
+)
+PREPROCESS = flags.DEFINE_string(
+    "preprocess",
+    _JOB.preprocess,
+    "Scaling of the pixels: auto (what the zoo knows; none for a model file and for models that rescale by "
+    "themselves), tf, torch, caffe, lite or none.",
+)
+IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Height and width in pixels, where the model leaves them open.")
+SPARSITY = flags.DEFINE_float(
+    "sparsity",
+    None,
+    f"Fraction of zeros over the prunable kernels, in [0, 1). Default: {_PRUNE.requested_sparsity:g}, just over the "
+    "two thirds that XNNPACK asks for; N:M patterns have their own.",
+)
+PATTERN = flags.DEFINE_string(
+    "pattern",
+    str(_PRUNE.pattern),
+    "unstructured, nm:N,M (N kept of M along the input channels, e.g. nm:2,4), block:OxI (output x input, e.g. "
+    "block:4x1), or channel (mask only: the file does not get narrower).",
+)
+CRITERION = flags.DEFINE_string("criterion", _PRUNE.criterion, f"Which weights matter: {', '.join(CRITERIA)}.")
+ALLOCATION = flags.DEFINE_string(
+    "allocation", _PRUNE.allocation, f"How the zeros are shared out over layers: {', '.join(ALLOCATIONS)}."
+)
+PRUNABLE = flags.DEFINE_string(
+    "prunable", _PRUNE.prunable, "target (what the target rewards), all, or a regular expression over layer paths."
+)
+TARGET = flags.DEFINE_string(
+    "target", _PRUNE.target, " ".join(f"{target.name}: {target.description}" for target in TARGETS.values())
+)
+REPAIR = flags.DEFINE_string(
+    "repair", _PRUNE.repair, f"What restores the signal: {', '.join(REPAIRS)}. reflow moves no weight."
+)
+CALIBRATION_SAMPLES = flags.DEFINE_integer(
+    "calibration_samples", _JOB.calibration_samples, "Number of images that the repair estimates statistics on."
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", _JOB.batch_size, "Images at a time, at most.")
+SEED = flags.DEFINE_integer("seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.")
+QUANTIZE = flags.DEFINE_string(
+    "quantize",
+    _JOB.quantize,
+    f"{', '.join(QUANTIZATIONS)}. int8: full integer, calibrated on the calibration images after the repair.",
+)
+EXPORT_BATCH_SIZE = flags.DEFINE_integer("export_batch_size", _JOB.export_batch_size, "The file's fixed batch size.")
+OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where the results go. Default: ./reflow_out/<model>.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results of an earlier run in --output_dir.")
+MAX_ACCURACY_DROP = flags.DEFINE_float(
+    "max_accuracy_drop",
+    None,
+    "Percentage points that the file's top-1 (without labels: agreement) may lie below the dense model's. Beyond it "
+    "the results are still written, and the exit code is 3.",
+)
+
+_HOLDERS = (
+    *(MODEL, WEIGHTS, DATA, EVAL_DATA, CLASS_NAMES, PREPROCESS, IMAGE_SIZE),
+    *(SPARSITY, PATTERN, CRITERION, ALLOCATION, PRUNABLE, TARGET, REPAIR),
+    *(CALIBRATION_SAMPLES, BATCH_SIZE, SEED, QUANTIZE, EXPORT_BATCH_SIZE),
+    *(OUTPUT_DIR, OVERWRITE, MAX_ACCURACY_DROP),
+)
+
+
+def read_config() -> JobConfig:
+    """The parsed flags as a checked configuration; raises InputError."""
+    if not MODEL.value:
+        raise InputError("--model is needed: a zoo name or a path; see --help. Received: none")
+    return JobConfig(
+        model=MODEL.value,
+        output_dir=OUTPUT_DIR.value or f"reflow_out/{_base_name(MODEL.value)}",
+        prune=PruneConfig(
+            sparsity=SPARSITY.value,
+            pattern=patterns.parse(PATTERN.value),
+            criterion=CRITERION.value,
+            allocation=ALLOCATION.value,
+            target=TARGET.value,
+            prunable=PRUNABLE.value,
+            repair=REPAIR.value,
+        ),
+        weights=WEIGHTS.value,
+        data=DATA.value,
+        eval_data=EVAL_DATA.value,
+        class_names=CLASS_NAMES.value,
+        preprocess=PREPROCESS.value,
+        image_size=IMAGE_SIZE.value,
+        calibration_samples=CALIBRATION_SAMPLES.value,
+        batch_size=BATCH_SIZE.value,
+        seed=SEED.value,
+        quantize=QUANTIZE.value,
+        export_batch_size=EXPORT_BATCH_SIZE.value,
+        overwrite=OVERWRITE.value,
+        max_accuracy_drop=MAX_ACCURACY_DROP.value,
+    )
+
+
+def prune(job: JobConfig) -> int:
+    """Does the job and shows what came of it; returns the exit code."""
+    from reflow_tf import pipeline  # TensorFlow takes seconds to import: bad flags answer before it
+    from reflow_tf.report.terminal import print_summary
+
+    report = pipeline.run(job, command=sys.argv)
+    print_summary(report)
+    print(f"\nWrote {job.output_dir}/: open report.html in a browser.")
+    if report["gate"]["passed"] is False:
+        drop, limit = report["gate"]["drop_points"], report["gate"]["max_accuracy_drop"]
+        print(f"error: the file lost {drop:.2f} points; --max_accuracy_drop allows {limit:g}", file=sys.stderr)
+        return command_line.OVER_BUDGET
+    return command_line.DONE
+
+
+def _base_name(model: str) -> str:
+    return model.replace("\\", "/").rstrip("/").rpartition("/")[2].removesuffix(".keras").removesuffix(".h5")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    return command_line.run(read_config, prune, __doc__, _HOLDERS, sys.argv if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+import gzip
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from keras import layers
+
+from reflow_tf.errors import InputError
+from reflow_tf.export import flatbuffer, sparse_storage, tflite
+from reflow_tf.export.equivalence import compute_same
+from reflow_tf.export.sparse_storage import read_constants, store_sparse
+from reflow_tf.export.tflite import export_tflite
+from reflow_tf.export.verification import check_masks
+
+
+def images(shape, count=4, seed=5):
+    return np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)
+
+
+def run_float(content, batch):
+    """Outputs of a float file of batch 1, one image at a time."""
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert source["dtype"] == target["dtype"] == np.float32
+    outputs = []
+    for image in batch:
+        interpreter.set_tensor(source["index"], image[np.newaxis])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(target["index"])[0].copy())
+    return np.array(outputs)
+
+
+def small_net(*, policy="float32"):
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = keras.Sequential(
+            [
+                layers.Input((8, 8, 3)),
+                layers.Conv2D(16, 3, use_bias=False),
+                layers.BatchNormalization(),
+                layers.ReLU(6),
+                layers.Conv2D(64, 1),
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(40, dtype="float32"),
+            ]
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    kernel = model.layers[3].kernel
+    kernel.assign(kernel * (np.random.default_rng(2).random(kernel.shape) >= 0.9))
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(mobilenet):
+    return export_tflite(mobilenet[0])
+
+
+def test_a_pruned_mobilenet_is_smaller_and_computes_what_keras_does(exported, mobilenet):
+    model, masks = mobilenet
+    assert len(exported.content) < 0.45 * exported.dense_size_bytes
+    assert exported.gzip_size_bytes == len(gzip.compress(exported.content, 6))
+    assert exported.notes == ()
+    batch = images((32, 32, 3))
+    want = model(batch, training=False).numpy()
+    np.testing.assert_allclose(run_float(exported.content, batch), want, rtol=1e-4, atol=1e-6)
+    checks = check_masks(exported.content, masks)
+    assert [check.path for check in checks] == list(masks)
+    assert all(check.ok and check.num_extra_zeros == 0 and check.storage == "sparse" for check in checks)
+
+
+def test_our_encoder_beats_the_converters_own(exported, mobilenet):
+    model, _ = mobilenet
+    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
+        tf.TensorSpec((1, 32, 32, 3), tf.float32)
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    dense = converter.convert()
+    converter.optimizations = {tf.lite.Optimize.EXPERIMENTAL_SPARSITY}
+    theirs = converter.convert()
+    assert len(exported.content) < len(theirs) < len(dense)
+    # and our decoder reads what another encoder wrote
+    ours, others, plain = read_constants(exported.content), read_constants(theirs), read_constants(dense)
+    largest = max(plain, key=lambda name: plain[name].size)
+    shape = plain[largest].shape
+    (theirs_largest,) = (value for value in others.values() if value.shape == shape)
+    np.testing.assert_array_equal(theirs_largest, plain[largest])
+    (ours_largest,) = (value for value in ours.values() if value.shape == shape)
+    np.testing.assert_array_equal(ours_largest, plain[largest])
+
+
+def test_dense_on_demand(mobilenet, exported):
+    dense = export_tflite(mobilenet[0], sparse=False)
+    assert len(dense.content) == dense.dense_size_bytes
+    assert {stored.storage for stored in dense.tensors} == {"dense"}
+    assert compute_same(dense.content, exported.content)
+
+
+def test_int8_zeros_stay_zero(mobilenet):
+    model, masks = mobilenet
+    exported = export_tflite(model, quantize="int8", calibration=[images((32, 32, 3), 3), images((32, 32, 3), 2)])
+    graph = flatbuffer.parse(exported.content).subgraphs[0]
+    assert {graph.tensors[index].type for index in (*graph.inputs, *graph.outputs)} == {9}  # INT8
+    checks = check_masks(exported.content, masks)
+    assert all(check.ok for check in checks)
+    assert any(check.storage == "sparse" for check in checks)
+    assert len(exported.content) < 0.8 * exported.dense_size_bytes
+    assert any("DENSIFY" in note for note in exported.notes)
+    assert any("FULLY_CONNECTED" in note for note in exported.notes)
+    weights = {stored.name: stored for stored in exported.tensors}
+    (head,) = (stored for stored in weights.values() if stored.shape == (10, 1280))
+    assert (head.storage, head.dtype) == ("dense", "int8")
+
+
+def test_float16_weights_go_sparse_through_dequantize():
+    model = small_net()
+    exported = export_tflite(model, quantize="float16")
+    (stored,) = (stored for stored in exported.tensors if stored.shape == (64, 1, 1, 16))
+    assert (stored.dtype, stored.storage) == ("float16", "sparse")
+    batch = images((8, 8, 3))
+    np.testing.assert_allclose(
+        run_float(exported.content, batch), model(batch, training=False).numpy(), rtol=0.02, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_is_exported_in_float32_and_left_as_it_was(policy):
+    model, reference = small_net(policy=policy), small_net()
+    weights = [value.copy() for value in model.get_weights()]
+    exported = export_tflite(model)
+    batch = images((8, 8, 3))
+    want = reference(batch, training=False).numpy()
+    np.testing.assert_allclose(run_float(exported.content, batch), want, rtol=1e-4, atol=1e-6)
+    assert model.layers[0].dtype_policy.name == policy
+    assert model(batch).dtype == "float32"
+    assert model.layers[0](batch).dtype == policy.removeprefix("mixed_")
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = small_net()
+        self.head = layers.Dense(5)
+
+    def call(self, inputs):
+        return self.head(self.inner(inputs))
+
+
+def test_a_subclassed_model_with_a_nested_one():
+    keras.utils.set_random_seed(0)
+    model = Subclassed()
+    batch = images((8, 8, 3))
+    want = model(batch).numpy()
+    np.testing.assert_allclose(run_float(export_tflite(model).content, batch), want, rtol=1e-4, atol=1e-6)
+
+
+def test_inputs_that_are_no_images():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([layers.Input((5, 6)), layers.Conv1D(8, 3), layers.LSTM(16), layers.Dense(3)])
+    batch = images((5, 6))
+    exported = export_tflite(model)
+    np.testing.assert_allclose(run_float(exported.content, batch), model(batch).numpy(), rtol=1e-4, atol=1e-6)
+    assert any("loops" in note for note in exported.notes)
+    with pytest.raises(InputError, match="unroll=True"):
+        export_tflite(model, quantize="int8", calibration=[batch])
+
+
+def test_batch_and_open_dimensions_are_fixed_on_demand():
+    model = keras.Sequential([layers.Input((None, None, 3)), layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()])
+    with pytest.raises(InputError, match="input_shape"):
+        export_tflite(model)
+    with pytest.raises(InputError, match="input_shape must fit"):
+        export_tflite(model, input_shape=(8, 8, 1))
+    content = export_tflite(model, input_shape=(8, 9, 3), batch_size=3).content
+    interpreter = Interpreter(model_content=content)
+    assert interpreter.get_input_details()[0]["shape"].tolist() == [3, 8, 9, 3]
+
+
+def test_what_has_no_int8_form_is_named():
+    model = keras.Sequential([layers.Input((5, 5, 5, 2)), layers.Conv3D(4, 3), layers.Flatten()])
+    exported = export_tflite(model, quantize="int8", calibration=images((5, 5, 5, 2)))
+    assert any("CONV_3D" in note for note in exported.notes)
+
+
+def test_a_sparse_file_that_computes_something_else_is_not_returned(monkeypatch):
+    model = small_net()
+
+    def broken(content):
+        damaged = flatbuffer.parse(store_sparse(content))
+        for tensor in damaged.subgraphs[0].tensors:
+            if tensor.sparsity is not None:
+                buffer = damaged.buffers[tensor.buffer]
+                buffer.data = (np.frombuffer(buffer.data, np.float32) * 2).view(np.uint8)
+        return flatbuffer.serialize(damaged)
+
+    monkeypatch.setattr(tflite, "store_sparse", broken)
+    exported = export_tflite(model)
+    assert len(exported.content) == exported.dense_size_bytes
+    assert any("bit-equal" in note for note in exported.notes)
+
+
+@pytest.mark.parametrize("kind", ["CONV_3D", "CONV_3D_TRANSPOSE"])
+def test_float16_filters_that_xnnpack_does_not_take_stay_dense(kind, monkeypatch):
+    """LiteRT 2.3.0 computes garbage from DENSIFY -> DEQUANTIZE -> CONV_3D; the day it does not, `_READERS` can grow."""
+    layer = layers.Conv3D(16, 3) if kind == "CONV_3D" else layers.Conv3DTranspose(16, 3)
+    model = keras.Sequential([layers.Input((5, 5, 5, 8)), layer])
+    layer.kernel.assign(layer.kernel * (np.random.default_rng(0).random(layer.kernel.shape) >= 0.9))
+    exported = export_tflite(model, quantize="float16")
+    assert {stored.storage for stored in exported.tensors} == {"dense"}
+    readers = dict(sparse_storage._READERS)
+    readers[1] = readers[0]
+    monkeypatch.setattr(sparse_storage, "_READERS", readers)
+    forced = store_sparse(exported.content)
+    assert len(forced) < len(exported.content)
+    assert not compute_same(exported.content, forced)
+
+
+class Unsupported(keras.Model):
+    def call(self, inputs):
+        return tf.raw_ops.Betainc(a=tf.exp(inputs), b=tf.exp(inputs), x=tf.sigmoid(inputs))
+
+
+def called(model, shape):
+    model(np.zeros((1, *shape), np.float32))
+    return model
+
+
+def two_inputs():
+    first, second = keras.Input((4,)), keras.Input((4,))
+    return keras.Model([first, second], layers.Add()([first, second]))
+
+
+def two_outputs():
+    source = keras.Input((4,))
+    return keras.Model(source, [layers.Dense(2)(source), layers.Dense(3)(source)])
+
+
+def tokens():
+    return keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(10, 3)])
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (two_inputs, {}, "one input"),
+        (two_outputs, {}, "one output"),
+        (tokens, {}, "float input"),
+        (lambda: called(Unsupported(name="odd"), (4,)), {}, "'odd'.*Betainc"),
+        (lambda: Unsupported(), {}, "built"),
+        (small_net, {"quantize": "int4"}, "none, float16, int8.*int4"),
+        (small_net, {"batch_size": 0}, "batch_size"),
+        (small_net, {"quantize": "int8"}, "calibration"),
+        (small_net, {"quantize": "int8", "calibration": []}, "at least one"),
+        (small_net, {"quantize": "int8", "calibration": np.zeros((0, 8, 8, 3), np.float32)}, "at least one"),
+        (small_net, {"quantize": "int8", "calibration": [np.zeros((2, 9, 8, 3), np.float32)]}, "8, 8, 3"),
+    ],
+)
+def test_what_cannot_be_exported_is_explained(make, arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        export_tflite(make(), **arguments)
+    assert "Received: " in str(caught.value)
+
+
+def test_an_error_in_the_calibration_data_comes_through():
+    def batches():
+        yield images((8, 8, 3))
+        raise InputError("An image must be readable. Received: broken.png")
+
+    with pytest.raises(InputError, match=r"broken\.png"):
+        export_tflite(small_net(), quantize="int8", calibration=batches())
+
+
+def test_the_converter_is_silent(capfd):
+    export_tflite(small_net())
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""

@@ -1,0 +1,31 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .sample import sample_report
+
+
+@pytest.fixture
+def make_report() -> Callable[..., dict[str, Any]]:
+    """The report of a run like a real one; keywords as `sample.sample_report`."""
+    return sample_report
+
+
+@pytest.fixture(
+    params=[
+        {},
+        {"labelled": False},
+        {"num_classes": 1000},
+        {"num_classes": 3},
+        {"num_kernels": 3, "batch_norms": False},
+        {"num_kernels": 1},
+        {"sparsity": 0.0, "collapsed_before": False},
+        {"collapsed_after": True},
+        {"repair": "none", "collapsed_after": True, "max_accuracy_drop": None},
+        {"name": "/models/" + "very_long_folder_name/" * 12 + "model.keras", "prefix": "outer/inner/" * 15},
+    ],
+    ids=lambda keywords: "-".join(keywords) or "usual",
+)
+def any_report(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return sample_report(**request.param)

@@ -1,0 +1,54 @@
+from math import sqrt
+from statistics import NormalDist
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reflow_tf.report.interval import wilson_interval
+
+Z = NormalDist().inv_cdf(0.975)
+
+
+@pytest.mark.parametrize("n", [1, 7, 500, 10_000])
+def test_none_right(n):
+    assert wilson_interval(0, n) == (0.0, pytest.approx(Z**2 / (n + Z**2)))
+
+
+@pytest.mark.parametrize("n", [1, 7, 500, 10_000])
+def test_all_right(n):
+    assert wilson_interval(n, n) == (pytest.approx(n / (n + Z**2)), 1.0)
+
+
+@pytest.mark.parametrize("n", [2, 50, 10_000])
+def test_half_right(n):
+    half = Z / (2 * sqrt(n + Z**2))
+    assert wilson_interval(n // 2, n) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+
+
+def test_ends_solve_the_equation_they_come_from():
+    # Wilson's interval is where |p - q| = z sqrt(q (1 - q) / n), the test of a hypothesised fraction q.
+    for q in wilson_interval(37, 120, confidence=0.9):
+        z = NormalDist().inv_cdf(0.95)
+        assert abs(37 / 120 - q) == pytest.approx(z * sqrt(q * (1 - q) / 120))
+
+
+@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_holds_the_estimate_and_stays_in_range(counts):
+    successes, n = counts
+    low, high = wilson_interval(successes, n)
+    assert 0 <= low <= successes / n <= high <= 1
+    mirrored = wilson_interval(n - successes, n)
+    assert mirrored == (pytest.approx(1 - high, abs=1e-12), pytest.approx(1 - low, abs=1e-12))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5)])
+def test_rejects_impossible_counts(successes, n):
+    with pytest.raises(ValueError, match=f"successes={successes}, n={n}"):
+        wilson_interval(successes, n)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+def test_rejects_impossible_confidence(confidence):
+    with pytest.raises(ValueError, match=f"Received: {confidence}"):
+        wilson_interval(1, 2, confidence)

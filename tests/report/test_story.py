@@ -1,0 +1,82 @@
+import pytest
+
+from reflow_tf.report import story
+
+
+def _headline(report):
+    return story.headline(report).replace("\u00a0", " ")
+
+
+def test_headline_of_a_signal_that_came_back(make_report):
+    assert _headline(make_report()) == (
+        "REFLOW brought mobilenet_v2 back from 11.3 % to 91.0 % top-1 (dense: 92.6 %), with 80 % of its prunable "
+        "weights set to zero, in a file 3.0 times smaller."
+    )
+
+
+def test_headline_claims_no_rescue_where_there_was_none(make_report):
+    lost = _headline(make_report(collapsed_after=True))
+    assert "brought" not in lost
+    assert lost.startswith("mobilenet_v2 collapsed with 80 %")
+    assert "the file scores 11.6 % top-1 (dense: 92.6 %)" in lost
+    assert "brought" not in _headline(make_report(collapsed_before=False))
+
+
+def test_headline_without_labels_speaks_of_agreement(make_report):
+    assert "agreement with the dense model" in _headline(make_report(labelled=False))
+    assert "top-1" not in _headline(make_report(labelled=False))
+
+
+def test_headline_of_nothing_pruned(make_report):
+    text = _headline(make_report(sparsity=0.0, collapsed_before=False))
+    assert text.startswith("Nothing was pruned")
+    assert text.endswith("as large as the dense one.")
+
+
+def test_headline_admits_a_larger_file(make_report):
+    report = make_report()
+    report["size_bytes"]["file"] = round(1.21 * report["size_bytes"]["dense_file"])
+    assert "in a file 1.21 times as large as the dense one" in _headline(report)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+def test_verdicts_differ(make_report, before, after):
+    report = make_report()
+    report["signal"] |= {"collapsed_before": before, "collapsed_after": after}
+    text = story.verdict(report)
+    assert ("never collapsed" in text) == (not before and not after)
+    assert ("came back" in text) == (before and not after)
+    assert ("did not come back" in text) == (before and after)
+
+
+def test_last_layer_is_the_deepest_whatever_the_order(make_report):
+    report = make_report()
+    deepest = report["signal"]["layers"][-1]
+    report["signal"]["layers"].reverse()
+    assert story.last_layer(report) is deepest
+    assert story.last_layer(make_report(batch_norms=False)) is None
+
+
+def test_drop_without_labels_is_what_lacks_to_full_agreement(make_report):
+    report = make_report(labelled=False)
+    assert story.drop_points(report) == pytest.approx(100 * (1 - report["agreement"]["file"]["top1"]))
+    report = make_report()
+    assert story.drop_points(report) == pytest.approx(100 * (1852 - 1820) / 2000)
+
+
+def test_every_sentence_can_be_said_of_every_run(any_report):
+    for sentence in (
+        story.headline,
+        story.verdict,
+        story.accuracy_sentence,
+        story.signal_sentence,
+        story.predictions_sentence,
+        story.sparsity_sentence,
+        story.size_sentence,
+        story.proof_sentence,
+    ):
+        text = sentence(any_report)
+        assert text.endswith("."), sentence
+        assert "None" not in text, sentence
+        assert "nan" not in text, sentence
