@@ -5,7 +5,7 @@ from keras import layers
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import export_tflite
-from reflow_tf.export.verification import _Edge, _match, check_masks
+from reflow_tf.export.verification import _compare, _Edge, _match, check_masks
 
 SPARSITY = 0.8
 
@@ -93,10 +93,12 @@ def test_kernels_of_one_shape_are_told_apart(twins):
         assert check.num_extra_zeros == np.count_nonzero(mask[index])  # exactly the channel with a zero gamma
 
 
-def test_the_tensor_with_the_fewest_unexplained_zeros_is_taken(twins):
-    content, masks = twins
-    (check,) = check_masks(content, {"twin_0/kernel": masks["twin_0/kernel"]})  # keeps everything, so it fits all four
-    assert check.num_extra_zeros == 24
+@pytest.mark.parametrize("order", [("full", "half"), ("half", "full")])
+def test_the_tensor_with_the_fewest_unexplained_zeros_comes_first(order):
+    flags = {"full": np.ones((4, 6), bool), "half": np.arange(24).reshape(4, 6) % 2 == 0}
+    edges, nearest = _compare("layer/kernel", np.ones((4, 6), bool), {name: flags[name] for name in order})
+    assert [(edge.tensor, edge.num_extra_zeros) for edge in edges] == [("full", 0), ("half", 12)]
+    assert nearest == ""
 
 
 def test_masks_swapped_by_mistake_are_noticed(twins):
