@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.export.native_stderr import native_stderr_held
 from reflow_tf.models.walking import walk
+from reflow_tf.native_stderr import native_stderr_dropped
 
 QUANTIZATIONS = ("none", "float16", "int8")
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
@@ -204,7 +204,7 @@ def _silence() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with native_stderr_held(), warnings.catch_warnings():
+        with native_stderr_dropped(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

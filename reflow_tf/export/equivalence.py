@@ -1,9 +1,9 @@
 """Do two .tflite files compute the same? Asked of LiteRT itself, bit for bit."""
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
-from reflow_tf.export.native_stderr import native_stderr_held
+from reflow_tf.native_stderr import native_stderr_droppedfrom ai_edge_litert.interpreter import Interpreter
+
 
 
 def compute_same(first: bytes, second: bytes) -> bool:
@@ -11,7 +11,7 @@ def compute_same(first: bytes, second: bytes) -> bool:
 
     0.0 and -0.0 count as equal, NaN equals NaN. A file that LiteRT cannot run equals nothing.
     """
-    with native_stderr_held():
+    with native_stderr_dropped():
         try:
             outputs = [_invoke(content) for content in (first, second)]
         except (ValueError, RuntimeError):  # what LiteRT raises for operators it lacks or cannot prepare

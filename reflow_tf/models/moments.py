@@ -46,16 +46,12 @@ class PooledMoments:
         self._deviations = tf.Variable(tf.zeros(num_channels, tf.float64), trainable=False)
 
     def update(self, values: tf.Tensor, axis: int, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        count, mean, deviations = batch_moments(values, axis, mask)
-        total = self._count + count
-        delta = mean - self._mean
-        share = tf.math.divide_no_nan(count, total)
-        new_deviations = self._deviations + deviations + tf.square(delta) * self._count * share
-        new_mean = self._mean + delta * share
-        self._deviations.assign(new_deviations)
-        self._mean.assign(new_mean)
-        self._count.assign(total)
-        return tf.cast(mean, tf.float32), tf.cast(tf.math.divide_no_nan(deviations, count), tf.float32)
+        pooled = self._count.value(), self._mean.value(), self._deviations.value()
+        (count, mean, deviations), *of_batch = _pool(pooled, values, axis, mask)
+        self._count.assign(count)
+        self._mean.assign(mean)
+        self._deviations.assign(deviations)
+        return tuple(of_batch)
 
     def moments(self) -> Moments:
         count = float(self._count.numpy())
@@ -86,6 +82,20 @@ class MovingAverage:
 
     def moments(self) -> Moments:
         return Moments(float(self._count.numpy()), self._mean.numpy(), self._variance.numpy())
+
+
+# A function of its own is traced once per shape, not once per layer: half of the time that tracing a network takes.
+@tf.function
+def _pool(pooled: tuple[tf.Tensor, ...], values: tf.Tensor, axis: int, mask: tf.Tensor | None):
+    """Merges a batch into (count, mean, deviations); also returns the batch's mean and variance in float32."""
+    count, mean, deviations = pooled
+    batch_count, batch_mean, batch_deviations = batch_moments(values, axis, mask)
+    total = count + batch_count
+    share = tf.math.divide_no_nan(batch_count, total)
+    delta = batch_mean - mean
+    merged = total, mean + delta * share, deviations + batch_deviations + tf.square(delta) * count * share
+    variance = tf.math.divide_no_nan(batch_deviations, batch_count)
+    return merged, tf.cast(batch_mean, tf.float32), tf.cast(variance, tf.float32)
 
 
 def batch_moments(

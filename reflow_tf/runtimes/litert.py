@@ -1,15 +1,14 @@
 """LiteRT on this machine's CPU, the runtime that Android and Linux apps embed."""
 
-import contextlib
 import importlib.metadata
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from reflow_tf.errors import InputError
+from reflow_tf.native_stderr import native_stderr_dropped
 
 _FILE_IDENTIFIER = b"TFL3"
 
@@ -107,7 +106,7 @@ def _check_identifier(content: bytes) -> None:
 
 def _load(content: bytes, num_threads: int) -> Interpreter:
     try:
-        with _native_stderr_dropped():
+        with native_stderr_dropped():
             interpreter = Interpreter(model_content=content, num_threads=num_threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -134,17 +133,3 @@ def _to_float(values: np.ndarray, details: dict) -> np.ndarray:
     if values.dtype.kind == "f" or not scale:
         return values.astype(np.float32)
     return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
-
-
-@contextlib.contextmanager
-def _native_stderr_dropped() -> Iterator[None]:
-    """Keeps 'Created TensorFlow Lite XNNPACK delegate' from the terminal; errors arrive as exceptions anyway."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

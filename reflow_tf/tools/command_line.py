@@ -12,6 +12,7 @@ from absl import flags
 
 from reflow_tf.errors import InputError
 from reflow_tf.keras_backend import require_tensorflow
+from reflow_tf.native_stderr import native_stderr_dropped
 
 Config = TypeVar("Config")
 
@@ -79,24 +80,13 @@ def _parse(argv: Sequence[str]) -> None:
 
 
 def _start_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices without the dozen lines that its C++ side logs on the way.
-
-    They are written before any log level is read, so only the file descriptor can be turned away; Python errors still
-    come through.
-    """
+    """Imports TensorFlow and finds its devices without the dozen lines that it logs on the way."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    with native_stderr_dropped():
         require_tensorflow()
         import tensorflow as tf
 
         tf.config.list_logical_devices()
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 def _describe(error: Exception) -> str:
