@@ -35,6 +35,6 @@ def _python_stderr_on(descriptor: int) -> Iterator[None]:
     if not redirected:
         yield
         return
-    with open(descriptor, "w", buffering=1, encoding=sys.stderr.encoding, closefd=False) as stream:
-        with contextlib.redirect_stderr(stream):
-            yield
+    encoding = sys.stderr.encoding
+    with open(descriptor, "w", 1, encoding, closefd=False) as stream, contextlib.redirect_stderr(stream):
+        yield

@@ -1,9 +1,9 @@
 """Do two .tflite files compute the same? Asked of LiteRT itself, bit for bit."""
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter
 
-from reflow_tf.native_stderr import native_stderr_droppedfrom ai_edge_litert.interpreter import Interpreter
-
+from reflow_tf.native_stderr import native_stderr_dropped
 
 
 def compute_same(first: bytes, second: bytes) -> bool:
