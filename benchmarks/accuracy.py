@@ -4,8 +4,8 @@
         --data=../shared/data/imagenet_dev --class_names=../shared/data/imagenet_wnids.txt --output=table.json
 
 The images are split once by --seed: --calibration_samples calibrate, the others are scored. With --choose, only the
-calibration images are used, one half to calibrate and the other to score: that is for choosing defaults, so that nothing is
-ever chosen on the images that results are reported on.
+calibration images are used, one half to calibrate and the other to score: that is for choosing defaults, so that
+nothing is ever chosen on the images that results are reported on.
 """
 
 import json

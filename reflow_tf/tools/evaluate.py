@@ -3,6 +3,7 @@ r"""Scores a model by itself: top-1 and top-5 of a .keras or .tflite file on lab
 python -m reflow_tf.tools.evaluate --model=reflow_out/mobilenet_v2/model.tflite --data=fashion_mnist
 """
 
+import functools
 import sys
 
 from absl import flags
@@ -11,25 +12,28 @@ from reflow_tf.config import EvaluateConfig
 from reflow_tf.errors import InputError
 from reflow_tf.tools import command_line
 
-MODEL = flags.DEFINE_string("model", None, "The path of a .keras, Keras .h5 or .tflite file, or a zoo name.")
-DATA = flags.DEFINE_string(
+FLAGS = command_line.new_flags()
+_string, _integer = (
+    functools.partial(define, flag_values=FLAGS) for define in (flags.DEFINE_string, flags.DEFINE_integer)
+)
+
+MODEL = _string("model", None, "The path of a .keras, Keras .h5 or .tflite file, or a zoo name.")
+DATA = _string(
     "data",
     None,
     "Labelled images: fashion_mnist, a folder of class sub-folders, an .npz with x and y, or tfds:NAME[:SPLIT].",
 )
-CLASS_NAMES = flags.DEFINE_string(
+CLASS_NAMES = _string(
     "class_names", None, "A text file, one class a line, in the order of the model's outputs."
 )
-PREPROCESS = flags.DEFINE_string(
+PREPROCESS = _string(
     "preprocess",
     "auto",
     "Scaling of the pixels: auto (as the config.json beside the file says, which the pruning tool writes; otherwise "
     "none), tf, torch, caffe, lite or none.",
 )
-IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Height and width in pixels, where the model leaves them open.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, at most.")
-
-_HOLDERS = (MODEL, DATA, CLASS_NAMES, PREPROCESS, IMAGE_SIZE, BATCH_SIZE)
+IMAGE_SIZE = _integer("image_size", None, "Height and width in pixels, where the model leaves them open.")
+BATCH_SIZE = _integer("batch_size", 128, "Images at a time, at most.")
 
 
 def read_config() -> EvaluateConfig:
@@ -56,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    return command_line.run(read_config, evaluate, __doc__, _HOLDERS, sys.argv if argv is None else argv)
+    return command_line.run(read_config, evaluate, __doc__, FLAGS, sys.argv if argv is None else argv)
 
 
 if __name__ == "__main__":

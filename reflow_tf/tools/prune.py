@@ -6,7 +6,10 @@ r"""Prunes a trained Keras model, restores its signal, exports a sparse .tflite,
 Writes model.keras, model.tflite, plan.json, masks.npz, config.json, report.json and report.html into --output_dir.
 """
 
+import functools
+import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -17,95 +20,94 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.tools import command_line
 
+FLAGS = command_line.new_flags()
+_string, _integer, _float, _bool = (
+    functools.partial(define, flag_values=FLAGS)
+    for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_bool)
+)
+
 _PRUNE = PruneConfig()
 _JOB = JobConfig(model="", output_dir="")
 
-MODEL = flags.DEFINE_string(
+MODEL = _string(
     "model",
     None,
     "A zoo name (mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_lite0, "
     "efficientnet_lite1, efficientnet_lite2, resnet50, resnet20) or the path of a .keras or Keras .h5 file.",
 )
-WEIGHTS = flags.DEFINE_string(
+WEIGHTS = _string(
     "weights",
     None,
     "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2), imagenet (downloaded by "
     "keras.applications; the default for the others it has), random, or the path of a .weights.h5, .keras, or "
     "torchvision-layout .safetensors or .pth (needs torch) file.",
 )
-DATA = flags.DEFINE_string(
+DATA = _string(
     "data",
     None,
     "Images: fashion_mnist (embedded; the default for the embedded weights), a folder of class sub-folders, a folder "
     "of plain images (no labels: agreement with the dense model replaces accuracy), an .npz with x and optionally y, "
     "or tfds:NAME[:SPLIT] (needs tensorflow-datasets).",
 )
-EVAL_DATA = flags.DEFINE_string(
+EVAL_DATA = _string(
     "eval_data", None, "Held-out images. Without it --data is split by --seed, and no image is on both sides."
 )
-CLASS_NAMES = flags.DEFINE_string(
+CLASS_NAMES = _string(
     "class_names",
     None,
     "A text file, one class a line, in the order of the model's outputs, so that a folder with only some of the "
     "classes scores correctly.",
 )
-PREPROCESS = flags.DEFINE_string(
+PREPROCESS = _string(
     "preprocess",
     _JOB.preprocess,
     "Scaling of the pixels: auto (what the zoo knows; none for a model file and for models that rescale by "
     "themselves), tf, torch, caffe, lite or none.",
 )
-IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Height and width in pixels, where the model leaves them open.")
-SPARSITY = flags.DEFINE_float(
+IMAGE_SIZE = _integer("image_size", None, "Height and width in pixels, where the model leaves them open.")
+SPARSITY = _float(
     "sparsity",
     None,
     f"Fraction of zeros over the prunable kernels, in [0, 1). Default: {_PRUNE.requested_sparsity:g}, just over the "
     "two thirds that XNNPACK asks for; N:M patterns have their own.",
 )
-PATTERN = flags.DEFINE_string(
+PATTERN = _string(
     "pattern",
     str(_PRUNE.pattern),
     "unstructured, nm:N,M (N kept of M along the input channels, e.g. nm:2,4), block:OxI (output x input, e.g. "
     "block:4x1), or channel (mask only: the file does not get narrower).",
 )
-CRITERION = flags.DEFINE_string("criterion", _PRUNE.criterion, f"Which weights matter: {', '.join(CRITERIA)}.")
-ALLOCATION = flags.DEFINE_string(
+CRITERION = _string("criterion", _PRUNE.criterion, f"Which weights matter: {', '.join(CRITERIA)}.")
+ALLOCATION = _string(
     "allocation", _PRUNE.allocation, f"How the zeros are shared out over layers: {', '.join(ALLOCATIONS)}."
 )
-PRUNABLE = flags.DEFINE_string(
+PRUNABLE = _string(
     "prunable", _PRUNE.prunable, "target (what the target rewards), all, or a regular expression over layer paths."
 )
-TARGET = flags.DEFINE_string(
+TARGET = _string(
     "target", _PRUNE.target, " ".join(f"{target.name}: {target.description}" for target in TARGETS.values())
 )
-REPAIR = flags.DEFINE_string(
+REPAIR = _string(
     "repair", _PRUNE.repair, f"What restores the signal: {', '.join(REPAIRS)}. reflow moves no weight."
 )
-CALIBRATION_SAMPLES = flags.DEFINE_integer(
+CALIBRATION_SAMPLES = _integer(
     "calibration_samples", _JOB.calibration_samples, "Number of images that the repair estimates statistics on."
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", _JOB.batch_size, "Images at a time, at most.")
-SEED = flags.DEFINE_integer("seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.")
-QUANTIZE = flags.DEFINE_string(
+BATCH_SIZE = _integer("batch_size", _JOB.batch_size, "Images at a time, at most.")
+SEED = _integer("seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.")
+QUANTIZE = _string(
     "quantize",
     _JOB.quantize,
     f"{', '.join(QUANTIZATIONS)}. int8: full integer, calibrated on the calibration images after the repair.",
 )
-EXPORT_BATCH_SIZE = flags.DEFINE_integer("export_batch_size", _JOB.export_batch_size, "The file's fixed batch size.")
-OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where the results go. Default: ./reflow_out/<model>.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results of an earlier run in --output_dir.")
-MAX_ACCURACY_DROP = flags.DEFINE_float(
+EXPORT_BATCH_SIZE = _integer("export_batch_size", _JOB.export_batch_size, "The file's fixed batch size.")
+OUTPUT_DIR = _string("output_dir", None, "Where the results go. Default: ./reflow_out/<model>.")
+OVERWRITE = _bool("overwrite", False, "Replace the results of an earlier run in --output_dir.")
+MAX_ACCURACY_DROP = _float(
     "max_accuracy_drop",
     None,
     "Percentage points that the file's top-1 (without labels: agreement) may lie below the dense model's. Beyond it "
     "the results are still written, and the exit code is 3.",
-)
-
-_HOLDERS = (
-    *(MODEL, WEIGHTS, DATA, EVAL_DATA, CLASS_NAMES, PREPROCESS, IMAGE_SIZE),
-    *(SPARSITY, PATTERN, CRITERION, ALLOCATION, PRUNABLE, TARGET, REPAIR),
-    *(CALIBRATION_SAMPLES, BATCH_SIZE, SEED, QUANTIZE, EXPORT_BATCH_SIZE),
-    *(OUTPUT_DIR, OVERWRITE, MAX_ACCURACY_DROP),
 )
 
 
@@ -141,14 +143,14 @@ def read_config() -> JobConfig:
     )
 
 
-def prune(job: JobConfig) -> int:
+def prune(job: JobConfig, command: Sequence[str]) -> int:
     """Does the job and shows what came of it; returns the exit code."""
     from reflow_tf import pipeline  # TensorFlow takes seconds to import: bad flags answer before it
     from reflow_tf.report.terminal import print_summary
 
-    report = pipeline.run(job, command=sys.argv)
+    report = pipeline.run(job, command)
     print_summary(report)
-    print(f"\nWrote {job.output_dir}/: open report.html in a browser.")
+    print(f"\nWrote {pathlib.Path(job.output_dir)}/: open report.html in a browser.")
     if report["gate"]["passed"] is False:
         drop, limit = report["gate"]["drop_points"], report["gate"]["max_accuracy_drop"]
         print(f"error: the file lost {drop:.2f} points; --max_accuracy_drop allows {limit:g}", file=sys.stderr)
@@ -162,7 +164,8 @@ def _base_name(model: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    return command_line.run(read_config, prune, __doc__, _HOLDERS, sys.argv if argv is None else argv)
+    argv = sys.argv if argv is None else argv
+    return command_line.run(read_config, lambda job: prune(job, argv), __doc__, FLAGS, argv)
 
 
 if __name__ == "__main__":
