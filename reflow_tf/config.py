@@ -95,9 +95,9 @@ class JobConfig:
     def __post_init__(self):
         check_choice("quantize", self.quantize, QUANTIZATIONS)
         for name in ("calibration_samples", "batch_size", "export_batch_size", "image_size"):
-            check_least(name, getattr(self, name), 1)
-        check_least("seed", self.seed, 0)
-        check_least("max_accuracy_drop", self.max_accuracy_drop, 0)
+            check_between(name, getattr(self, name), 1)
+        check_between("seed", self.seed, 0, 2**32 - 1)
+        check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +116,8 @@ class EvaluateConfig:
     batch_size: int = 128
 
     def __post_init__(self):
-        check_least("batch_size", self.batch_size, 1)
-        check_least("image_size", self.image_size, 1)
+        check_between("batch_size", self.batch_size, 1)
+        check_between("image_size", self.image_size, 1)
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -126,7 +126,8 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
         raise InputError(f"--{name} must be one of {', '.join(choices)}. Received: {value}")
 
 
-def check_least(name: str, value: float | None, least: float) -> None:
-    """Raises InputError unless the value is None or at least `least`."""
-    if value is not None and not value >= least:  # written so that NaN fails
-        raise InputError(f"--{name} must be at least {least}. Received: {value}")
+def check_between(name: str, value: float | None, least: float, most: float = math.inf) -> None:
+    """Raises InputError unless the value is None or from `least` to `most`."""
+    if value is not None and not least <= value <= most:  # written so that NaN fails
+        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise InputError(f"--{name} must be {limits}. Received: {value}")

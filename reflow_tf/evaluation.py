@@ -34,6 +34,20 @@ class _Opened:
     num_classes: int
 
 
+def require_classifier(num_outputs: int | None, model: str) -> int:
+    """Returns the length of the output's last axis, the number of classes.
+
+    Raises:
+        InputError: it is below two, so that every image would be of the one class there is, or not fixed.
+    """
+    if num_outputs is None or num_outputs < 2:
+        raise InputError(
+            f"--model must be a classifier with one output a class, at least two (a single sigmoid: make it a softmax "
+            f"over two). Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
+        )
+    return num_outputs
+
+
 def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Score:
     """Scores a `.keras`, `.h5` or `.tflite` file, or a zoo model, on labelled images.
 
@@ -74,25 +88,28 @@ def _open_keras(config: EvaluateConfig) -> _Opened:
     return _Opened(
         lambda batches: (outputs.numpy() for outputs in run(loaded.model, batches)),
         _recorded_preprocessing(config) or loaded.preprocessing,
-        loaded.num_classes,
+        require_classifier(loaded.num_classes, config.model),
     )
 
 
 def _open_file(config: EvaluateConfig) -> _Opened:
-    runtime = load_tflite(config.model)
+    runtime = load_tflite(pathlib.Path(config.model).expanduser())
     _, *sample = runtime.input_shape
     preprocessing = _recorded_preprocessing(config)
     if preprocessing is None:
         scaling = "none" if config.preprocess == "auto" else config.preprocess
         size, channels = (tuple(sample[:2]), sample[2]) if len(sample) == 3 else (None, 3)
         preprocessing = Preprocessing(size, channels, scaling)
-    return _Opened(lambda batches: map(runtime.run, batches), preprocessing, runtime.output_shape[-1])
+    num_outputs = runtime.output_shape[-1] if len(runtime.output_shape) > 1 else None
+    num_classes = require_classifier(num_outputs, config.model)
+    return _Opened(lambda batches: map(runtime.run, batches), preprocessing, num_classes)
 
 
 def _recorded_preprocessing(config: EvaluateConfig) -> Preprocessing | None:
     """What the pruning tool wrote down beside the file, if it did and nothing else was asked for."""
-    path = pathlib.Path(config.model).parent / "config.json"
-    if config.preprocess != "auto" or not pathlib.Path(config.model).is_file() or not path.is_file():
+    model = pathlib.Path(config.model).expanduser()
+    path = model.parent / "config.json"
+    if config.preprocess != "auto" or not model.is_file() or not path.is_file():
         return None
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]

@@ -9,7 +9,7 @@ from reflow_tf import record
 from reflow_tf.config import JobConfig
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
-from reflow_tf.evaluation import measure_parity, rank_outputs
+from reflow_tf.evaluation import measure_parity, rank_outputs, require_classifier
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
 from reflow_tf.models.loading import load_model
@@ -39,11 +39,12 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         InputError: something given cannot be used.
         OSError: the results cannot be written.
     """
-    folder = OutputFolder(job.output_dir, FILES, job.overwrite)
+    folder = _open_folder(job)
     keras.utils.set_random_seed(job.seed)
     stopwatch = Stopwatch()
     with stage("Loading the model"), stopwatch.timed("load model"):
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
+        require_classifier(loaded.num_classes, job.model)
     with stage("Opening the images"), stopwatch.timed("open images"):
         calibration, evaluation = load_sets(
             job.data or loaded.default_data or _no_data(),
@@ -59,6 +60,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     stopwatch.seconds.update(result.report.seconds)
     with stage("Exporting the file"), stopwatch.timed("export"):
         options = {"quantize": job.quantize, "calibration": calibration, "batch_size": job.export_batch_size}
+        options["input_shape"] = calibration.sample_shape
         dense_file = export_tflite(loaded.model, sparse=False, **options)
         exported = export_tflite(result.model, **options)
         mask_checks = check_masks(exported.content, result.masks)
@@ -76,6 +78,15 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     with stage("Writing the results"):
         folder.write(record.render(report, described))
     return report
+
+
+def _open_folder(job: JobConfig) -> OutputFolder:
+    folder = OutputFolder(job.output_dir, FILES, job.overwrite)
+    for name in ("model", "weights", "data", "eval_data", "class_names"):
+        given = getattr(job, name)
+        if given is not None and folder.holds(given):
+            raise InputError(f"--{name} must not be inside --output_dir, which is replaced. Received: {given}")
+    return folder
 
 
 def show_progress(batches: Iterable[np.ndarray], description: str) -> Iterator[np.ndarray]:

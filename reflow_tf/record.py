@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 
-import reflow_tf
 from reflow_tf.config import TARGETS, JobConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.tflite import ExportedFile
@@ -261,7 +260,7 @@ def _environment() -> dict[str, Any]:
         "keras": keras.__version__,
         "numpy": np.__version__,
         "ai_edge_litert": metadata.version("ai-edge-litert"),
-        "reflow_tf": reflow_tf.__version__,
+        "reflow_tf": metadata.version("reflow_tf"),
         "platform": platform.platform(),
         "num_cpus": len(os.sched_getaffinity(0)),
     }

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.errors import InputError
 from reflow_tf.models.moments import MomentAccumulator, PooledMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls, run
 from reflow_tf.models.walking import find_batch_norms
@@ -85,7 +86,7 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
         batches: float arrays (n, ...).
 
     Raises:
-        InputError: a batch does not fit the model.
+        InputError: a batch does not fit the model, or an output is NaN or infinite.
     """
     norms = find_batch_norms(model)
     accumulators = {norm.path: PooledMoments(norm.layer.moving_mean.shape[0]) for norm in norms}
@@ -115,7 +116,13 @@ def has_collapsed(signal: Signal, reference: Signal) -> bool:
 
 
 def rank_classes(outputs: np.ndarray) -> np.ndarray:
-    """Indices of the up to 5 largest of (..., classes), best first, (inputs, up to 5) int64; ties: lower first."""
+    """Indices of the up to 5 largest of (..., classes), best first, (inputs, up to 5) int64; ties: lower first.
+
+    Raises:
+        InputError: an output is NaN or infinite, so that there is no best one.
+    """
+    if not np.isfinite(outputs).all():
+        raise InputError("The outputs of the model must be finite to be ranked. Received: NaN or infinity")
     flat = outputs.reshape(-1, outputs.shape[-1])
     return np.argsort(-flat, axis=-1, kind="stable")[:, :NUM_RANKED]
 

@@ -7,10 +7,12 @@ reads the official Fashion-MNIST files (Debian package `dataset-fashion-mnist`),
 `reflow_tf/models/zoo/weights/` and `reflow_tf/data/`. It resumes from the last finished epoch when it is started again
 with the same `--work_dir`. The last epoch is the one that ships: no epoch is chosen on the test images.
 
-The network sees 32x32 images first and 64x64 images at the end (progressive resizing): at both sizes every stride-2
-layer has an even input, so the padding is the same and the weights carry over; the early epochs cost a third.
+Two cosine cycles: the first sees 32x32 images, then 64x64 ones (at both sizes every stride-2 layer has an even input,
+so the padding is the same and the weights carry over; the early epochs cost a third) with random erasing; the second
+sees 64x64 images without erasing.
 """
 
+import dataclasses
 import gzip
 import json
 import os
@@ -29,13 +31,27 @@ flags.DEFINE_string("work_dir", "/tmp/train_fashion_mnist", "Folder for checkpoi
 flags.DEFINE_string("package_dir", "reflow_tf", "The package that the results are written into.")
 flags.DEFINE_integer("seed", 20, "Seed of the initial weights, the order of the images and the augmentation.")
 flags.DEFINE_float("width", 0.5, "MobileNetV2 width multiplier.")
-flags.DEFINE_list("phases", ["32:14", "64:6"], "image size:epochs, one after the other.")
 flags.DEFINE_integer("batch_size", 128, "Images per gradient step.")
-flags.DEFINE_float("learning_rate", 0.1, "Peak learning rate of SGD with Nesterov momentum 0.9.")
 flags.DEFINE_integer("calibration_images", 2000, "Training images to embed, the same number of each class.")
 flags.DEFINE_integer("evaluation_images", 5000, "Test images to embed: the first ones of the official order.")
 
 NUM_CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Cycle:
+    """One cosine of the learning rate of SGD with Nesterov momentum 0.9; `sizes` has the image size of each epoch."""
+
+    sizes: tuple[int, ...]
+    learning_rate: float
+    shift: int
+    erase: bool
+
+
+CYCLES = (
+    Cycle(sizes=(32,) * 14 + (64,) * 6, learning_rate=0.1, shift=2, erase=True),
+    Cycle(sizes=(64,) * 10, learning_rate=0.05, shift=1, erase=False),
+)
 
 
 def read_idx(path):
@@ -57,10 +73,12 @@ def to_network(images, size):
     return tf.repeat(images, 3, axis=-1) / 127.5 - 1.0
 
 
-def augment(image, label):
-    """Random mirror, a shift of up to 2 pixels, and a random erased square on half of the images."""
+def augment(image, label, cycle):
+    """Random mirror, a shift of up to `cycle.shift` pixels, and perhaps a random square erased on half the images."""
     image = tf.image.random_flip_left_right(image[..., None])
-    image = tf.image.random_crop(tf.pad(image, ((2, 2), (2, 2), (0, 0))), (28, 28, 1))
+    image = tf.image.random_crop(tf.pad(image, ((cycle.shift,) * 2, (cycle.shift,) * 2, (0, 0))), (28, 28, 1))
+    if not cycle.erase:
+        return image[..., 0], label
     side = tf.random.uniform((), 2, 11, tf.int32) * tf.random.uniform((), 0, 2, tf.int32)
     corner = tf.random.uniform((2,), 0, 28, tf.int32)
     rows, columns = tf.range(28)[:, None], tf.range(28)[None, :]
@@ -68,9 +86,11 @@ def augment(image, label):
     return tf.where(inside, tf.cast(127, image.dtype), image[..., 0]), label
 
 
-def training_batches(images, labels, size, seed):
+def training_batches(images, labels, size, cycle, seed):
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images), seed=seed)
-    dataset = dataset.map(augment, tf.data.AUTOTUNE).batch(FLAGS.batch_size, drop_remainder=True)
+    dataset = dataset.map(lambda x, y: augment(x, y, cycle), tf.data.AUTOTUNE).batch(
+        FLAGS.batch_size, drop_remainder=True
+    )
     return dataset.map(lambda x, y: (to_network(x, size), tf.one_hot(y, NUM_CLASSES))).prefetch(2)
 
 
@@ -84,33 +104,33 @@ def build(size):
     return model
 
 
-def learning_rate(step, total_steps, warm_up_steps):
+def learning_rate(peak, step, total_steps, warm_up_steps):
     """Linear warm-up, then half a cosine down to zero."""
     if step < warm_up_steps:
-        return FLAGS.learning_rate * (step + 1) / warm_up_steps
+        return peak * (step + 1) / warm_up_steps
     progress = (step - warm_up_steps) / max(1, total_steps - warm_up_steps)
-    return FLAGS.learning_rate * 0.5 * (1 + np.cos(np.pi * progress))
+    return peak * 0.5 * (1 + np.cos(np.pi * progress))
 
 
 class CosineSchedule(keras.callbacks.Callback):
-    def __init__(self, first_step, total_steps, warm_up_steps):
+    def __init__(self, peak, first_step, total_steps, warm_up_steps):
         super().__init__()
-        self.step, self.total_steps, self.warm_up_steps = first_step, total_steps, warm_up_steps
+        self.peak, self.step, self.total_steps, self.warm_up_steps = peak, first_step, total_steps, warm_up_steps
 
     def on_train_batch_begin(self, batch, logs=None):
-        rate = learning_rate(self.step, self.total_steps, self.warm_up_steps)
+        rate = learning_rate(self.peak, self.step, self.total_steps, self.warm_up_steps)
         self.model.optimizer.learning_rate.assign(rate)
         self.step += 1
 
 
 def train(images, labels):
-    """Runs the phases, one checkpoint an epoch. Returns the model at the last phase's image size."""
+    """Runs the cycles, one checkpoint an epoch. Returns the model at the last epoch's image size."""
     work_dir = pathlib.Path(FLAGS.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    sizes = [int(size) for size, epochs in (phase.split(":") for phase in FLAGS.phases) for _ in range(int(epochs))]
+    epochs = [(cycle, number, size) for cycle in CYCLES for number, size in enumerate(cycle.sizes)]
     steps_per_epoch = len(images) // FLAGS.batch_size
-    model = build(sizes[0])
-    for epoch, size in enumerate(sizes):
+    model = build(CYCLES[0].sizes[0])
+    for epoch, (cycle, number, size) in enumerate(epochs):
         checkpoint = work_dir / f"epoch_{epoch:03d}.weights.h5"
         if model.input_shape[1] != size:
             weights = model.get_weights()
@@ -121,14 +141,15 @@ def train(images, labels):
             continue
         # Momentum restarts with each epoch so that a resumed run equals an uninterrupted one.
         model.compile(
-            keras.optimizers.SGD(FLAGS.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4),
+            keras.optimizers.SGD(cycle.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4),
             keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
             metrics=["accuracy"],
             jit_compile=False,
         )
-        schedule = CosineSchedule(epoch * steps_per_epoch, len(sizes) * steps_per_epoch, steps_per_epoch)
+        total_steps = len(cycle.sizes) * steps_per_epoch
+        schedule = CosineSchedule(cycle.learning_rate, number * steps_per_epoch, total_steps, steps_per_epoch)
         tf.random.set_seed(FLAGS.seed + epoch)
-        batches = training_batches(images, labels, size, FLAGS.seed + epoch)
+        batches = training_batches(images, labels, size, cycle, FLAGS.seed + epoch)
         history = model.fit(batches, epochs=1, verbose=2, callbacks=[schedule])
         print(json.dumps({"epoch": epoch, "size": size, **{k: v[0] for k, v in history.history.items()}}), flush=True)
         model.save_weights(checkpoint)
@@ -177,7 +198,7 @@ def main(_):
         "width": FLAGS.width,
         "image_size": model.input_shape[1],
         "preprocess": "tf",
-        "phases": FLAGS.phases,
+        "cycles": [dataclasses.asdict(cycle) for cycle in CYCLES],
         "seed": FLAGS.seed,
         "test_images": len(test_split[0]),
         "test_top1": round(top1, 4),

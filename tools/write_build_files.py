@@ -74,7 +74,7 @@ def find_deps(name, modules):
                 labels.add(label(imported, modules, package_of(name, modules)))
         elif top not in sys.stdlib_module_names:
             labels.add("@pypi//" + DISTRIBUTIONS.get(top, top).lower().replace("-", "_"))
-    return sorted(labels, key=lambda text: (":/@".index(text[0]), text))
+    return sorted(labels, key=lambda text: (":/@".index(text[0]), text.split(":")))
 
 
 def package_of(name, modules):

@@ -42,10 +42,16 @@ class ImageStream:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image after the preprocessing."""
+        size = self.preprocessing.size or self.source.size_of(int(self.indices[0]))
+        return (*size, self.preprocessing.channels)
+
     def __iter__(self) -> Iterator[np.ndarray]:
         if len(self) == 0:
             return
-        size = self.preprocessing.size or self.source.size_of(int(self.indices[0]))
+        size = self.sample_shape[:2]
         first, *rest = even_batches(len(self), self.batch_size)
         pool = ThreadPoolExecutor(_NUM_THREADS)
         try:

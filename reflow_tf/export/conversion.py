@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.config import QUANTIZATIONS
 from reflow_tf.errors import InputError
 from reflow_tf.models.walking import walk
 from reflow_tf.native_stderr import native_stderr_dropped
 
-QUANTIZATIONS = ("none", "float16", "int8")
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
 
 

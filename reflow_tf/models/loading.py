@@ -66,7 +66,7 @@ def load_model(
     elif _is_path(model):
         if weights is not None:
             raise InputError(f"--weights belongs to a zoo name; a model file has its own. Received: {weights}")
-        loaded = _load_file(pathlib.Path(model), image_size)
+        loaded = _load_file(pathlib.Path(model).expanduser(), image_size)
     else:
         raise InputError(f"--model must be {_list_choices()}.{_suggest(model)} Received: {model}")
     check_finite(loaded.model)

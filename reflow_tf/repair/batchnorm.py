@@ -48,7 +48,8 @@ def recalibrate(
 
     Args:
         model: a built model; on any error, and on Ctrl-C, its moments are what they were before.
-        batches: float arrays (n, ...), of any sizes; a batch norm without spatial axes needs n > 1 to have a variance.
+        batches: float arrays (n, ...), of any sizes; a batch norm without spatial axes needs n > 1 to have a variance,
+            and refuses a set in which every n is 1.
         mode: 'pooled', the exact moments of the whole set; 'moving_average', as training keeps them, to compare with.
         momentum: weight of the old value in a moving average, in [0, 1). Unused by 'pooled'.
 
@@ -76,7 +77,8 @@ def recalibrate(
         _assign(norm.layer, *before[id(norm.layer)])
     if read_bits(others) != bits:
         raise AssertionError("recalibration changed a variable that is not a moving moment")
-    statement = f"REFLOW re-estimated the moments of {len(reached)} batch norms; every weight is bit-identical."
+    plural = "" if len(reached) == 1 else "s"
+    statement = f"REFLOW re-estimated the moments of {len(reached)} batch norm{plural}; every weight is bit-identical."
     paths = tuple(norm.path for norm in reached), tuple(norm.path for norm in unreached)
     return RepairOutcome("reflow", *paths, ("moving_mean", "moving_variance"), statement)
 
@@ -106,6 +108,12 @@ def _pass_batches(
             num_batches += 1
     if num_batches == 0:
         raise InputError("Recalibration needs at least one calibration batch. Received: none")
+    for norm in norms:
+        if 0 < accumulators[norm.path].moments().count <= num_batches:
+            raise InputError(
+                f"A batch norm needs two values a channel in a batch to have a variance; {norm.path} has no spatial "
+                "axes to take them from, so it needs batches of at least two inputs. Received: batches of one"
+            )
 
 
 def _call_with_batch_moments(layer: keras.layers.BatchNormalization, accumulator: MomentAccumulator) -> LayerCall:

@@ -6,11 +6,12 @@ Files are written into a hidden folder beside the final one, which is renamed wh
 import contextlib
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 
 from reflow_tf.errors import InputError
+
+_PREFIX = ".reflow_tf."
 
 Content = str | bytes | Callable[[pathlib.Path], None]
 
@@ -28,7 +29,7 @@ class OutputFolder:
     """
 
     def __init__(self, path: str, names: frozenset[str], overwrite: bool = False):
-        self.path = pathlib.Path(path).absolute()
+        self.path = pathlib.Path(path).expanduser().absolute()
         self._names = names
         self._overwrite = overwrite
         self._check()
@@ -40,49 +41,69 @@ class OutputFolder:
             files: name -> text, bytes, or a function that writes to the path it is given.
 
         Raises:
-            OSError: the disk is full or refuses to be written to.
-            InputError: somebody put something at the path in the meantime.
+            InputError: the disk is full or refuses to be written to, or somebody put something at the path meanwhile.
         """
         if set(files) != self._names:
             raise ValueError(f"the files must be {sorted(self._names)}. Received: {sorted(files)}")
-        with self._workplace() as workplace:
-            finished = workplace / "new"
-            finished.mkdir()
-            for name, content in files.items():
-                _write_file(finished / name, content)
-            self._check()
-            _swap(finished, self.path, workplace / "old")
+        try:
+            with self._workplace() as workplace:
+                finished = workplace / "new"
+                finished.mkdir()
+                for name, content in files.items():
+                    _write_file(finished / name, content)
+                self._check()
+                _swap(finished, self.path, workplace / "old")
+        except OSError as error:
+            raise InputError(
+                f"--output_dir must be where the results can be written ({error.strerror or error}). "
+                f"Received: {self.path}"
+            ) from error
+
+    def holds(self, path: str) -> bool:
+        """Whether something that exists lies inside the folder."""
+        inner = pathlib.Path(path).expanduser()
+        return inner.exists() and self.path.resolve() in inner.resolve().parents
 
     def _check(self) -> None:
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
             raise InputError(f"--output_dir must be a folder. Received: {self.path}, a file or a link")
         if self.path.is_dir():
             self._check_replaceable()
-        parent = _nearest_existing(self.path.parent)
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(f"--output_dir must be in a folder that can be written to. Received: {self.path}")
+        try:
+            # Asked by doing it: permissions tell nothing about read-only disks, and nothing to root.
+            os.rmdir(tempfile.mkdtemp(prefix=_PREFIX, dir=_nearest_existing(self.path.parent)))
+        except OSError as error:
+            raise InputError(
+                f"--output_dir must be in a folder that can be written to ({error.strerror}). Received: {self.path}"
+            ) from error
 
     def _check_replaceable(self) -> None:
+        # The results are renamed into place. A mount point cannot be, and a shell would stay behind in the old folder.
+        if os.path.ismount(self.path) or self.path.samefile(os.curdir):
+            raise InputError(
+                f"--output_dir must not be a mount point or the current folder: name a folder inside it. "
+                f"Received: {self.path}"
+            )
         found = {entry.name for entry in self.path.iterdir()}
         if found and not self._overwrite:
             raise InputError(f"--output_dir must not exist yet; --overwrite replaces it. Received: {self.path}")
-        # --overwrite on somebody's home folder must not empty it.
-        if foreign := found - self._names:
+        # --overwrite on somebody's home folder must not empty it, nor take a folder with a model.keras for an old run.
+        if found and found != self._names:
+            odd = sorted(found - self._names or self._names - found)[0]
             raise InputError(
-                f"--overwrite replaces only a folder that an earlier run of this tool made; "
-                f"{self.path} also holds {sorted(foreign)[0]}. Received: --output_dir={self.path}"
+                f"--overwrite replaces only a folder that an earlier run of this tool made; this one "
+                f"{'also holds' if odd in found else 'lacks'} {odd}. Received: --output_dir={self.path}"
             )
 
     @contextlib.contextmanager
     def _workplace(self) -> Iterator[pathlib.Path]:
         """A hidden folder beside the final one, on the same file system, so that a rename is enough."""
         made = [folder for folder in (self.path.parent, *self.path.parent.parents) if not folder.exists()]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        workplace = pathlib.Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
         try:
-            yield workplace
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self.path.parent, ignore_cleanup_errors=True) as name:
+                yield pathlib.Path(name)
         finally:
-            shutil.rmtree(workplace, ignore_errors=True)
             for folder in made:
                 with contextlib.suppress(OSError):  # not empty: the results are in it
                     folder.rmdir()

@@ -50,6 +50,11 @@ class LiteRT:
         """(batch, *sample), fixed by the file."""
         return tuple(int(size) for size in self._input["shape"])
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(batch, *output), fixed by the file."""
+        return tuple(int(size) for size in self._output["shape"])
+
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample), in pieces of the file's own batch.
 

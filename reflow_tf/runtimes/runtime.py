@@ -11,6 +11,7 @@ class Runtime(Protocol):
     Attributes:
         name: what runs it, with the version, for reports.
         input_shape: (batch, *sample) as the file fixes it.
+        output_shape: (batch, *output) as the file fixes it.
     """
 
     @property
@@ -18,6 +19,9 @@ class Runtime(Protocol):
 
     @property
     def input_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes the outputs of any number of samples.

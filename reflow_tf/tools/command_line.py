@@ -1,11 +1,15 @@
 """What every command line of this package shares: flags in, one call, an exit code out."""
 
+import io
+import logging
 import os
+import re
 import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from absl import flags
@@ -20,14 +24,23 @@ DONE, OWN_FAILURE, BAD_INPUT, OVER_BUDGET = 0, 1, 2, 3
 
 EXIT_CODES = "Exit codes: 0 done; 1 our own failure; 2 bad flag or input, or interrupted; 3 over a limit that you set."
 
-HELP = flags.DEFINE_bool("help", False, "Show this text and stop.")
+_INDENTED = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def new_flags() -> flags.FlagValues:
+    """The flags of one command line, apart from every other's: two command lines fit into one process."""
+    own = flags.FlagValues()
+    own.set_gnu_getopt()
+    flags.DEFINE_bool("help", False, "Show this text and stop.", flag_values=own)
+    return own
 
 
 def run(
     read_config: Callable[[], Config],
     work: Callable[[Config], int],
     description: str,
-    holders: Sequence[flags.FlagHolder],
+    own: flags.FlagValues,
     argv: Sequence[str],
 ) -> int:
     """Parses the flags, does the work, and turns whatever happens into an exit code and one line on stderr.
@@ -36,23 +49,24 @@ def run(
         read_config: makes a checked configuration of the parsed flags, without TensorFlow: bad flags answer at once.
         work: does what the configuration says and returns an exit code.
         description: first part of the help text.
-        holders: the flags that this command has, in the order in which the help text shows them.
+        own: the flags of this command, from `new_flags`; the help text shows them in the order of their definition.
         argv: the command line, the program's name first.
     """
     try:
-        _parse(argv)
-        if HELP.value:
-            print(format_help(description, holders))
+        _parse(argv, own)
+        if own["help"].value:
+            with printing():
+                print(format_help(description, own))
             return DONE
-        signal.signal(signal.SIGTERM, _interrupt)
         config = read_config()
-        _start_tensorflow()
-        return work(config)
-    except (InputError, flags.Error, OSError) as error:
+        with _terminate_as_interrupt():
+            _start_tensorflow()
+            return work(config)
+    except (InputError, OSError) as error:
         print(f"error: {_describe(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("error: interrupted; nothing was written", file=sys.stderr)
+        print("error: interrupted; results are written whole or not at all", file=sys.stderr)
         return BAD_INPUT
     except Exception:
         traceback.print_exc()
@@ -60,23 +74,51 @@ def run(
         return OWN_FAILURE
 
 
-def format_help(description: str, holders: Sequence[flags.FlagHolder]) -> str:
+@contextmanager
+def printing() -> Iterator[None]:
+    """The work is done by now: neither `| head` nor a terminal without umlauts turns it into a failure."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere; at its exit Python would complain of it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def format_help(description: str, own: flags.FlagValues) -> str:
     """The help text: the description, each flag with its default, the exit codes."""
     lines = [textwrap.dedent(description).strip(), ""]
-    for holder in (*holders, HELP):
-        flag = flags.FLAGS[holder.name]
-        default = "" if flag.default in (None, False) else f" (default: {flag.default})"
+    for flag in (own[name] for name in own):
+        default = "" if flag.default is None or flag.boolean else f" (default: {flag.default})"
         lines.append(f"  --{flag.name}" + ("" if flag.boolean else "=" + flag.name.upper()))
-        lines += textwrap.wrap(flag.help + default, 100, initial_indent="      ", subsequent_indent="      ")
+        lines += textwrap.wrap(flag.help + default, 100, break_on_hyphens=False, **_INDENTED)
     lines += ["", "  --flagfile=FILE", "      Read flags from a file, one a line.", "", EXIT_CODES]
     return "\n".join(lines)
 
 
-def _parse(argv: Sequence[str]) -> None:
-    flags.FLAGS.unparse_flags()
-    rest = flags.FLAGS(list(argv))[1:]
+def _parse(argv: Sequence[str], own: flags.FlagValues) -> None:
+    own.unparse_flags()
+    try:
+        rest = own(list(argv))[1:]
+    except (flags.Error, ValueError) as error:  # ValueError: --nooverwrite=1, or a flagfile that is no text
+        reason = str(error).removeprefix("ERROR:: ").rstrip(" .?")
+        raise InputError(f"{reason}; see --help. Received: {' '.join(argv[1:])}") from error
     if rest:
         raise InputError(f"Every argument must be a flag of the form --name=value. Received: {' '.join(rest)}")
+    for name, value in own.flag_values_dict().items():
+        if value == "":  # most likely an unset variable of a shell, not a wish for the default
+            raise InputError(f"--{name} must have a value, or be left out. Received: --{name}=")
+        if isinstance(value, str) and not value.isascii():
+            _require_text(name, value)
+
+
+def _require_text(name: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # the name of a file may be any bytes; a report may not
+        raise InputError(f"--{name} must be valid UTF-8. Received: {value!a}") from error
 
 
 def _start_tensorflow() -> None:
@@ -87,13 +129,30 @@ def _start_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_logical_devices()
+    logger = tf.get_logger()
+    # Each pass over the images is traced anew on purpose; nobody needs to be warned of it.
+    logger.setLevel(logging.ERROR)
+    for handler in logger.handlers:  # they hold the stderr of the import, which is closed by now
+        handler.stream = sys.stderr
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and not isinstance(error, InputError):
-        return f"the system refused to read or write: {error}"
-    return str(error)
+    """One line, whatever names of files are in it."""
+    text = str(error)
+    if not isinstance(error, InputError):
+        text = f"the system refused to read or write. Received: {text}"
+    return _CONTROL.sub(lambda character: repr(character[0])[1:-1], text)
 
 
-def _interrupt(signum, frame) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Lets SIGTERM, which a container or a batch system sends, stop the work as Ctrl-C does."""
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

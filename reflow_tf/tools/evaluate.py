@@ -1,6 +1,8 @@
 r"""Scores a model by itself: top-1 and top-5 of a .keras or .tflite file on labelled images.
 
 python -m reflow_tf.tools.evaluate --model=reflow_out/mobilenet_v2/model.tflite --data=fashion_mnist
+
+With the config.json of a pruning run beside the file, images are prepared as that run prepared them.
 """
 
 import functools
@@ -23,9 +25,7 @@ DATA = _string(
     None,
     "Labelled images: fashion_mnist, a folder of class sub-folders, an .npz with x and y, or tfds:NAME[:SPLIT].",
 )
-CLASS_NAMES = _string(
-    "class_names", None, "A text file, one class a line, in the order of the model's outputs."
-)
+CLASS_NAMES = _string("class_names", None, "A text file, one class a line, in the order of the model's outputs.")
 PREPROCESS = _string(
     "preprocess",
     "auto",
@@ -54,7 +54,8 @@ def evaluate(config: EvaluateConfig) -> int:
     score = evaluation.evaluate(config, progress=show_progress)
     low, high = score.top1_interval
     top5 = "" if score.top5 is None else f"   top-5 {score.top5:.2%}"
-    print(f"top-1 {score.top1:.2%} (95 % interval {low:.2%} to {high:.2%}){top5}   n = {score.n}")
+    with command_line.printing():
+        print(f"top-1 {score.top1:.2%} (95 % interval {low:.2%} to {high:.2%}){top5}   n = {score.n}")
     return command_line.DONE
 
 

@@ -87,9 +87,7 @@ PRUNABLE = _string(
 TARGET = _string(
     "target", _PRUNE.target, " ".join(f"{target.name}: {target.description}" for target in TARGETS.values())
 )
-REPAIR = _string(
-    "repair", _PRUNE.repair, f"What restores the signal: {', '.join(REPAIRS)}. reflow moves no weight."
-)
+REPAIR = _string("repair", _PRUNE.repair, f"What restores the signal: {', '.join(REPAIRS)}. reflow moves no weight.")
 CALIBRATION_SAMPLES = _integer(
     "calibration_samples", _JOB.calibration_samples, "Number of images that the repair estimates statistics on."
 )
@@ -149,8 +147,9 @@ def prune(job: JobConfig, command: Sequence[str]) -> int:
     from reflow_tf.report.terminal import print_summary
 
     report = pipeline.run(job, command)
-    print_summary(report)
-    print(f"\nWrote {pathlib.Path(job.output_dir)}/: open report.html in a browser.")
+    with command_line.printing():
+        print_summary(report)
+        print(f"\nWrote {pathlib.Path(job.output_dir)}/: open report.html in a browser.")
     if report["gate"]["passed"] is False:
         drop, limit = report["gate"]["drop_points"], report["gate"]["max_accuracy_drop"]
         print(f"error: the file lost {drop:.2f} points; --max_accuracy_drop allows {limit:g}", file=sys.stderr)
