@@ -51,6 +51,8 @@ class PruneConfig:
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("target", self.target, TARGETS)
         check_choice("repair", self.repair, REPAIRS)
+        if isinstance(self.pattern, str):
+            raise InputError(f"A pattern is a noun: patterns.parse({self.pattern!r}). Received: {self.pattern!r}")
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
         if None not in (implied, self.sparsity) and not math.isclose(self.sparsity, implied, abs_tol=1e-9):
             raise InputError(

@@ -33,15 +33,17 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
     Raises:
         InputError: a batch does not fit the model, or the model has several outputs.
     """
-
     # No XLA: compiling MobileNetV2 for CPUs takes longer than a whole calibration pass.
-    @tf.function(reduce_retracing=True)
-    def infer(batch: tf.Tensor) -> tf.Tensor:
-        return model(batch, training=False)
-
+    infer = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    # One trace for all batch sizes; the other dimensions stay static, which layers that loop over time need.
+    traces: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
     for batch in batches:
         _check_batch(model, batch)
-        outputs = infer(tf.convert_to_tensor(batch))
+        inputs = tf.convert_to_tensor(batch)
+        shape = tuple(inputs.shape[1:])
+        if shape not in traces:
+            traces[shape] = infer.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
+        outputs = traces[shape](inputs)
         if not tf.is_tensor(outputs):
             raise InputError(f"The model must have one output tensor. Received: {type(outputs).__name__}")
         yield outputs

@@ -20,10 +20,8 @@ def copy_model(model: keras.Model) -> keras.Model:
     """
     remedy = "give the class a complete get_config(), or work on the model itself with inplace=True"
     try:
-        # Keras saves to memory and loads back: the one way that serves functional, nested and subclassed models. It
-        # looks classes up by name, and of those of this model none can be in doubt.
-        classes = {type(layer).__name__: type(layer) for layer in (model, *(placed.layer for placed in walk(model)))}
-        with keras.saving.custom_object_scope(classes):
+        # Keras saves to memory and loads back: the one way that serves functional, nested and subclassed models.
+        with keras.saving.custom_object_scope(_own_classes(model)):
             duplicate = copy.deepcopy(model)
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
@@ -38,6 +36,13 @@ def copy_model(model: keras.Model) -> keras.Model:
             f"Received: {type(model).__name__}, whose weights do not survive saving and loading"
         )
     return duplicate
+
+
+def _own_classes(model: keras.Model) -> dict[str, type]:
+    """The user's classes in the model: Keras looks classes up by name, and of these none can be in doubt."""
+    types = {type(layer) for layer in (model, *(placed.layer for placed in walk(model)))}
+    # Keras's own are found without help, and some of them share a name (the layer Add, the operation Add).
+    return {kind.__name__: kind for kind in types if kind.__module__.partition(".")[0] != "keras"}
 
 
 def read_bits(variables: Iterable[keras.Variable]) -> tuple[bytes, ...]:

@@ -32,6 +32,12 @@ def test_copy_of_a_shared_layer_is_shared(model):
     assert len(find_kernels(copy_model(model)).specs) == len(find_kernels(model).specs) == 2
 
 
+def test_copy_of_a_model_with_operations_and_layers_of_one_name():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Add()([layers.Dense(4)(inputs + 3.0), inputs]))
+    assert read_bits(copy_model(model).weights) == read_bits(model.weights)
+
+
 def test_copy_keeps_frozen_layers_frozen(model):
     model.get_layer("conv").trainable = False
     assert not copy_model(model).get_layer("conv").trainable

@@ -1,0 +1,82 @@
+import dataclasses
+
+import pytest
+
+from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.sparsity.patterns import NM, Channel, Unstructured
+
+
+def test_defaults():
+    config = PruneConfig()
+    assert (config.requested_sparsity, config.pattern, config.repair, config.target) == (
+        0.7,
+        Unstructured(),
+        "reflow",
+        "xnnpack",
+    )
+
+
+def test_an_n_m_pattern_brings_its_sparsity():
+    assert PruneConfig(pattern=NM(1, 4)).requested_sparsity == 0.75
+    assert PruneConfig(pattern=NM(1, 3), sparsity=1 - 1 / 3).requested_sparsity == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match=r"sparsity 0.5 and no other.*Received: --sparsity=0.6"):
+        PruneConfig(pattern=NM(2, 4), sparsity=0.6)
+
+
+def test_no_sparsity_is_a_sparsity():
+    assert PruneConfig(sparsity=0.0, pattern=Channel()).requested_sparsity == 0.0
+
+
+@pytest.mark.parametrize("sparsity", [1.0, -0.1, 1.5, float("nan"), float("inf"), True])
+def test_sparsity_out_of_range(sparsity):
+    with pytest.raises(InputError, match=r"must be in \[0, 1\). Received: "):
+        PruneConfig(sparsity=sparsity)
+
+
+@pytest.mark.parametrize("name", ["criterion", "allocation", "target", "repair"])
+def test_choices_of_pruning(name):
+    with pytest.raises(InputError, match=rf"--{name} must be one of .+. Received: magic"):
+        PruneConfig(**{name: "magic"})
+
+
+def test_a_pattern_is_no_text():
+    with pytest.raises(InputError, match=r"parse\(.+. Received: 'nm:2,4'"):
+        PruneConfig(pattern="nm:2,4")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"quantize": "int4"}, "--quantize must be one of none, float16, int8. Received: int4"),
+        ({"calibration_samples": 0}, "--calibration_samples must be at least 1. Received: 0"),
+        ({"batch_size": 0}, "--batch_size must be at least 1. Received: 0"),
+        ({"export_batch_size": -1}, "--export_batch_size must be at least 1. Received: -1"),
+        ({"image_size": 0}, "--image_size must be at least 1. Received: 0"),
+        ({"seed": -1}, "--seed must be from 0 to 4294967295. Received: -1"),
+        ({"seed": 2**32}, "--seed must be from 0 to 4294967295. Received: 4294967296"),
+        ({"max_accuracy_drop": -0.5}, "--max_accuracy_drop must be from 0 to 100. Received: -0.5"),
+        ({"max_accuracy_drop": float("inf")}, "--max_accuracy_drop must be from 0 to 100. Received: inf"),
+        ({"max_accuracy_drop": float("nan")}, "--max_accuracy_drop must be from 0 to 100. Received: nan"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_limits_of_a_job(flags, message):
+    with pytest.raises(InputError) as caught:
+        JobConfig("model", "out", **flags)
+    assert str(caught.value) == message
+
+
+def test_the_largest_seed_and_the_widest_gate_are_allowed():
+    JobConfig("model", "out", seed=2**32 - 1, max_accuracy_drop=100)
+
+
+@pytest.mark.parametrize("flags", [{"batch_size": 0}, {"image_size": -3}])
+def test_limits_of_an_evaluation(flags):
+    with pytest.raises(InputError, match="must be at least 1. Received: "):
+        EvaluateConfig("model", "data", **flags)
+
+
+def test_configurations_do_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PruneConfig().sparsity = 0.5
