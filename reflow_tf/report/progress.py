@@ -4,9 +4,12 @@ Nothing is shown in the first two seconds. After that a terminal gets a bar with
 work is done; anything else (a pipe, a log) gets one line, when the work is done, and no control characters.
 """
 
+import contextlib
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -31,13 +34,21 @@ def stage(
         console: Where to show it; standard error by default.
         delay_s: Seconds of silence; work that ends sooner is never mentioned.
     """
-    meter = Meter(description, total, console or Console(stderr=True), delay_s)
-    try:
-        yield meter
-    except BaseException:
-        meter.close(done=False)
-        raise
-    meter.close(done=True)
+    with _stderr_console() if console is None else contextlib.nullcontext(console) as shown_on:
+        meter = Meter(description, total, shown_on, delay_s)
+        try:
+            yield meter
+        except BaseException:
+            meter.close(done=False)
+            raise
+        meter.close(done=True)
+
+
+@contextmanager
+def _stderr_console() -> Iterator[Console]:
+    """A console on a duplicate of descriptor 2: the stage itself may drop what native code writes to 2."""
+    with open(os.dup(2), "w", encoding=sys.stderr.encoding, errors="replace") as stream:
+        yield Console(file=stream)
 
 
 @contextmanager
@@ -64,7 +75,7 @@ def track(
         console: As in `stage`.
         delay_s: As in `stage`.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with stage(description, total, console=console, delay_s=delay_s) as meter:
         yield Tracked(iterable, meter, size)
@@ -103,8 +114,8 @@ class Meter:
             columns = [SpinnerColumn(), columns[0], TimeElapsedColumn()]
         else:
             columns += [TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), TimeRemainingColumn(True, True)]
-        # Standard output is left alone: it may be a pipe, and what is printed there must not end up in the display.
-        self._progress = Progress(*columns, console=console, redirect_stdout=False)
+        # sys.stdout and sys.stderr are left alone: what others print must not end up in the display.
+        self._progress = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
         self._task = self._progress.add_task(description, total=total)
         # A timer, because the first item alone may take long, and then no call comes in that could show the bar.
         self._timer = threading.Timer(delay_s, self._show)
@@ -133,5 +144,5 @@ class Meter:
 
     def _show(self) -> None:
         with self._lock:
-            if not self._closed:
+            if self._progress is not None and not self._closed:
                 self._progress.start()
