@@ -9,6 +9,7 @@ The names below are the whole public interface; they import TensorFlow when they
 """
 
 import importlib
+from typing import Any
 
 from reflow_tf.errors import InputError
 
@@ -26,7 +27,7 @@ _HOMES = {
 __all__ = ["InputError", "PruneConfig", "PruneResult", "export_tflite", "measure_signal", "prune", "recalibrate"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'reflow_tf' has no attribute {name!r}")
     importlib.import_module("reflow_tf.keras_backend").require_tensorflow()

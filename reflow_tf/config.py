@@ -46,7 +46,7 @@ class PruneConfig:
     prunable: str = "target"
     repair: str = "reflow"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("criterion", self.criterion, CRITERIA)
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("target", self.target, TARGETS)
@@ -54,7 +54,7 @@ class PruneConfig:
         if isinstance(self.pattern, str):
             raise InputError(f"A pattern is a noun: patterns.parse({self.pattern!r}). Received: {self.pattern!r}")
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
-        if None not in (implied, self.sparsity) and not math.isclose(self.sparsity, implied, abs_tol=1e-9):
+        if implied is not None and self.sparsity is not None and not math.isclose(self.sparsity, implied, abs_tol=1e-9):
             raise InputError(
                 f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --sparsity out. "
                 f"Received: --sparsity={self.sparsity:g}"
@@ -94,7 +94,7 @@ class JobConfig:
     overwrite: bool = False
     max_accuracy_drop: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("quantize", self.quantize, QUANTIZATIONS)
         for name in ("calibration_samples", "batch_size", "export_batch_size", "image_size"):
             check_between(name, getattr(self, name), 1)
@@ -117,7 +117,7 @@ class EvaluateConfig:
     image_size: int | None = None
     batch_size: int = 128
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_between("batch_size", self.batch_size, 1)
         check_between("image_size", self.image_size, 1)
 

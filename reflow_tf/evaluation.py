@@ -98,7 +98,7 @@ def _open_file(config: EvaluateConfig) -> _Opened:
     preprocessing = _recorded_preprocessing(config)
     if preprocessing is None:
         scaling = "none" if config.preprocess == "auto" else config.preprocess
-        size, channels = (tuple(sample[:2]), sample[2]) if len(sample) == 3 else (None, 3)
+        size, channels = ((sample[0], sample[1]), sample[2]) if len(sample) == 3 else (None, 3)
         preprocessing = Preprocessing(size, channels, scaling)
     num_outputs = runtime.output_shape[-1] if len(runtime.output_shape) > 1 else None
     num_classes = require_classifier(num_outputs, config.model)

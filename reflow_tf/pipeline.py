@@ -1,6 +1,7 @@
 """The main job: a model in; kernels scored, planned, masked; the signal restored; a file out, run and measured."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence, Sized
 
 import keras
 import numpy as np
@@ -59,10 +60,15 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     result = prune(loaded.model, job.prune, calibration, evaluation=evaluation, progress=show_progress)
     stopwatch.seconds.update(result.report.seconds)
     with stage("Exporting the file"), stopwatch.timed("export"):
-        options = {"quantize": job.quantize, "calibration": calibration, "batch_size": job.export_batch_size}
-        options["input_shape"] = calibration.sample_shape
-        dense_file = export_tflite(loaded.model, sparse=False, **options)
-        exported = export_tflite(result.model, **options)
+        export = functools.partial(
+            export_tflite,
+            quantize=job.quantize,
+            calibration=calibration,
+            batch_size=job.export_batch_size,
+            input_shape=calibration.sample_shape,
+        )
+        dense_file = export(loaded.model, sparse=False)
+        exported = export(result.model)
         mask_checks = check_masks(exported.content, result.masks)
         runtime = LiteRT(exported.content)
     with stopwatch.timed("evaluate file"):
@@ -91,7 +97,8 @@ def _open_folder(job: JobConfig) -> OutputFolder:
 
 def show_progress(batches: Iterable[np.ndarray], description: str) -> Iterator[np.ndarray]:
     """One pass over the batches with a bar that counts images."""
-    with track(batches, description, total=len(batches), size=len) as tracked:
+    total = len(batches) if isinstance(batches, Sized) else None
+    with track(batches, description, total=total, size=len) as tracked:
         yield from tracked
 
 

@@ -270,7 +270,7 @@ def _masks_archive(result: PruneResult) -> bytes:
     """masks.npz: path -> boolean array of the Keras kernel's own shape, True = kept."""
     buffer = io.BytesIO()
     masks = {spec.path: spec.from_canonical(result.masks[spec.path]) for spec in result.report.specs}
-    np.savez_compressed(buffer, **masks)
+    np.savez_compressed(buffer, **masks)  # type: ignore[arg-type]  # no path is called allow_pickle
     return buffer.getvalue()
 
 

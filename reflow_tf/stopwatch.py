@@ -8,7 +8,7 @@ from collections.abc import Iterator
 class Stopwatch:
     """Attributes: seconds: stage -> wall-clock seconds, in the order in which the stages ended."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager

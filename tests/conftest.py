@@ -1,7 +1,14 @@
-"""In CI nothing may be skipped: a skip there is a test that nobody runs, so it fails."""
+"""What all tests share: small models, images and command lines; and no skips in CI.
 
+A skip there is a test that nobody runs, so it fails.
+"""
+
+import dataclasses
 import os
+import pathlib
+import re
 
+import numpy as np
 import pytest
 
 
@@ -20,3 +27,131 @@ def pytest_runtest_makereport():
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_make_collect_report():
     return _refuse_skip((yield))
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a user brings: a small network and images that it was made to be right about, all 4 classes among them.
+
+    `preprocess` is part of it: with another one, the network is not right.
+    """
+
+    folder: pathlib.Path
+    preprocess: str = "tf"
+
+    def __getattr__(self, name):
+        """The path of one of the files, spelled without its suffix: `inputs.model`, `inputs.data`."""
+        (path,) = self.folder.glob(f"{name}.*")
+        return str(path)
+
+
+def build_classifier(num_classes=4, size=8, channels=3, batch_norms=True, num_outputs=1, widths=(8, 24, 24)):
+    """A convolution, two 1x1 convolutions and a dense layer, with weights by seed."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    inputs = keras.Input((size, size, channels), name="images")
+    x = inputs
+    for depth, width in enumerate(widths):
+        x = keras.layers.Conv2D(width, 1 if depth else 3, padding="same", use_bias=False, name=f"conv_{depth}")(x)
+        if batch_norms:
+            x = keras.layers.BatchNormalization(momentum=0.0, name=f"norm_{depth}")(x)
+        x = keras.layers.ReLU(name=f"relu_{depth}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    heads = [
+        keras.layers.Dense(num_classes, activation="softmax", name=f"classes_{head}" if head else "classes")(x)
+        for head in range(num_outputs)
+    ]
+    return keras.Model(inputs, heads if num_outputs > 1 else heads[0], name="small")
+
+
+def make_images(num_images, seed, size=8, channels=3):
+    """uint8 images of one colour each and some noise, so that networks without training tell them apart."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(40, 216, (num_images, 1, 1, channels))
+    return (colours + rng.integers(-40, 40, (num_images, size, size, channels))).astype(np.uint8)
+
+
+def settle(model, images):
+    """Gives batch norms the moments of these images, and the last layer a bias that makes all classes come up."""
+    model(images, training=True)  # momentum 0
+    head = model.get_layer("classes")
+    probe = type(model)(model.input, head.input)
+    features = probe(images, training=False).numpy()
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal(head.kernel.shape).astype(np.float32) / features.std(axis=0).mean()
+    head.set_weights([kernel, -features.mean(axis=0) @ kernel])
+    return model
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    """`build_classifier`."""
+    return build_classifier
+
+
+@pytest.fixture(scope="session")
+def images():
+    """`make_images`."""
+    return make_images
+
+
+@pytest.fixture(scope="session")
+def settled():
+    """A settled classifier and float32 inputs for it."""
+    inputs = make_images(96, seed=0).astype(np.float32) / 127.5 - 1
+    return settle(build_classifier(), inputs), inputs
+
+
+@pytest.fixture(scope="session")
+def inputs(settled, tmp_path_factory):
+    """Files: model.keras; data.npz and heldout.npz, with the network's own predictions as labels; unlabelled.npz."""
+    folder = tmp_path_factory.mktemp("inputs")
+    model, _ = settled
+    model.save(folder / "model.keras")
+    for name, seed in (("data", 1), ("heldout", 2)):
+        x = make_images(96, seed)
+        y = model(x.astype(np.float32) / np.float32(127.5) - 1, training=False).numpy().argmax(-1)
+        assert set(y) == set(range(4))
+        np.savez(folder / f"{name}.npz", x=x, y=y)
+    np.savez(folder / "unlabelled.npz", x=make_images(48, seed=3))
+    return Inputs(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a command left behind: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self):
+        """The one line of a failure. What took over two seconds may be mentioned before it."""
+        lines = [line for line in self.err.splitlines() if not re.fullmatch(r"[A-Z].*: [\d.]+ (s|min)", line)]
+        assert len(lines) == 1 and lines[0].startswith("error: "), self.err
+        return lines[0]
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command line in this process: command(prune, model="x", overwrite=True) -> Outcome."""
+
+    def run(tool, *arguments, **flags):
+        capsys.readouterr()
+        code = tool.main(["tool", *arguments, *(f"--{name}={value}" for name, value in flags.items())])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def snapshot(folder):
+    """Everything below a folder, hidden things included: path -> bytes, None for folders."""
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def left(tmp_path):
+    """`left()`: everything below tmp_path now."""
+    return lambda: snapshot(tmp_path)

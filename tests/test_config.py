@@ -73,7 +73,7 @@ def test_the_largest_seed_and_the_widest_gate_are_allowed():
 
 @pytest.mark.parametrize("flags", [{"batch_size": 0}, {"image_size": -3}])
 def test_limits_of_an_evaluation(flags):
-    with pytest.raises(InputError, match="must be at least 1. Received: "):
+    with pytest.raises(InputError, match=r"must be at least 1\. Received: "):
         EvaluateConfig("model", "data", **flags)
 
 

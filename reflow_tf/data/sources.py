@@ -88,5 +88,5 @@ def pixel_digest(image: np.ndarray) -> bytes:
     if image.shape[-1] == 3 and np.array_equal(image, np.broadcast_to(image[..., :1], image.shape)):
         image = image[..., :1]
     content = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    content.update(np.ascontiguousarray(image, np.float32))
+    content.update(np.ascontiguousarray(image, np.float32).data)
     return content.digest()

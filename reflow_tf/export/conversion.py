@@ -53,27 +53,30 @@ def convert_dense(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1. Received: {batch_size}")
     request = _Request(model, (batch_size, *_sample_shape(model, input_shape)), quantize)
-    if quantize == "int8" and calibration is None:
+    if quantize != "int8":
+        calibration = None
+    elif calibration is None:
         raise InputError(
             "int8 needs calibration batches to find the range of every activation. Received: calibration=None"
         )
     with _in_float32(model):
         function = _trace(request)
-        samples = None if quantize != "int8" else _read_samples(calibration, request)
+        samples = None if calibration is None else _read_samples(calibration, request)
         return _run_converter(function, request, samples)
 
 
 def _sample_shape(model: keras.Model, given: tuple[int, ...] | None) -> tuple[int, ...]:
     declared = _declared_shape(model)
     shape = declared if given is None else tuple(given)
-    if None in shape:
+    fixed = tuple(size for size in shape if size is not None)
+    if len(fixed) < len(shape):
         raise InputError(
             f"A .tflite file needs every dimension of its input fixed: build model {model.name!r} with a full "
             f"keras.Input(shape=...), or pass input_shape. Received: {shape}"
         )
     if len(shape) != len(declared) or any(want not in (None, got) for want, got in zip(declared, shape, strict=True)):
         raise InputError(f"input_shape must fit model {model.name!r}, which takes {declared}. Received: {shape}")
-    return shape
+    return fixed
 
 
 def _declared_shape(model: keras.Model) -> tuple[int | None, ...]:

@@ -11,7 +11,7 @@ FILE_IDENTIFIER = b"TFL3"
 # force_align of Buffer.data in tensorflow/lite/schema/schema.fbs; the generated Python code forgets it.
 _BUFFER_ALIGNMENT = 16
 
-NUMPY_TYPES = {
+NUMPY_TYPES: dict[int, np.dtype] = {
     schema.TensorType.FLOAT32: np.dtype(np.float32),
     schema.TensorType.FLOAT16: np.dtype(np.float16),
     schema.TensorType.FLOAT64: np.dtype(np.float64),

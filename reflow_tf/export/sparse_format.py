@@ -37,7 +37,7 @@ class Level:
     @property
     def size_bytes(self) -> int:
         """Bytes of the two index arrays."""
-        return 0 if self.segments is None else self.segments.nbytes + self.indices.nbytes
+        return sum(array.nbytes for array in (self.segments, self.indices) if array is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +126,12 @@ def decode(tensor: SparseTensor) -> np.ndarray:
     coordinates = np.zeros((len(tensor.levels), 1), np.int64)
     for level in tensor.levels:
         num_nodes = coordinates.shape[1]
-        if level.segments is None:
+        if level.segments is None or level.indices is None:
             parents = np.repeat(np.arange(num_nodes), level.size)
             indices = np.tile(np.arange(level.size), num_nodes)
         else:
-            counts = np.diff(level.segments.astype(np.int64))
+            segments = level.segments.astype(np.int64)
+            counts = segments[1:] - segments[:-1]
             if len(counts) != num_nodes or counts.min(initial=0) < 0 or counts.sum() != len(level.indices):
                 raise InputError(
                     f"The segments of a sparse level must cut its indices into one run for each of {num_nodes} nodes. "

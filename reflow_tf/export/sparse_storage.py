@@ -37,7 +37,7 @@ _READERS = {
 _PADDING_BYTES = 32
 _SMALL_BYTES = 256
 
-_VECTOR_TYPES = {
+_VECTOR_TYPES: dict[np.dtype, tuple[int, type]] = {
     np.dtype(np.uint8): (schema.SparseIndexVector.Uint8Vector, schema.Uint8VectorT),
     np.dtype(np.uint16): (schema.SparseIndexVector.Uint16Vector, schema.Uint16VectorT),
     np.dtype(np.int32): (schema.SparseIndexVector.Int32Vector, schema.Int32VectorT),
@@ -194,16 +194,14 @@ def _read_vector(metadata: schema.DimensionMetadataT, part: str) -> np.ndarray:
 def _weight_groups(model: schema.ModelT) -> Iterator[list[int]]:
     """Tensors of the main graph that only weigh, grouped by the buffer that they share."""
     graph = model.subgraphs[0]
-    by_buffer = defaultdict(list)
-    for tensor in (tensor for other in model.subgraphs[1:] for tensor in other.tensors):
-        by_buffer[tensor.buffer].append(None)
+    by_buffer: defaultdict[int, list[int]] = defaultdict(list)
     for index, tensor in enumerate(graph.tensors):
         by_buffer[tensor.buffer].append(index)
-    for metadata in model.metadata or ():
-        by_buffer[metadata.buffer].append(None)
+    elsewhere = {tensor.buffer for other in model.subgraphs[1:] for tensor in other.tensors}
+    elsewhere |= {metadata.buffer for metadata in model.metadata or ()}
     weights = _weight_tensors(model)
     for buffer, group in by_buffer.items():
-        if buffer == 0 or not weights.issuperset(group):
+        if buffer == 0 or buffer in elsewhere or not weights.issuperset(group):
             continue
         forms = {(tuple(graph.tensors[index].shape), graph.tensors[index].type) for index in group}
         if len(forms) == 1:
@@ -273,7 +271,7 @@ def _sparse_form(tensors: list[schema.TensorT], encoded: SparseTensor) -> tuple[
 def _pack_levels(encoded: SparseTensor) -> schema.SparsityParametersT:
     metadata = []
     for level in encoded.levels:
-        if level.segments is None:
+        if level.segments is None or level.indices is None:
             metadata.append(schema.DimensionMetadataT(format=schema.DimensionType.DENSE, denseSize=level.size))
             continue
         segments_type, segments_vector = _VECTOR_TYPES[level.segments.dtype]

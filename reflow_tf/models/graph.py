@@ -39,7 +39,7 @@ def find_kernels(model: keras.Model) -> KernelMap:
     specs, variables, skipped = [], {}, []
     seen: set[int] = set()
     for placed in walk(model):
-        rules = {id(variable): rule for variable, *rule in _kernel_rules(placed.layer)}
+        rules = {id(rule[0]): rule for rule in _kernel_rules(placed.layer)}
         for variable in placed.layer._trainable_variables:
             if id(variable) in seen or len(variable.shape) < 2:
                 continue
@@ -48,7 +48,7 @@ def find_kernels(model: keras.Model) -> KernelMap:
             if reason := _no_rule(placed, variable, id(variable) in rules):
                 skipped.append(Skipped(path, reason))
                 continue
-            kind, output_axes, input_axes = rules[id(variable)]
+            _, kind, output_axes, input_axes = rules[id(variable)]
             specs.append(LayerSpec(path, kind, tuple(variable.shape), output_axes, input_axes))
             variables[path] = variable
     return KernelMap(tuple(specs), variables, tuple(skipped))

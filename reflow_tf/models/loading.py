@@ -111,12 +111,13 @@ def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     model = _deserialize(path)
     shape = _read_input_shape(model, path)
     num_classes = _read_num_outputs(model, shape, path)
-    size = shape[:2] if len(shape) == _IMAGE_RANK and None not in shape[:2] else None
+    height, width, channels = shape if len(shape) == _IMAGE_RANK else (None, None, None)
+    size = None if height is None or width is None else (height, width)
     if image_size is not None:
         model = _fix_size(model, shape, image_size, path)
         size = (image_size, image_size)
-    channels = shape[-1] if len(shape) == _IMAGE_RANK and shape[-1] is not None else 3
-    return LoadedModel(model, path.stem, Preprocessing(size, channels=channels, crop_fraction=1.0), num_classes)
+    preprocessing = Preprocessing(size, channels=3 if channels is None else channels, crop_fraction=1.0)
+    return LoadedModel(model, path.stem, preprocessing, num_classes)
 
 
 def _check_file(path: pathlib.Path) -> None:

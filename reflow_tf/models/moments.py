@@ -86,7 +86,9 @@ class MovingAverage:
 
 # A function of its own is traced once per shape, not once per layer: half of the time that tracing a network takes.
 @tf.function
-def _pool(pooled: tuple[tf.Tensor, ...], values: tf.Tensor, axis: int, mask: tf.Tensor | None):
+def _pool(
+    pooled: tuple[tf.Tensor, ...], values: tf.Tensor, axis: int, mask: tf.Tensor | None
+) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
     """Merges a batch into (count, mean, deviations); also returns the batch's mean and variance in float32."""
     count, mean, deviations = pooled
     batch_count, batch_mean, batch_deviations = batch_moments(values, axis, mask)

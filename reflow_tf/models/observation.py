@@ -51,6 +51,8 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
 
 def _check_batch(model: keras.Model, batch: np.ndarray) -> None:
     expected = getattr(model, "input_shape", None)
+    if isinstance(expected, list | dict):
+        raise InputError(f"The model must have one input. Received: {model.name} with {len(expected)}")
     if not isinstance(expected, tuple):
         return
     fits = len(expected) == len(batch.shape) and all(

@@ -141,6 +141,8 @@ def _read_moments(layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, n
     return keras.ops.convert_to_numpy(layer.moving_mean), keras.ops.convert_to_numpy(layer.moving_variance)
 
 
-def _assign(layer: keras.layers.BatchNormalization, mean, variance) -> None:
+def _assign(
+    layer: keras.layers.BatchNormalization, mean: np.ndarray | tf.Tensor, variance: np.ndarray | tf.Tensor
+) -> None:
     layer.moving_mean.assign(keras.ops.cast(mean, layer.moving_mean.dtype))
     layer.moving_variance.assign(keras.ops.cast(variance, layer.moving_variance.dtype))

@@ -24,8 +24,9 @@ def steps(report: Report) -> list[Step]:
     """The scored stages in order: accuracy, or agreement with the dense model where there are no labels."""
     scores = report["accuracy"] or report["agreement"]
     return [
-        Step(name, score["top1"], *score["top1_interval"], score.get("top5"), score["n"])
+        Step(name, score["top1"], low, high, score.get("top5"), score["n"])
         for name, score in ((name, scores[name]) for name in ("dense", "pruned", "repaired", "file") if name in scores)
+        for low, high in (score["top1_interval"],)
     ]
 
 

@@ -61,8 +61,8 @@ def significant(value: float | None, digits: int = 2) -> str:
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e6:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}{TIMES}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+        mantissa, power = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}{TIMES}10{str(int(power)).translate(_SUPERSCRIPTS)}"
     exponent = math.floor(math.log10(abs(float(f"{value:.{digits}g}"))))
     # The digits before the point are always shown: 184.2 with two digits is 184 and not 180.
     return f"{value:.{max(0, digits - 1 - exponent)}f}"

@@ -40,7 +40,7 @@ class LayerSpec:
     output_axes: tuple[int, ...]
     input_axes: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         named = self.output_axes + self.input_axes
         if len(set(named)) != len(named) or any(axis not in range(len(self.shape)) for axis in named):
             raise ValueError(

@@ -94,7 +94,7 @@ class NM:
     n: int
     m: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
             raise InputError(f"--pattern=nm:N,M needs 0 < N < M (N weights kept of M). Received: {self}")
 
@@ -146,7 +146,7 @@ class Block:
     outputs: int
     inputs: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.outputs < 1 or self.inputs < 1:
             raise InputError(f"--pattern=block:OxI needs two whole numbers of at least 1. Received: {self}")
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -24,7 +25,7 @@ DONE, OWN_FAILURE, BAD_INPUT, OVER_BUDGET = 0, 1, 2, 3
 
 EXIT_CODES = "Exit codes: 0 done; 1 our own failure; 2 bad flag or input, or interrupted; 3 over a limit that you set."
 
-_INDENTED = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
+_INDENT = " " * 6
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -93,7 +94,9 @@ def format_help(description: str, own: flags.FlagValues) -> str:
     for flag in (own[name] for name in own):
         default = "" if flag.default is None or flag.boolean else f" (default: {flag.default})"
         lines.append(f"  --{flag.name}" + ("" if flag.boolean else "=" + flag.name.upper()))
-        lines += textwrap.wrap(flag.help + default, 100, break_on_hyphens=False, **_INDENTED)
+        lines += textwrap.wrap(
+            flag.help + default, 100, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+        )
     lines += ["", "  --flagfile=FILE", "      Read flags from a file, one a line.", "", EXIT_CODES]
     return "\n".join(lines)
 
@@ -104,7 +107,8 @@ def _parse(argv: Sequence[str], own: flags.FlagValues) -> None:
         rest = own(list(argv))[1:]
     except (flags.Error, ValueError) as error:  # ValueError: --nooverwrite=1, or a flagfile that is no text
         reason = str(error).removeprefix("ERROR:: ").rstrip(" .?")
-        raise InputError(f"{reason}; see --help. Received: {' '.join(argv[1:])}") from error
+        received = getattr(error, "flagvalue", None) or " ".join(argv[1:])  # an unknown flag, or all of them
+        raise InputError(f"{reason}; see --help. Received: {received}") from error
     if rest:
         raise InputError(f"Every argument must be a flag of the form --name=value. Received: {' '.join(rest)}")
     for name, value in own.flag_values_dict().items():
@@ -148,7 +152,7 @@ def _describe(error: Exception) -> str:
 def _terminate_as_interrupt() -> Iterator[None]:
     """Lets SIGTERM, which a container or a batch system sends, stop the work as Ctrl-C does."""
 
-    def interrupt(signum, frame):
+    def interrupt(signum: int, frame: types.FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

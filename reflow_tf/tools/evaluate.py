@@ -5,7 +5,6 @@ python -m reflow_tf.tools.evaluate --model=reflow_out/mobilenet_v2/model.tflite 
 With the config.json of a pruning run beside the file, images are prepared as that run prepared them.
 """
 
-import functools
 import sys
 
 from absl import flags
@@ -15,35 +14,43 @@ from reflow_tf.errors import InputError
 from reflow_tf.tools import command_line
 
 FLAGS = command_line.new_flags()
-_string, _integer = (
-    functools.partial(define, flag_values=FLAGS) for define in (flags.DEFINE_string, flags.DEFINE_integer)
-)
 
-MODEL = _string("model", None, "The path of a .keras, Keras .h5 or .tflite file, or a zoo name.")
-DATA = _string(
+MODEL = flags.DEFINE_string(
+    "model", None, "The path of a .keras, Keras .h5 or .tflite file, or a zoo name.", flag_values=FLAGS
+)
+DATA = flags.DEFINE_string(
     "data",
     None,
     "Labelled images: fashion_mnist, a folder of class sub-folders, an .npz with x and y, or tfds:NAME[:SPLIT].",
+    flag_values=FLAGS,
 )
-CLASS_NAMES = _string("class_names", None, "A text file, one class a line, in the order of the model's outputs.")
-PREPROCESS = _string(
+CLASS_NAMES = flags.DEFINE_string(
+    "class_names", None, "A text file, one class a line, in the order of the model's outputs.", flag_values=FLAGS
+)
+PREPROCESS = flags.DEFINE_string(
     "preprocess",
     "auto",
     "Scaling of the pixels: auto (as the config.json beside the file says, which the pruning tool writes; otherwise "
     "none), tf, torch, caffe, lite or none.",
+    flag_values=FLAGS,
 )
-IMAGE_SIZE = _integer("image_size", None, "Height and width in pixels, where the model leaves them open.")
-BATCH_SIZE = _integer("batch_size", 128, "Images at a time, at most.")
+IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, at most.", flag_values=FLAGS)
 
 
 def read_config() -> EvaluateConfig:
     """The parsed flags as a checked configuration; raises InputError."""
-    for holder in (MODEL, DATA):
-        if not holder.value:
-            raise InputError(f"--{holder.name} is needed; see --help. Received: none")
     return EvaluateConfig(
-        MODEL.value, DATA.value, CLASS_NAMES.value, PREPROCESS.value, IMAGE_SIZE.value, BATCH_SIZE.value
+        _needed(MODEL), _needed(DATA), CLASS_NAMES.value, PREPROCESS.value, IMAGE_SIZE.value, BATCH_SIZE.value
     )
+
+
+def _needed(flag: flags.FlagHolder[str | None]) -> str:
+    if not flag.value:
+        raise InputError(f"--{flag.name} is needed; see --help. Received: none")
+    return flag.value
 
 
 def evaluate(config: EvaluateConfig) -> int:

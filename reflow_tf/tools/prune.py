@@ -6,7 +6,6 @@ r"""Prunes a trained Keras model, restores its signal, exports a sparse .tflite,
 Writes model.keras, model.tflite, plan.json, masks.npz, config.json, report.json and report.html into --output_dir.
 """
 
-import functools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,91 +20,128 @@ from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.tools import command_line
 
 FLAGS = command_line.new_flags()
-_string, _integer, _float, _bool = (
-    functools.partial(define, flag_values=FLAGS)
-    for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_bool)
-)
 
 _PRUNE = PruneConfig()
 _JOB = JobConfig(model="", output_dir="")
 
-MODEL = _string(
+MODEL = flags.DEFINE_string(
     "model",
     None,
     "A zoo name (mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_lite0, "
     "efficientnet_lite1, efficientnet_lite2, resnet50, resnet20) or the path of a .keras or Keras .h5 file.",
+    flag_values=FLAGS,
 )
-WEIGHTS = _string(
+WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
     "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2), imagenet (downloaded by "
     "keras.applications; the default for the others it has), random, or the path of a .weights.h5, .keras, or "
     "torchvision-layout .safetensors or .pth (needs torch) file.",
+    flag_values=FLAGS,
 )
-DATA = _string(
+DATA = flags.DEFINE_string(
     "data",
     None,
     "Images: fashion_mnist (embedded; the default for the embedded weights), a folder of class sub-folders, a folder "
     "of plain images (no labels: agreement with the dense model replaces accuracy), an .npz with x and optionally y, "
     "or tfds:NAME[:SPLIT] (needs tensorflow-datasets).",
+    flag_values=FLAGS,
 )
-EVAL_DATA = _string(
-    "eval_data", None, "Held-out images. Without it --data is split by --seed, and no image is on both sides."
+EVAL_DATA = flags.DEFINE_string(
+    "eval_data",
+    None,
+    "Held-out images. Without it --data is split by --seed, and no image is on both sides.",
+    flag_values=FLAGS,
 )
-CLASS_NAMES = _string(
+CLASS_NAMES = flags.DEFINE_string(
     "class_names",
     None,
     "A text file, one class a line, in the order of the model's outputs, so that a folder with only some of the "
     "classes scores correctly.",
+    flag_values=FLAGS,
 )
-PREPROCESS = _string(
+PREPROCESS = flags.DEFINE_string(
     "preprocess",
     _JOB.preprocess,
     "Scaling of the pixels: auto (what the zoo knows; none for a model file and for models that rescale by "
     "themselves), tf, torch, caffe, lite or none.",
+    flag_values=FLAGS,
 )
-IMAGE_SIZE = _integer("image_size", None, "Height and width in pixels, where the model leaves them open.")
-SPARSITY = _float(
+IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
+)
+SPARSITY = flags.DEFINE_float(
     "sparsity",
     None,
     f"Fraction of zeros over the prunable kernels, in [0, 1). Default: {_PRUNE.requested_sparsity:g}, just over the "
     "two thirds that XNNPACK asks for; N:M patterns have their own.",
+    flag_values=FLAGS,
 )
-PATTERN = _string(
+PATTERN = flags.DEFINE_string(
     "pattern",
     str(_PRUNE.pattern),
     "unstructured, nm:N,M (N kept of M along the input channels, e.g. nm:2,4), block:OxI (output x input, e.g. "
     "block:4x1), or channel (mask only: the file does not get narrower).",
+    flag_values=FLAGS,
 )
-CRITERION = _string("criterion", _PRUNE.criterion, f"Which weights matter: {', '.join(CRITERIA)}.")
-ALLOCATION = _string(
-    "allocation", _PRUNE.allocation, f"How the zeros are shared out over layers: {', '.join(ALLOCATIONS)}."
+CRITERION = flags.DEFINE_string(
+    "criterion", _PRUNE.criterion, f"Which weights matter: {', '.join(CRITERIA)}.", flag_values=FLAGS
 )
-PRUNABLE = _string(
-    "prunable", _PRUNE.prunable, "target (what the target rewards), all, or a regular expression over layer paths."
+ALLOCATION = flags.DEFINE_string(
+    "allocation",
+    _PRUNE.allocation,
+    f"How the zeros are shared out over layers: {', '.join(ALLOCATIONS)}.",
+    flag_values=FLAGS,
 )
-TARGET = _string(
-    "target", _PRUNE.target, " ".join(f"{target.name}: {target.description}" for target in TARGETS.values())
+PRUNABLE = flags.DEFINE_string(
+    "prunable",
+    _PRUNE.prunable,
+    "target (what the target rewards), all, or a regular expression over layer paths.",
+    flag_values=FLAGS,
 )
-REPAIR = _string("repair", _PRUNE.repair, f"What restores the signal: {', '.join(REPAIRS)}. reflow moves no weight.")
-CALIBRATION_SAMPLES = _integer(
-    "calibration_samples", _JOB.calibration_samples, "Number of images that the repair estimates statistics on."
+TARGET = flags.DEFINE_string(
+    "target",
+    _PRUNE.target,
+    " ".join(f"{target.name}: {target.description}" for target in TARGETS.values()),
+    flag_values=FLAGS,
 )
-BATCH_SIZE = _integer("batch_size", _JOB.batch_size, "Images at a time, at most.")
-SEED = _integer("seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.")
-QUANTIZE = _string(
+REPAIR = flags.DEFINE_string(
+    "repair",
+    _PRUNE.repair,
+    f"What restores the signal: {', '.join(REPAIRS)}. reflow moves no weight.",
+    flag_values=FLAGS,
+)
+CALIBRATION_SAMPLES = flags.DEFINE_integer(
+    "calibration_samples",
+    _JOB.calibration_samples,
+    "Number of images that the repair estimates statistics on.",
+    flag_values=FLAGS,
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", _JOB.batch_size, "Images at a time, at most.", flag_values=FLAGS)
+SEED = flags.DEFINE_integer(
+    "seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.", flag_values=FLAGS
+)
+QUANTIZE = flags.DEFINE_string(
     "quantize",
     _JOB.quantize,
     f"{', '.join(QUANTIZATIONS)}. int8: full integer, calibrated on the calibration images after the repair.",
+    flag_values=FLAGS,
 )
-EXPORT_BATCH_SIZE = _integer("export_batch_size", _JOB.export_batch_size, "The file's fixed batch size.")
-OUTPUT_DIR = _string("output_dir", None, "Where the results go. Default: ./reflow_out/<model>.")
-OVERWRITE = _bool("overwrite", False, "Replace the results of an earlier run in --output_dir.")
-MAX_ACCURACY_DROP = _float(
+EXPORT_BATCH_SIZE = flags.DEFINE_integer(
+    "export_batch_size", _JOB.export_batch_size, "The file's fixed batch size.", flag_values=FLAGS
+)
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Where the results go. Default: ./reflow_out/<model>.", flag_values=FLAGS
+)
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace the results of an earlier run in --output_dir.", flag_values=FLAGS
+)
+MAX_ACCURACY_DROP = flags.DEFINE_float(
     "max_accuracy_drop",
     None,
     "Percentage points that the file's top-1 (without labels: agreement) may lie below the dense model's. Beyond it "
     "the results are still written, and the exit code is 3.",
+    flag_values=FLAGS,
 )
 
 

@@ -68,9 +68,9 @@ def test_an_iterable_can_be_gone_through_again():
         assert [list(tracked), list(tracked)] == [[1, 2], [1, 2]]
 
 
-def test_goes_to_standard_error_by_default(capsys):
+def test_goes_to_standard_error_by_default(capfd):
     with stage("Working", delay_s=0.0):
         pass
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("Working: ")

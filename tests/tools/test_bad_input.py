@@ -17,7 +17,7 @@ MODELS = {
     "half of a .keras": ("--model={m}/truncated.keras", "Received: {m}/truncated.keras"),
     "weights alone": ("--model={m}/only.weights.h5", "Received: {m}/only.weights.h5"),
     "a Lambda": ("--model={m}/lambda.keras", "this tool never switches safe mode off"),
-    "NaN": ("--model={m}/nan.keras", "in layer 'conv_1', variable 'kernel' is not. Received: 16 of 128 values NaN"),
+    "NaN": ("--model={m}/nan.keras", "in layer 'conv_1', variable 'kernel' is not. Received: 24 of 192 values NaN"),
     "infinity": ("--model={m}/infinite.keras", "in layer 'conv_1', variable 'kernel'"),
     "overflow": ("--model={m}/overflowing.keras", "must be finite"),
     "overflow, not repaired": ("--model={m}/overflowing.keras --repair=none", "must be finite"),
@@ -40,7 +40,10 @@ DATA = {
     "one class, archive": ("--data={d}/one_class.npz", "at least two classes. Received: only class 0"),
     "size": ("--data={d}/size.npz", "height 8, width 8 and 3 channels"),
     "channels": ("--data={d}/channels.npz", "Received: shape (24, 8, 8, 1) in {d}/channels.npz"),
-    "labels too large": ("--data={d}/labels.npz", "must be in 0..3, the model's classes. Received: smallest 1, largest 4"),
+    "labels too large": (
+        "--data={d}/labels.npz",
+        "must be in 0..3, the model's classes. Received: smallest 1, largest 4",
+    ),
     "labels below zero": ("--data={d}/negative.npz", "Received: smallest -1, largest 2"),
     "NaN": ("--data={d}/nan.npz", "Received: NaN or infinity in x["),
     "no images": ("--data={d}/no_images.npz", "at least one image. Received: shape (0, 8, 8, 3)"),
@@ -52,7 +55,10 @@ DATA = {
     "bad held-out data": ("--eval_data={d}/labels.npz", "must be in 0..3"),
     "no calibration images": ("--calibration_samples=0", "--calibration_samples must be at least 1. Received: 0"),
     "batches of one": ("--model={m}/dense_norm.keras --target=storage --batch_size=1", "batches of one"),
-    "one calibration image": ("--model={m}/dense_norm.keras --target=storage --calibration_samples=1", "batches of one"),
+    "one calibration image": (
+        "--model={m}/dense_norm.keras --target=storage --calibration_samples=1",
+        "batches of one",
+    ),
     "unknown scaling": ("--preprocess=imagenet", "--preprocess must be auto, tf, torch, caffe, lite, none. Received: "),
 }
 PRUNING = {
@@ -94,7 +100,10 @@ FLAGS = {
 OUTPUT = {
     "a file": ("--output_dir={d}/names.txt", "Received: {d}/names.txt, a file or a link"),
     "below a file": ("--output_dir={d}/names.txt/x", "can be written to (Not a directory). Received: {d}/names.txt/x"),
-    "no place to write": ("--output_dir=/proc/reflow", "can be written to (No such file or directory). Received: /proc"),
+    "no place to write": (
+        "--output_dir=/proc/reflow",
+        "can be written to (No such file or directory). Received: /proc",
+    ),
     "exists": ("--output_dir={d}/photos", "must not exist yet; --overwrite replaces it. Received: {d}/photos"),
     "overwrite of something else": ("--output_dir={d}/photos --overwrite", "this one also holds a. Received: "),
     "the current folder": ("--output_dir=.", "must not be a mount point or the current folder"),

@@ -38,6 +38,7 @@ class Architecture:
     @property
     def image_size(self) -> int:
         """Default height and width in pixels."""
+        assert self.preprocessing.size is not None  # every network of the zoo has one
         return self.preprocessing.size[0]
 
 

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from reflow_tf.errors import InputError
+from reflow_tf.report.interval import wilson_interval
+from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy, score_agreement
+
+RANKED = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [5, 4, 3, 2, 1], [2, 3, 4, 5, 0]])
+
+
+def test_accuracy_by_hand():
+    # Right at once; right in second place; not among five; right in fifth place.
+    labels = np.array([0, 0, 0, 0])
+    assert score_accuracy(RANKED, labels, 6) == Score(0.25, 0.75, 4, wilson_interval(1, 4))
+
+
+@pytest.mark.parametrize("num_classes, top5", [(2, None), (5, None), (6, 0.75)])
+def test_top5_says_something_from_six_classes_on(num_classes, top5):
+    assert score_accuracy(RANKED, np.zeros(4, np.int64), num_classes).top5 == top5
+
+
+def test_agreement_looks_at_the_best_class_only():
+    reference = RANKED[:, ::-1].copy()
+    reference[0] = RANKED[0]
+    assert score_agreement(RANKED, reference) == Score(0.25, None, 4, wilson_interval(1, 4))
+    assert score_agreement(RANKED, RANKED).top1 == 1.0
+
+
+def test_two_classes_have_two_ranks():
+    assert score_accuracy(np.array([[0, 1], [1, 0]]), np.array([0, 0]), 2).top1 == 0.5
+
+
+def test_more_predictions_than_labels_are_refused():
+    with pytest.raises(InputError, match="Received: 4 predictions for 3 labels"):
+        score_accuracy(RANKED, np.zeros(3, np.int64), 6)
+
+
+def test_scores_are_plain_numbers_for_json():
+    score = score_accuracy(RANKED, np.zeros(4, np.int64), 6)
+    assert [type(value) for value in (score.top1, score.top5, score.n, *score.top1_interval)] == [float] * 2 + [
+        int,
+        float,
+        float,
+    ]
+
+
+def test_parity_by_hand():
+    reference = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
+    outputs = np.array([[0.0, 0.5], [0.25, 0.5]], np.float32)
+    # |differences| 0, 0.5, 0.75, 0.5; the first image keeps its class, the second does not.
+    assert compare_outputs(outputs, reference) == Parity(2, 0.75, 1.75 / 4, 0.5)
+
+
+def test_parity_subtracts_in_float64():
+    reference = np.array([[60000.0, 0.0]], np.float16)
+    assert compare_outputs(-reference, reference).max_abs == 2 * float(reference[0, 0])
+
+
+def test_parity_of_equal_outputs_with_further_axes():
+    outputs = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    assert compare_outputs(outputs, outputs) == Parity(2, 0.0, 0.0, 1.0)

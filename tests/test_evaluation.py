@@ -1,0 +1,163 @@
+"""Scores of finished files: those that the run itself reported, to the last digit."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from reflow_tf import pipeline
+from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.evaluation import evaluate, measure_parity, rank_outputs, require_classifier
+from reflow_tf.report.interval import wilson_interval
+from reflow_tf.runtimes.litert import LiteRT
+from reflow_tf.tools import evaluate as tool
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    """Folder and report of a run that prepares its images in a way that only its config.json tells."""
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    flags = {"data": inputs.data, "eval_data": inputs.heldout, "preprocess": inputs.preprocess}
+    prune = PruneConfig(sparsity=0.5)
+    return folder, pipeline.run(JobConfig(inputs.model, str(folder), prune, quantize="int8", **flags))
+
+
+@pytest.mark.parametrize("name, stage", [("model.keras", "repaired"), ("model.tflite", "file")])
+@pytest.mark.parametrize("batch_size", [1, 128])
+def test_scores_are_those_of_the_report(finished, inputs, name, stage, batch_size):
+    folder, report = finished
+    score = evaluate(EvaluateConfig(str(folder / name), inputs.heldout, batch_size=batch_size))
+    expected = report["accuracy"][stage]
+    assert {"top1": score.top1, "top5": score.top5, "n": score.n} == {
+        name: expected[name] for name in ("top1", "top5", "n")
+    }
+    assert list(score.top1_interval) == expected["top1_interval"]
+
+
+def test_the_command_prints_the_score(command, finished, inputs):
+    folder, report = finished
+    outcome = command(tool, model=folder / "model.tflite", data=inputs.heldout)
+    top1 = report["accuracy"]["file"]["top1"]
+    low, high = wilson_interval(round(96 * top1), 96)
+    assert outcome.out == f"top-1 {top1:.2%} (95 % interval {low:.2%} to {high:.2%})   n = 96\n"
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_without_config_json_the_pixels_stay_as_they_are(finished, inputs, tmp_path):
+    folder, report = finished
+    shutil.copy(folder / "model.tflite", tmp_path / "model.tflite")
+    alone = str(tmp_path / "model.tflite")
+    raw = evaluate(EvaluateConfig(alone, inputs.heldout))
+    assert raw == evaluate(EvaluateConfig(str(folder / "model.tflite"), inputs.heldout, preprocess="none"))
+    assert raw.top1 != report["accuracy"]["file"]["top1"]
+    told = evaluate(EvaluateConfig(alone, inputs.heldout, preprocess=inputs.preprocess))
+    assert told.top1 == report["accuracy"]["file"]["top1"]
+
+
+def test_home_is_spelled_with_a_tilde(finished, inputs, monkeypatch):
+    folder, report = finished
+    monkeypatch.setenv("HOME", str(folder))
+    for name, stage in (("model.tflite", "file"), ("model.keras", "repaired")):
+        score = evaluate(EvaluateConfig(f"~/{name}", inputs.heldout))
+        assert score.top1 == report["accuracy"][stage]["top1"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"preprocessing": 3}',
+        '{"preprocessing": {"size": "ab"}}',
+        '{"preprocessing": {"size": [8]}}',
+        "\xff",
+    ],
+)
+def test_a_config_json_of_something_else_is_not_guessed_at(finished, inputs, tmp_path, content):
+    shutil.copy(finished[0] / "model.tflite", tmp_path)
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match="Received: "):
+        evaluate(EvaluateConfig(str(tmp_path / "model.tflite"), inputs.heldout))
+    evaluate(EvaluateConfig(str(tmp_path / "model.tflite"), inputs.heldout, preprocess="tf"))
+
+
+def test_class_names_say_which_output_a_folder_means(finished, images, tmp_path):
+    folder, _ = finished
+    model = keras.models.load_model(folder / "model.keras")
+    names = ["wolf", "ant", "emu", "cow"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    for index, image in enumerate(images(40, seed=9)):
+        label = int(np.argmax(model(image[None].astype(np.float32) / np.float32(127.5) - 1, training=False)))
+        if label < 3:
+            path = tmp_path / "photos" / names[label] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    data = str(tmp_path / "photos")
+    score = evaluate(EvaluateConfig(str(folder / "model.keras"), data, class_names=str(tmp_path / "names.txt")))
+    assert score.top1 == 1.0
+
+
+BAD = {
+    "no model": ({"model": None}, "--model is needed; see --help. Received: none"),
+    "no data": ({"data": None}, "--data is needed; see --help. Received: none"),
+    "missing file": ({"model": "none.tflite"}, "Received: none.tflite (No such file or directory)"),
+    "missing model": ({"model": "none.keras"}, "must be an existing file. Received: none.keras"),
+    "no .tflite": ({"model": "{t}/text.tflite"}, "{t}/text.tflite: A .tflite file must carry the identifier TFL3"),
+    "half a .tflite": ({"model": "{t}/half.tflite"}, "{t}/half.tflite: "),
+    "no labels": ({"data": "{i}/unlabelled.npz"}, "needs labels: a folder of class sub-folders, or y. Received: "),
+    "one output": ({"model": "{t}/one.keras"}, "must be a classifier"),
+    "unknown scaling": ({"preprocess": "imagenet"}, "Received: 'imagenet'"),
+    "batch of nothing": ({"batch_size": 0}, "--batch_size must be at least 1. Received: 0"),
+    "a flag of the other command": ({"sparsity": 0.5}, "Unknown command line flag 'sparsity'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
+def test_bad_input(command, finished, inputs, tmp_path, left, case):
+    content = (finished[0] / "model.tflite").read_bytes()
+    (tmp_path / "half.tflite").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.tflite").write_text("hello")
+    one = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    one.save(tmp_path / "one.keras")
+    before = left()
+    changed, expected = case
+    flags = {"model": finished[0] / "model.tflite", "data": inputs.heldout} | changed
+    places = {"t": tmp_path, "i": inputs.folder}
+    outcome = command(tool, **{name: str(flag).format(**places) for name, flag in flags.items() if flag is not None})
+    assert outcome.code == 2 and not outcome.out and left() == before
+    assert expected.format(**places) in outcome.error and "Received: " in outcome.error
+
+
+def test_outputs_that_are_no_numbers_have_no_best_class(inputs, settled, tmp_path):
+    model = keras.models.clone_model(settled[0])
+    model.get_layer("conv_1").kernel.assign(np.full((1, 1, 8, 24), 3e38))
+    model.save(tmp_path / "overflowing.keras")
+    with pytest.raises(InputError, match="must be finite"):
+        evaluate(EvaluateConfig(str(tmp_path / "overflowing.keras"), inputs.heldout))
+
+
+def test_ranks_of_batches_by_hand():
+    batches = [np.array([[0.1, 0.7, 0.2]]), np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])]
+    assert rank_outputs(batches).tolist() == [[1, 2, 0], [0, 1, 2], [2, 0, 1]]
+
+
+@pytest.mark.parametrize("num_outputs", [None, 0, 1])
+def test_one_class_is_none(num_outputs):
+    with pytest.raises(InputError, match=r"at least two .*Received: net"):
+        require_classifier(num_outputs, "net")
+
+
+def test_parity_looks_at_256_images_at_most(finished):
+    model = keras.models.load_model(finished[0] / "model.keras")
+    runtime = LiteRT((finished[0] / "model.tflite").read_bytes())
+    batches = [np.zeros((100, 8, 8, 3), np.float32)] * 4
+    assert measure_parity(model, runtime, batches).n == 256
+    assert measure_parity(model, runtime, batches[:1]).n == 100
+
+
+def test_the_runtime_knows_the_shape_of_its_output(finished):
+    assert LiteRT((finished[0] / "model.tflite").read_bytes()).output_shape == (1, 4)

@@ -1,0 +1,395 @@
+"""One run from a model file to a folder: what is in it, that it agrees with itself, and that it comes out again."""
+
+import dataclasses
+import errno
+import json
+import pathlib
+import re
+import resource
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from reflow_tf import pipeline
+from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.report import document, folder
+from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.plan import PruningPlan
+from reflow_tf.tools import prune
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """An output folder, read back."""
+
+    folder: pathlib.Path
+
+    @property
+    def report(self):
+        return json.loads((self.folder / "report.json").read_text("utf-8"))
+
+    @property
+    def plan(self):
+        return PruningPlan.from_json((self.folder / "plan.json").read_text("utf-8"))
+
+    @property
+    def masks(self):
+        with np.load(self.folder / "masks.npz") as archive:
+            return {path: archive[path] for path in archive.files}
+
+    @property
+    def kernels(self):
+        """Path -> kernel in the layout of Keras, of the model that was written."""
+        found = find_kernels(keras.models.load_model(self.folder / "model.keras"))
+        return {path: variable.numpy() for path, variable in found.variables.items()}
+
+    @property
+    def zeros(self):
+        """Zeros in the kernels that were pruned."""
+        return sum(int(np.count_nonzero(self.kernels[path] == 0)) for path in self.plan.layers)
+
+
+@pytest.fixture(scope="module")
+def run_job(inputs, tmp_path_factory):
+    """Runs a job on the small model and returns its results."""
+
+    def run(prune=None, **flags):
+        folder = tmp_path_factory.mktemp("run") / "out"
+        flags = {"model": inputs.model, "data": inputs.data, "preprocess": inputs.preprocess} | flags
+        report = pipeline.run(JobConfig(output_dir=str(folder), prune=prune or PruneConfig(), **flags), ["a", "b"])
+        results = Results(folder)
+        assert results.report == report
+        return results
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def base(run_job, inputs):
+    """A run with labels and held-out data, everything else as it comes."""
+    return run_job(eval_data=inputs.heldout)
+
+
+def test_all_files_are_there_and_nothing_else(base):
+    assert {file.name for file in base.folder.iterdir()} == pipeline.FILES
+    assert [path.name for path in base.folder.parent.iterdir()] == ["out"]
+
+
+def test_the_report_keeps_to_its_schema_and_to_the_truth(base):
+    report = base.report
+    document.validate(report)
+    assert report["command"] == ["a", "b"]
+    assert report["data"]["calibration"]["num_images"] == 96 and report["data"]["evaluation"]["num_images"] == 96
+    assert report["accuracy"]["dense"]["top1"] == 1.0, "the labels are this model's predictions"
+    assert {score["n"] for score in report["accuracy"].values()} == {96} and report["agreement"] is None
+    assert report["accuracy"]["file"]["top1"] == report["accuracy"]["repaired"]["top1"] and report["parity"]["n"] == 96
+    assert report["parity"]["max_abs"] < 1e-5 and report["parity"]["top1_agreement"] == 1.0
+    assert report["gate"] == {
+        "max_accuracy_drop": None,
+        "passed": None,
+        "drop_points": round(100 * (1 - report["accuracy"]["file"]["top1"]), 4),
+    }
+    for predictions in report["signal"]["predictions"].values():
+        assert sum(predictions["histogram"]) == 96
+    assert [layer["path"] for layer in report["signal"]["layers"]] == ["norm_0", "norm_1", "norm_2"]
+    assert report["repair"]["num_layers"] == 3 and report["repair"]["moved"] == ["moving_mean", "moving_variance"]
+    assert {skipped["path"]: skipped["reason"] for skipped in report["skipped"]} == {
+        "conv_0/kernel": "XNNPACK runs no conv sparse",
+        "classes/kernel": "XNNPACK runs no dense sparse",
+    }
+
+
+def test_sizes_are_those_of_the_files(base):
+    assert base.report["size_bytes"]["file"] == (base.folder / "model.tflite").stat().st_size
+
+
+def test_plan_masks_model_file_and_report_tell_the_same(base):
+    masks, report = base.masks, base.report
+    assert set(base.plan.layers) == set(masks) == {"conv_1/kernel", "conv_2/kernel"}
+    for path, mask in masks.items():
+        np.testing.assert_array_equal(base.kernels[path] != 0, mask)
+        assert base.plan.layers[path].sparsity == np.mean(~mask)
+    by_path = {layer["path"]: layer for layer in report["sparsity"]["layers"]}
+    assert {path: layer["num_zeros"] for path, layer in by_path.items()} == {
+        path: np.count_nonzero(~mask) for path, mask in masks.items()
+    }
+    num_weights = sum(mask.size for mask in masks.values())
+    assert base.zeros == round(0.7 * num_weights)
+    assert report["sparsity"]["achieved"] == base.zeros / num_weights
+    assert [(check["path"], check["ok"], check["num_masked"]) for check in report["masks_in_file"]] == [
+        (path, True, np.count_nonzero(~mask)) for path, mask in masks.items()
+    ]
+
+
+def test_only_moments_and_masked_weights_differ_from_the_model_that_was_given(base, inputs):
+    before = {v.path: v.numpy() for v in keras.models.load_model(inputs.model).weights}
+    after = {v.path: v.numpy() for v in keras.models.load_model(base.folder / "model.keras").weights}
+    assert set(before) == set(after)
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    moments = {f"norm_{depth}/moving_{moment}" for depth in range(3) for moment in ("mean", "variance")}
+    assert changed == moments | {"conv_1/kernel", "conv_2/kernel"}
+
+
+def test_config_json_holds_what_was_resolved(base, inputs):
+    config = json.loads((base.folder / "config.json").read_text("utf-8"))
+    assert config == base.report["config"]
+    assert (config["sparsity"], config["pattern"], config["model"]) == (0.7, "unstructured", inputs.model)
+    assert config["preprocessing"]["scaling"] == "tf" and config["preprocessing"]["size"] == [8, 8]
+
+
+def test_the_page_needs_nothing_from_elsewhere(base):
+    page = (base.folder / "report.html").read_text("utf-8")
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", page)
+    assert not re.search(r"@import|url\((?!#|['\"]?data:)", page)
+    addresses = set(re.findall(r"https?://[^\s\"'<>]+", page))
+    assert all("www.w3.org" in address or f'href="{address}' in page for address in addresses), "links may be followed"
+
+
+def comparable(report):
+    report = {name: value for name, value in report.items() if name not in ("created", "seconds", "command")}
+    report["config"] = {name: value for name, value in report["config"].items() if name != "output_dir"}
+    return report
+
+
+def test_a_second_run_gives_the_same(base, run_job, inputs):
+    again = run_job(eval_data=inputs.heldout)
+    for name in ("plan.json", "model.tflite"):
+        assert (again.folder / name).read_bytes() == (base.folder / name).read_bytes()
+    for path, mask in again.masks.items():
+        np.testing.assert_array_equal(mask, base.masks[path])
+    assert comparable(again.report) == comparable(base.report)
+
+
+def test_another_seed_draws_other_images(run_job):
+    reports = [run_job(seed=seed, calibration_samples=20).report for seed in (0, 1)]
+    assert reports[0]["signal"] != reports[1]["signal"]
+    assert reports[0]["data"]["calibration"]["num_images"] == 20 and reports[0]["accuracy"]["dense"]["n"] == 76
+
+
+@pytest.mark.parametrize(
+    "prune, num_pruned",
+    [
+        (PruneConfig(pattern=patterns.parse("nm:2,4")), 2),
+        (PruneConfig(pattern=patterns.parse("block:4x1"), sparsity=0.5), 2),
+        (PruneConfig(pattern=patterns.parse("channel"), sparsity=0.5), 2),
+        (PruneConfig(target="storage", allocation="erk", sparsity=0.5), 4),
+        (PruneConfig(prunable="all", allocation="uniform", sparsity=0.5), 4),
+        (PruneConfig(prunable="^conv_[02]/", allocation="lamp", sparsity=0.5), 2),
+    ],
+    ids=lambda value: f"{value.pattern}-{value.target}-{value.allocation}" if isinstance(value, PruneConfig) else "",
+)
+def test_patterns_targets_and_allocations(run_job, prune, num_pruned):
+    results = run_job(prune)
+    report, masks = results.report, results.masks
+    assert len(masks) == num_pruned and len(report["skipped"]) == 4 - num_pruned
+    assert all(check["ok"] for check in report["masks_in_file"])
+    specs = {spec.path: spec for spec in find_kernels(keras.models.load_model(results.folder / "model.keras")).specs}
+    for path, mask in masks.items():
+        assert prune.pattern.admits(specs[path].to_canonical(mask))
+        np.testing.assert_array_equal(results.kernels[path] != 0, mask)
+        assert str(results.plan.layers[path].pattern) == str(prune.pattern)
+    assert report["sparsity"]["achieved"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("quantize, tolerance", [("float16", 1e-2), ("int8", 0.5)])
+def test_quantization(base, run_job, inputs, quantize, tolerance):
+    report = run_job(eval_data=inputs.heldout, quantize=quantize).report
+    assert all(check["ok"] for check in report["masks_in_file"])
+    assert 0 < report["parity"]["max_abs"] < tolerance and report["parity"]["top1_agreement"] > 0.8
+    assert {tensor["dtype"] for tensor in report["file"]["tensors"]} & {quantize}
+    assert report["accuracy"]["repaired"] == base.report["accuracy"]["repaired"], "quantized after the repair"
+
+
+def test_nothing_to_prune(run_job):
+    report = run_job(PruneConfig(sparsity=0.0)).report
+    assert report["sparsity"]["achieved"] == 0 and report["accuracy"]["pruned"]["top1"] == 1.0
+
+
+def test_whole_layers_become_zero(run_job):
+    report = run_job(PruneConfig(sparsity=0.999, target="storage")).report
+    assert report["signal"]["collapsed_before"] and report["signal"]["collapsed_after"]
+    assert any("Every weight of these kernels is zero" in note for note in report["notes"])
+    assert all(check["ok"] for check in report["masks_in_file"])
+
+
+def test_without_labels_agreement_replaces_accuracy(run_job, inputs):
+    report = run_job(data=inputs.unlabelled).report
+    assert report["accuracy"] is None and set(report["agreement"]) == {"pruned", "repaired", "file"}
+    assert report["data"]["evaluation"] == {
+        "description": f"{inputs.unlabelled}, held out",
+        "num_images": 24,
+        "labelled": False,
+    }
+    assert report["gate"]["drop_points"] == round(100 * (1 - report["agreement"]["file"]["top1"]), 4)
+
+
+def test_labels_are_needed_for_one_side_only(run_job, inputs):
+    assert run_job(eval_data=inputs.unlabelled).report["accuracy"] is None
+    assert run_job(data=inputs.unlabelled, eval_data=inputs.heldout).report["accuracy"]["dense"]["top1"] == 1.0
+
+
+def test_a_model_without_batch_norms_is_told_so(run_job, classifier, tmp_path):
+    classifier(batch_norms=False).save(tmp_path / "plain.keras")
+    report = run_job(model=str(tmp_path / "plain.keras")).report
+    assert "nothing to restore" in report["repair"]["statement"] and report["repair"]["num_layers"] == 0
+    assert report["accuracy"]["repaired"] == report["accuracy"]["pruned"] and report["signal"]["layers"] == []
+
+
+def test_no_repair(run_job):
+    report = run_job(PruneConfig(repair="none")).report
+    assert report["repair"]["moved"] == [] and report["accuracy"]["repaired"] == report["accuracy"]["pruned"]
+
+
+def test_an_open_size_is_fixed_as_the_images_are(run_job, classifier, tmp_path):
+    classifier(size=None).save(tmp_path / "open.keras")
+    results = run_job(model=str(tmp_path / "open.keras"))
+    assert results.report["parity"]["max_abs"] < 1e-4
+
+
+def test_two_classes_grey_images_and_a_larger_batch(run_job, classifier, images, tmp_path):
+    classifier(num_classes=2, channels=1).save(tmp_path / "two.keras")
+    np.savez(tmp_path / "two.npz", x=images(30, seed=0, channels=1), y=np.arange(30) % 2)
+    flags = {"model": str(tmp_path / "two.keras"), "data": str(tmp_path / "two.npz")}
+    report = run_job(**flags, export_batch_size=4, batch_size=1).report
+    assert report["file"]["batch_size"] == 4 and report["parity"]["n"] == 15
+    assert report["accuracy"]["dense"]["top5"] is None
+
+
+@keras.saving.register_keras_serializable("reflow_tf_tests")
+class Registered(keras.Model):
+    """A subclassed model that a .keras file can hold."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convs = [keras.layers.Conv2D(8, 1, name=f"conv_{depth}") for depth in range(2)]
+        self.norm = keras.layers.BatchNormalization(name="norm")
+        self.classes = keras.layers.Dense(4, activation="softmax", name="classes")
+
+    def call(self, x, training=False):
+        for conv in self.convs:
+            x = conv(x)
+        return self.classes(keras.ops.mean(keras.ops.relu(self.norm(x, training=training)), (1, 2)))
+
+
+def build_nested():
+    image = keras.Input((8, 8, 3))
+    block = [keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 1), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    inner = keras.Sequential(block, name="inner")
+    x = keras.layers.Conv2D(4, 1)(inner(inner(image)))
+    return keras.Model(image, keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize("build", [Registered, build_nested])
+def test_subclassed_and_nested_models(run_job, images, tmp_path, build):
+    keras.utils.set_random_seed(0)
+    model = build()
+    model(images(2, seed=0).astype(np.float32))
+    model.save(tmp_path / "model.keras")
+    results = run_job(model=str(tmp_path / "model.keras"))
+    assert results.report["repair"]["num_layers"] == 1 and len(results.masks) == 2
+    assert results.report["parity"]["max_abs"] < 1e-4 and results.report["parity"]["top1_agreement"] == 1.0
+    assert all(check["ok"] for check in results.report["masks_in_file"])
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(run_job, classifier, tmp_path, precision):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        classifier().save(tmp_path / "mixed.keras")
+    finally:
+        keras.config.set_dtype_policy(before)
+    report = run_job(model=str(tmp_path / "mixed.keras")).report
+    assert report["parity"]["max_abs"] < 0.05 and all(check["ok"] for check in report["masks_in_file"])
+
+
+def test_images_in_folders_and_results_among_them(inputs, images, tmp_path):
+    for index, image in enumerate(images(16, seed=4, size=11)):
+        path = tmp_path / "photos" / "abcd"[index % 4] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    before = sorted(tmp_path.rglob("*"))
+    job = JobConfig(inputs.model, str(tmp_path / "photos" / "out"), data=str(tmp_path / "photos"))
+    report = pipeline.run(job)
+    assert report["data"]["evaluation"] == {
+        "description": f"{tmp_path / 'photos'}, held out",
+        "num_images": 8,
+        "labelled": True,
+    }
+    assert [path for path in sorted(tmp_path.rglob("*")) if "out" not in path.parts] == before
+
+
+def test_the_gate(command, inputs, tmp_path):
+    flags = {"model": inputs.model, "data": inputs.data, "preprocess": inputs.preprocess, "sparsity": 0.99}
+    outcome = command(prune, **flags, target="storage", output_dir=tmp_path / "out", max_accuracy_drop=1)
+    assert outcome.code == 3
+    assert re.fullmatch(r"error: the file lost \d+\.\d\d points; --max_accuracy_drop allows 1", outcome.error)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == pipeline.FILES
+    report = Results(tmp_path / "out").report
+    assert report["gate"]["passed"] is False and report["gate"]["drop_points"] > 1
+    assert report["command"][0] == "tool" and "--max_accuracy_drop=1" in report["command"]
+    again = command(
+        prune, **flags, target="storage", output_dir=tmp_path / "out", overwrite=True, max_accuracy_drop=100
+    )
+    assert again.code == 0 and Results(tmp_path / "out").report["gate"]["passed"] is True
+
+
+def test_the_gate_without_labels_looks_at_agreement(command, inputs, tmp_path):
+    flags = {"model": inputs.model, "data": inputs.unlabelled, "preprocess": inputs.preprocess}
+    outcome = command(prune, **flags, sparsity=0.99, target="storage", output_dir=tmp_path, max_accuracy_drop=0)
+    assert outcome.code == 3 and Results(tmp_path).report["agreement"]["file"]["top1"] < 1
+
+
+@pytest.mark.parametrize("name", sorted(pipeline.FILES))
+def test_a_disk_that_is_full_at_any_file(base, command, inputs, tmp_path, left, monkeypatch, name):
+    """At each of the files in turn; what a run wrote stands for what it would write."""
+    out = tmp_path / "out"
+    shutil.copytree(base.folder, out)
+    before = left()
+    write = folder._write_file
+
+    def fill(path, content):
+        write(path, content)
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_results(job, command):
+        contents = {file.name: file.read_bytes() for file in base.folder.iterdir()}
+        folder.OutputFolder(job.output_dir, pipeline.FILES, job.overwrite).write(contents)
+
+    monkeypatch.setattr(folder, "_write_file", fill)
+    monkeypatch.setattr(pipeline, "run", write_results)
+    outcome = command(prune, model=inputs.model, output_dir=out, overwrite=True)
+    assert outcome.code == 2 and outcome.error.endswith(f"(No space left on device). Received: {out}")
+    assert left() == before
+
+
+def test_a_disk_that_is_full_when_keras_writes(command, inputs, tmp_path, left):
+    """For real: the system lets no file grow over 20 kB, and model.keras wants more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        outcome = command(prune, model=inputs.model, data=inputs.data, output_dir=tmp_path / "x" / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert outcome.code == 2 and outcome.error.endswith(f"(File too large). Received: {tmp_path / 'x' / 'out'}")
+    assert left() == {}
+
+
+def test_a_folder_that_appears_meanwhile_is_not_replaced(inputs, tmp_path, monkeypatch):
+    render = pipeline.record.render
+
+    def render_slowly(*args):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "precious").write_text("x")
+        return render(*args)
+
+    monkeypatch.setattr(pipeline.record, "render", render_slowly)
+    with pytest.raises(InputError, match="must not exist yet"):
+        pipeline.run(JobConfig(inputs.model, str(tmp_path / "out"), data=inputs.data))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]

@@ -1,0 +1,297 @@
+"""The Python interface, as `import reflow_tf` gives it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import reflow_tf
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.surgery import read_bits
+from reflow_tf.runtimes.litert import LiteRT
+from reflow_tf.sparsity import patterns
+
+CONFIG = reflow_tf.PruneConfig(sparsity=0.6)
+
+
+@pytest.fixture(scope="module")
+def inputs(settled):
+    return settled[1]
+
+
+@pytest.fixture
+def model(settled):
+    return settled[0]
+
+
+class Block(layers.Layer):
+    """A convolution, its batch norm, and what a subclassed model has inside."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.conv = layers.Conv2D(filters, 1, use_bias=False, name="conv")
+        self.norm = layers.BatchNormalization(name="norm")
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.norm.build((*shape[:-1], self.filters))
+        self.built = True
+
+    def call(self, x, training=False):
+        return keras.ops.relu(self.norm(self.conv(x), training=training))
+
+    def get_config(self):
+        return super().get_config() | {"filters": self.filters}
+
+
+class Subclassed(keras.Model):
+    def __init__(self, widths=(8, 24), **kwargs):
+        super().__init__(**kwargs)
+        self.widths = widths
+        self.blocks = [Block(width, name=f"block_{depth}") for depth, width in enumerate(widths)]
+        self.classes = layers.Dense(4, activation="softmax", name="classes")
+
+    def call(self, x, training=False):
+        for block in self.blocks:
+            x = block(x, training=training)
+        return self.classes(keras.ops.mean(x, (1, 2)))
+
+    def get_config(self):
+        return super().get_config() | {"widths": self.widths}
+
+
+class Closed(Subclassed):
+    """Nobody can build it again from its configuration."""
+
+    def get_config(self):
+        raise NotImplementedError
+
+
+def build_subclassed(kind, inputs):
+    keras.utils.set_random_seed(0)
+    model = kind()
+    model(inputs[:2])
+    return model
+
+
+def build_nested():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    inner = keras.Sequential([keras.Input((8, 8, 8)), layers.Conv2D(8, 1, name="deep"), layers.BatchNormalization()])
+    x = layers.Conv2D(8, 1, name="flat")(image)
+    x = inner(inner(x))
+    return keras.Model(image, layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
+
+
+def build_mixed(classifier):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return classifier()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+KINDS = {
+    "subclassed": lambda classifier, inputs: build_subclassed(Subclassed, inputs),
+    "nested": lambda classifier, inputs: build_nested(),
+    "mixed precision": lambda classifier, inputs: build_mixed(classifier),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_kind_of_model_becomes_a_file_that_computes_the_same(classifier, inputs, kind):
+    model = KINDS[kind](classifier, inputs)
+    before = read_bits(model.weights)
+    result = reflow_tf.prune(model, CONFIG, inputs[:64], evaluation=inputs[64:])
+    assert read_bits(model.weights) == before and type(result.model) is type(model)
+    assert len(result.plan.layers) == 2 and len(result.report.repair.repaired) >= 1
+    zeros = sum(mask.size - np.count_nonzero(mask) for mask in result.masks.values())
+    assert zeros == round(0.6 * sum(mask.size for mask in result.masks.values()))
+    kernels = find_kernels(result.model).read()
+    for path, mask in result.masks.items():
+        np.testing.assert_array_equal(kernels[path] != 0, mask)
+    file = reflow_tf.export_tflite(result.model)
+    expected = result.model(inputs[64:], training=False).numpy().astype(np.float32)
+    tolerance = 5e-3 if kind == "mixed precision" else 1e-5
+    np.testing.assert_allclose(LiteRT(file.content).run(inputs[64:]), expected, atol=tolerance)
+
+
+def test_a_model_that_cannot_be_rebuilt_is_pruned_in_place(inputs):
+    model = build_subclassed(Closed, inputs)
+    before = read_bits(model.weights)
+    with pytest.raises(reflow_tf.InputError, match=r"inplace=True. Received: Closed"):
+        reflow_tf.prune(model, CONFIG, inputs)
+    assert read_bits(model.weights) == before
+    result = reflow_tf.prune(model, CONFIG, inputs, inplace=True)
+    assert result.model is model
+    for path, mask in result.masks.items():
+        np.testing.assert_array_equal(find_kernels(model).read()[path] != 0, mask)
+    content = reflow_tf.export_tflite(model).content
+    np.testing.assert_allclose(LiteRT(content).run(inputs), model(inputs).numpy(), atol=1e-5)
+
+
+def feed(kind, inputs):
+    parts = np.array_split(inputs, 3)
+    match kind:
+        case "tensor":
+            return tf.constant(inputs)
+        case "list":
+            return parts
+        case "generator":
+            return (part for part in parts)
+        case "pairs":
+            return [(part, np.zeros(len(part))) for part in parts]
+        case "tf.data":
+            return tf.data.Dataset.from_tensor_slices((inputs, np.zeros(len(inputs)))).batch(40)
+
+
+@pytest.fixture(scope="module")
+def of_array(settled):
+    """What comes of the inputs as one array."""
+    model, inputs = settled
+    return reflow_tf.prune(model, CONFIG, inputs, evaluation=inputs)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "list", "generator", "pairs", "tf.data"])
+def test_all_ways_of_giving_the_same_inputs(model, inputs, of_array, kind):
+    """The moments of deeper layers depend on the sizes of the batches; those of the first do not."""
+    result = reflow_tf.prune(model, CONFIG, feed(kind, inputs), evaluation=feed(kind, inputs))
+    norms = [pruned.model.get_layer("norm_0") for pruned in (result, of_array)]
+    np.testing.assert_allclose(norms[0].moving_variance, norms[1].moving_variance, rtol=1e-5)
+    signals = [pruned.report.signals["dense"] for pruned in (result, of_array)]
+    np.testing.assert_array_equal(signals[0].ranked, signals[1].ranked)
+
+
+def test_the_signal_is_measured_at_each_step(model, inputs):
+    report = reflow_tf.prune(model, CONFIG, inputs[:48], evaluation=inputs[48:]).report
+    assert list(report.signals) == ["dense", "pruned", "repaired"]
+    assert list(report.signals["dense"].variances) == ["norm_0", "norm_1", "norm_2"]
+    assert set(report.seconds) == {"masks", "repair", "evaluate dense", "evaluate pruned", "evaluate repaired"}
+    assert reflow_tf.prune(model, CONFIG, inputs).report.signals == {}
+
+
+def test_progress_sees_every_pass(model, inputs):
+    passes = []
+
+    def progress(batches, description):
+        passes.append((description, sum(len(batch) for batch in batches)))
+        return batches
+
+    reflow_tf.prune(model, CONFIG, inputs[:60], evaluation=inputs[60:], progress=progress)
+    assert passes == [
+        ("Evaluating the dense model", 36),
+        ("Evaluating the pruned model", 36),
+        ("Recalibrating", 60),
+        ("Evaluating the repaired model", 36),
+    ]
+
+
+def test_defaults_and_no_repair(model, inputs):
+    with pytest.raises(reflow_tf.InputError, match=r"needs calibration inputs.* Received: None"):
+        reflow_tf.prune(model)
+    result = reflow_tf.prune(model, reflow_tf.PruneConfig(repair="none"))
+    assert result.report.repair.repaired == ()
+    for name in ("norm_0", "norm_1", "norm_2"):
+        assert read_bits(result.model.get_layer(name).weights) == read_bits(model.get_layer(name).weights)
+
+
+def test_every_variable_that_is_no_moment_and_not_masked_stays(model, inputs):
+    result = reflow_tf.prune(model, CONFIG, inputs)
+    for before, after in zip(model.weights, result.model.weights, strict=True):
+        if "moving" not in before.path and before.path not in result.masks:
+            np.testing.assert_array_equal(before.numpy(), after.numpy())
+    for path, mask in result.masks.items():
+        before, after = find_kernels(model).read()[path], find_kernels(result.model).read()[path]
+        np.testing.assert_array_equal(after, np.where(mask, before, 0))
+
+
+def test_a_shared_kernel_is_pruned_once(classifier, inputs):
+    result = reflow_tf.prune(build_nested(), CONFIG, inputs)
+    assert sorted(path.split("/")[-2] for path in result.masks) == ["deep", "flat"]
+
+
+@pytest.mark.parametrize("data", [np.zeros((4, 8, 8)), np.zeros((4, 6, 8, 3)), [np.zeros((4, 8, 8, 1))]])
+def test_inputs_that_do_not_fit(model, data):
+    before = read_bits(model.weights)
+    with pytest.raises(reflow_tf.InputError, match=r"must have the shape \(None, 8, 8, 3\). Received: \(4, "):
+        reflow_tf.prune(model, CONFIG, data)
+    assert read_bits(model.weights) == before
+
+
+def test_models_with_several_inputs_or_outputs(classifier, inputs):
+    first, second = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1)(layers.Add()([first, second])))
+    with pytest.raises(reflow_tf.InputError, match=r"one input. Received: two with 2"):
+        reflow_tf.measure_signal(keras.Model([first, second], pooled, name="two"), inputs)
+    with pytest.raises(reflow_tf.InputError, match=r"one output tensor. Received: list"):
+        reflow_tf.measure_signal(classifier(num_outputs=2), inputs)
+
+
+@pytest.mark.parametrize("data", [np.full((4, 8, 8, 3), np.nan), np.zeros((0, 8, 8, 3)), [], "images", 3])
+def test_inputs_that_are_none(model, data):
+    with pytest.raises(reflow_tf.InputError, match="Received: "):
+        reflow_tf.prune(model, CONFIG, data)
+
+
+def test_weights_that_are_no_numbers(classifier, inputs):
+    model = classifier()
+    model.get_layer("norm_1").moving_mean.assign(np.full(24, np.inf))
+    with pytest.raises(reflow_tf.InputError, match=r"in layer 'norm_1', variable 'moving_mean' is not. Received: 24"):
+        reflow_tf.prune(model, CONFIG, inputs)
+
+
+def test_a_model_that_was_never_built(inputs):
+    with pytest.raises(reflow_tf.InputError, match=r"must be built.* Received: subclassed"):
+        reflow_tf.prune(Subclassed(name="subclassed"), CONFIG, inputs)
+
+
+def test_a_pattern_that_does_not_fit_leaves_a_model_in_place_as_it_was(inputs):
+    model = build_subclassed(Subclassed, inputs)
+    before = read_bits(model.weights)
+    with pytest.raises(reflow_tf.InputError, match="Received: 3 input channels"):
+        reflow_tf.prune(model, reflow_tf.PruneConfig(pattern=patterns.NM(2, 4)), inputs, inplace=True)
+    assert read_bits(model.weights) == before
+
+
+def test_recalibrate_works_on_a_copy(model, inputs):
+    before = read_bits(model.weights)
+    other = inputs[:32] * 0.5
+    recalibrated = reflow_tf.recalibrate(model, other, batch_size=8)
+    assert read_bits(model.weights) == before and recalibrated is not model
+    outputs = keras.Model(model.input, model.get_layer("conv_0").output)(other).numpy()
+    norm = recalibrated.get_layer("norm_0")
+    np.testing.assert_allclose(norm.moving_mean, outputs.mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance, outputs.var((0, 1, 2)), rtol=1e-5)
+
+
+def test_recalibrate_in_place_and_as_the_literature_does(classifier, inputs):
+    model = classifier()
+    assert reflow_tf.recalibrate(model, inputs, mode="moving_average", momentum=0.9, inplace=True) is model
+    batches = np.array_split(inputs, 2)
+    outputs = [keras.Model(model.input, model.get_layer("conv_0").output)(batch).numpy() for batch in batches]
+    mean = 0.0
+    for batch in outputs:
+        mean = 0.9 * mean + 0.1 * batch.mean((0, 1, 2))
+    np.testing.assert_allclose(model.get_layer("norm_0").moving_mean, mean, rtol=1e-4, atol=1e-6)
+
+
+def test_recalibrate_claims_no_success_without_batch_norms(classifier, inputs):
+    with pytest.raises(reflow_tf.InputError, match=r"nothing to restore"):
+        reflow_tf.recalibrate(classifier(batch_norms=False), inputs)
+
+
+def test_measure_signal_gives_what_the_model_predicts(model, inputs):
+    signal = reflow_tf.measure_signal(model, inputs, batch_size=10)
+    predicted = model(inputs, training=False).numpy().argmax(-1)
+    np.testing.assert_array_equal(signal.predicted, np.bincount(predicted, minlength=4))
+
+
+def test_the_public_names():
+    assert set(dir(reflow_tf)) == set(reflow_tf.__all__)
+    assert all(getattr(reflow_tf, name) is not None for name in reflow_tf.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'prune_model'"):
+        _ = reflow_tf.prune_model
+    assert issubclass(reflow_tf.InputError, ValueError)

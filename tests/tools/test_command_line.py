@@ -1,0 +1,235 @@
+"""What both command lines have in common: help, flagfiles, exit codes, signals, and what they print."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from reflow_tf import pipeline, pruning, record
+from reflow_tf.errors import InputError
+from reflow_tf.report import folder
+from reflow_tf.tools import command_line, evaluate, prune
+
+# Every flag of the table in the project's brief.
+TABLE = (
+    *("model", "weights", "data", "eval_data", "class_names", "preprocess", "sparsity", "pattern", "criterion"),
+    *("allocation", "prunable", "target", "repair", "calibration_samples", "batch_size", "seed", "quantize"),
+    *("output_dir", "overwrite", "max_accuracy_drop"),
+)
+
+
+def start(tool, *arguments, **keywords):
+    return subprocess.run(
+        [sys.executable, "-m", f"reflow_tf.tools.{tool}", *arguments], capture_output=True, text=True, **keywords
+    )
+
+
+@pytest.mark.parametrize("tool, flags", [(prune, TABLE), (evaluate, ("model", "data", "class_names", "preprocess"))])
+def test_help_is_for_people(command, tool, flags):
+    outcome = command(tool, "--help")
+    assert outcome.code == 0 and not outcome.err
+    lines = outcome.out.splitlines()
+    for flag in (*flags, "help", "flagfile"):
+        (line,) = [number for number, line in enumerate(lines) if line.strip().split("=")[0] == f"--{flag}"]
+        assert len(lines[line + 1].strip()) > 10, "every flag is explained"
+    assert max(map(len, lines)) <= 120
+    assert f"python -m {tool.__name__}" in outcome.out
+    assert "Exit codes: 0 done; 1 " in lines[-1]
+    assert "None" not in outcome.out and "absl" not in outcome.out
+
+
+def test_help_tells_the_defaults(command):
+    text = command(prune, "--help").out
+    for default in ("auto", "unstructured", "magnitude", "global", "target", "xnnpack", "reflow", "1000", "none"):
+        assert f"(default: {default})" in " ".join(text.split())
+    assert "Default: 0.7" in text and "(default: 0)" in text and "Default: ./reflow_out/<model>" in text
+
+
+@pytest.mark.parametrize("tool", ["prune", "evaluate"])
+def test_help_and_bad_flags_do_not_wait_for_tensorflow(tool):
+    code = (
+        f"import sys; from reflow_tf.tools import {tool}\n"
+        f"assert {tool}.main(['x', '--help']) == 0\n"
+        f"assert {tool}.main(['x', '--batch_size=0', '--model=a', '--data=b']) == 2\n"
+        "print(sorted({'tensorflow', 'keras', 'ai_edge_litert', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_help_into_a_pipe_that_closes_at_once():
+    shell = f"{sys.executable} -m reflow_tf.tools.prune --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_flagfile_gives_flags_and_the_command_line_overrules_it(command, tmp_path, monkeypatch):
+    file = tmp_path / "flags"
+    file.write_text("# a comment\n--model=resnet20\n\n--sparsity=0.25\n--overwrite\n--pattern=block:4x1\n--seed=1\n")
+    jobs = []
+    monkeypatch.setattr(prune, "prune", lambda job, argv: jobs.append(job) or 0)
+    assert command(prune, f"--flagfile={file}", "--seed=2").code == 0
+    (job,) = jobs
+    assert (job.model, job.prune.sparsity, job.overwrite, str(job.prune.pattern)) == (
+        "resnet20",
+        0.25,
+        True,
+        "block:4x1",
+    )
+    assert job.seed == 2
+
+
+def test_flags_of_one_call_do_not_reach_the_next(command, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(prune, "prune", lambda job, argv: jobs.append(job) or 0)
+    command(prune, model="resnet20", seed=5, overwrite=True)
+    command(prune, model="resnet20")
+    assert jobs[1].seed == 0 and not jobs[1].overwrite
+
+
+@pytest.mark.parametrize(
+    "model, output_dir",
+    [
+        ("mobilenet_v2", "reflow_out/mobilenet_v2"),
+        ("a/b/net.keras", "reflow_out/net"),
+        ("../net.v2.h5", "reflow_out/net.v2"),
+    ],
+)
+def test_the_output_folder_is_named_after_the_model(command, monkeypatch, model, output_dir):
+    jobs = []
+    monkeypatch.setattr(prune, "prune", lambda job, argv: jobs.append(job) or 0)
+    command(prune, model=model)
+    assert jobs[0].output_dir == output_dir
+
+
+@pytest.mark.parametrize(
+    "raised, code, line",
+    [
+        (InputError("this. Received: that"), 2, "error: this. Received: that"),
+        (OSError(5, "Input/output error", "x.png"), 2, "Received: [Errno 5] Input/output error: 'x.png'"),
+        (KeyboardInterrupt(), 2, "error: interrupted"),
+        (ValueError("a bug"), 1, "error: this is a failure of reflow_tf itself"),
+        (MemoryError(), 1, "error: this is a failure of reflow_tf itself"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_exit_codes(command, monkeypatch, raised, code, line):
+    def work(job, argv):
+        raise raised
+
+    monkeypatch.setattr(prune, "prune", work)
+    outcome = command(prune, model="resnet20")
+    assert outcome.code == code and line in outcome.err.splitlines()[-1]
+    assert ("Traceback" in outcome.err) == (code == 1)
+
+
+def test_the_signal_handler_goes_with_the_command(command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(prune, "prune", lambda job, argv: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
+    before = signal.getsignal(signal.SIGTERM)
+    command(prune, model="resnet20")
+    assert seen[0] is not before and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_tensorflow_can_still_complain_afterwards(command, monkeypatch):
+    """It keeps the stderr that it finds when it is imported; that one must not be a closed file."""
+    code = (
+        "from reflow_tf.tools import command_line\ncommand_line._start_tensorflow()\n"
+        "import tensorflow as tf\ntf.get_logger().error('hear, hear')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines() == ["ERROR:tensorflow:hear, hear"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_real_signal_while_it_works(inputs, tmp_path, left, number):
+    out = tmp_path / "x" / "out"
+    # The repair of a small model is over in a moment; this one says where it is and then takes its time.
+    code = (
+        "import sys, time\nfrom reflow_tf import pruning\nfrom reflow_tf.tools import prune\n"
+        "def repair(model, batches):\n    print('Recalibrating', flush=True); time.sleep(60)\n"
+        "pruning.batchnorm.recalibrate = repair\nsys.exit(prune.main(sys.argv))"
+    )
+    arguments = [f"--model={inputs.model}", f"--data={inputs.data}", f"--output_dir={out}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "Recalibrating\n", process.stderr.read()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith("error: interrupted") and "Traceback" not in err
+    assert left() == {}
+
+
+STAGES = {
+    "loading": (pipeline, "load_model"),
+    "opening images": (pipeline, "load_sets"),
+    "checking weights": (pruning, "check_finite"),
+    "planning": (pruning, "make_plan"),
+    "masking": (pruning, "build_masks"),
+    "measuring": (pruning, "_measure_signal"),
+    "copying": (pruning, "copy_model"),
+    "surgery": (pruning, "write_masks"),
+    "repairing": (pruning, "_repair"),
+    "exporting": (pipeline, "export_tflite"),
+    "checking masks": (pipeline, "check_masks"),
+    "opening the file": (pipeline, "LiteRT"),
+    "running the file": (pipeline, "rank_outputs"),
+    "comparing": (pipeline, "measure_parity"),
+    "describing": (record, "describe"),
+    "drawing": (record, "render"),
+    "writing": (folder, "_write_file"),
+    "renaming": (folder, "_swap"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ctrl_c_in_every_stage(command, inputs, tmp_path, left, monkeypatch, stage):
+    place, name = STAGES[stage]
+    reached = []
+
+    def interrupt(*args, **kwargs):
+        reached.append(stage)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, name, interrupt)
+    out = tmp_path / "out"
+    out.mkdir()
+    for file in pipeline.FILES:
+        (out / file).write_text("of an earlier run")
+    before = left()
+    outcome = command(prune, model=inputs.model, data=inputs.data, output_dir=out, overwrite=True, batch_size=16)
+    assert reached and outcome.code == 2 and outcome.error.startswith("error: interrupted")
+    assert not outcome.out and left() == before
+
+
+def test_running_as_a_module_prints_nothing_that_is_not_for_people(inputs, tmp_path):
+    arguments = [f"--model={inputs.model}", f"--data={inputs.data}", f"--preprocess={inputs.preprocess}"]
+    done = start("prune", *arguments, "--output_dir=out/", cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and not done.stderr.replace("Exporting the file: ", "").strip(" \n.0123456789s")
+    assert done.stdout.splitlines()[-1] == "Wrote out/: open report.html in a browser."
+    scored = start("evaluate", "--model=out/model.tflite", f"--data={inputs.heldout}", cwd=tmp_path)
+    assert scored.returncode == 0 and not scored.stderr
+    assert scored.stdout.startswith("top-1 ") and scored.stdout.endswith("n = 96\n")
+
+
+def test_printing_survives_a_reader_that_has_seen_enough(tmp_path, inputs):
+    """The gate's exit code, too, does not depend on who reads."""
+    shell = f"{sys.executable} -c {shlex.quote(_FINISHED)} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert done.returncode == command_line.OVER_BUDGET and "error: the file lost 5.00 points" in done.stderr
+
+
+_FINISHED = """
+import sys, time
+from reflow_tf import pipeline
+from reflow_tf.report import terminal
+from reflow_tf.tools import prune
+pipeline.run = lambda job, command: {"gate": {"passed": False, "drop_points": 5.0, "max_accuracy_drop": 1.0}}
+terminal.print_summary = lambda report: (time.sleep(0.5), print("x" * 100_000, flush=True))
+sys.exit(prune.main(["prune", "--model=resnet20", "--output_dir=x"]))
+"""
