@@ -9,9 +9,14 @@ The names below are the whole public interface; they import TensorFlow when they
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reflow_tf.errors import InputError
+
+if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
+    from reflow_tf.config import PruneConfig
+    from reflow_tf.export.tflite import export_tflite
+    from reflow_tf.pruning import PruneResult, measure_signal, prune, recalibrate
 
 __version__ = "0.1.0"
 

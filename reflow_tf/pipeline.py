@@ -76,7 +76,16 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         parity = measure_parity(result.model, runtime, evaluation)
     described = record.Run(
-        *(job, loaded, calibration, evaluation, result, dense_file, exported, mask_checks, ranked, parity),
+        job=job,
+        loaded=loaded,
+        calibration=calibration,
+        evaluation=evaluation,
+        result=result,
+        dense_file=dense_file,
+        exported=exported,
+        mask_checks=mask_checks,
+        ranked_in_file=ranked,
+        parity=parity,
         seconds=stopwatch.seconds,
         command=command,
     )
