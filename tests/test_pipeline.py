@@ -171,6 +171,20 @@ def test_another_seed_draws_other_images(run_job):
     assert reports[0]["data"]["calibration"]["num_images"] == 20 and reports[0]["accuracy"]["dense"]["n"] == 76
 
 
+def test_the_seed_reaches_random_weights(tmp_path, monkeypatch):
+    drawn = []
+
+    def load_model(*args, **kwargs):
+        drawn.append(float(keras.random.uniform(())))
+        raise InputError("seen enough")
+
+    monkeypatch.setattr(pipeline, "load_model", load_model)
+    for seed in (3, 3, 4):
+        with pytest.raises(InputError, match="seen enough"):
+            pipeline.run(JobConfig("resnet20", str(tmp_path / "out"), weights="random", seed=seed))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 @pytest.mark.parametrize(
     "prune, num_pruned",
     [

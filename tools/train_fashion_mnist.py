@@ -192,7 +192,9 @@ def main(_):
 
     model = train(*train_split)
     top1 = evaluate(model, *test_split)
-    model.save_weights(weights_dir / "mobilenet_v2_fashion_mnist.weights.h5")
+    shipped = build(model.input_shape[1])  # never compiled, so that no optimizer state is saved with it
+    shipped.set_weights(model.get_weights())
+    shipped.save_weights(weights_dir / "mobilenet_v2_fashion_mnist.weights.h5")
     card = {
         "architecture": "keras.applications.MobileNetV2",
         "width": FLAGS.width,
