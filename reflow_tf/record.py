@@ -237,7 +237,7 @@ def _model(run: Run) -> dict[str, Any]:
         "num_batch_norms": len(find_batch_norms(model)),
         "input_shape": list(shape),
         "num_classes": run.loaded.num_classes,
-        "weights": run.job.weights or run.loaded.default_data,
+        "weights": run.loaded.weights,
     }
 
 

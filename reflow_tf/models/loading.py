@@ -14,7 +14,7 @@ import numpy as np
 from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
-from reflow_tf.models.zoo.pretrained import build_pretrained
+from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
 from reflow_tf.models.zoo.resizing import resize_input
 
 AUTO = "auto"
@@ -33,6 +33,7 @@ class LoadedModel:
         preprocessing: image -> network input; `size` is None where the model leaves it open or takes no images.
         num_classes: length of the output's last axis; None where it is not fixed.
         default_data: name of embedded data that the weights know, if any.
+        weights: what the zoo's network was filled with, as --weights names it; None for a file, which has its own.
     """
 
     model: keras.Model
@@ -40,6 +41,7 @@ class LoadedModel:
     preprocessing: Preprocessing
     num_classes: int | None
     default_data: str | None = None
+    weights: str | None = None
 
 
 def load_model(
@@ -61,8 +63,10 @@ def load_model(
     if preprocess != AUTO and preprocess not in SCALINGS:
         raise InputError(f"--preprocess must be {AUTO}, {', '.join(SCALINGS)}. Received: {preprocess}")
     if model in ARCHITECTURES:
+        weights = weights or choose_weights(ARCHITECTURES[model])
         built = build_pretrained(ARCHITECTURES[model], weights, image_size)
-        loaded = LoadedModel(built.model, model, built.preprocessing, built.model.output_shape[-1], built.default_data)
+        num_classes = built.model.output_shape[-1]
+        loaded = LoadedModel(built.model, model, built.preprocessing, num_classes, built.default_data, weights)
     elif _is_path(model):
         if weights is not None:
             raise InputError(f"--weights belongs to a zoo name; a model file has its own. Received: {weights}")

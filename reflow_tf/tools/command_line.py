@@ -133,11 +133,8 @@ def _start_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_logical_devices()
-    logger = tf.get_logger()
     # Each pass over the images is traced anew on purpose; nobody needs to be warned of it.
-    logger.setLevel(logging.ERROR)
-    for handler in logger.handlers:  # they hold the stderr of the import, which is closed by now
-        handler.stream = sys.stderr
+    tf.get_logger().setLevel(logging.ERROR)
 
 
 def _describe(error: Exception) -> str:

@@ -44,7 +44,7 @@ def build_pretrained(architecture: Architecture, weights: str | None, image_size
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"--image_size must be at least 1 pixel. Received: {image_size}")
-    weights = weights or _choose_weights(architecture)
+    weights = weights or choose_weights(architecture)
     try:
         if weights == FASHION_MNIST:
             return _build_fashion_mnist(architecture, image_size)
@@ -65,7 +65,8 @@ def build_pretrained(architecture: Architecture, weights: str | None, image_size
         ) from error
 
 
-def _choose_weights(architecture: Architecture) -> str:
+def choose_weights(architecture: Architecture) -> str:
+    """The weights that come without being named; raises InputError where there are none."""
     if architecture.is_embedded:
         return FASHION_MNIST
     if architecture.download is not None:
