@@ -24,7 +24,7 @@ from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.report.scores import score_accuracy
-from reflow_tf.signal import measure_signal
+from reflow_tf.signal import compare_signals, measure_signal
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 
 FLAGS = flags.FLAGS
@@ -69,20 +69,28 @@ def main(_):
     # Decoded once: every cell of the table goes over the same images.
     calibrating, scored = list(calibration), list(evaluation)
 
-    def top1(model: keras.Model) -> float:
-        signal = measure_signal(model, scored)
-        return score_accuracy(signal.ranked, evaluation.labels, signal.num_classes).top1
+    dense = measure_signal(loaded.model, scored)
 
-    table = {"model": FLAGS.model, "calibration": len(calibration), "n": len(evaluation), "dense": top1(loaded.model)}
+    def measure(model: keras.Model) -> dict:
+        """Top-1, and the two figures that the verdict on collapse rests on."""
+        signal = measure_signal(model, scored)
+        return {
+            "top1": score_accuracy(signal.ranked, evaluation.labels, signal.num_classes).top1,
+            "last_ratio": compare_signals(signal, dense)[-1].ratio,
+            "class_share": signal.effective_classes / dense.effective_classes,
+        }
+
+    top1 = score_accuracy(dense.ranked, evaluation.labels, dense.num_classes).top1
+    table = {"model": FLAGS.model, "calibration": len(calibration), "n": len(evaluation), "dense": top1}
     print(json.dumps(table), flush=True)
     table["cells"] = []
     for allocation in FLAGS.allocations:
         for sparsity in map(float, FLAGS.sparsities):
             config = PruneConfig(sparsity=sparsity, allocation=allocation, repair="none")
             pruned = prune(loaded.model, config).model
-            cell = {"allocation": allocation, "sparsity": sparsity, "magnitude": top1(pruned)}
+            cell = {"allocation": allocation, "sparsity": sparsity, "magnitude": measure(pruned)}
             recalibrate(pruned, calibrating)
-            cell["reflow"] = top1(pruned)
+            cell["reflow"] = measure(pruned)
             table["cells"].append(cell)
             print(json.dumps(cell), flush=True)
     if FLAGS.output:
@@ -98,7 +106,9 @@ def print_table(table: dict) -> None:
     print("|---|" + "---|" * len(FLAGS.allocations))
     for sparsity in map(float, FLAGS.sparsities):
         row = (cells[sparsity, name] for name in FLAGS.allocations)
-        text = "".join(f" {100 * cell['magnitude']:.1f} -> {100 * cell['reflow']:.1f} |" for cell in row)
+        text = "".join(
+            f" {100 * cell['magnitude']['top1']:.1f} -> {100 * cell['reflow']['top1']:.1f} |" for cell in row
+        )
         print(f"| {sparsity:.0%} |{text}")
 
 

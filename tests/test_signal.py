@@ -34,12 +34,13 @@ def test_ratio_by_hand():
 def test_verdict():
     many, one = list(range(8)), [0] * 8
     healthy = {f"l{i}": [1.0] for i in range(8)}
-    faded = {**healthy, "l6": [0.05], "l7": [0.01]}
+    faded = {**healthy, "l7": [0.09]}
     dense = signal(many, 8, **healthy)
     assert not has_collapsed(dense, dense)
     assert has_collapsed(signal(one, 8, **healthy), dense)
     assert has_collapsed(signal(many, 8, **faded), dense)
-    assert not has_collapsed(signal(many, 8, **{**healthy, "l0": [0.01]}), dense)
+    assert not has_collapsed(signal(many, 8, **{**healthy, "l6": [0.01]}), dense)
+    assert not has_collapsed(signal(many, 8, **{**healthy, "l7": [0.11]}), dense)
 
 
 def test_verdict_without_batch_norms_rests_on_the_predictions():
