@@ -33,6 +33,7 @@ flags.DEFINE_string("weights", None, "As in reflow_tf.tools.prune.")
 flags.DEFINE_string("data", "fashion_mnist", "As in reflow_tf.tools.prune.")
 flags.DEFINE_string("class_names", None, "As in reflow_tf.tools.prune.")
 flags.DEFINE_integer("calibration_samples", 250, "Images that calibrate.")
+flags.DEFINE_integer("calibrate_on", None, "Only so many of them; the scored images stay the same.")
 flags.DEFINE_integer("batch_size", 125, "Images at a time.")
 flags.DEFINE_integer("seed", 0, "Seed of the split.")
 flags.DEFINE_list("allocations", list(ALLOCATIONS), "Columns.")
@@ -66,6 +67,8 @@ def main(_):
     )
     if FLAGS.choose:
         calibration, evaluation = halve(calibration)
+    if FLAGS.calibrate_on:
+        calibration.indices = calibration.indices[: FLAGS.calibrate_on]
     # Decoded once: every cell of the table goes over the same images.
     calibrating, scored = list(calibration), list(evaluation)
 
