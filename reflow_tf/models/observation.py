@@ -41,12 +41,24 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
         _check_batch(model, batch)
         inputs = tf.convert_to_tensor(batch)
         shape = tuple(inputs.shape[1:])
-        if shape not in traces:
-            traces[shape] = infer.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
-        outputs = traces[shape](inputs)
+        with _graphs_as_they_are():
+            if shape not in traces:
+                traces[shape] = infer.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
+            outputs = traces[shape](inputs)
         if not tf.is_tensor(outputs):
             raise InputError(f"The model must have one output tensor. Received: {type(outputs).__name__}")
         yield outputs
+
+
+@contextlib.contextmanager
+def _graphs_as_they_are() -> Iterator[None]:
+    """Leaves out TensorFlow's graph optimizer: for one pass over some images it takes longer than it ever saves."""
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False} | before)
 
 
 def _check_batch(model: keras.Model, batch: np.ndarray) -> None:
