@@ -5,8 +5,9 @@ Dropout, StochasticDepth and noise stay off. While the pass runs, each batch nor
 batch at hand, so that the layers behind it see a restored signal; what it keeps are the moments of the whole set.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import keras
@@ -59,22 +60,14 @@ def recalibrate(
     norms = find_batch_norms(model)
     if not norms:
         return RepairOutcome("reflow", (), (), (), "REFLOW has nothing to restore: the model has no batch norm.")
-    before = {id(norm.layer): _read_moments(norm.layer) for norm in norms}
     moving = {id(v) for norm in norms for v in (norm.layer.moving_mean, norm.layer.moving_variance)}
     others = [variable for variable in model.variables if id(variable) not in moving]
     bits = read_bits(others)
     accumulators = {norm.path: _accumulator(norm.layer, mode, momentum) for norm in norms}
-    try:
-        _pass_batches(model, norms, accumulators, batches)
-        reached = tuple(norm for norm in norms if accumulators[norm.path].moments().count > 0)
-        _write_moments(reached, accumulators)
-    except BaseException:
-        for norm in norms:
-            _assign(norm.layer, *before[id(norm.layer)])
-        raise
+    _pass_batches(model, norms, accumulators, batches)
+    reached = tuple(norm for norm in norms if accumulators[norm.path].moments().count > 0)
     unreached = tuple(norm for norm in norms if norm not in reached)
-    for norm in unreached:
-        _assign(norm.layer, *before[id(norm.layer)])
+    _write_moments(reached, accumulators)
     if read_bits(others) != bits:
         raise AssertionError("recalibration changed a variable that is not a moving moment")
     plural = "" if len(reached) == 1 else "s"
@@ -123,26 +116,41 @@ def _call_with_batch_moments(layer: keras.layers.BatchNormalization, accumulator
         del training
         # Batch statistics are inference with the batch's moments in place of the moving ones: written so, whatever
         # else the layer does (no gamma, another axis, a subclass's own arithmetic) stays Keras's business.
-        _assign(layer, *accumulator.update(inputs, layer.axis, mask))
-        return inference_call(inputs, training=False)
+        mean, variance = accumulator.update(inputs, layer.axis, mask)
+        with _standing_in(layer, moving_mean=mean, moving_variance=variance):
+            return inference_call(inputs, training=False)
 
     return call
 
 
+@contextlib.contextmanager
+def _standing_in(layer: keras.Layer, **tensors: tf.Tensor) -> Iterator[None]:
+    """For the time of the block, the layer's attributes are these tensors; the variables are not touched."""
+    # Around Keras's `__setattr__`, which would track them as variables that come and go.
+    variables = {name: layer.__dict__[name] for name in tensors}
+    layer.__dict__.update(tensors)
+    try:
+        yield
+    finally:
+        layer.__dict__.update(variables)
+
+
 def _write_moments(norms: tuple[PlacedLayer, ...], accumulators: Mapping[str, MomentAccumulator]) -> None:
-    for norm in norms:
-        moments = accumulators[norm.path].moments()
-        if not (np.isfinite(moments.mean).all() and np.isfinite(moments.variance).all()):
-            raise InputError(f"Activations must be finite. Received: NaN or infinity at the input of {norm.path}")
-        _assign(norm.layer, moments.mean, moments.variance)
+    moments = {norm.path: accumulators[norm.path].moments() for norm in norms}
+    for path, found in moments.items():
+        if not (np.isfinite(found.mean).all() and np.isfinite(found.variance).all()):
+            raise InputError(f"Activations must be finite. Received: NaN or infinity at the input of {path}")
+    before = {norm.path: _read_moments(norm.layer) for norm in norms}
+    try:
+        for norm in norms:
+            norm.layer.moving_mean.assign(moments[norm.path].mean)
+            norm.layer.moving_variance.assign(moments[norm.path].variance)
+    except BaseException:  # Ctrl-C between two layers
+        for norm in norms:
+            norm.layer.moving_mean.assign(before[norm.path][0])
+            norm.layer.moving_variance.assign(before[norm.path][1])
+        raise
 
 
 def _read_moments(layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
     return keras.ops.convert_to_numpy(layer.moving_mean), keras.ops.convert_to_numpy(layer.moving_variance)
-
-
-def _assign(
-    layer: keras.layers.BatchNormalization, mean: np.ndarray | tf.Tensor, variance: np.ndarray | tf.Tensor
-) -> None:
-    layer.moving_mean.assign(keras.ops.cast(mean, layer.moving_mean.dtype))
-    layer.moving_variance.assign(keras.ops.cast(variance, layer.moving_variance.dtype))

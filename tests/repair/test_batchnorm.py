@@ -198,3 +198,21 @@ def test_every_layer_is_in_the_outcome():
     model = keras.applications.MobileNetV2(input_shape=(32, 32, 3), alpha=0.35, weights=None, classes=3)
     outcome = recalibrate(model, [RNG.normal(size=(4, 32, 32, 3)).astype(np.float32)])
     assert len(outcome.repaired) == len(find_batch_norms(model)) == 52
+
+
+def test_an_interrupt_between_two_layers_restores_both(monkeypatch):
+    first, second = layers.BatchNormalization(), layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((6, 6, 3)), first, second])
+    before = read_bits(model.variables)
+    assign, calls = second.moving_mean.assign, []
+
+    def interrupt_once(value):
+        calls.append(value)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return assign(value)
+
+    monkeypatch.setattr(second.moving_mean, "assign", interrupt_once)
+    with pytest.raises(KeyboardInterrupt):
+        recalibrate(model, [IMAGES])
+    assert len(calls) == 2 and read_bits(model.variables) == before
