@@ -19,8 +19,8 @@ REPEATS = 5
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    # From 64x64 to about 1700x1700, like the kernels of a ResNet-50.
-    widths = np.geomspace(64, 1720, 50).astype(int)
+    # From 64x64 to about 1800x1800, like the kernels of a ResNet-50.
+    widths = np.geomspace(64, 1790, 50).astype(int)
     specs = [LayerSpec(f"l{i}", Kind.POINTWISE_CONV, (1, 1, w, w), (3,), (2,)) for i, w in enumerate(widths)]
     kernels = {s.path: rng.normal(0, s.shape[2] ** -0.5, s.canonical_shape).astype(np.float32) for s in specs}
     print(f"{sum(spec.num_weights for spec in specs) / 1e6:.1f} million weights, sparsity 0.8")
