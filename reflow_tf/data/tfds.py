@@ -116,7 +116,7 @@ def _import_tfds(text: str) -> ModuleType:
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
         raise InputError(
-            f"data from TFDS needs tensorflow-datasets: pip install 'reflow_tf[tfds]' ({error}). Received: {text}"
+            f"data from TFDS needs tensorflow-datasets: pip install '.[tfds]' ({error}). Received: {text}"
         ) from error
 
 

@@ -200,7 +200,9 @@ def _base_name(model: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     argv = sys.argv if argv is None else argv
-    return command_line.run(read_config, lambda job: prune(job, argv), __doc__, FLAGS, argv)
+    return command_line.run(
+        read_config, lambda job: prune(job, ["python", "-m", "reflow_tf.tools.prune", *argv[1:]]), __doc__, FLAGS, argv
+    )
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def test_class_that_has_no_name(tfds, tmp_path):
 
 def test_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(InputError, match=r"pip install 'reflow_tf\[tfds\]'.*Received: tfds:mnist"):
+    with pytest.raises(InputError, match=r"pip install '.\[tfds\]'.*Received: tfds:mnist"):
         evaluate("tfds:mnist")
 
 
