@@ -94,15 +94,25 @@ def _open_keras(config: EvaluateConfig) -> _Opened:
 
 def _open_file(config: EvaluateConfig) -> _Opened:
     runtime = load_tflite(pathlib.Path(config.model).expanduser())
-    _, *sample = runtime.input_shape
-    preprocessing = _recorded_preprocessing(config)
-    if preprocessing is None:
-        scaling = "none" if config.preprocess == "auto" else config.preprocess
-        size, channels = ((sample[0], sample[1]), sample[2]) if len(sample) == 3 else (None, 3)
-        preprocessing = Preprocessing(size, channels, scaling)
+    preprocessing = choose_preprocessing(config, runtime.input_shape)
     num_outputs = runtime.output_shape[-1] if len(runtime.output_shape) > 1 else None
     num_classes = require_classifier(num_outputs, config.model)
     return _Opened(lambda batches: map(runtime.run, batches), preprocessing, num_classes)
+
+
+def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -> Preprocessing:
+    """How images become inputs of a .tflite file: as the config.json beside it says, or as the flags do.
+
+    Raises:
+        InputError: the config.json is not one of the pruning tool.
+    """
+    recorded = _recorded_preprocessing(config)
+    if recorded is not None:
+        return recorded
+    _, *sample = input_shape
+    scaling = "none" if config.preprocess == "auto" else config.preprocess
+    size, channels = ((sample[0], sample[1]), sample[2]) if len(sample) == 3 else (None, 3)
+    return Preprocessing(size, channels, scaling)
 
 
 def _recorded_preprocessing(config: EvaluateConfig) -> Preprocessing | None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from reflow_tf.errors import InputError
 from reflow_tf.native_stderr import native_stderr_dropped
+from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
 
 _FILE_IDENTIFIER = b"TFL3"
 
@@ -29,6 +31,8 @@ class LiteRT:
             or outputs.
     """
 
+    unit = "ms"
+
     def __init__(self, content: bytes, num_threads: int = 2):
         _check_identifier(content)
         self._interpreter = _load(content, num_threads)
@@ -39,6 +43,7 @@ class LiteRT:
                 f"Received: {len(inputs)} inputs and {len(outputs)} outputs"
             )
         self._input, self._output = inputs[0], outputs[0]
+        self._timed_input: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -58,24 +63,24 @@ class LiteRT:
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample), in pieces of the file's own batch.
 
-        The last piece is filled up with zeros and its outputs are cut.
-
         Raises:
             InputError: no samples, or samples of another shape than the file takes.
         """
-        step, *sample = self.input_shape
-        if batch.shape[1:] != tuple(sample) or len(batch) == 0:
-            raise InputError(
-                f"The file takes batches of shape (n, {', '.join(map(str, sample))}). Received: {batch.shape}"
-            )
-        pieces = []
-        for start in range(0, len(batch), step):
-            piece = batch[start : start + step]
-            missing = step - len(piece)
-            if missing:
-                piece = np.concatenate([piece, np.zeros((missing, *sample), piece.dtype)])
-            pieces.append(self._run_piece(piece)[: step - missing])
-        return np.concatenate(pieces)
+        return run_in_pieces(batch, self.input_shape, self._run_piece)
+
+    def measure(self) -> float:
+        """Milliseconds of one inference, what it takes to hand over the input and to read the output included."""
+        if self._timed_input is None:
+            self._timed_input = _to_type(make_inputs(self.input_shape), self._input)
+        start = time.perf_counter()
+        self._interpreter.set_tensor(self._input["index"], self._timed_input)
+        self._interpreter.invoke()
+        self._interpreter.get_tensor(self._output["index"])
+        return (time.perf_counter() - start) * 1000
+
+    def memory_bytes(self) -> int | None:
+        """None: the process holds much else, and the interpreter does not tell its own share."""
+        return None
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
         self._interpreter.set_tensor(self._input["index"], _to_type(piece, self._input))
@@ -89,15 +94,23 @@ def load_tflite(path: str | os.PathLike[str], num_threads: int = 2) -> LiteRT:
     Raises:
         InputError: no such file, a folder, unreadable, or anything that `LiteRT` refuses; the message names the path.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"A .tflite file must be a readable file. Received: {path} ({error.strerror})") from error
+    content = read_tflite(path)
     try:
         return LiteRT(content, num_threads)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_tflite(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file, whatever they are.
+
+    Raises:
+        InputError: no such file, a folder, or unreadable.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"A .tflite file must be a readable file. Received: {path} ({error.strerror})") from error
 
 
 def _check_identifier(content: bytes) -> None:

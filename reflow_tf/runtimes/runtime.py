@@ -1,8 +1,11 @@
-"""What every runtime offers: bytes and a batch in, outputs out."""
+"""What every runtime offers: bytes and a batch in, outputs out; and what one inference costs."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+
+from reflow_tf.errors import InputError
 
 
 class Runtime(Protocol):
@@ -12,6 +15,7 @@ class Runtime(Protocol):
         name: what runs it, with the version, for reports.
         input_shape: (batch, *sample) as the file fixes it.
         output_shape: (batch, *output) as the file fixes it.
+        unit: of `measure`: 'ms', which vary from run to run, or 'instructions', which do not.
     """
 
     @property
@@ -22,6 +26,9 @@ class Runtime(Protocol):
 
     @property
     def output_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def unit(self) -> str: ...
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes the outputs of any number of samples.
@@ -36,3 +43,45 @@ class Runtime(Protocol):
             InputError: the samples have another shape than the file takes.
         """
         ...
+
+    def measure(self) -> float:
+        """The cost of one inference of the file's own batch, in `unit`."""
+        ...
+
+    def memory_bytes(self) -> int | None:
+        """What running the file takes, as far as it can be told apart from everything else; None if it cannot."""
+        ...
+
+
+def make_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """float32 inputs in [-1, 1), the same for every runtime."""
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def check_batch(batch: np.ndarray, input_shape: tuple[int, ...]) -> None:
+    """Checks that there are samples, and of the shape that the file takes; raises InputError."""
+    _, *sample = input_shape
+    if batch.shape[1:] != tuple(sample) or len(batch) == 0:
+        raise InputError(f"The file takes batches of shape (n, {', '.join(map(str, sample))}). Received: {batch.shape}")
+
+
+def run_in_pieces(
+    batch: np.ndarray, input_shape: tuple[int, ...], run_piece: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Runs samples (n, *sample) in pieces of the file's own batch.
+
+    The last piece is filled up with zeros and its outputs are cut.
+
+    Raises:
+        InputError: no samples, or samples of another shape than the file takes.
+    """
+    check_batch(batch, input_shape)
+    step, *sample = input_shape
+    pieces = []
+    for start in range(0, len(batch), step):
+        piece = batch[start : start + step]
+        missing = step - len(piece)
+        if missing:
+            piece = np.concatenate([piece, np.zeros((missing, *sample), piece.dtype)])
+        pieces.append(run_piece(piece)[: step - missing])
+    return np.concatenate(pieces)

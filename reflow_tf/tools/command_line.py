@@ -43,6 +43,8 @@ def run(
     description: str,
     own: flags.FlagValues,
     argv: Sequence[str],
+    *,
+    tensorflow: bool = True,
 ) -> int:
     """Parses the flags, does the work, and turns whatever happens into an exit code and one line on stderr.
 
@@ -52,6 +54,7 @@ def run(
         description: first part of the help text.
         own: the flags of this command, from `new_flags`; the help text shows them in the order of their definition.
         argv: the command line, the program's name first.
+        tensorflow: whether the work needs it; it takes seconds to start.
     """
     try:
         _parse(argv, own)
@@ -61,7 +64,8 @@ def run(
             return DONE
         config = read_config()
         with _terminate_as_interrupt():
-            _start_tensorflow()
+            if tensorflow:
+                _start_tensorflow()
             return work(config)
     except (InputError, OSError) as error:
         print(f"error: {_describe(error)}", file=sys.stderr)

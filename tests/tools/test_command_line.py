@@ -17,7 +17,7 @@ from reflow_tf.tools import command_line, evaluate, prune
 TABLE = (
     *("model", "weights", "data", "eval_data", "class_names", "preprocess", "sparsity", "pattern", "criterion"),
     *("allocation", "prunable", "target", "repair", "calibration_samples", "batch_size", "seed", "quantize"),
-    *("output_dir", "overwrite", "max_accuracy_drop"),
+    *("rewrite", "benchmark", "output_dir", "overwrite", "max_accuracy_drop"),
 )
 
 

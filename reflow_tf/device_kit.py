@@ -1,0 +1,150 @@
+"""A folder that proves a file on a device: the file, real inputs, expected outputs, a script, and how to run it."""
+
+import io
+import pathlib
+
+import numpy as np
+
+from reflow_tf.config import EvaluateConfig, check_between
+from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.data.loading import load_evaluation
+from reflow_tf.errors import InputError
+from reflow_tf.evaluation import choose_preprocessing
+from reflow_tf.report.folder import Content, OutputFolder
+from reflow_tf.runtimes import device_script
+from reflow_tf.runtimes.litert import LiteRT, load_tflite, read_tflite
+
+_FILES = frozenset(("model.tflite", "data.npz", "run.py", "README.md"))
+_BASELINE = "baseline.tflite"
+
+
+def write_device_kit(
+    source: EvaluateConfig,
+    output_dir: str,
+    *,
+    baseline: str | None = None,
+    num_inputs: int = 4,
+    overwrite: bool = False,
+) -> pathlib.Path:
+    """Writes the folder, or nothing of it, and returns its path.
+
+    Args:
+        source: the .tflite file and the images; they are prepared as for its evaluation.
+        output_dir: the folder.
+        baseline: path of another .tflite file, to be timed in turns with the first.
+        num_inputs: images, spread evenly over all.
+        overwrite: whether a folder that an earlier call wrote may be replaced.
+
+    Raises:
+        InputError: a file or the data cannot be used, there are too few images, or the folder cannot be written.
+    """
+    check_between("num_inputs", num_inputs, 1)
+    folder = OutputFolder(output_dir, _FILES | {_BASELINE} if baseline else _FILES, overwrite)
+    runtime = load_tflite(pathlib.Path(source.model).expanduser(), num_threads=1)
+    inputs = _read_inputs(source, runtime.input_shape, num_inputs)
+    files: dict[str, Content] = {
+        "model.tflite": read_tflite(pathlib.Path(source.model).expanduser()),
+        "data.npz": _pack(inputs, runtime.run(inputs)),
+        "run.py": pathlib.Path(device_script.__file__).read_text(encoding="utf-8"),
+        "README.md": describe(runtime, num_inputs, baseline is not None),
+    }
+    if baseline:
+        files[_BASELINE] = _read_baseline(baseline, runtime)
+    folder.write(files)
+    return folder.path
+
+
+def _read_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int) -> np.ndarray:
+    """Real images as the network takes them, float32 (num_inputs, *sample)."""
+    images = load_evaluation(
+        source.data,
+        preprocessing=choose_preprocessing(source, input_shape),
+        num_classes=None,
+        class_names_path=None,
+        batch_size=num_inputs,
+    )
+    if len(images) < num_inputs:
+        raise InputError(f"--num_inputs must be at most the {len(images)} images of --data. Received: {num_inputs}")
+    chosen = images.indices[np.linspace(0, len(images) - 1, num_inputs).round().astype(int)]
+    return np.concatenate(list(EvaluationSet(images.source, chosen, images.preprocessing, num_inputs)))
+
+
+def _read_baseline(path: str, runtime: LiteRT) -> bytes:
+    baseline = load_tflite(pathlib.Path(path).expanduser(), num_threads=1)
+    if baseline.input_shape != runtime.input_shape:
+        raise InputError(
+            f"--baseline must take inputs of the model's shape {runtime.input_shape}. Received: {baseline.input_shape}"
+        )
+    return read_tflite(pathlib.Path(path).expanduser())
+
+
+def _pack(inputs: np.ndarray, outputs: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, inputs=inputs, outputs=outputs)
+    return file.getvalue()
+
+
+def describe(runtime: LiteRT, num_inputs: int, has_baseline: bool) -> str:
+    """The README of the folder."""
+    return _README.format(
+        input_shape="x".join(map(str, runtime.input_shape)),
+        output_shape="x".join(map(str, runtime.output_shape)),
+        num_inputs=num_inputs,
+        expected=runtime.name,
+        tolerance=f"{device_script.RELATIVE_TOLERANCE:g}",
+        baseline=f" --baseline={_BASELINE}" if has_baseline else "",
+        files=" ".join(sorted(_FILES | {_BASELINE} if has_baseline else _FILES)),
+        baseline_file=f"| {_BASELINE} | another file, to be timed in turns with the first |\n" if has_baseline else "",
+    )
+
+
+_README = """\
+# Is this file right, and how fast is it, on your device?
+
+| file | what it is |
+|---|---|
+| model.tflite | the network: {input_shape} in, {output_shape} out |
+{baseline_file}\
+| data.npz | {num_inputs} real inputs, as the network takes them, and the outputs that {expected} gave for them |
+| run.py | checks the outputs (largest difference at most {tolerance} of the largest output), then times the file |
+
+`run.py` needs Python 3.9 or newer, numpy, and ai-edge-litert or tflite-runtime. It exits with 0 if the outputs agree
+and with 1 if they do not. `python run.py --help` lists its flags; `--json` is for scripts.
+
+A 64-bit system is needed for sparse weights to be fast: `uname -m` must say `aarch64`.
+
+## Raspberry Pi (64-bit Raspberry Pi OS), or any other ARM Linux
+
+Copy this folder there (`scp -r . pi@raspberrypi.local:kit`), then on the Pi:
+
+    cd kit
+    python3 -m venv venv
+    . venv/bin/activate
+    pip install 'ai-edge-litert==1.4.0'      # Python 3.9 to 3.12; with Python 3.13: pip install ai-edge-litert
+    python run.py{baseline}
+
+Numbers worth keeping need a quiet device: nothing else running, a cooler, and `vcgencmd get_throttled` at `0x0`.
+
+## Android phone (64-bit) over adb, nothing to install on it
+
+The ARM wheels are made for Debian's C library and not for Android's, so they travel with a Python of their own. On the
+computer, once `python -m reflow_tf.tools.setup_runtime --runtime=aarch64` has printed its FOLDER:
+
+    tar -C FOLDER -czf python.tgz root/lib root/usr/lib root/usr/bin/python3.11 wheels     # 45 MB
+    adb shell mkdir -p /data/local/tmp/kit
+    adb push python.tgz {files} /data/local/tmp/kit
+    adb shell
+    cd /data/local/tmp/kit && tar -xzf python.tgz
+    LIBRARIES=$PWD/root/lib/aarch64-linux-gnu:$PWD/root/usr/lib/aarch64-linux-gnu
+    PYTHONPATH=$PWD/wheels ./root/lib/ld-linux-aarch64.so.1 --library-path $LIBRARIES \\
+        root/usr/bin/python3.11 -S run.py{baseline}
+
+`taskset 80` before the last command keeps it on the eighth core, a big one on many phones: a thread that wanders
+between big and small cores gives two numbers. Let the phone cool down, and keep its screen on.
+
+## What was tested
+
+The file, the script and both runtimes (ai-edge-litert 1.4.0, tflite-runtime 2.14.0), and the Python that is sent to a
+phone, under QEMU's emulation of a 64-bit ARM CPU: right outputs, exact numbers of instructions. No Raspberry Pi and no
+phone was at hand. Under the emulation, milliseconds and memory mean nothing; on the device they are what you are after.
+"""

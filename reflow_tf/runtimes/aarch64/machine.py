@@ -1,0 +1,211 @@
+"""An emulated 64-bit ARM machine in the cache: Debian's Python for it, the ARM wheels, and QEMU to run them.
+
+No root, no container and no debootstrap: packages are resolved, fetched and verified by apt with an index of its own
+(so Debian's signatures vouch for them), and unpacked into a folder that QEMU looks into first. Whatever the versions
+of Debian's packages are today, the wheels are pinned by their checksums.
+"""
+
+import functools
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from reflow_tf.errors import InputError
+from reflow_tf.runtimes import installation
+
+CPU = "cortex-a76"
+SET_UP = "python -m reflow_tf.tools.setup_runtime --runtime=aarch64"
+
+_TO_RUN = {"qemu-aarch64": "qemu-user"}
+_TO_SET_UP = {**_TO_RUN, "gcc": "gcc libc6-dev", "apt-get": "apt", "dpkg-deb": "dpkg"}
+_PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6")
+_PYTHON = "usr/bin/python3.11"
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_SOURCES = f"deb [signed-by={_KEYRING}] http://deb.debian.org/debian bookworm main\n"
+# Which wheels pip may take: https://peps.python.org/pep-0600/
+_PLATFORMS = ("manylinux_2_17_aarch64", "manylinux2014_aarch64", "manylinux_2_34_aarch64")
+
+# apt reads the machine's own configuration first (there may be a proxy in it), and this after it. The hooks of Debian's
+# container images would delete the packages that have just been fetched.
+_APT_CONFIGURATION = """\
+APT::Architecture "arm64";
+APT::Architectures "arm64";
+APT::Install-Recommends "false";
+APT::Sandbox::User "{user}";
+Acquire::Languages "none";
+Acquire::Retries "3";
+Dir::State "{folder}/state";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+Dir::Etc::SourceList "{folder}/sources.list";
+Dir::Etc::SourceParts "-";
+Dir::Etc::Preferences "-";
+Dir::Etc::PreferencesParts "-";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Install-Pkgs;
+#clear DPkg::Pre-Invoke;
+#clear DPkg::Post-Invoke;
+"""
+
+
+class Machine:
+    """The emulated machine, set up.
+
+    Args:
+        folder: as `set_up` fills it.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+
+    @functools.cached_property
+    def name(self) -> str:
+        """'QEMU', its version and the CPU that it plays."""
+        version = installation.call(["qemu-aarch64", "--version"], "Asking QEMU for its version")
+        return f"QEMU {version.split('version ')[1].split()[0]} as {CPU}"
+
+    def python(
+        self, arguments: Sequence[str], folder: pathlib.Path, counted: pathlib.Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the guest's Python to its end; NumPy and the TFLite runtimes can be imported.
+
+        Args:
+            arguments: of Python. Paths are the host's.
+            folder: to run in; a guest that crashes may leave a core file there.
+            counted: a file for the number of instructions executed so far, at each call of `os.getpgid`, one a line.
+        """
+        plugin: list[str] = []
+        if counted is not None:
+            plugin = ["-plugin", str(self._folder / "count_instructions.so"), "-d", "plugin", "-D", str(counted)]
+        root = self._folder / "root"
+        # -S: no site-packages of the host, whose files QEMU shows the guest where its own folder has none.
+        command = ["qemu-aarch64", "-cpu", CPU, "-L", str(root), *plugin, str(root / _PYTHON), "-S", *arguments]
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "errors": "replace"}
+        return subprocess.run(command, cwd=folder, env=self._environment(), text=True, **options)
+
+    def _environment(self) -> Mapping[str, str]:
+        """One thread and one seed, so that two runs execute the same instructions."""
+        return {
+            "PYTHONPATH": str(self._folder / "wheels"),
+            "PYTHONHASHSEED": "0",
+            "OPENBLAS_NUM_THREADS": "1",
+            "LC_ALL": "C.UTF-8",
+        }
+
+
+def is_set_up() -> bool:
+    """Whether the machine is in the cache and QEMU is installed."""
+    return _folder().is_dir() and not installation.missing_programs(["qemu-aarch64"])
+
+
+def find_machine() -> Machine:
+    """The machine in the cache.
+
+    Raises:
+        InputError: it is not there; the message says how to bring it.
+    """
+    installation.require_programs(_TO_RUN, "The aarch64 runtime")
+    if not _folder().is_dir():
+        raise InputError(f"The aarch64 runtime must be set up, once: {SET_UP}. Received: no folder {_folder()}")
+    return Machine(_folder())
+
+
+def set_up() -> pathlib.Path:
+    """Brings the machine into the cache, if it is not there, and returns its folder.
+
+    Raises:
+        InputError: a program is not installed, there is no connection, or Debian or PyPI gave something else than what
+            their signatures and our checksums promise.
+    """
+    if _folder().is_dir():
+        installation.require_programs(_TO_RUN, "The aarch64 runtime")
+        return _folder()
+    if not sys.platform.startswith("linux"):
+        raise InputError(f"The aarch64 runtime needs Linux. Received: {sys.platform}")
+    installation.require_programs(_TO_SET_UP, "Setting up the aarch64 runtime")
+    if not pathlib.Path(_KEYRING).is_file():
+        raise InputError(
+            f"Setting up the aarch64 runtime needs Debian's keys: apt-get install -y debian-archive-keyring. "
+            f"Received: no file {_KEYRING}"
+        )
+    return installation.install(_folder().name, _build)
+
+
+def _folder() -> pathlib.Path:
+    parts = (*_PACKAGES, _SOURCES, *_PLATFORMS, _data("requirements.txt"), _data("count_instructions.c"))
+    return installation.cache_folder() / f"aarch64-{installation.digest_of(*parts)}"
+
+
+def _data(name: str) -> bytes:
+    return resources.files("reflow_tf.runtimes.aarch64").joinpath(name).read_bytes()
+
+
+def _build(folder: pathlib.Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="reflow_tf.") as name:
+        workplace = pathlib.Path(name)
+        _compile_plugin(folder, workplace)
+        _unpack_debian(folder / "root", workplace)
+        _unpack_wheels(folder / "wheels", workplace)
+        _try_out(Machine(folder), workplace)
+
+
+def _try_out(machine: Machine, workplace: pathlib.Path) -> None:
+    """Runs what everything else relies on, once; from then on Python's byte code is in the cache, too."""
+    for module in ("ai_edge_litert", "tflite_runtime"):
+        done = machine.python(["-c", f"import json, argparse, resource, numpy, {module}.interpreter"], workplace)
+        if done.returncode:
+            raise InputError(f"The guest must import {module}. Received: {done.stderr.strip()[-500:]}")
+    counted = workplace / "counted"
+    done = machine.python(["-c", "import os; os.getpgid(0); os.getpgid(0)"], workplace, counted)
+    if done.returncode or not counted.is_file() or len(counted.read_text().split()) != 2:
+        raise InputError(
+            f"QEMU must take plugins of API version 1, as the 7.2 of Debian 12 does. "
+            f"Received: {done.stderr.strip()[-500:]}"
+        )
+
+
+def _compile_plugin(folder: pathlib.Path, workplace: pathlib.Path) -> None:
+    source = workplace / "count_instructions.c"
+    source.write_bytes(_data(source.name))
+    flags = ["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden"]
+    installation.call(
+        ["gcc", *flags, "-o", folder / "count_instructions.so", source], "Compiling QEMU's plugin", workplace
+    )
+
+
+def _unpack_debian(root: pathlib.Path, workplace: pathlib.Path) -> None:
+    apt = workplace / "apt"
+    for inner in ("state/lists/partial", "cache/archives/partial"):
+        (apt / inner).mkdir(parents=True)
+    (apt / "status").touch()
+    (apt / "sources.list").write_text(_SOURCES)
+    user = "root" if os.geteuid() == 0 else ""  # apt's own user cannot see a private folder
+    (apt / "apt.conf").write_text(_APT_CONFIGURATION.format(folder=apt, user=user))
+    command = ["apt-get", "-c", str(apt / "apt.conf"), "-qq", "-y"]
+    installation.call([*command, "update"], "Reading Debian's list of packages", workplace)
+    installation.call([*command, "--download-only", "install", *_PACKAGES], "Fetching Debian's packages", workplace)
+    root.mkdir()
+    for package in sorted((apt / "cache/archives").glob("*.deb")):
+        installation.call(["dpkg-deb", "-x", package, root], "Unpacking Debian's packages", workplace)
+    if not (root / _PYTHON).exists():
+        raise InputError(f"Debian's packages must bring {_PYTHON}. Received: {', '.join(_PACKAGES)} without it")
+
+
+def _unpack_wheels(target: pathlib.Path, workplace: pathlib.Path) -> None:
+    requirements = workplace / "requirements.txt"
+    requirements.write_bytes(_data(requirements.name))
+    if importlib.util.find_spec("pip") is None:
+        raise InputError(f"Setting up the aarch64 runtime needs pip. Received: none for {sys.executable}")
+    which = ["--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--no-deps", "--no-compile"]
+    where = [f"--platform={platform}" for platform in _PLATFORMS]
+    how = ["--quiet", "--disable-pip-version-check", "--require-hashes", f"--requirement={requirements}"]
+    command = [sys.executable, "-m", "pip", "install", f"--target={target}", *which, *where, *how]
+    installation.call(command, "Fetching the ARM wheels", workplace)

@@ -1,0 +1,234 @@
+"""Checks and times a .tflite file on the device itself.
+
+    python3 run.py                                        # outputs right? how long does one inference take?
+    python3 run.py --baseline=dense.tflite --threads=4    # and against another file, in turns
+
+Needs Python 3.9 or newer, numpy, and ai_edge_litert or tflite_runtime. Beside it lie model.tflite and data.npz with
+`inputs` and, computed by LiteRT on the machine that made the folder, `outputs`. Exit code 0: the outputs agree; 1: they
+do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from typing import Any, Callable  # noqa: UP035, collections.abc.Callable is not subscriptable in every Python 3.9
+
+import numpy as np
+
+RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+
+# XNNPACK leaves sparse weights to its dense kernels there: src/xnnpack/hardware-config.h.
+NO_SPARSE_KERNELS = ("x86_64", "AMD64", "i686")
+
+# The same float32 network on another kind of CPU sums in another order: about 1e-6. A wrong kernel is off by far more.
+RELATIVE_TOLERANCE = 1e-3
+# Integer networks round at every layer, and CPUs do not all round alike.
+STEPS_OF_INTEGERS = 2
+
+
+def find_runtime(name: str) -> Any:
+    """The module whose `Interpreter` runs the files: the one asked for, or whichever is installed."""
+    reasons = []
+    for candidate in RUNTIMES if name == "auto" else (name,):
+        try:
+            return importlib.import_module(candidate + ".interpreter")
+        except ImportError as error:
+            reasons.append(f"{candidate}: {error}")
+    sys.exit(f"No runtime: pip install ai-edge-litert. ({'; '.join(reasons)})")
+
+
+def load(runtime: Any, path: str, num_threads: int) -> Any:
+    """An interpreter, ready to run, of a file with one input and one output."""
+    interpreter = runtime.Interpreter(model_path=path, num_threads=num_threads)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def compute(interpreter: Any, inputs: np.ndarray) -> np.ndarray:
+    """Float32 outputs of float32 inputs, in pieces of the file's own batch; the last piece is filled up with zeros."""
+    details, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    step, outputs = int(details["shape"][0]), []
+    for start in range(0, len(inputs), step):
+        piece = np.zeros(details["shape"], np.float32)
+        part = inputs[start : start + step]
+        piece[: len(part)] = part
+        interpreter.set_tensor(details["index"], to_type(piece, details))
+        interpreter.invoke()
+        outputs.append(to_float(interpreter.get_tensor(result["index"]), result)[: len(part)])
+    return np.concatenate(outputs)
+
+
+def to_type(values: np.ndarray, details: Any) -> np.ndarray:
+    """Float32 as the file takes it; integers through their scale and zero point."""
+    dtype = np.dtype(details["dtype"])
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(dtype)
+    steps = np.rint(values / np.float32(scale)) if scale else np.rint(values)
+    return np.clip(steps + zero_point, limits.min, limits.max).astype(dtype)
+
+
+def to_float(values: np.ndarray, details: Any) -> np.ndarray:
+    """What the file gave, as float32."""
+    scale, zero_point = details["quantization"]
+    if values.dtype.kind == "f" or not scale:
+        return values.astype(np.float32)
+    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def check(outputs: np.ndarray, expected: np.ndarray, details: Any) -> dict[str, Any]:
+    """Whether the outputs are those that are expected, and by how much they differ at most."""
+    largest = float(np.abs(outputs - expected).max())
+    tolerance = RELATIVE_TOLERANCE * float(np.abs(expected).max())
+    if np.dtype(details["dtype"]).kind != "f":
+        tolerance += STEPS_OF_INTEGERS * float(details["quantization"][0])
+    return {"outputs_agree": largest <= tolerance, "largest_difference": largest, "tolerance": tolerance}
+
+
+def time_in_turns(runs: list[Callable[[], Any]], warm_up: int, rounds: int, clock: Callable[[], float]) -> np.ndarray:
+    """Milliseconds (rounds, runs): in each round every run once, in an order that turns around from round to round."""
+    for _ in range(warm_up):
+        for run in runs:
+            run()
+    times = np.zeros((rounds, len(runs)))
+    gc.collect()
+    gc.disable()
+    for turn in range(rounds):
+        for index in range(len(runs))[:: 1 if turn % 2 == 0 else -1]:
+            start = clock()
+            runs[index]()
+            times[turn, index] = clock() - start
+    gc.enable()
+    return times * 1e3
+
+
+def time_files(interpreters: list[Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of one inference of the model and, if there is one, of the baseline; and their ratio."""
+    runs = [interpreter.invoke for interpreter in interpreters]
+    times = time_in_turns(runs, options.warm_up, options.rounds, time.perf_counter)
+    result: dict[str, Any] = {"model": quartiles(times[:, 0], "_ms")}
+    if options.baseline:
+        result["baseline"] = quartiles(times[:, 1], "_ms")
+        if platform.machine() in NO_SPARSE_KERNELS:
+            result["note"] = f"no speed-up is stated: XNNPACK has no sparse kernels for {platform.machine()}"
+        else:
+            result["speedup"] = quartiles(times[:, 1] / times[:, 0], "")
+    return result
+
+
+def quartiles(values: np.ndarray, unit: str) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return {f"lower_quartile{unit}": low, f"median{unit}": middle, f"upper_quartile{unit}": high}
+
+
+def mark() -> float:
+    """Stands in for the clock: a system call that nothing else makes, for an emulator that counts between two."""
+    return os.getpgid(0) * 0.0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was asked for, as one result."""
+    runtime = find_runtime(options.runtime)
+    data = np.load(options.data, allow_pickle=False)
+    paths = [options.model, *([options.baseline] if options.baseline else [])]
+    interpreters = [load(runtime, path, options.threads) for path in paths]
+    outputs = compute(interpreters[0], data["inputs"])
+    if options.save_outputs:
+        np.save(options.save_outputs, outputs)
+    result = describe(runtime, options)
+    if "outputs" in data:
+        result.update(check(outputs, data["outputs"], interpreters[0].get_output_details()[0]))
+    for interpreter in interpreters[1:]:
+        compute(interpreter, data["inputs"])
+    if options.marks:
+        time_in_turns([interpreter.invoke for interpreter in interpreters], options.warm_up, options.rounds, mark)
+    elif options.rounds:
+        result.update(time_files(interpreters, options))
+    # Of the whole process, Python included; Linux counts in KiB.
+    result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return result
+
+
+def describe(runtime: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """What ran, on what."""
+    name = runtime.__name__.split(".")[0]
+    return {
+        "runtime": f"{name} {importlib.metadata.version(name.replace('_', '-'))}",
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}",
+        "threads": options.threads,
+        "warm_up": options.warm_up,
+        "rounds": options.rounds,
+    }
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """A few lines for a person."""
+    lines = ["{runtime} on {machine}; threads: {threads}".format(**result)]
+    if "outputs_agree" in result:
+        verdict = "agree" if result["outputs_agree"] else "DIFFER"
+        lines.append(
+            f"outputs {verdict}: largest difference {result['largest_difference']:.2g} "
+            f"(tolerance {result['tolerance']:.2g})"
+        )
+    else:
+        lines.append("outputs not checked: data.npz holds none to compare with")
+    for name in ("model", "baseline"):
+        if name in result:
+            times = "median {median_ms:.2f} ms, quartiles {lower_quartile_ms:.2f} to {upper_quartile_ms:.2f}"
+            lines.append(f"{name}: {times.format(**result[name])}, {result['rounds']} rounds")
+    if "speedup" in result:
+        ratio = "{median:.2f} times as fast as the baseline, quartiles {lower_quartile:.2f} to {upper_quartile:.2f}"
+        lines.append(ratio.format(**result["speedup"]))
+    if "note" in result:
+        lines.append(result["note"])
+    lines.append(f"peak memory of this process: {result['peak_memory_bytes'] / 2**20:.0f} MiB")
+    return "\n".join(lines)
+
+
+def read_options(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    parser = argparse.ArgumentParser(description="Checks and times a .tflite file on this device.", allow_abbrev=False)
+    parser.add_argument("--model", default=os.path.join(folder, "model.tflite"), help="the file to check and time")
+    parser.add_argument("--data", default=os.path.join(folder, "data.npz"), help="inputs and expected outputs")
+    parser.add_argument("--baseline", help="another .tflite file, timed in turns with the model")
+    parser.add_argument("--runtime", choices=("auto", *RUNTIMES), default="auto", help="what runs it (default: auto)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--warm_up", type=int, default=5, help="runs before the clock starts (default: 5)")
+    parser.add_argument("--rounds", type=int, default=50, help="timed runs of each file; 0: none (default: 50)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--save_outputs", help="write the outputs to this .npy file")
+    parser.add_argument(
+        "--marks", action="store_true", help="call getpgid() instead of reading the clock, for emulators that count"
+    )
+    options = parser.parse_args(arguments)
+    for path in (options.model, options.data, *([options.baseline] if options.baseline else [])):
+        if not os.path.isfile(path):
+            parser.error(f"there is no file {path}")
+    for name, least in (("threads", 1), ("warm_up", 0), ("rounds", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Checks, times, prints; returns the exit code."""
+    options = read_options(arguments)
+    result = run(options)
+    print(json.dumps(result, indent=2) if options.json else to_text(result))
+    return 0 if result.get("outputs_agree", True) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""LiteRT.js, the runtime of web pages, in a headless Chromium on this machine."""

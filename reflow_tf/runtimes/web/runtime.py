@@ -1,0 +1,125 @@
+"""A .tflite file in LiteRT.js."""
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from reflow_tf.errors import InputError
+from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
+from reflow_tf.runtimes.web.browser import Browser, PageError
+
+
+class Web:
+    """A .tflite file with one float32 input and one float32 output in LiteRT.js, on the CPU (accelerator 'wasm').
+
+    Args:
+        content: a .tflite file.
+        browser: the Chromium that it runs in; several files may share one. Left out: one of its own.
+
+    Raises:
+        InputError: LiteRT.js cannot run the file, or something that it needs is missing.
+    """
+
+    unit = "ms"
+
+    def __init__(self, content: bytes, browser: Browser | None = None):
+        self._browser = browser or Browser()
+        self._owns_browser = browser is None
+        self._number: int | None = None
+        self._is_prepared = False
+        try:
+            self._input_shape, self._output_shape = self._load(content)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Web":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """LiteRT.js and Chromium with their versions, the build of LiteRT.js, the threads."""
+        return self._browser.name
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(batch, *sample), fixed by the file."""
+        return self._input_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(batch, *output), fixed by the file."""
+        return self._output_shape
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Computes float32 outputs (n, *output) of float32 samples (n, *sample), in pieces of the file's own batch.
+
+        Raises:
+            InputError: no samples, samples of another shape than the file takes, or LiteRT.js failed.
+        """
+        return run_in_pieces(batch, self.input_shape, self._run_piece)
+
+    def measure(self) -> float:
+        """Milliseconds of one inference inside the page: run() awaited and the output's values copied out of the heap.
+
+        The input lies in LiteRT.js's memory already. The page's clock ticks every 5 us; further digits are dropped.
+        """
+        if not self._is_prepared:
+            self._call("prepare", _encode(make_inputs(self.input_shape)))
+            self._is_prepared = True
+        return round(float(self._call("measure")), 3)
+
+    def memory_bytes(self) -> int | None:
+        """The heap of the LiteRT.js instance, which grows and never shrinks; None if other files share it."""
+        return int(self._browser.call("heapBytes")) if self._browser.num_loaded == 1 else None
+
+    def close(self) -> None:
+        """Frees the file, and ends the browser if it is its own."""
+        if self._owns_browser:
+            self._browser.close()
+        elif self._number is not None:
+            self._browser.unload(self._number)
+        self._number = None
+
+    def _load(self, content: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        try:
+            self._number, details = self._browser.load(content)
+        except PageError as error:
+            raise InputError(
+                f"A .tflite file must be whole and use only operators and types that LiteRT.js has; int8 "
+                f"inputs and outputs are not among them. Received: {len(content)} bytes; {error}"
+            ) from error
+        sides = (details["inputs"], details["outputs"])
+        if any(len(side) != 1 for side in sides):
+            raise InputError(
+                f"A .tflite file must have one input and one output to be run here. "
+                f"Received: {len(sides[0])} inputs and {len(sides[1])} outputs"
+            )
+        return _read_shape(sides[0][0], "input"), _read_shape(sides[1][0], "output")
+
+    def _run_piece(self, piece: np.ndarray) -> np.ndarray:
+        values = np.frombuffer(base64.b64decode(self._call("run", _encode(piece))), np.float32)
+        return values.reshape(self.output_shape)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        try:
+            return self._browser.call(function, self._number, *arguments)
+        except PageError as error:
+            raise InputError(f"LiteRT.js must be able to run the file. Received: {error}") from error
+
+
+def _read_shape(details: dict, side: str) -> tuple[int, ...]:
+    if details["dtype"] != "float32":
+        raise InputError(f"--runtime=web takes files with float32 {side}s. Received: {details['dtype']}")
+    shape = tuple(int(size) for size in details["shape"])
+    if not shape or min(shape) < 1:
+        raise InputError(f"--runtime=web takes files with a fixed batch, as LiteRT.js does. Received: {side} {shape}")
+    return shape
+
+
+def _encode(batch: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(batch, "<f4").tobytes()).decode()
