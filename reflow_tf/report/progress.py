@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -44,11 +45,23 @@ def stage(
         meter.close(done=True)
 
 
+def announce(sentence: str) -> None:
+    """Tells the person who waits, on standard error, what the result will say as well."""
+    print(f"note: {sentence}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def _stderr_console() -> Iterator[Console]:
     """A console on a duplicate of descriptor 2: the stage itself may drop what native code writes to 2."""
     with open(os.dup(2), "w", encoding=sys.stderr.encoding, errors="replace") as stream:
         yield Console(file=stream)
+
+
+def show_progress(batches: Iterable[np.ndarray], description: str) -> Iterator[np.ndarray]:
+    """One pass over the batches with a bar that counts images."""
+    total = len(batches) if isinstance(batches, Sized) else None
+    with track(batches, description, total=total, size=len) as tracked:
+        yield from tracked
 
 
 @contextmanager

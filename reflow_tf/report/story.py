@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from reflow_tf.report.document import Report
-from reflow_tf.report.wording import count, interval, large_count, percent, plural, points, significant, size
+from reflow_tf.report.wording import SPACE, count, interval, large_count, percent, plural, points, significant, size
 
 # Under this the pruned file and the dense file are called equally large.
 _SAME_SIZE = 0.02
@@ -178,3 +178,29 @@ def proof_sentence(report: Report) -> str:
         f"{masks_text} The file and the Keras model name the same class on {share}; their outputs differ by at most "
         f"{significant(parity['max_abs'])} (mean {significant(parity['mean_abs'])})."
     )
+
+
+def eligibility_sentence(report: Report) -> str:
+    """What the target says of the file, and how far its multiplications alone would carry."""
+    target = report["target"]
+    bound = target["expected_speedup"]
+    if not target["eligible"] or bound is None:
+        return target["statement"]
+    return (
+        f"{target['statement']} By its multiplications alone it could be {significant(bound)} times as fast as dense."
+    )
+
+
+def speed_sentences(report: Report) -> list[str]:
+    """What was timed or counted, one sentence a runtime; empty where nothing was."""
+    return [
+        f"{timed['runtime']}: {significant(timed['dense_ms'], 3)}{SPACE}ms dense, "
+        f"{significant(timed['file_ms'], 3)}{SPACE}ms as written: {significant(timed['speedup'], 3)} times as fast "
+        f"({plural(timed['rounds'], 'pair')} of runs, quartiles {significant(timed['speedup_quartiles'][0], 3)} to "
+        f"{significant(timed['speedup_quartiles'][1], 3)})."
+        for timed in report["latency"].values()
+    ] + [
+        f"{counted['runtime']}: {large_count(round(counted['dense']))} instructions dense, "
+        f"{large_count(round(counted['file']))} as written: {significant(counted['ratio'], 3)} times fewer."
+        for counted in report["instructions"].values()
+    ]

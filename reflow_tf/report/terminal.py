@@ -120,6 +120,12 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     proven = all(mask["ok"] for mask in report["masks_in_file"])
     yield "file", story.proof_sentence(report), "" if proven else "bold red"
     yield "images", f"{count(story.step(report, 'file').n)} held-out; {_calibration(report)}", ""
+    target = report["target"]
+    yield "target", story.eligibility_sentence(report), "" if target["eligible"] else "bold yellow"
+    for blocker in target["blockers"]:
+        yield "", f"{blocker['operator']}: {blocker['reason']}; {blocker['remedy']}", ""
+    for index, sentence in enumerate(story.speed_sentences(report)):
+        yield "" if index else "speed", sentence, ""
     for index, (reason, paths) in enumerate(grouped_skips(report["skipped"])):
         yield "" if index else "skipped", f"{plural(len(paths), 'kernel')}: {reason}", ""
     for index, note in enumerate(report["notes"]):

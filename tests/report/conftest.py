@@ -22,6 +22,8 @@ def make_report() -> Callable[..., dict[str, Any]]:
         {"num_kernels": 1},
         {"sparsity": 0.0, "collapsed_before": False},
         {"collapsed_after": True},
+        {"eligible": False, "timed": False},
+        {"timed": False},
         {"repair": "none", "collapsed_after": True, "max_accuracy_drop": None},
         {"name": "/models/" + "very_long_folder_name/" * 12 + "model.keras", "prefix": "outer/inner/" * 15},
     ],

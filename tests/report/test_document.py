@@ -66,7 +66,7 @@ def _with(value, *keys):
     [
         (_without("accuracy"), "accuracy"),
         (_without("size_bytes", "gzip"), "gzip"),
-        (_with("2", "schema_version"), "schema_version"),
+        (_with("1", "schema_version"), "schema_version"),
         (_with("yesterday", "created"), "created"),
         (_with(1, "surprise"), "surprise"),
         (_with(1.2, "accuracy", "dense", "top1"), "1.2"),

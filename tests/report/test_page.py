@@ -6,7 +6,7 @@ import pytest
 from reflow_tf.report import page
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-SECTIONS = {"accuracy", "signal", "predictions", "sparsity", "bytes", "proof", "skipped", "notes", "run"}
+SECTIONS = {"accuracy", "signal", "predictions", "sparsity", "bytes", "speed", "proof", "skipped", "notes", "run"}
 
 
 class Reader(HTMLParser):
@@ -68,7 +68,13 @@ def test_names_never_become_markup(make_report):
     report["notes"], report["command"] = [evil], [evil]
     report["config"] = {evil: {evil: evil}}
     report["repair"] |= {"name": evil, "statement": evil}
-    report["target"] = {"name": evil, "description": evil}
+    target = report["target"]
+    target |= dict.fromkeys(("name", "description", "statement"), evil) | {"version_notes": [evil]}
+    target["blockers"] = [dict.fromkeys(("operator", "kind", "reason", "remedy"), evil)]
+    target["clusters"][0] |= {"first": evil, "last": evil}
+    target["rewrites"][0]["statement"] = evil
+    target["refused"] = [{"rewrite": evil, "operator": evil, "reason": evil}]
+    report["latency"]["web"]["runtime"] = report["instructions"]["aarch64"]["runtime"] = evil
     report["seconds"] = {evil: 1.0}
     html = page.render(report)
     assert "<script" not in html
@@ -197,3 +203,12 @@ def test_rejects_a_wrong_report(make_report):
     del report["parity"]
     with pytest.raises(ValueError, match="parity"):
         page.render(report)
+
+
+def test_speed_is_shown_where_it_was_measured_and_asked_for_where_not(make_report):
+    text = Reader(page.render(make_report())).text
+    assert "LiteRT.js 2.5.3, 1 thread, 50 pairs of runs16.6 ms6.70 ms2.482.42 to 2.53" in text  # cells without spaces
+    assert "--benchmark=web" not in text
+    text = Reader(page.render(make_report(eligible=False, timed=False))).text
+    assert "--benchmark=web times the file" in text
+    assert "padding (0,1,0,1)" in text

@@ -75,8 +75,26 @@ def test_every_sentence_can_be_said_of_every_run(any_report):
         story.sparsity_sentence,
         story.size_sentence,
         story.proof_sentence,
+        story.eligibility_sentence,
     ):
         text = sentence(any_report)
         assert text.endswith("."), sentence
         assert "None" not in text, sentence
         assert "nan" not in text, sentence
+    for text in story.speed_sentences(any_report):
+        assert text.endswith(".")
+        assert "None" not in text
+
+
+def test_speed_is_told_only_of_what_was_measured(make_report):
+    timed, counted = story.speed_sentences(make_report())
+    assert timed.startswith(
+        "LiteRT.js 2.5.3, 1 thread: 16.6\u00a0ms dense, 6.70\u00a0ms as written: 2.48 times as fast"
+    )
+    assert "400\u00a0million as written: 2.50 times fewer" in counted
+    assert story.speed_sentences(make_report(timed=False)) == []
+
+
+def test_a_bound_is_given_only_where_something_runs_sparse(make_report):
+    assert "2.8 times" in story.eligibility_sentence(make_report())
+    assert story.eligibility_sentence(make_report(eligible=False)) == "XNNPACK runs nothing sparse."

@@ -71,3 +71,11 @@ def test_goes_to_standard_output_by_default(make_report, capsys):
     captured = capsys.readouterr()
     assert "REFLOW brought mobilenet_v2 back" in captured.out
     assert not captured.err
+
+
+def test_what_stands_in_the_way_is_printed_with_its_remedy(make_report):
+    text = " ".join(_printed(make_report(eligible=False, timed=False), width=100).split())
+    assert "target XNNPACK runs nothing sparse." in text
+    assert "Conv1: padding (0,1,0,1); needs 1 on every side; --rewrite=exact does it" in text
+    assert "speed LiteRT.js" not in text
+    assert "speed LiteRT.js 2.5.3, 1 thread" in " ".join(_printed(make_report(), width=100).split())
