@@ -110,7 +110,7 @@ def read_constants(content: bytes) -> dict[str, np.ndarray]:
         InputError: not a .tflite file, or a sparse tensor whose indices contradict its shape.
     """
     model = flatbuffer.parse(content)
-    return {name: _read_tensor(model, tensor) for name, tensor in _constants(model)}
+    return {name: read_tensor(model, tensor) for name, tensor in _constants(model)}
 
 
 def list_tensors(content: bytes) -> tuple[StoredTensor, ...]:
@@ -122,7 +122,7 @@ def list_tensors(content: bytes) -> tuple[StoredTensor, ...]:
     model = flatbuffer.parse(content)
     stored = []
     for name, tensor in _constants(model):
-        dense = _read_tensor(model, tensor)
+        dense = read_tensor(model, tensor)
         if dense.nbytes <= _SMALL_BYTES:
             continue
         size_bytes = dense.nbytes if tensor.sparsity is None else _read_sparse(model, tensor).size_bytes
@@ -155,7 +155,7 @@ def _constants(model: schema.ModelT) -> Iterator[tuple[str, schema.TensorT]]:
             yield name, tensor
 
 
-def _read_tensor(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
+def read_tensor(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
     if tensor.sparsity is None:
         return _read_buffer(model, tensor)
     return decode(_read_sparse(model, tensor))

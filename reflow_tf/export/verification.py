@@ -122,8 +122,23 @@ def _count(mask: np.ndarray, nonzero: np.ndarray) -> tuple[int, int]:
 
 
 def _layouts(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """A canonical mask (output, *spatial, input) in every layout that the converter may choose for the kernel."""
+    """A canonical mask (output, *spatial, input) in every layout in which the file may hold the kernel."""
+    for converted in _converted(mask):
+        yield converted
+        # Exact rewriting mirrors spatial kernels (export/rewriting): along one axis or both, the first kernel along
+        # its input channels as well.
+        if converted.ndim == 4 and converted.shape[1:3] != (1, 1):
+            yield converted[:, ::-1]
+            yield converted[:, :, ::-1]
+            yield converted[:, ::-1, ::-1]
+            yield converted[:, ::-1, ::-1, ::-1]
+
+
+def _converted(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """A canonical mask in every layout that the converter may choose for the kernel."""
     yield mask  # CONV_2D, TRANSPOSE_CONV, FULLY_CONNECTED
+    if mask.ndim == 4 and mask.shape[1:3] == (1, 1):
+        yield mask[:, 0, 0]  # a 1x1 convolution that became a FULLY_CONNECTED (export/rewriting/head.py)
     if mask.ndim == 2:
         yield mask.T  # a Dense that became a BATCH_MATMUL
         yield mask[:, np.newaxis, np.newaxis]  # or a 1x1 convolution
