@@ -16,6 +16,9 @@ from reflow_tf.targets.xnnpack import XNNPack
 TARGETS: Mapping[str, HardwareTarget] = {target.name: target for target in (XNNPack(), Storage())}
 REPAIRS = ("reflow", "none")
 QUANTIZATIONS = ("none", "float16", "int8")
+REWRITES = ("exact", "none")
+# Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
+BENCHMARKS = ("web", "aarch64")
 
 # Just over the two thirds above which XNNPACK turns to its sparse kernels.
 DEFAULT_SPARSITY = 0.7
@@ -73,8 +76,14 @@ class PruneConfig:
 class JobConfig:
     """One run of the tool from a model's name to an output folder; the flags of `reflow_tf.tools.prune`.
 
+    Attributes:
+        rewrite: 'exact': the file's graph is rewritten, where that is exact, so that the target can gain; 'none'; None:
+            what the target wants.
+        benchmark: runtimes of `BENCHMARKS` in which the dense and the pruned file are measured side by side.
+
     Raises:
-        InputError: a number is out of its range, or a name is none of its choices.
+        InputError: a number is out of its range, a name is none of its choices, or the target gains nothing from the
+            quantization.
     """
 
     model: str
@@ -90,16 +99,32 @@ class JobConfig:
     batch_size: int = 128
     seed: int = 0
     quantize: str = "none"
+    rewrite: str | None = None
     export_batch_size: int = 1
+    benchmark: tuple[str, ...] = ()
     overwrite: bool = False
     max_accuracy_drop: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("quantize", self.quantize, QUANTIZATIONS)
+        if reason := self.target.obstacle(self.quantize):
+            raise InputError(f"--quantize must suit --target={self.target.name}: {reason}. Received: {self.quantize}")
+        check_choice("rewrite", self.requested_rewrite, REWRITES)
+        for name in self.benchmark:
+            check_choice("benchmark", name, BENCHMARKS)
         for name in ("calibration_samples", "batch_size", "export_batch_size", "image_size"):
             check_between(name, getattr(self, name), 1)
         check_between("seed", self.seed, 0, 2**32 - 1)
         check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
+
+    @property
+    def target(self) -> HardwareTarget:
+        return TARGETS[self.prune.target]
+
+    @property
+    def requested_rewrite(self) -> str:
+        """The rewriting asked for, or what the target wants where none was."""
+        return self.rewrite or self.target.rewrite
 
 
 @dataclasses.dataclass(frozen=True)

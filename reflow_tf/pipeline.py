@@ -1,23 +1,25 @@
 """The main job: a model in; kernels scored, planned, masked; the signal restored; a file out, run and measured."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Sequence
 
 import keras
-import numpy as np
 
 from reflow_tf import record
+from reflow_tf.benchmark import Candidate, measure_files
 from reflow_tf.config import JobConfig
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
 from reflow_tf.evaluation import measure_parity, rank_outputs, require_classifier
+from reflow_tf.explanation import explain
+from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
-from reflow_tf.report.progress import stage, track
+from reflow_tf.report.progress import announce, show_progress, stage
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.stopwatch import Stopwatch
 
@@ -57,24 +59,34 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
             batch_size=job.batch_size,
             seed=job.seed,
         )
+    export = functools.partial(
+        export_tflite,
+        quantize=job.quantize,
+        calibration=calibration,
+        batch_size=job.export_batch_size,
+        input_shape=calibration.sample_shape,
+    )
+    with stage("Exporting the dense model"), stopwatch.timed("export dense"):
+        dense_file = export(loaded.model, sparse=False)
+        foreseen = explain(dense_file.content, job.target)
+    expected = foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given
+    if not expected.fits:
+        first = next((f" {blocker.operator or 'The file'}: {blocker.reason}." for blocker in expected.blockers), "")
+        announce(f"{expected.statement}{first} The run goes on; reflow_tf.tools.explain tells what would help.")
     result = prune(loaded.model, job.prune, calibration, evaluation=evaluation, progress=show_progress)
     stopwatch.seconds.update(result.report.seconds)
     with stage("Exporting the file"), stopwatch.timed("export"):
-        export = functools.partial(
-            export_tflite,
-            quantize=job.quantize,
-            calibration=calibration,
-            batch_size=job.export_batch_size,
-            input_shape=calibration.sample_shape,
-        )
-        dense_file = export(loaded.model, sparse=False)
-        exported = export(result.model)
+        exported = export(result.model, rewrite=job.requested_rewrite)
+        verdict = job.target.judge(read_operators(exported.content))
         mask_checks = check_masks(exported.content, result.masks)
         runtime = LiteRT(exported.content)
     with stopwatch.timed("evaluate file"):
         ranked = rank_outputs(map(runtime.run, show_progress(evaluation, "Evaluating the file")))
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         parity = measure_parity(result.model, runtime, evaluation)
+    with stage("Measuring the speed"), stopwatch.timed("benchmark"):
+        files = Candidate("model.tflite", exported.content), Candidate("the dense file", dense_file.content)
+        benchmarks = {name: measure_files(files[:1], files[1], runtime=name) for name in job.benchmark}
     described = record.Run(
         job=job,
         loaded=loaded,
@@ -83,9 +95,12 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         result=result,
         dense_file=dense_file,
         exported=exported,
+        before=foreseen.as_given,
+        verdict=verdict,
         mask_checks=mask_checks,
         ranked_in_file=ranked,
         parity=parity,
+        benchmarks=benchmarks,
         seconds=stopwatch.seconds,
         command=command,
     )
@@ -102,13 +117,6 @@ def _open_folder(job: JobConfig) -> OutputFolder:
         if given is not None and folder.holds(given):
             raise InputError(f"--{name} must not be inside --output_dir, which is replaced. Received: {given}")
     return folder
-
-
-def show_progress(batches: Iterable[np.ndarray], description: str) -> Iterator[np.ndarray]:
-    """One pass over the batches with a bar that counts images."""
-    total = len(batches) if isinstance(batches, Sized) else None
-    with track(batches, description, total=total, size=len) as tracked:
-        yield from tracked
 
 
 def _no_data() -> str:

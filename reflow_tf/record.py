@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from reflow_tf.config import TARGETS, JobConfig
+from reflow_tf.benchmark import Benchmark
+from reflow_tf.config import JobConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.export.verification import MaskCheck
@@ -24,9 +25,11 @@ from reflow_tf.report import page
 from reflow_tf.report.document import SCHEMA_VERSION, Report, to_json
 from reflow_tf.report.folder import Content
 from reflow_tf.report.scores import Parity, Score, score_accuracy, score_agreement
+from reflow_tf.runtimes.latency import Spread
 from reflow_tf.signal import VERDICT_RULE, LayerRatio, Signal, compare_signals, has_collapsed
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import count_masked
+from reflow_tf.targets.target import Cluster, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +37,11 @@ class Run:
     """All that one run of the tool has to tell.
 
     Attributes:
-        dense_file: what the unpruned model gives with the same quantization, to compare sizes with.
+        dense_file: what the unpruned model gives with the same quantization, not rewritten, to compare with.
+        before: the target's verdict on the dense file.
+        verdict: the target's verdict on the file.
         ranked_in_file: the file's best classes of each evaluation image, (images, up to 5), best first.
+        benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side.
         seconds: stage -> wall-clock seconds.
         command: the command line.
     """
@@ -47,9 +53,12 @@ class Run:
     result: PruneResult
     dense_file: ExportedFile
     exported: ExportedFile
+    before: Verdict
+    verdict: Verdict
     mask_checks: Sequence[MaskCheck]
     ranked_in_file: np.ndarray
     parity: Parity
+    benchmarks: Mapping[str, Benchmark]
     seconds: Mapping[str, float]
     command: Sequence[str]
 
@@ -92,7 +101,11 @@ def describe(run: Run) -> Report:
         "parity": _plain(run.parity),
         "skipped": [_plain(skipped) for skipped in run.result.report.skipped],
         "notes": _notes(run),
-        "target": {"name": run.job.prune.target, "description": TARGETS[run.job.prune.target].description},
+        "target": _target(run),
+        "latency": {name: _latency(found) for name, found in run.benchmarks.items() if found.unit == "ms"},
+        "instructions": {
+            name: _instructions(found) for name, found in run.benchmarks.items() if found.unit == "instructions"
+        },
         "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
         "gate": _gate(run.job.max_accuracy_drop, accuracy, agreement),
     }
@@ -117,6 +130,8 @@ def describe_config(run: Run) -> dict[str, Any]:
     del config["prune"]
     config["pattern"] = str(run.job.prune.pattern)
     config["sparsity"] = run.job.prune.requested_sparsity
+    config["rewrite"] = run.job.requested_rewrite
+    config["benchmark"] = list(run.job.benchmark)
     config["preprocessing"] = _plain(run.loaded.preprocessing)
     return config
 
@@ -212,8 +227,72 @@ def _mask_in_file(check: MaskCheck) -> dict[str, Any]:
     return {name: getattr(check, name) for name in names}
 
 
+def _target(run: Run) -> dict[str, Any]:
+    target, verdict, exported = run.job.target, run.verdict, run.exported
+    return {
+        "name": target.name,
+        "description": target.description,
+        **_verdict(verdict),
+        "expected_speedup": verdict.expected_speedup,
+        "clusters": [_cluster(cluster) for cluster in verdict.clusters],
+        "before": _verdict(run.before),
+        "rewrite": run.job.requested_rewrite,
+        "rewrites": [_plain(applied) for applied in exported.rewrites],
+        "refused": [_plain(refused) for refused in exported.refused],
+        "version_notes": list(verdict.version_notes),
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "eligible": verdict.eligible,
+        "fits": verdict.fits,
+        "statement": verdict.statement,
+        "blockers": [_plain(blocker) for blocker in verdict.blockers],
+    }
+
+
+def _cluster(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "first": cluster.operators[0],
+        "last": cluster.operators[-1],
+        "num_operators": len(cluster.operators),
+        "num_weights": cluster.num_weights,
+        "num_zeros": cluster.num_zeros,
+        "runs_sparse": cluster.runs_sparse,
+    }
+
+
+def _latency(found: Benchmark) -> dict[str, Any]:
+    dense, file, speedup = _pair(found)
+    return {
+        "runtime": found.runtime,
+        "rounds": found.rounds,
+        "dense_ms": dense.median,
+        "dense_quartiles_ms": [dense.low, dense.high],
+        "file_ms": file.median,
+        "file_quartiles_ms": [file.low, file.high],
+        "speedup": speedup.median,
+        "speedup_quartiles": [speedup.low, speedup.high],
+    }
+
+
+def _instructions(found: Benchmark) -> dict[str, Any]:
+    dense, file, speedup = _pair(found)
+    return {"runtime": found.runtime, "dense": dense.median, "file": file.median, "ratio": speedup.median}
+
+
+def _pair(found: Benchmark) -> tuple[Spread, Spread, Spread]:
+    """Costs of the dense file and of the file, and their ratio."""
+    (file,) = found.files
+    assert found.baseline is not None and file.speedup is not None
+    return found.baseline.cost, file.cost, file.speedup
+
+
 def _notes(run: Run) -> list[str]:
     notes = list(run.exported.notes)
+    if caution := run.job.target.caution(run.job.prune.pattern):
+        notes.append(caution)
     if run.result.report.repair.unreached:
         unreached = ", ".join(run.result.report.repair.unreached)
         notes.append(f"No calibration image reached these batch norms, which keep their moments: {unreached}.")

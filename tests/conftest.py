@@ -118,6 +118,50 @@ def inputs(settled, tmp_path_factory):
     return Inputs(folder)
 
 
+@pytest.fixture(scope="session")
+def strided(tmp_path_factory):
+    """Path of a network as Keras pads it: XNNPACK can run it sparse once its stride-2 layers are turned."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3), name="images")
+    x = layers.Conv2D(16, 3, 2, padding="same", activation="relu", name="stem")(image)
+    for block in (1, 2):
+        x = layers.DepthwiseConv2D(3, block, padding="same", name=f"spatial_{block}")(x)
+        x = layers.BatchNormalization(name=f"norm_{block}")(
+            layers.Conv2D(96, 1, use_bias=False, name=f"wide_{block}")(x)
+        )
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.ReLU(name="relu")(x))
+    model = keras.Model(image, layers.Dense(4, activation="softmax", name="classes")(x), name="strided")
+    settle(model, make_images(96, seed=0, size=32).astype(np.float32) / 127.5 - 1)
+    path = tmp_path_factory.mktemp("strided") / "strided.keras"
+    model.save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def web():
+    """LiteRT.js, Chromium and Playwright are there, or the test is skipped."""
+    from reflow_tf.errors import InputError
+    from reflow_tf.runtimes.web import browser, litertjs
+
+    try:
+        browser.require_parts()
+        litertjs.installed_folder()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def aarch64():
+    """The emulated ARM machine is there, or the test is skipped."""
+    from reflow_tf.runtimes.aarch64 import machine
+
+    if not machine.is_set_up():
+        pytest.skip(f"the aarch64 runtime is not set up: {machine.SET_UP}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a command left behind: its exit code and what it printed."""
@@ -128,8 +172,9 @@ class Outcome:
 
     @property
     def error(self):
-        """The one line of a failure. What took over two seconds may be mentioned before it."""
-        lines = [line for line in self.err.splitlines() if not re.fullmatch(r"[A-Z].*: [\d.]+ (s|min)", line)]
+        """The one line of a failure. Notes, and what took over two seconds, may come before it."""
+        told = re.compile(r"[A-Z].*: [\d.]+ (s|min)|note: .*")
+        lines = [line for line in self.err.splitlines() if not told.fullmatch(line)]
         assert len(lines) == 1 and lines[0].startswith("error: "), self.err
         return lines[0]
 

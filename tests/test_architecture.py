@@ -55,6 +55,9 @@ ROOMS = {
     "runtimes": Room(4, 1),
     "report": Room(5, 0),
     "pruning": Room(5, 4),
+    "explanation": Room(5, 4),
+    "benchmark": Room(5, 4),
+    "device_kit": Room(5, 4, beside=("evaluation", "report")),
     "evaluation": Room(5, 4, beside=("pruning", "report")),
     FACADE: Room(6, 5),
     "record": Room(6, 5),
@@ -71,7 +74,8 @@ LAZY = {("reflow_tf.keras_backend", "keras"), ("reflow_tf.data.tfds", "tensorflo
 LIGHT = (
     *("reflow_tf", "reflow_tf.config", "reflow_tf.keras_backend", "reflow_tf.data.loading", "reflow_tf.report.page"),
     *("reflow_tf.report.terminal", "reflow_tf.sparsity.plan", "reflow_tf.targets.selection"),
-    *("reflow_tf.tools.prune", "reflow_tf.tools.evaluate"),
+    *("reflow_tf.tools.prune", "reflow_tf.tools.evaluate", "reflow_tf.tools.explain", "reflow_tf.tools.benchmark"),
+    *("reflow_tf.tools.device_kit", "reflow_tf.tools.setup_runtime"),
 )
 
 DISTRIBUTIONS = {

@@ -49,6 +49,13 @@ def test_a_pattern_is_no_text():
     "flags, message",
     [
         ({"quantize": "int4"}, "--quantize must be one of none, float16, int8. Received: int4"),
+        ({"rewrite": "wild"}, "--rewrite must be one of exact, none. Received: wild"),
+        ({"benchmark": ("web", "moon")}, "--benchmark must be one of web, aarch64. Received: moon"),
+        (
+            {"quantize": "int8"},
+            "--quantize must suit --target=xnnpack: XNNPACK has sparse kernels for float32 and float16 alone, so zeros "
+            "in int8 gain nothing there. Received: int8",
+        ),
         ({"calibration_samples": 0}, "--calibration_samples must be at least 1. Received: 0"),
         ({"batch_size": 0}, "--batch_size must be at least 1. Received: 0"),
         ({"export_batch_size": -1}, "--export_batch_size must be at least 1. Received: -1"),
@@ -65,6 +72,14 @@ def test_limits_of_a_job(flags, message):
     with pytest.raises(InputError) as caught:
         JobConfig("model", "out", **flags)
     assert str(caught.value) == message
+
+
+def test_the_target_says_how_the_file_is_rewritten_unless_the_user_does():
+    assert JobConfig("model", "out").requested_rewrite == "exact"
+    assert JobConfig("model", "out", rewrite="none").requested_rewrite == "none"
+    storage = PruneConfig(target="storage")
+    assert JobConfig("model", "out", storage, quantize="int8").requested_rewrite == "none"
+    assert JobConfig("model", "out", storage, rewrite="exact").requested_rewrite == "exact"
 
 
 def test_the_largest_seed_and_the_widest_gate_are_allowed():

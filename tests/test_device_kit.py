@@ -57,9 +57,7 @@ def test_the_script_checks_and_times_from_anywhere(kit):
 
 
 @pytest.mark.parametrize("runtime", ["ai_edge_litert", "tflite_runtime"])
-def test_the_script_passes_on_arm(kit, runtime, tmp_path):
-    if not machine.is_set_up():
-        pytest.skip(f"the aarch64 runtime is not set up: apt-get install qemu-user, then {machine.SET_UP}")
+def test_the_script_passes_on_arm(aarch64, kit, runtime, tmp_path):
     flags = ["--json", "--rounds=2", f"--runtime={runtime}", f"--baseline={kit}/baseline.tflite"]
     done = machine.find_machine().python([str(kit / "run.py"), *flags], tmp_path)
     assert done.returncode == 0, done.stderr
@@ -70,10 +68,8 @@ def test_the_script_passes_on_arm(kit, runtime, tmp_path):
     assert result["speedup"]["median"] > 0
 
 
-def test_the_commands_for_a_phone_run_a_python_that_needs_nothing_of_the_system(kit, tmp_path):
+def test_the_commands_for_a_phone_run_a_python_that_needs_nothing_of_the_system(aarch64, kit, tmp_path):
     """The README's own lines, with QEMU where a phone would run the loader itself."""
-    if not machine.is_set_up():
-        pytest.skip(f"the aarch64 runtime is not set up: apt-get install qemu-user, then {machine.SET_UP}")
     lines = [line.strip() for line in (kit / "README.md").read_text().splitlines() if line.startswith("    ")]
     pack = next(line for line in lines if line.startswith("tar -C FOLDER"))
     unpack = next(line for line in lines if "tar -xzf" in line).split("&& ")[1]

@@ -21,7 +21,7 @@ def finished(inputs, tmp_path_factory):
     """Folder and report of a run that prepares its images in a way that only its config.json tells."""
     folder = tmp_path_factory.mktemp("finished") / "out"
     flags = {"data": inputs.data, "eval_data": inputs.heldout, "preprocess": inputs.preprocess}
-    prune = PruneConfig(sparsity=0.5)
+    prune = PruneConfig(sparsity=0.5, target="storage")
     return folder, pipeline.run(JobConfig(inputs.model, str(folder), prune, quantize="int8", **flags))
 
 

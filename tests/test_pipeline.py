@@ -212,7 +212,8 @@ def test_patterns_targets_and_allocations(run_job, prune, num_pruned):
 
 @pytest.mark.parametrize("quantize, tolerance", [("float16", 1e-2), ("int8", 0.5)])
 def test_quantization(base, run_job, inputs, quantize, tolerance):
-    report = run_job(eval_data=inputs.heldout, quantize=quantize).report
+    config = PruneConfig(target="storage", prunable="conv_[12]")  # the same kernels as for xnnpack, which takes no int8
+    report = run_job(config, eval_data=inputs.heldout, quantize=quantize).report
     assert all(check["ok"] for check in report["masks_in_file"])
     assert 0 < report["parity"]["max_abs"] < tolerance and report["parity"]["top1_agreement"] > 0.8
     assert {tensor["dtype"] for tensor in report["file"]["tensors"]} & {quantize}
@@ -410,3 +411,48 @@ def test_a_folder_that_appears_meanwhile_is_not_replaced(inputs, tmp_path, monke
     with pytest.raises(InputError, match="must not exist yet"):
         pipeline.run(JobConfig(inputs.model, str(tmp_path / "out"), data=inputs.data))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
+
+
+def test_what_stands_in_the_way_is_told_before_and_after(run_job, capsys):
+    report = run_job().report
+    target = report["target"]
+    assert (target["name"], target["eligible"], target["fits"]) == ("xnnpack", False, False)
+    assert target["expected_speedup"] == 1 and target["blockers"] == target["before"]["blockers"]
+    assert "conv_0" in {blocker["operator"] for blocker in target["blockers"]}
+    assert report["latency"] == report["instructions"] == {}
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1 and target["before"]["statement"] in notes[0]
+
+
+def test_a_network_as_keras_pads_it_becomes_eligible(run_job, strided, images, tmp_path, capsys):
+    np.savez(tmp_path / "photos.npz", x=images(64, seed=1, size=32))
+    job = {"model": strided, "data": str(tmp_path / "photos.npz")}
+    report = run_job(PruneConfig(sparsity=0.8), **job).report
+    target = report["target"]
+    assert target["eligible"] and target["fits"] and not target["before"]["fits"] and target["rewrite"] == "exact"
+    assert [rewrite["rewrite"] for rewrite in target["rewrites"]] == ["rotation"]
+    assert target["expected_speedup"] > 1.5
+    (cluster,) = target["clusters"]
+    assert cluster["runs_sparse"] and cluster["num_zeros"] == round(0.8 * cluster["num_weights"])
+    assert report["parity"]["top1_agreement"] == 1 and report["parity"]["max_abs"] < 1e-5
+    assert "note: " not in capsys.readouterr().err
+    # Left as Keras pads it, the same zeros gain nothing.
+    target = run_job(PruneConfig(sparsity=0.8), rewrite="none", **job).report["target"]
+    assert not target["eligible"] and target["rewrites"] == []
+    assert {blocker["remedy"] for blocker in target["blockers"]} == {target["before"]["blockers"][0]["remedy"]}
+
+
+@pytest.mark.usefixtures("web", "aarch64")
+def test_the_file_is_measured_beside_the_dense_one(run_job, strided, images, tmp_path):
+    np.savez(tmp_path / "photos.npz", x=images(64, seed=1, size=32))
+    job = {"model": strided, "data": str(tmp_path / "photos.npz")}
+    results = run_job(PruneConfig(sparsity=0.9), benchmark=("web", "aarch64"), **job)
+    report = results.report
+    timed, counted = report["latency"]["web"], report["instructions"]["aarch64"]
+    assert "LiteRT.js" in timed["runtime"] and timed["rounds"] > 10
+    assert timed["dense_quartiles_ms"][0] <= timed["dense_ms"] <= timed["dense_quartiles_ms"][1]
+    assert timed["speedup_quartiles"][0] <= timed["speedup"] <= timed["speedup_quartiles"][1]
+    assert "cortex" in counted["runtime"]
+    assert counted["ratio"] == pytest.approx(counted["dense"] / counted["file"])
+    assert counted["ratio"] > 1.2, "fewer instructions than the dense file, flip and all"
+    assert "LiteRT.js" in (results.folder / "report.html").read_text("utf-8")

@@ -123,7 +123,7 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     target = report["target"]
     yield "target", story.eligibility_sentence(report), "" if target["eligible"] else "bold yellow"
     for blocker in target["blockers"]:
-        yield "", f"{blocker['operator']}: {blocker['reason']}; {blocker['remedy']}", ""
+        yield "", f"{blocker['operator'] or 'the file'}: {blocker['reason']}; {blocker['remedy']}", ""
     for index, sentence in enumerate(story.speed_sentences(report)):
         yield "" if index else "speed", sentence, ""
     for index, (reason, paths) in enumerate(grouped_skips(report["skipped"])):

@@ -3,6 +3,9 @@
 import dataclasses
 
 from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.patterns import Pattern
+from reflow_tf.targets.operators import OperatorGraph
+from reflow_tf.targets.target import Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +14,21 @@ class Storage:
 
     name: str = "storage"
     description: str = "A smaller file: zeros are saved in every kernel, so every kernel is pruned."
+    rewrite: str = "none"
+
+    def obstacle(self, quantize: str) -> str | None:
+        del quantize
+        return None
+
+    def caution(self, pattern: Pattern) -> str | None:
+        del pattern
+        return None
 
     def objection(self, spec: LayerSpec) -> str | None:
         del spec
         return None
+
+    def judge(self, graph: OperatorGraph) -> Verdict:
+        """Every file is welcome; how much smaller it got, its size says."""
+        del graph
+        return Verdict(True, True, (), (), None, "Every zero saves storage; nothing is promised about speed.")

@@ -1,8 +1,79 @@
-"""What a kind of hardware is to this tool: a judge of which kernels it pays to prune."""
+"""What a kind of hardware is to this tool: a judge of which kernels it pays to prune, and of whole networks."""
 
+import dataclasses
 from typing import Protocol
 
 from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.patterns import Pattern
+from reflow_tf.targets.operators import OperatorGraph
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocker:
+    """Something that keeps a network from what the target rewards.
+
+    Attributes:
+        operator: the layer that a person recognises, or several: 'conv1, conv2 and 3 more'; '' for the whole file.
+        kind: TFLite's names of these operators; '' where it is the whole file.
+        reason: what is so, with numbers, and what is needed.
+        remedy: what would change it, or that nothing does.
+    """
+
+    operator: str
+    kind: str
+    reason: str
+    remedy: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Operators that run sparse together or not at all.
+
+    Attributes:
+        operators: names of the layers, in the order of execution.
+        num_weights: weights that count against the threshold (those of its 1x1 convolutions).
+        num_zeros: how many of them are zero.
+        blockers: what keeps this cluster from running sparse.
+        runs_sparse: it will, as the file is.
+    """
+
+    operators: tuple[str, ...]
+    num_weights: int
+    num_zeros: int
+    blockers: tuple[Blocker, ...]
+    runs_sparse: bool
+
+    @property
+    def share_of_zeros(self) -> float:
+        """Zeros among the weights that count; 0 where none do."""
+        return self.num_zeros / self.num_weights if self.num_weights else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a target makes of one file.
+
+    Attributes:
+        eligible: this very file gets what the target rewards.
+        fits: its structure would, given enough zeros and stored sparse.
+        clusters: what runs sparse together, or would.
+        blockers: the root causes of everything that is not eligible, each once.
+        expected_speedup: an upper bound from the operators' work, 1 where nothing runs faster; None where the target
+            promises no speed.
+        statement: the verdict in one sentence.
+        version_notes: where the versions of a runtime would judge differently.
+        corrupted_by: runtimes that compute wrong outputs with this file, or refuse it, because it stores zeros sparse:
+            it must be stored dense.
+    """
+
+    eligible: bool
+    fits: bool
+    clusters: tuple[Cluster, ...]
+    blockers: tuple[Blocker, ...]
+    expected_speedup: float | None
+    statement: str
+    version_notes: tuple[str, ...] = ()
+    corrupted_by: tuple[str, ...] = ()
 
 
 class HardwareTarget(Protocol):
@@ -18,6 +89,23 @@ class HardwareTarget(Protocol):
         """One sentence on what the target rewards."""
         ...
 
+    @property
+    def rewrite(self) -> str:
+        """The rewriting of files that the target wants by default, as `--rewrite` spells it."""
+        ...
+
+    def obstacle(self, quantize: str) -> str | None:
+        """Why zeros gain nothing here in a file that is quantized so, or None if they do."""
+        ...
+
+    def caution(self, pattern: Pattern) -> str | None:
+        """What a person should know who prunes in this pattern for this target, in sentences; None if nothing."""
+        ...
+
     def objection(self, spec: LayerSpec) -> str | None:
         """Why zeros in this kernel gain nothing here, or None if they do."""
+        ...
+
+    def judge(self, graph: OperatorGraph) -> Verdict:
+        """Says whether this network gets what the target rewards, and what stands in the way."""
         ...

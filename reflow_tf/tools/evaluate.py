@@ -56,7 +56,7 @@ def _needed(flag: flags.FlagHolder[str | None]) -> str:
 def evaluate(config: EvaluateConfig) -> int:
     """Scores the model and prints the result; returns the exit code."""
     from reflow_tf import evaluation  # TensorFlow takes seconds to import: bad flags answer before it
-    from reflow_tf.pipeline import show_progress
+    from reflow_tf.report.progress import show_progress
 
     score = evaluation.evaluate(config, progress=show_progress)
     low, high = score.top1_interval

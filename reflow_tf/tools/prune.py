@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from reflow_tf.config import QUANTIZATIONS, REPAIRS, TARGETS, JobConfig, PruneConfig
+from reflow_tf.config import BENCHMARKS, QUANTIZATIONS, REPAIRS, REWRITES, TARGETS, JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.allocation import ALLOCATIONS
@@ -127,8 +127,24 @@ QUANTIZE = flags.DEFINE_string(
     f"{', '.join(QUANTIZATIONS)}. int8: full integer, calibrated on the calibration images after the repair.",
     flag_values=FLAGS,
 )
+REWRITE = flags.DEFINE_string(
+    "rewrite",
+    None,
+    f"{', '.join(REWRITES)}. exact: change the file's graph, not what it computes, so that the target can gain. "
+    + "Default: "
+    + ", ".join(f"{target.rewrite} for {target.name}" for target in TARGETS.values())
+    + ".",
+    flag_values=FLAGS,
+)
 EXPORT_BATCH_SIZE = flags.DEFINE_integer(
     "export_batch_size", _JOB.export_batch_size, "The file's fixed batch size.", flag_values=FLAGS
+)
+BENCHMARK = flags.DEFINE_list(
+    "benchmark",
+    [],
+    f"Measure the dense and the pruned file side by side, in one or both of {', '.join(BENCHMARKS)}: milliseconds in "
+    "LiteRT.js in a browser, instructions on an emulated ARM CPU. reflow_tf.tools.setup_runtime sets each up, once.",
+    flag_values=FLAGS,
 )
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the results go. Default: ./reflow_out/<model>.", flag_values=FLAGS
@@ -171,6 +187,8 @@ def read_config() -> JobConfig:
         batch_size=BATCH_SIZE.value,
         seed=SEED.value,
         quantize=QUANTIZE.value,
+        rewrite=REWRITE.value,
+        benchmark=tuple(BENCHMARK.value),
         export_batch_size=EXPORT_BATCH_SIZE.value,
         overwrite=OVERWRITE.value,
         max_accuracy_drop=MAX_ACCURACY_DROP.value,

@@ -10,9 +10,12 @@ from keras import layers
 from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer, sparse_storage, tflite
 from reflow_tf.export.equivalence import compute_same
+from reflow_tf.export.operators import read_operators
+from reflow_tf.export.rewriting import Applied, Rewritten
 from reflow_tf.export.sparse_storage import read_constants, store_sparse
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
+from reflow_tf.targets.xnnpack import XNNPack
 
 
 def images(shape, count=4, seed=5):
@@ -280,3 +283,78 @@ def test_the_converter_is_silent(capfd):
     export_tflite(small_net())
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_rewriting_makes_xnnpack_run_sparse_and_changes_no_output(mobilenet):
+    pruned, masks = mobilenet
+    # At 32 pixels the last maps have one pixel each, and the converter turns their sums into something else.
+    model = keras.applications.MobileNetV2(input_shape=(64, 64, 3), alpha=0.35, weights=None, classes=10)
+    model.set_weights(pruned.get_weights())
+    plain, rewritten = export_tflite(model), export_tflite(model, rewrite="exact")
+    batch = images((64, 64, 3))
+    np.testing.assert_allclose(
+        run_float(rewritten.content, batch), run_float(plain.content, batch), rtol=1e-4, atol=1e-6
+    )
+    assert not XNNPack().judge(read_operators(plain.content)).eligible
+    assert XNNPack().judge(read_operators(rewritten.content)).eligible
+    assert "rotation" in {applied.rewrite for applied in rewritten.rewrites}
+    assert plain.rewrites == () and plain.refused == ()
+    assert all(check.ok for check in check_masks(rewritten.content, masks))
+
+
+def test_masks_of_turned_kernels_are_found_again(mobilenet):
+    """Every kernel masked, spatial ones as well: rotation turns them, the stem's input channels with it."""
+    model = keras.models.clone_model(mobilenet[0])
+    model.set_weights(mobilenet[0].get_weights())
+    rng = np.random.default_rng(3)
+    masks = {}
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+            kernel = layer.kernel.numpy()
+            kept = rng.random(kernel.shape) >= 0.5
+            layer.kernel.assign(kernel * kept)
+            depthwise = isinstance(layer, layers.DepthwiseConv2D)
+            masks[f"{layer.name}/kernel"] = kept.transpose((2, 0, 1, 3) if depthwise else (3, 0, 1, 2))
+    exported = export_tflite(model, rewrite="exact")
+    assert "rotation" in {applied.rewrite for applied in exported.rewrites}
+    assert all(check.ok for check in check_masks(exported.content, masks))
+
+
+def test_a_rewrite_that_computes_something_else_is_dropped(monkeypatch, mobilenet):
+    other = keras.models.clone_model(mobilenet[0])  # other weights
+    wrong = Rewritten(export_tflite(other, sparse=False).content, (Applied("rotation", ("Conv1",), "Turned."),), ())
+    monkeypatch.setattr(tflite, "rewrite_exact", lambda content: wrong)
+    exported = export_tflite(mobilenet[0], rewrite="exact")
+    assert exported.rewrites == ()
+    assert any("Not rewritten" in note for note in exported.notes)
+    assert exported.content == export_tflite(mobilenet[0]).content
+
+
+def test_rewriting_has_choices(mobilenet):
+    with pytest.raises(InputError, match=r"--rewrite must be one of exact, none\. Received: wild"):
+        export_tflite(mobilenet[0], rewrite="wild")
+
+
+def test_what_arm_would_compute_wrong_is_stored_dense():
+    """The cluster ends in a 1x1 convolution that a pooling layer reads: XNNPACK leaves its output channels first."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(16, 3, 2, activation="relu")(layers.ZeroPadding2D(1)(image))
+    pooled = layers.GlobalAveragePooling2D(keepdims=True)(layers.Conv2D(64, 1, name="wide")(x))
+    model = keras.Model(image, layers.Reshape((10,))(layers.Conv2D(10, 1, name="head")(pooled)))
+    for name in ("wide", "head"):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(kernel.numpy() * (np.random.default_rng(0).random(kernel.shape) >= 0.9))
+    exported = export_tflite(model)
+    assert XNNPack().judge(read_operators(store_sparse(exported.content))).corrupted_by
+    assert {tensor.storage for tensor in exported.tensors} == {"dense"}
+    assert any("would compute wrong outputs" in note for note in exported.notes)
+    # Rewriting takes the head out of the cluster, and the zeros can be stored sparse.
+    mended = export_tflite(model, rewrite="exact")
+    assert "sparse" in {tensor.storage for tensor in mended.tensors}
+    np.testing.assert_allclose(
+        run_float(mended.content, images((16, 16, 3))),
+        run_float(exported.content, images((16, 16, 3))),
+        rtol=1e-4,
+        atol=1e-6,
+    )

@@ -27,10 +27,8 @@ def build_eligible():
 
 
 @pytest.fixture(scope="session")
-def files():
+def files(aarch64):
     """The same weights, 90 % of the 1x1 ones zero, stored 'dense', 'sparse' and 'half' (sparse float16)."""
-    if not machine.is_set_up():
-        pytest.skip(f"the aarch64 runtime is not set up: apt-get install qemu-user, then {machine.SET_UP}")
     model = build_eligible()
     rng = np.random.default_rng(0)
     for layer in model.layers:

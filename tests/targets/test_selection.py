@@ -2,7 +2,7 @@ import pytest
 
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.layers import Kind, LayerSpec
-from reflow_tf.sparsity.patterns import NM, Unstructured
+from reflow_tf.sparsity.patterns import NM, Block, Unstructured
 from reflow_tf.targets.selection import select_kernels
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.xnnpack import XNNPack
@@ -53,3 +53,10 @@ def test_regular_expression_that_matches_nothing_names_what_there_is():
 def test_bad_regular_expression():
     with pytest.raises(InputError, match=r"Received: \("):
         choose(prunable="(")
+
+
+def test_blocks_of_output_channels_come_with_a_caution_where_speed_is_the_purpose():
+    assert "WebAssembly" in XNNPack().caution(Block(4, 1))
+    assert XNNPack().caution(Block(1, 4)) is None
+    assert XNNPack().caution(Unstructured()) is None
+    assert Storage().caution(Block(4, 1)) is None

@@ -1,0 +1,82 @@
+"""What a target judges: operators and the values between them, as a file spells them, without the weights."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+ABSENT = -1  # in `Operator.inputs`: an optional input that is not given
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A tensor: something that an operator computes, an input, or a constant.
+
+    Attributes:
+        index: position in `OperatorGraph.values`.
+        name: as the file has it.
+        shape: fixed sizes; () for a scalar.
+        dtype: as NumPy spells it: 'float32', 'float16', 'int8', 'int32', ...
+        constant: known before the first inference. What DENSIFY or DEQUANTIZE make of a constant is one, too, with that
+            constant's zeros: those operators are not in the graph.
+        stored_sparse: a constant of which the file holds only what is not zero.
+        num_zeros: zeros of a constant; 0 otherwise.
+        stored_dtype: type of a constant in the file: 'float16' where DEQUANTIZE makes it 'float32'; '' otherwise.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    constant: bool = False
+    stored_sparse: bool = False
+    num_zeros: int = 0
+    stored_dtype: str = ""
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers it holds."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """One step of a network.
+
+    Attributes:
+        index: position in `OperatorGraph.operators`, in the order of execution.
+        kind: TFLite's name: 'CONV_2D', 'DEPTHWISE_CONV_2D', 'MEAN', ...
+        name: the layer as a person knows it.
+        inputs: indices into `OperatorGraph.values`, in TFLite's order (data, weights, bias); `ABSENT` where not given.
+        outputs: indices into `OperatorGraph.values`.
+        attributes: what the file says besides, under these names where the kind has them: padding ('SAME', 'VALID'),
+            strides, dilations (height, width), window (height, width), depth_multiplier, activation ('NONE', 'RELU',
+            'RELU6', ...), axes, keep_dims, paddings (((before, after), ...) of PAD), perm, axis, keep_num_dims,
+            weights_format, new_shape, align_corners, half_pixel_centers, block_size.
+    """
+
+    index: int
+    kind: str
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorGraph:
+    """A network as operators in the order of execution.
+
+    Attributes:
+        operators: all of them but those that only unpack constants (DENSIFY, DEQUANTIZE of a constant).
+        values: every tensor that an operator, the input or the output names.
+        inputs: indices of the values that are fed.
+        outputs: indices of the values that are read.
+    """
+
+    operators: tuple[Operator, ...]
+    values: tuple[Value, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]

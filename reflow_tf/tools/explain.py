@@ -1,0 +1,171 @@
+r"""Says whether XNNPACK will run a model sparse on a phone, what stands in the way, and what would help.
+
+python -m reflow_tf.tools.explain --model=mobilenet_v2
+python -m reflow_tf.tools.explain --model=reflow_out/mobilenet_v2/model.tflite
+
+Exit code 3: no pruning and no exact rewriting would make this network run sparse.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from reflow_tf.config import TARGETS, check_choice
+from reflow_tf.errors import InputError
+from reflow_tf.targets.target import Blocker, Cluster, Verdict
+from reflow_tf.tools import command_line
+
+if TYPE_CHECKING:
+    from reflow_tf.explanation import Explanation
+
+FLAGS = command_line.new_flags()
+
+MODEL = flags.DEFINE_string(
+    "model", None, "The path of a .tflite, .keras or Keras .h5 file, or a zoo name.", flag_values=FLAGS
+)
+WEIGHTS = flags.DEFINE_string(
+    "weights", None, "For a zoo name: fashion_mnist, imagenet, random or a path.", flag_values=FLAGS
+)
+IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
+)
+TARGET = flags.DEFINE_string("target", "xnnpack", f"Whose rules: {', '.join(TARGETS)}.", flag_values=FLAGS)
+JSON = flags.DEFINE_string("json", None, "Write everything to this file as well, as JSON.", flag_values=FLAGS)
+
+_WIDTH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainConfig:
+    """The flags of this tool.
+
+    Raises:
+        InputError: an unknown target, or flags that do not go with a .tflite file.
+    """
+
+    model: str
+    weights: str | None
+    image_size: int | None
+    target: str
+    json: str | None
+
+    def __post_init__(self) -> None:
+        check_choice("target", self.target, TARGETS)
+        given = [
+            f"--{name}={value}"
+            for name, value in (("weights", self.weights), ("image_size", self.image_size))
+            if value is not None
+        ]
+        if self.is_file and given:
+            raise InputError(f"A .tflite file has its own weights and input size. Received: {' '.join(given)}")
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"--image_size must be at least 1. Received: {self.image_size}")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the model is a .tflite file already."""
+        return pathlib.Path(self.model).suffix == ".tflite"
+
+
+def read_config() -> ExplainConfig:
+    """The parsed flags as a checked configuration; raises InputError."""
+    if not MODEL.value:
+        raise InputError("--model is needed; see --help. Received: none")
+    return ExplainConfig(MODEL.value, WEIGHTS.value, IMAGE_SIZE.value, TARGET.value, JSON.value)
+
+
+def explain(config: ExplainConfig) -> int:
+    """Judges the model and prints the verdict; returns the exit code."""
+    from reflow_tf import explanation  # TensorFlow takes seconds to import: bad flags answer before it
+
+    explained = explanation.explain(_read(config), TARGETS[config.target])
+    if config.json is not None:
+        text = json.dumps(dataclasses.asdict(explained), indent=2)
+        pathlib.Path(config.json).write_text(f"{text}\n", encoding="utf-8")
+    with command_line.printing():
+        print("\n".join(_describe(explained)))
+    return command_line.DONE if explained.can_be_eligible else command_line.OVER_BUDGET
+
+
+def _read(config: ExplainConfig) -> bytes:
+    if config.is_file:
+        try:
+            return pathlib.Path(config.model).expanduser().read_bytes()
+        except OSError as error:
+            raise InputError(f"--model must be a readable file. Received: {config.model} ({error.strerror})") from error
+    from reflow_tf.export.tflite import export_tflite
+    from reflow_tf.models.loading import load_model
+
+    loaded = load_model(config.model, weights=config.weights, image_size=config.image_size)
+    if None in loaded.model.input_shape[1:]:
+        raise InputError(
+            f"--image_size must say the input size that the model leaves open. Received: none, for an input of shape "
+            f"{loaded.model.input_shape[1:]}"
+        )
+    return export_tflite(loaded.model, sparse=False).content
+
+
+def _describe(explained: "Explanation") -> Iterator[str]:
+    yield from _describe_verdict(explained.as_given)
+    if explained.applied:
+        yield ""
+        yield "With --rewrite=exact, which prune does by default and which changes no output:"
+        for applied in explained.applied:
+            yield from _wrap(f"{applied.rewrite}: {applied.statement}", "  + ")
+        yield ""
+        yield from _describe_verdict(explained.rewritten)
+    if explained.refused:
+        yield ""
+    for refused in explained.refused:
+        yield from _wrap(f"{refused.operator}: {refused.reason}", "  not rewritten: ")
+
+
+def _describe_verdict(verdict: Verdict) -> Iterator[str]:
+    yield from textwrap.wrap(verdict.statement, _WIDTH)
+    for cluster in verdict.clusters:
+        yield ""
+        yield from _describe_cluster(cluster)
+        for blocker in cluster.blockers:
+            yield from _describe_blocker(blocker)
+    if verdict.eligible and verdict.expected_speedup is not None:
+        yield f"  Expected gain: at most {verdict.expected_speedup:.2f}x, by the multiply-accumulates that are left"
+    for note in verdict.version_notes:
+        yield from _wrap(note, "  Versions: ")
+
+
+def _describe_cluster(cluster: Cluster) -> Iterator[str]:
+    if not cluster.operators:
+        return
+    first, *_, last = (*cluster.operators, *cluster.operators)
+    layers = len(cluster.operators)
+    yield f"  {first} ... {last}: {layers} layers, {'run sparse' if cluster.runs_sparse else 'run dense'}"
+    share = f"{cluster.num_zeros / cluster.num_weights:.1%}" if cluster.num_weights else "none"
+    yield f"  {cluster.num_weights:,} weights count, {share} of them zero; the threshold is 66.7 %"
+
+
+def _describe_blocker(blocker: Blocker) -> Iterator[str]:
+    where = f"{blocker.operator}: " if blocker.operator else ""
+    yield from _wrap(f"{where}{blocker.reason}", "  - ")
+    yield from _wrap(blocker.remedy, "    ")
+
+
+def _wrap(text: str, begin: str = "") -> list[str]:
+    """Lines that fit a terminal; a layer's name is never broken."""
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=begin, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    return command_line.run(read_config, explain, __doc__, FLAGS, sys.argv if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

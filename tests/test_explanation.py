@@ -1,0 +1,84 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from reflow_tf.explanation import explain
+from reflow_tf.export.tflite import export_tflite
+from reflow_tf.targets.storage import Storage
+
+
+def build(size=16, zeros=0.9, padding="same", strides=2, channels=3):
+    """A stem, two blocks, a mean: as keras.applications pads it, 90 % of the 1x1 weights zero."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    image = keras.Input((size, size, channels))
+    x = layers.Conv2D(16, 3, strides, padding=padding, activation="relu", name="stem")(image)
+    for block in (1, 2):
+        x = layers.DepthwiseConv2D(3, block, padding="same", name=f"spatial_{block}")(x)
+        x = layers.Conv2D(64, 1, activation="relu", name=f"project_{block}")(x)
+    model = keras.Model(image, layers.Dense(4, name="classes")(layers.GlobalAveragePooling2D(name="pool")(x)))
+    for block in (1, 2):
+        kernel = model.get_layer(f"project_{block}").kernel
+        kernel.assign(kernel.numpy() * (rng.random(kernel.shape) >= zeros))
+    return model
+
+
+def test_the_paddings_of_keras_are_in_the_way_until_they_are_rewritten():
+    explained = explain(export_tflite(build()).content)
+    assert not explained.as_given.eligible
+    assert not explained.as_given.fits
+    (blocker,) = explained.as_given.blockers
+    assert (blocker.operator, blocker.kind) == ("stem, spatial_2", "CONV_2D, DEPTHWISE_CONV_2D")
+    assert blocker.reason == "padding (0,1,0,1); needs 1 on every side"
+    # What the remedy promises is kept: the rewritten file lacks nothing.
+    assert blocker.remedy == "--rewrite=exact does it without changing the outputs"
+    assert explained.applied
+    assert explained.rewritten.eligible
+    assert explained.rewritten.blockers == ()
+    assert explained.rewritten.expected_speedup > 1.2
+    assert explained.can_be_eligible
+
+
+def test_a_dense_model_lacks_zeros_and_nothing_else_once_it_is_rewritten():
+    explained = explain(export_tflite(build(zeros=0), sparse=False).content)
+    assert not explained.rewritten.eligible
+    assert explained.rewritten.fits
+    (blocker,) = explained.rewritten.blockers
+    assert "0 of 5,120 weights are zero (0.0%); needs more than two thirds" in blocker.reason
+    assert explained.can_be_eligible
+
+
+def test_what_no_rewrite_can_mend():
+    explained = explain(export_tflite(build(channels=4)).content)
+    assert any(blocker.reason == "reads 4 channels; needs 3" for blocker in explained.as_given.blockers)
+    assert not explained.rewritten.fits
+    assert not explained.can_be_eligible
+
+
+def test_int8_is_blocked_by_its_type():
+    batches = [np.random.default_rng(0).random((4, 16, 16, 3), np.float32)]
+    explained = explain(export_tflite(build(), quantize="int8", calibration=batches).content)
+    (blocker,) = explained.as_given.blockers
+    assert blocker.reason == "int8 values; sparse kernels exist for float32 and float16 only"
+    assert blocker.remedy.startswith("no remedy")
+    assert not explained.can_be_eligible
+
+
+def test_storage_welcomes_every_file():
+    explained = explain(export_tflite(build(channels=4)).content, Storage())
+    assert explained.as_given is explained.rewritten
+    assert explained.as_given.eligible
+    assert explained.as_given.expected_speedup is None
+    assert (explained.applied, explained.refused) == ((), ())
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0", "MobileNetV3Small"])
+def test_what_keras_applications_lack_is_what_exact_rewriting_does(name):
+    keras.utils.set_random_seed(0)
+    settings = {"alpha": 0.35} if name == "MobileNetV2" else {}
+    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=10, **settings)
+    explained = explain(export_tflite(model, sparse=False).content)
+    assert not explained.as_given.fits
+    assert all("--rewrite=exact" in blocker.remedy for blocker in explained.as_given.blockers)
+    assert explained.rewritten.fits, explained.rewritten.blockers

@@ -1,0 +1,97 @@
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from reflow_tf.export.tflite import export_tflite
+from reflow_tf.tools import explain
+
+
+def build(first_stride=2, size=16):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((size, size, 3))
+    x = layers.Conv2D(16, 3, first_stride, padding="same", activation="relu", name="stem")(image)
+    x = layers.Conv2D(64, 1, activation="relu", name="project")(layers.DepthwiseConv2D(3, padding="same")(x))
+    kernel = np.zeros((1, 1, 16, 64), np.float32)
+    kernel[:, :, ::10] = 1
+    model = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D(name="pool")(x)))
+    model.get_layer("project").kernel.assign(kernel)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explained")
+    (folder / "good.tflite").write_bytes(export_tflite(build()).content)
+    (folder / "never.tflite").write_bytes(export_tflite(build(1)).content)
+    (folder / "bad.tflite").write_bytes(b"hello, hello")
+    build().save(folder / "good.keras")
+    build(size=None).save(folder / "open.keras")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["good.tflite", "good.keras"])
+def test_the_verdict_its_reasons_and_what_rewriting_would_do(command, folder, name):
+    outcome = command(explain, model=folder / name)
+    assert outcome.code == 0, outcome.err
+    assert "LiteRT.js 2.5.3 cannot run this file sparse" in outcome.out
+    assert "stem ... pool: 4 layers, run dense" in outcome.out
+    assert "1,024 weights count, 87.5% of them zero; the threshold is 66.7 %" in outcome.out
+    assert "  - stem: padding (0,1,0,1); needs 1 on every side\n    --rewrite=exact does it without" in outcome.out
+    assert "With --rewrite=exact" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 100
+
+
+def test_a_file_that_runs_sparse_once_rewritten_is_told_its_bound(command, folder):
+    outcome = command(explain, model=folder / "good.tflite")
+    (gain,) = re.findall(r"Expected gain: at most ([\d.]+)x", outcome.out)
+    macs = {"stem": 64 * 16 * 27, "depthwise": 64 * 16 * 9, "project": 64 * 64 * 16, "classes": 256}
+    assert float(gain) >= round(sum(macs.values()) / (sum(macs.values()) - 0.875 * macs["project"]), 2) - 0.02
+
+
+def test_never_is_exit_code_3(command, folder):
+    outcome = command(explain, model=folder / "never.tflite")
+    assert outcome.code == 3
+    assert "stride 1; the convolution that begins a cluster needs 2" in outcome.out
+
+
+def test_storage(command, folder):
+    outcome = command(explain, model=folder / "never.tflite", target="storage")
+    assert (outcome.code, outcome.out) == (0, "Every zero saves storage; nothing is promised about speed.\n")
+
+
+def test_json(command, folder, tmp_path):
+    outcome = command(explain, model=folder / "good.tflite", json=tmp_path / "verdict.json")
+    assert outcome.code == 0
+    written = json.loads((tmp_path / "verdict.json").read_text())
+    assert written["as_given"]["eligible"] is False
+    assert written["as_given"]["blockers"][0]["operator"] == "stem"
+    assert written["rewritten"]["eligible"] is True
+    assert written["applied"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "--model is needed"),
+        ({"model": "bad.tflite"}, "TFL3"),
+        ({"model": "missing.tflite"}, "--model must be a readable file"),
+        ({"model": "good.tflite", "image_size": 32}, "has its own weights and input size. Received: --image_size=32"),
+        ({"model": "good.keras", "target": "moon"}, "--target must be one of"),
+        ({"model": "good.keras", "image_size": 0}, "--image_size must be at least 1"),
+        ({"model": "open.keras"}, "--image_size must say the input size that the model leaves open"),
+    ],
+)
+def test_bad_input_is_exit_code_2(command, folder, flags, message):
+    if "model" in flags:
+        flags = {**flags, "model": folder / flags["model"]}
+    outcome = command(explain, **flags)
+    assert outcome.code == 2
+    assert message in outcome.error
+
+
+def test_an_open_size_can_be_given(command, folder):
+    assert command(explain, model=folder / "open.keras", image_size=16).code == 0
