@@ -201,6 +201,10 @@ def speed_sentences(report: Report) -> list[str]:
         for timed in report["latency"].values()
     ] + [
         f"{counted['runtime']}: {large_count(round(counted['dense']))} instructions dense, "
-        f"{large_count(round(counted['file']))} as written: {significant(counted['ratio'], 3)} times fewer."
+        f"{large_count(round(counted['file']))} as written: {_times(counted['ratio'])}."
         for counted in report["instructions"].values()
     ]
+
+
+def _times(ratio: float) -> str:
+    return f"{significant(ratio, 3)} times fewer" if ratio >= 1 else f"{significant(1 / ratio, 3)} times as many"

@@ -95,6 +95,12 @@ def test_speed_is_told_only_of_what_was_measured(make_report):
     assert story.speed_sentences(make_report(timed=False)) == []
 
 
+def test_more_instructions_are_not_called_fewer(make_report):
+    report = make_report()
+    report["instructions"]["aarch64"] |= {"file": 1.25e9, "ratio": 0.8}
+    assert story.speed_sentences(report)[1].endswith("1.25\u00a0billion as written: 1.25 times as many.")
+
+
 def test_a_bound_is_given_only_where_something_runs_sparse(make_report):
     assert "2.8 times" in story.eligibility_sentence(make_report())
     assert story.eligibility_sentence(make_report(eligible=False)) == "XNNPACK runs nothing sparse."

@@ -66,7 +66,9 @@ class Web:
     def measure(self) -> float:
         """Milliseconds of one inference inside the page: run() awaited and the output's values copied out of the heap.
 
-        The input lies in LiteRT.js's memory already. The page's clock ticks every 5 us; further digits are dropped.
+        The input lies in LiteRT.js's memory already. Three inferences go before it that are not timed: as in a stream
+        of images, the file's weights are in the caches, whatever other files ran meanwhile. The page's clock ticks
+        every 5 us; further digits are dropped.
         """
         if not self._is_prepared:
             self._call("prepare", _encode(make_inputs(self.input_shape)))
