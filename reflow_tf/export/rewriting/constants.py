@@ -51,10 +51,14 @@ def _find_objection(graph: EditableGraph, operator: schema.OperatorT, slot: int)
     kind = graph.kind(operator)
     if kind in ("SUB", "DIV") and slot == 0:
         return f"{kind} with the constant in front: XNNPACK's sparse clusters know ADD and MUL only."
+    values = np.asarray(graph.constant(operator.inputs[slot]))
+    if values.dtype.kind != "f":
+        return f"The constant is stored as {values.dtype.name}, and quantized numbers cannot be reshaped or inverted."
     if kind == "DIV":
-        mantissas, exponents = np.frexp(np.asarray(graph.constant(operator.inputs[slot])))
-        # Neither the reciprocal nor its rounding may leave the normal numbers.
-        if (np.abs(mantissas) != 0.5).any() or (np.abs(exponents) > 120).any():
+        mantissas, exponents = np.frexp(values)
+        # Neither the reciprocal nor its rounding may leave the normal numbers of the type that stores it.
+        most = -np.finfo(values.dtype).minexp - 2
+        if (np.abs(mantissas) != 0.5).any() or (np.abs(exponents) > most).any():
             return "Only DIV by powers of two is a MUL exactly, and XNNPACK's sparse clusters know no DIV."
     return None
 

@@ -44,9 +44,9 @@ class Convolution:
 
     @property
     def has_symmetric_padding(self) -> bool:
-        """Whether the padding is written as a PAD with (k - 1)/2 on every side."""
+        """Whether the padding is written as a PAD with (k - 1)/2 on every side, or as none where that is 0."""
         wanted = tuple((self.along(axis).symmetric_padding,) * 2 for axis in (HEIGHT, WIDTH))
-        return self.pad is not None and not self.is_same and self.pad[1] == wanted
+        return not self.is_same and (self.pad[1] if self.pad else ((0, 0), (0, 0))) == wanted
 
 
 def is_stem(graph: EditableGraph, operator: schema.OperatorT, floats_only: bool = True) -> bool:
@@ -56,15 +56,22 @@ def is_stem(graph: EditableGraph, operator: schema.OperatorT, floats_only: bool 
     options = operator.builtinOptions
     is_strided = (options.strideH, options.strideW) == (2, 2)
     is_float = graph.is_float(operator.inputs[0]) or not floats_only
-    return is_strided and graph.shape(operator.inputs[1])[1:] == (3, 3, 3) and is_float
+    is_rgb = graph.shape(operator.inputs[1])[1:] == (3, 3, 3) and not is_grouped(graph, operator)
+    return is_strided and is_rgb and is_float
+
+
+def is_grouped(graph: EditableGraph, operator: schema.OperatorT) -> bool:
+    """Whether the filters of a CONV_2D read some of the channels each."""
+    return graph.shape(operator.inputs[1])[3] != graph.shape(operator.inputs[0])[3]
 
 
 def is_pointwise(graph: EditableGraph, operator: schema.OperatorT) -> bool:
-    """Whether an operator is a 1x1 convolution with stride 1."""
+    """Whether an operator is a 1x1 convolution with stride 1 and one group: what sparse kernels exist for."""
     if graph.kind(operator) != "CONV_2D":
         return False
     options = operator.builtinOptions
-    return graph.shape(operator.inputs[1])[1:3] == (1, 1) and (options.strideH, options.strideW) == (1, 1)
+    is_small = graph.shape(operator.inputs[1])[1:3] == (1, 1) and (options.strideH, options.strideW) == (1, 1)
+    return is_small and not is_grouped(graph, operator)
 
 
 def read_convolution(graph: EditableGraph, operator: schema.OperatorT) -> Convolution:
@@ -114,7 +121,8 @@ def write_windows(
     operator = convolution.operator
     wanted = [((a.symmetric_padding,) * 2 if convolution.wants_symmetric else _paddings(a)) for a in (rows, columns)]
     if (rows, columns) == (convolution.rows, convolution.columns):
-        is_fusible = convolution.has_symmetric_padding and len(graph.readers(operator.inputs[0])) == 1
+        is_own = convolution.pad is None or len(graph.readers(operator.inputs[0])) == 1
+        is_fusible = convolution.has_symmetric_padding and is_own
         pad_stays = convolution.pad is None or not mirrored or all(a == b for a, b in convolution.pad[1])
         if is_fusible or (not convolution.wants_symmetric and pad_stays):
             return False

@@ -69,6 +69,8 @@ def _collect(graph: EditableGraph, index: int, chain: _Chain) -> str | None:
     """Adds a vector and everything that it is computed from; the reason where that cannot have four axes."""
     if index in chain.values:
         return None
+    if len(graph.shape(index)) != 2:
+        return f"{graph.tensor_name(index)} has {len(graph.shape(index))} axes"
     chain.values.append(index)
     operator = graph.producer(index)
     if operator is None:
@@ -86,12 +88,25 @@ def _collect(graph: EditableGraph, index: int, chain: _Chain) -> str | None:
         batch, channels = graph.shape(index)
         return None if graph.shape(operator.inputs[0]) == (batch, 1, 1, channels) else "RESHAPE makes it from an image"
     if kind == "FULLY_CONNECTED":
-        return _find_weights_objection(graph, operator) or _collect(graph, operator.inputs[0], chain)
+        source = operator.inputs[0]
+        # One pixel as the converter leaves it when it drops a Flatten: it has its four axes already.
+        is_pixel = len(graph.shape(source)) == 4 and graph.shape(source)[1:3] == (1, 1)
+        return _find_weights_objection(graph, operator) or (None if is_pixel else _collect(graph, source, chain))
     if kind in ELEMENTWISE:
         vectors = graph.data_inputs(operator)
-        wrong = [each for each in vectors if len(graph.shape(each)) != 2]
-        return "it is combined with other shapes" if wrong else _first(_collect(graph, each, chain) for each in vectors)
+        if not _broadcasts_alike(graph, operator):
+            return "it is combined with other shapes"
+        return _first(_collect(graph, each, chain) for each in vectors)
     return f"no form of {kind} with four axes is known"
+
+
+def _broadcasts_alike(graph: EditableGraph, operator: schema.OperatorT) -> bool:
+    """Whether two and four axes broadcast alike: vectors that are computed, and constants not one for each image."""
+    shapes = {index: graph.shape(index) for index in operator.inputs if index >= 0}
+    return all(
+        all(size == 1 for size in shape[:-1]) if graph.is_constant(index) else len(shape) == 2
+        for index, shape in shapes.items()
+    )
 
 
 def _first(reasons: Iterable[str | None]) -> str | None:
@@ -104,6 +119,8 @@ def _find_weights_objection(graph: EditableGraph, operator: schema.OperatorT) ->
     default = schema.FullyConnectedOptionsWeightsFormat.DEFAULT
     if weights is None or not graph.is_float(operator.inputs[1]) or options.weightsFormat != default:
         return "the weights of FULLY_CONNECTED are computed or quantized"
+    if graph.shape(operator.inputs[0])[-1:] != graph.shape(operator.inputs[1])[1:]:
+        return "FULLY_CONNECTED reads more than one pixel at once"
     return None
 
 

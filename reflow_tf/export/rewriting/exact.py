@@ -1,7 +1,9 @@
 """All exact rewrites, one after the other."""
 
+from ai_edge_litert import schema_py_generated as schema
+
 from reflow_tf.export.rewriting.constants import widen_constants
-from reflow_tf.export.rewriting.convolutions import is_stem
+from reflow_tf.export.rewriting.convolutions import is_grouped, is_stem
 from reflow_tf.export.rewriting.dimensions import keep_dimensions
 from reflow_tf.export.rewriting.graph import EditableGraph
 from reflow_tf.export.rewriting.head import take_out_head
@@ -29,7 +31,7 @@ def rewrite_exact(content: bytes) -> Rewritten:
     """
     graph = EditableGraph(content)
     if find_region(graph) is None:
-        return Rewritten(content, (), _refuse_integers(graph))
+        return Rewritten(content, (), _refuse_beginning(graph))
     outcomes: list[Applied | Refused] = []
     for step in _STEPS:
         outcomes += step(graph)
@@ -37,12 +39,37 @@ def rewrite_exact(content: bytes) -> Rewritten:
     refused = tuple(outcome for outcome in outcomes if isinstance(outcome, Refused))
     if not applied or any(outcome.rewrite == "rotation" for outcome in refused):
         return Rewritten(content, (), refused)
+    if still_open := [index for index in graph.inputs if graph.is_open(index)]:
+        name = graph.tensor_name(still_open[0])
+        # Shapes are written into the file, so whoever made it a batch of four would get an error.
+        reason = f"The batch of {name} must be fixed for the file to be rewritten: export with a fixed batch."
+        return Rewritten(content, (), (Refused("rotation", name, reason), *refused))
     return Rewritten(graph.serialize(), applied, refused)
 
 
-def _refuse_integers(graph: EditableGraph) -> tuple[Refused, ...]:
-    for operator in graph.operators:
-        if is_stem(graph, operator, floats_only=False) and not graph.is_float(operator.inputs[0]):
+def _refuse_beginning(graph: EditableGraph) -> tuple[Refused, ...]:
+    """Why no cluster can begin: at the convolution that comes closest, the one that is a stem or else the first."""
+    convolutions = [operator for operator in graph.operators if graph.kind(operator) == "CONV_2D"]
+    stems = [operator for operator in convolutions if is_stem(graph, operator, floats_only=False)]
+    for operator in (*stems, *convolutions)[:1]:
+        name = graph.name(operator)
+        if not graph.is_float(operator.inputs[0]):
             reason = "XNNPACK runs networks of floats sparse, not of integers: export with --quantize=none or float16."
-            return (Refused("rotation", graph.name(operator), reason),)
+        elif stems:
+            reason = f"No 1x1 convolution with stride 1 and one group follows {name}, so nothing could run sparse."
+        else:
+            reason = (
+                "A sparse cluster begins at a 3x3 convolution of 3 channels with stride 2. The network has none; its "
+                f"first convolution, {name}, is {_describe(graph, operator)}."
+            )
+        return (Refused("rotation", name, reason),)
     return ()
+
+
+def _describe(graph: EditableGraph, operator: schema.OperatorT) -> str:
+    options = operator.builtinOptions
+    height, width = graph.shape(operator.inputs[1])[1:3]
+    channels = graph.shape(operator.inputs[0])[3]
+    stride = options.strideH if options.strideH == options.strideW else (options.strideH, options.strideW)
+    grouped = " in groups" if is_grouped(graph, operator) else ""
+    return f"{height}x{width} of {channels} channel{'s' if channels > 1 else ''}{grouped} with stride {stride}"

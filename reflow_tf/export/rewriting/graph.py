@@ -113,7 +113,9 @@ class EditableGraph:
     def copy_value(self, index: int) -> int:
         """A tensor to be computed, named and shaped as another."""
         tensor = self.tensors[index]
-        return self._add(schema.TensorT(name=tensor.name, shape=tensor.shape, type=tensor.type, buffer=0))
+        copy = self._add(schema.TensorT(name=tensor.name, shape=tensor.shape, type=tensor.type, buffer=0))
+        self.tensors[copy].quantization = tensor.quantization
+        return copy
 
     def change_constant(
         self, operator: schema.OperatorT, slot: int, change: Callable[[np.ndarray], np.ndarray], key: str
@@ -125,6 +127,9 @@ class EditableGraph:
             slot: which of its inputs.
             change: old values -> new values.
             key: names the change: constants that several operators share are copied once for each change.
+
+        Scales and zero points go along as they are, so of quantized constants neither their axis nor what the stored
+        numbers mean may change.
         """
         operator.inputs[slot] = self._changed_copy(operator, operator.inputs[slot], change, key)
 
@@ -223,6 +228,7 @@ class EditableGraph:
             old = self.constant(index)
             assert old is not None, "only numeric constants are changed"
             copy = self._add_data((self.tensors[index].name or b"").decode("utf-8", "replace"), change(old))
+            self.tensors[copy].quantization = self.tensors[index].quantization
         elif self.kind(unpacking) == "DENSIFY":
             copy = self._changed_copy(unpacking, unpacking.inputs[0], change, key)
         else:

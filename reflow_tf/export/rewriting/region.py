@@ -5,7 +5,15 @@ import dataclasses
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from reflow_tf.export.rewriting.convolutions import CONVOLUTIONS, HEIGHT, POOLINGS, WIDTH, is_pointwise, is_stem
+from reflow_tf.export.rewriting.convolutions import (
+    CONVOLUTIONS,
+    HEIGHT,
+    POOLINGS,
+    WIDTH,
+    is_pointwise,
+    is_stem,
+    read_paddings,
+)
 from reflow_tf.export.rewriting.graph import EditableGraph
 
 UNARY = frozenset(
@@ -19,6 +27,8 @@ _CHANNELWISE = frozenset({"SOFTMAX", "LOG_SOFTMAX", "L2_NORMALIZATION"})  # over
 # They look at pixels in order, and XNNPACK has them in no sparse cluster: the image is turned back in front of them.
 ORDERED = frozenset({"RESHAPE", "FULLY_CONNECTED", "TRANSPOSE", "SQUEEZE", "BATCH_MATMUL", "EXPAND_DIMS"})
 _REVERSIBLE = CONVOLUTIONS | POOLINGS | ELEMENTWISE | _CHANNELWISE | {"PAD"}
+# What they make of one pixel are pixels that are all alike.
+_SPREADING = frozenset({"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "BROADCAST_TO", "TILE"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,21 +41,25 @@ class Region:
         members: operators that see mirrored images, in the order of the file.
         turned_back: (operator or None, tensor): operators that need their input upright, and with None outputs.
         obstacles: (layer, reason) why the region cannot be mirrored.
+        mirrored: the tensors that are mirror images, entries included.
     """
 
     entries: tuple[int, ...]
     members: tuple[schema.OperatorT, ...]
     turned_back: tuple[tuple[schema.OperatorT | None, int], ...]
     obstacles: tuple[tuple[str, str], ...]
+    mirrored: frozenset[int]
 
 
 def find_region(graph: EditableGraph) -> Region | None:
     """The region of a graph that has a stem and 1x1 convolutions behind it; None for any other graph."""
-    entries = []
-    for operator in graph.operators:
-        if is_stem(graph, operator) and (entry := _find_entry(graph, operator.inputs[0])) not in entries:
-            entries.append(entry)
-    region = _follow(graph, tuple(entries))
+    order = {index: place for place, operator in enumerate(graph.operators) for index in operator.outputs}
+    found = {_find_entry(graph, operator.inputs[0]) for operator in graph.operators if is_stem(graph, operator)}
+    region = _follow(graph, ())
+    # What is computed from one entry may be where another stem begins: then it is mirrored already.
+    for entry in sorted(found, key=lambda index: (order.get(index, -1), index)):
+        if entry not in region.mirrored:
+            region = _follow(graph, (*region.entries, entry))
     return region if any(is_pointwise(graph, operator) for operator in region.members) else None
 
 
@@ -88,22 +102,34 @@ def _follow(graph: EditableGraph, entries: tuple[int, ...]) -> Region:
             turned_back += [(operator, index) for index in dict.fromkeys(seen) if index not in entries]
             continue
         members.append(operator)
-        reason = _find_obstacle(graph, operator, mirrored)
-        if reason and any(has_pixels(graph, index) for index in seen):
-            obstacles.append((graph.name(operator), reason))
+        # One pixel is its own mirror image, unless it is combined with others, or unfolded to them.
+        if any(has_pixels(graph, index) for index in (*operator.inputs, *operator.outputs) if index >= 0):
+            reason = _find_obstacle(graph, operator, mirrored)
+            obstacles += [(graph.name(operator), reason)] if reason else []
         if graph.kind(operator) not in REDUCTIONS:
             mirrored |= set(operator.outputs)
     turned_back += [(None, index) for index in graph.outputs if index in mirrored and index not in entries]
     turned_back = [(operator, index) for operator, index in turned_back if has_pixels(graph, index)]
-    return Region(entries, tuple(members), tuple(turned_back), tuple(obstacles))
+    return Region(entries, tuple(members), tuple(turned_back), tuple(obstacles), frozenset(mirrored))
 
 
 def _find_obstacle(graph: EditableGraph, operator: schema.OperatorT, mirrored: set[int]) -> str | None:
     kind = graph.kind(operator)
+    if kind == "PAD" and read_paddings(graph, operator) is None:
+        return "the paddings of PAD are computed"
     for index in graph.data_inputs(operator):
         if index not in mirrored and has_pixels(graph, index):
             return f"{kind} mixes the mirrored image with one that is not ({graph.tensor_name(index)})"
-    options = operator.builtinOptions
+    for slot in find_pixel_constants(graph, operator):
+        if graph.constant(operator.inputs[slot]) is None:
+            return f"{kind} reads {graph.tensor_name(operator.inputs[slot])}, which is of a type that cannot be read"
+    if kind in _SPREADING and not has_pixels(graph, operator.inputs[0]):
+        return None
+    return _find_obstacle_of_kind(graph, operator)
+
+
+def _find_obstacle_of_kind(graph: EditableGraph, operator: schema.OperatorT) -> str | None:
+    kind, options = graph.kind(operator), operator.builtinOptions
     match kind:
         case "CONCATENATION":
             spatial = options.axis % 4 in (HEIGHT, WIDTH)
@@ -113,7 +139,10 @@ def _find_obstacle(graph: EditableGraph, operator: schema.OperatorT, mirrored: s
             return None if known else "RESIZE_BILINEAR samples from a corner: it has no mirror image"
     if kind in REDUCTIONS:
         return _find_reduction_obstacle(graph, operator)
-    return None if kind in _REVERSIBLE else f"no mirror image of {kind} is known"
+    if kind not in _REVERSIBLE:
+        return f"no mirror image of {kind} is known"
+    (axes,) = {len(graph.shape(index)) for index in operator.outputs}
+    return None if axes == 4 else f"{kind} gives {axes} axes"
 
 
 def _find_reduction_obstacle(graph: EditableGraph, operator: schema.OperatorT) -> str | None:
@@ -121,6 +150,17 @@ def _find_reduction_obstacle(graph: EditableGraph, operator: schema.OperatorT) -
     if axes is not None and {HEIGHT, WIDTH} <= {int(axis) % 4 for axis in axes.reshape(-1)}:
         return None
     return f"{graph.kind(operator)} must take height and width together"
+
+
+def find_pixel_constants(graph: EditableGraph, operator: schema.OperatorT) -> list[int]:
+    """The slots of an operator's constants that lie on pixels: kernels, and what is combined with images."""
+    if graph.kind(operator) in CONVOLUTIONS:
+        slots = [1]
+    elif graph.kind(operator) in ELEMENTWISE | {"CONCATENATION"}:
+        slots = [slot for slot, index in enumerate(operator.inputs) if graph.is_constant(index)]
+    else:
+        slots = []
+    return [slot for slot in slots if has_pixels(graph, operator.inputs[slot])]
 
 
 def pixel_sizes(shape: tuple[int, ...]) -> tuple[int, int]:

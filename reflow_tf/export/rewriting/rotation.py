@@ -11,6 +11,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export.rewriting.convolutions import (
     CONVOLUTIONS,
@@ -18,6 +19,7 @@ from reflow_tf.export.rewriting.convolutions import (
     POOLINGS,
     WIDTH,
     Convolution,
+    is_grouped,
     read_convolution,
     read_paddings,
     write_windows,
@@ -25,7 +27,14 @@ from reflow_tf.export.rewriting.convolutions import (
 from reflow_tf.export.rewriting.flip import insert_flip
 from reflow_tf.export.rewriting.graph import EditableGraph
 from reflow_tf.export.rewriting.outcome import Applied, Refused
-from reflow_tf.export.rewriting.region import ELEMENTWISE, ORDERED, Region, find_region, pixel_sizes, reverse_pixels
+from reflow_tf.export.rewriting.region import (
+    ELEMENTWISE,
+    ORDERED,
+    Region,
+    find_pixel_constants,
+    find_region,
+    reverse_pixels,
+)
 
 CHANNELS = 3
 _AXIS_NAMES = {HEIGHT: "height", WIDTH: "width"}
@@ -84,10 +93,6 @@ def _choose(graph: EditableGraph, region: Region, convolutions: list[Convolution
     if mirrored and region.obstacles:
         layer, obstacle = region.obstacles[0]
         return _Choice(refused=Refused("rotation", layer, f"The network cannot be mirrored at {layer}: {obstacle}."))
-    if mirrored and (still_open := [entry for entry in region.entries if graph.is_open(entry)]):
-        name = graph.tensor_name(still_open[0])
-        reason = f"The batch of {name} must be fixed for its images to be mirrored: export with a fixed batch."
-        return _Choice(refused=Refused("rotation", name, reason))
     return _Choice(tuple(mirrored))
 
 
@@ -125,13 +130,19 @@ def _can_reverse_channels(graph: EditableGraph, region: Region) -> bool:
             continue
         kind = graph.kind(operator)
         if kind == "CONV_2D":
-            if graph.constant(operator.inputs[1]) is None:
+            if graph.constant(operator.inputs[1]) is None or is_grouped(graph, operator):
                 return False
-        elif kind == "PAD" or (kind in ELEMENTWISE and len(graph.data_inputs(operator)) == 1):
+        elif _pads_pixels(graph, operator) or (kind in ELEMENTWISE and len(graph.data_inputs(operator)) == 1):
             reversed_channels |= set(operator.outputs)
         else:
             return False
     return not reversed_channels & {index for _, index in region.turned_back}
+
+
+def _pads_pixels(graph: EditableGraph, operator: schema.OperatorT) -> bool:
+    """Whether an operator is a PAD that adds no channels: those it adds behind would belong in front."""
+    paddings = read_paddings(graph, operator) if graph.kind(operator) == "PAD" else None
+    return paddings is not None and not paddings[CHANNELS].any()
 
 
 def _mirror_constants(graph: EditableGraph, region: Region, axes: tuple[int, ...], channels: bool) -> None:
@@ -143,16 +154,21 @@ def _mirror_constants(graph: EditableGraph, region: Region, axes: tuple[int, ...
         if sees_channels and kind != "CONV_2D":
             reversed_channels |= set(operator.outputs)
         along = (*axes, CHANNELS) if sees_channels else axes
-        if kind in CONVOLUTIONS:
-            slots = [1]
-        elif kind in ELEMENTWISE:
-            slots = [slot for slot, index in enumerate(operator.inputs) if graph.is_constant(index)]
-        else:
-            slots = []
-        for slot in slots:
-            shape = graph.shape(operator.inputs[slot])
-            if max(pixel_sizes(shape)) > 1 or (sees_channels and shape and shape[-1] > 1):
-                graph.change_constant(operator, slot, functools.partial(reverse_pixels, axes=along), f"mirror {along}")
+        slots = set(find_pixel_constants(graph, operator))
+        if sees_channels:
+            slots |= _find_channel_constants(graph, operator)
+        for slot in sorted(slots):
+            graph.change_constant(operator, slot, functools.partial(reverse_pixels, axes=along), f"mirror {along}")
+
+
+def _find_channel_constants(graph: EditableGraph, operator: schema.OperatorT) -> set[int]:
+    """The slots of a convolution or an elementwise operator that has something for each channel of its input."""
+    constants = {slot: index for slot, index in enumerate(operator.inputs) if index >= 0 and graph.is_constant(index)}
+    if graph.kind(operator) == "CONV_2D":
+        constants = {1: operator.inputs[1]}
+    elif graph.kind(operator) not in ELEMENTWISE:
+        return set()
+    return {slot for slot, index in constants.items() if max(graph.shape(index)[-1:], default=1) > 1}
 
 
 def _write_all(graph: EditableGraph, convolutions: list[Convolution], mirrored: tuple[int, ...]) -> list[Convolution]:

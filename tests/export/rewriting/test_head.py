@@ -61,3 +61,13 @@ def test_its_mask_is_found_in_the_file(draw):
     rewritten = rewrite_exact(sketch.finish(sketch.reshape(x, 1, 7)))
     (found,) = check_masks(rewritten.content, {"logits/kernel": mask})
     assert found.ok and found.tensor == "pruned"
+
+
+def test_one_in_groups_stays(draw):
+    """A fully connected layer reads every channel."""
+    sketch = draw.Sketch(1, 17, 17, 3)
+    x = sketch.conv(sketch.mean(sketch.stem(), keep=True), 6, weights=sketch.weights(6, 1, 1, 4))
+    content = sketch.finish(sketch.reshape(x, 1, 6))
+    rewritten = rewrite_exact(content)
+    assert [applied.rewrite for applied in rewritten.applied] == ["padding"]
+    assert draw.measure(content, rewritten.content) <= 1e-6

@@ -104,3 +104,39 @@ def test_dense_layers_on_images_become_convolutions(draw):
     assert rewritten.applied[0].rewrite == "kept dimensions"
     assert kinds(rewritten.content).count("FULLY_CONNECTED") == 1
     assert draw.measure(content, rewritten.content) <= 1e-6
+
+
+def test_a_dense_layer_on_an_average_with_four_axes(draw):
+    """GlobalAveragePooling2D(keepdims=True), Flatten, Dense: the converter drops the Flatten."""
+    sketch = draw.Sketch(1, 17, 17, 3)
+    x = sketch.stem()
+    options = schema.FullyConnectedOptionsT()
+    y = sketch.add("FULLY_CONNECTED", [sketch.mean(x, keep=True), sketch.weights(8, 8), -1], (1, 8), options)
+    content = sketch.classify(sketch.binary("MUL", x, sketch.reshape(y, 1, 1, 1, 8)))
+    rewritten = rewrite_exact(content)
+    assert rewritten.applied[0].rewrite == "kept dimensions" and not rewritten.refused
+    assert kinds(rewritten.content).count("FULLY_CONNECTED") == 1 and "RESHAPE" not in kinds(rewritten.content)
+    assert draw.measure(content, rewritten.content) <= 1e-5
+
+
+def test_a_dense_layer_that_flattens_an_image(draw):
+    sketch = draw.Sketch(1, 17, 17, 3)
+    x = sketch.conv(sketch.stem(), 2, 3, 4)
+    options = schema.FullyConnectedOptionsT()
+    y = sketch.add("FULLY_CONNECTED", [x, sketch.weights(8, 18), -1], (1, 8), options)
+    gated = sketch.binary("MUL", sketch.conv(x, 8), sketch.reshape(y, 1, 1, 1, 8))
+    content = sketch.classify(gated)
+    rewritten = rewrite_exact(content)
+    assert [refused.reason for refused in rewritten.refused] == ["FULLY_CONNECTED reads more than one pixel at once"]
+    assert draw.measure(content, rewritten.content) <= 1e-6
+
+
+def test_a_constant_for_each_image_of_a_batch(draw):
+    """(2, channels) is one for each row of two vectors, and one for each column of two images."""
+    sketch = draw.Sketch(2, 17, 17, 3)
+    x = sketch.stem()
+    y = sketch.binary("ADD", sketch.dense(sketch.mean(x), 8), sketch.weights(2, 8))
+    content = sketch.classify(sketch.binary("MUL", x, sketch.reshape(y, 2, 1, 1, 8)))
+    rewritten = rewrite_exact(content)
+    assert [refused.reason for refused in rewritten.refused] == ["it is combined with other shapes"]
+    assert draw.measure(content, rewritten.content) <= 1e-6

@@ -299,27 +299,6 @@ def test_pointwise_kernels_may_be_stored_sparse(draw):
     assert [stored.name for stored in list_tensors(rewritten.content) if stored.storage == "sparse"] == ["pruned"]
 
 
-def test_an_open_batch(draw):
-    sketch = draw.Sketch()
-    sketch.tensors[sketch.input].shapeSignature = [-1, 16, 16, 3]
-    check_refused(sketch.classify(downsample(sketch)), "image", "must be fixed")
-
-
-def test_integers(draw):
-    sketch = draw.Sketch(dtype=np.int8)
-    check_refused(sketch.classify(downsample(sketch)), "stem", "not of integers")
-
-
-@pytest.mark.parametrize("spoil", ["channels", "kernel", "stride", "no 1x1"])
-def test_without_the_beginning_of_a_cluster_nothing_is_tried(draw, spoil):
-    sketch = draw.Sketch(1, 16, 16, 4 if spoil == "channels" else 3)
-    x = sketch.conv(sketch.input, 8, 5 if spoil == "kernel" else 3, 1 if spoil == "stride" else 2)
-    x = sketch.depthwise(x, 3, 2)
-    content = sketch.finish(sketch.mean(x)) if spoil == "no 1x1" else sketch.classify(x)
-    rewritten = rewrite_exact(content)
-    assert rewritten.content is content and rewritten.applied == rewritten.refused == ()
-
-
 def test_the_contract_of_the_file_stays(draw):
     sketch = draw.Sketch()
     content = sketch.classify(downsample(sketch))

@@ -23,6 +23,18 @@ def operands(content, name):
     return operator.kind, [value.shape for value in values], [value.constant for value in values]
 
 
+def store(sketch, values):
+    """A constant of floats, of which the file may hold a smaller type."""
+    index = sketch.constant(values)
+    if values.dtype == np.float32:
+        return index
+    if values.dtype == np.int8:
+        sketch.tensors[index].quantization = schema.QuantizationParametersT(
+            scale=np.float32([0.5]), zeroPoint=np.zeros(1, np.int64)
+        )
+    return sketch.add("DEQUANTIZE", [index], values.shape)
+
+
 @pytest.mark.parametrize(
     ("kind", "constant", "becomes"),
     [
@@ -35,11 +47,12 @@ def operands(content, name):
         ("SUB", np.float32(0.3), "ADD"),
         ("DIV", np.float32(-4), "MUL"),
         ("DIV", np.float32([0.5, 1, 2, 4, 8, 16, 32, -64]), "MUL"),
+        ("DIV", np.float16([2.0**-13, 1, 2, 4, 8, 16, 32, 2.0**11]), "MUL"),
     ],
 )
 def test_constants_get_four_axes_and_come_first(draw, kind, constant, becomes):
     sketch = draw.Sketch(1, 17, 17, 3)
-    x = sketch.binary(kind, downsample(sketch), sketch.constant(constant), name="here")
+    x = sketch.binary(kind, downsample(sketch), store(sketch, constant), name="here")
     sketch.operators[-1].builtinOptions.fusedActivationFunction = CLIPPED
     content = sketch.classify(x)
     rewritten = rewrite_exact(content)
@@ -55,13 +68,16 @@ def test_constants_get_four_axes_and_come_first(draw, kind, constant, becomes):
     [
         ("DIV", np.float32(6), False, "Only DIV by powers of two is a MUL exactly"),
         ("DIV", np.float32(2.0**-126), False, "Only DIV by powers of two is a MUL exactly"),
+        ("DIV", np.float16(2.0**-17), False, "Only DIV by powers of two is a MUL exactly"),
+        ("DIV", np.float16(2.0**15), False, "Only DIV by powers of two is a MUL exactly"),
+        ("SUB", np.int8([3]), False, "The constant is stored as int8"),
         ("DIV", np.float32(2), True, "DIV with the constant in front"),
         ("SUB", np.float32(2), True, "SUB with the constant in front"),
     ],
 )
 def test_what_is_not_exact_is_refused(draw, kind, constant, first, words):
     sketch = draw.Sketch(1, 17, 17, 3)
-    x, constant = downsample(sketch), sketch.constant(constant)
+    x, constant = downsample(sketch), store(sketch, constant)
     x = sketch.binary(kind, *([constant, x] if first else [x, constant]), name="here")
     rewritten = rewrite_exact(sketch.classify(x))
     assert [applied.rewrite for applied in rewritten.applied] == ["padding"]
