@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 
 from reflow_tf import record
-from reflow_tf.benchmark import Candidate, measure_files
+from reflow_tf.benchmark import Benchmark, Candidate, measure_files, require_runtime
 from reflow_tf.config import JobConfig
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
@@ -22,6 +22,7 @@ from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.stopwatch import Stopwatch
+from reflow_tf.targets.target import Verdict
 
 FILES = frozenset(
     ("model.keras", "model.tflite", "plan.json", "config.json", "masks.npz", "report.json", "report.html")
@@ -43,6 +44,8 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         OSError: the results cannot be written.
     """
     folder = _open_folder(job)
+    for name in job.benchmark:
+        require_runtime(name)
     keras.utils.set_random_seed(job.seed)
     stopwatch = Stopwatch()
     with stage("Loading the model"), stopwatch.timed("load model"):
@@ -69,10 +72,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
         dense_file = export(loaded.model, sparse=False)
         foreseen = explain(dense_file.content, job.target)
-    expected = foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given
-    if not expected.fits:
-        first = next((f" {blocker.operator or 'The file'}: {blocker.reason}." for blocker in expected.blockers), "")
-        announce(f"{expected.statement}{first} The run goes on; reflow_tf.tools.explain tells what would help.")
+    _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
     result = prune(loaded.model, job.prune, calibration, evaluation=evaluation, progress=show_progress)
     stopwatch.seconds.update(result.report.seconds)
     with stage("Exporting the file"), stopwatch.timed("export"):
@@ -85,8 +85,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         parity = measure_parity(result.model, runtime, evaluation)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
-        files = Candidate("model.tflite", exported.content), Candidate("the dense file", dense_file.content)
-        benchmarks = {name: measure_files(files[:1], files[1], runtime=name) for name in job.benchmark}
+        benchmarks = {name: _measure(name, exported.content, dense_file.content) for name in job.benchmark}
     described = record.Run(
         job=job,
         loaded=loaded,
@@ -117,6 +116,21 @@ def _open_folder(job: JobConfig) -> OutputFolder:
         if given is not None and folder.holds(given):
             raise InputError(f"--{name} must not be inside --output_dir, which is replaced. Received: {given}")
     return folder
+
+
+def _warn(expected: Verdict) -> None:
+    """Says before the long work that the target will not gain, and why."""
+    if not expected.fits:
+        first = next((f" {blocker.operator or 'The file'}: {blocker.reason}." for blocker in expected.blockers), "")
+        announce(f"{expected.statement}{first} The run goes on; reflow_tf.tools.explain tells what would help.")
+
+
+def _measure(runtime: str, content: bytes, dense: bytes) -> Benchmark | str:
+    """The two files side by side, or why the runtime cannot run them: by now that must not cost the results."""
+    try:
+        return measure_files([Candidate("model.tflite", content)], Candidate("the dense file", dense), runtime=runtime)
+    except InputError as error:
+        return str(error)
 
 
 def _no_data() -> str:

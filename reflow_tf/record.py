@@ -41,7 +41,8 @@ class Run:
         before: the target's verdict on the dense file.
         verdict: the target's verdict on the file.
         ranked_in_file: the file's best classes of each evaluation image, (images, up to 5), best first.
-        benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side.
+        benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
+            not be.
         seconds: stage -> wall-clock seconds.
         command: the command line.
     """
@@ -58,9 +59,14 @@ class Run:
     mask_checks: Sequence[MaskCheck]
     ranked_in_file: np.ndarray
     parity: Parity
-    benchmarks: Mapping[str, Benchmark]
+    benchmarks: Mapping[str, Benchmark | str]
     seconds: Mapping[str, float]
     command: Sequence[str]
+
+    def measured(self, unit: str) -> dict[str, Benchmark]:
+        """What was measured in 'ms' or counted in 'instructions'."""
+        found = {name: found for name, found in self.benchmarks.items() if isinstance(found, Benchmark)}
+        return {name: benchmark for name, benchmark in found.items() if benchmark.unit == unit}
 
 
 def describe(run: Run) -> Report:
@@ -102,10 +108,8 @@ def describe(run: Run) -> Report:
         "skipped": [_plain(skipped) for skipped in run.result.report.skipped],
         "notes": _notes(run),
         "target": _target(run),
-        "latency": {name: _latency(found) for name, found in run.benchmarks.items() if found.unit == "ms"},
-        "instructions": {
-            name: _instructions(found) for name, found in run.benchmarks.items() if found.unit == "instructions"
-        },
+        "latency": {name: _latency(found) for name, found in run.measured("ms").items()},
+        "instructions": {name: _instructions(found) for name, found in run.measured("instructions").items()},
         "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
         "gate": _gate(run.job.max_accuracy_drop, accuracy, agreement),
     }
@@ -274,12 +278,19 @@ def _latency(found: Benchmark) -> dict[str, Any]:
         "file_quartiles_ms": [file.low, file.high],
         "speedup": speedup.median,
         "speedup_quartiles": [speedup.low, speedup.high],
+        "difference": found.files[0].difference,
     }
 
 
 def _instructions(found: Benchmark) -> dict[str, Any]:
     dense, file, speedup = _pair(found)
-    return {"runtime": found.runtime, "dense": dense.median, "file": file.median, "ratio": speedup.median}
+    return {
+        "runtime": found.runtime,
+        "dense": dense.median,
+        "file": file.median,
+        "ratio": speedup.median,
+        "difference": found.files[0].difference,
+    }
 
 
 def _pair(found: Benchmark) -> tuple[Spread, Spread, Spread]:
@@ -293,6 +304,14 @@ def _notes(run: Run) -> list[str]:
     notes = list(run.exported.notes)
     if caution := run.job.target.caution(run.job.prune.pattern):
         notes.append(caution)
+    for name, found in run.benchmarks.items():
+        if isinstance(found, str):
+            notes.append(f"Not measured with --benchmark={name}: {found}")
+        elif found.files[0].differs:
+            notes.append(
+                f"Do not ship this file: in {found.runtime} its outputs differ by {found.files[0].difference:.2g} of "
+                f"the largest one from those of LiteRT on this machine."
+            )
     if run.result.report.repair.unreached:
         unreached = ", ".join(run.result.report.repair.unreached)
         notes.append(f"No calibration image reached these batch norms, which keep their moments: {unreached}.")

@@ -456,3 +456,22 @@ def test_the_file_is_measured_beside_the_dense_one(run_job, strided, images, tmp
     assert counted["ratio"] == pytest.approx(counted["dense"] / counted["file"])
     assert counted["ratio"] > 1.2, "fewer instructions than the dense file, flip and all"
     assert "LiteRT.js" in (results.folder / "report.html").read_text("utf-8")
+
+
+def test_a_runtime_that_is_missing_is_told_before_any_work(run_job, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the work began"))
+    for name in ("web", "aarch64"):
+        with pytest.raises(InputError, match="Received: "):
+            run_job(benchmark=(name,))
+
+
+@pytest.mark.usefixtures("web")
+def test_a_measurement_that_fails_does_not_cost_the_results(run_job, monkeypatch):
+    def fail(*_, **__):
+        raise InputError("The browser must live. Received: a crash")
+
+    monkeypatch.setattr(pipeline, "measure_files", fail)
+    report = run_job(benchmark=("web",)).report
+    assert report["latency"] == {}
+    assert "Not measured with --benchmark=web: The browser must live. Received: a crash" in report["notes"]

@@ -23,15 +23,19 @@ class OutputFolder:
         path: the folder to make.
         names: of the files that will be in it.
         overwrite: whether a folder of an earlier run may be replaced.
+        optional: names of files that some runs write and others do not.
 
     Raises:
         InputError: the path exists and may not be replaced, is a file, or cannot be written to.
     """
 
-    def __init__(self, path: str, names: frozenset[str], overwrite: bool = False):
+    def __init__(
+        self, path: str, names: frozenset[str], overwrite: bool = False, optional: frozenset[str] = frozenset()
+    ):
         self.path = pathlib.Path(path).expanduser().absolute()
         self._names = names
         self._overwrite = overwrite
+        self._optional = optional
         self._check()
 
     def write(self, files: Mapping[str, Content]) -> None:
@@ -43,7 +47,7 @@ class OutputFolder:
         Raises:
             InputError: the disk is full or refuses to be written to, or somebody put something at the path meanwhile.
         """
-        if set(files) != self._names:
+        if set(files) - self._optional != self._names:
             raise ValueError(f"the files must be {sorted(self._names)}. Received: {sorted(files)}")
         try:
             with self._workplace() as workplace:
@@ -63,6 +67,19 @@ class OutputFolder:
         """Whether something that exists lies inside the folder."""
         inner = pathlib.Path(path).expanduser()
         return inner.exists() and self.path.resolve() in inner.resolve().parents
+
+    def require_outside(self, paths: Mapping[str, str | None]) -> None:
+        """Checks that no input would be replaced by the results.
+
+        Args:
+            paths: name of a flag -> its value, which need not be a path.
+
+        Raises:
+            InputError: one exists and lies inside the folder.
+        """
+        for name, path in paths.items():
+            if path is not None and self.holds(path):
+                raise InputError(f"--{name} must not be inside --output_dir, which is replaced. Received: {path}")
 
     def _check(self) -> None:
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
@@ -88,8 +105,8 @@ class OutputFolder:
         if found and not self._overwrite:
             raise InputError(f"--output_dir must not exist yet; --overwrite replaces it. Received: {self.path}")
         # --overwrite on somebody's home folder must not empty it, nor take a folder with a model.keras for an old run.
-        if found and found != self._names:
-            odd = sorted(found - self._names or self._names - found)[0]
+        if found and found - self._optional != self._names:
+            odd = sorted(found - self._optional - self._names or self._names - found)[0]
             raise InputError(
                 f"--overwrite replaces only a folder that an earlier run of this tool made; this one "
                 f"{'also holds' if odd in found else 'lacks'} {odd}. Received: --output_dir={self.path}"

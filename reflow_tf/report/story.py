@@ -195,9 +195,9 @@ def speed_sentences(report: Report) -> list[str]:
     """What was timed or counted, one sentence a runtime; empty where nothing was."""
     return [
         f"{timed['runtime']}: {significant(timed['dense_ms'], 3)}{SPACE}ms dense, "
-        f"{significant(timed['file_ms'], 3)}{SPACE}ms as written: {significant(timed['speedup'], 3)} times as fast "
-        f"({plural(timed['rounds'], 'pair')} of runs, quartiles {significant(timed['speedup_quartiles'][0], 3)} to "
-        f"{significant(timed['speedup_quartiles'][1], 3)})."
+        f"{significant(timed['file_ms'], 3)}{SPACE}ms as written (medians); pair by pair "
+        f"{significant(timed['speedup'], 3)} times as fast (median of {plural(timed['rounds'], 'pair')}, quartiles "
+        f"{significant(timed['speedup_quartiles'][0], 3)} to {significant(timed['speedup_quartiles'][1], 3)})."
         for timed in report["latency"].values()
     ] + [
         f"{counted['runtime']}: {large_count(round(counted['dense']))} instructions dense, "

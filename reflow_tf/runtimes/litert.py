@@ -27,8 +27,8 @@ class LiteRT:
         num_threads: CPU threads.
 
     Raises:
-        InputError: the bytes are not a whole .tflite file, need an operator that LiteRT lacks, or have several inputs
-            or outputs.
+        InputError: the bytes are not a whole .tflite file, need an operator that LiteRT lacks, have several inputs or
+            outputs, or leave the size of an image open.
     """
 
     unit = "ms"
@@ -41,6 +41,11 @@ class LiteRT:
             raise InputError(
                 f"A .tflite file must have one input and one output to be run here. "
                 f"Received: {len(inputs)} inputs and {len(outputs)} outputs"
+            )
+        if any(size < 1 for size in inputs[0]["shape_signature"][1:]):
+            raise InputError(
+                f"A .tflite file must fix every dimension of its input but the batch to be run here. "
+                f"Received: {tuple(map(int, inputs[0]['shape_signature']))}"
             )
         self._input, self._output = inputs[0], outputs[0]
         self._timed_input: np.ndarray | None = None

@@ -189,11 +189,20 @@ def sample_report(
                 "file_quartiles_ms": [6.6, 6.9],
                 "speedup": 2.48,
                 "speedup_quartiles": [2.42, 2.53],
+                "difference": 1.2e-6,
             }
         },
         "instructions": {}
         if not timed
-        else {"aarch64": {"runtime": "ai-edge-litert 1.4.0, cortex-a76", "dense": 1.0e9, "file": 4.0e8, "ratio": 2.5}},
+        else {
+            "aarch64": {
+                "runtime": "ai-edge-litert 1.4.0, cortex-a76",
+                "dense": 1.0e9,
+                "file": 4.0e8,
+                "ratio": 2.5,
+                "difference": 7e-6,
+            }
+        },
         "seconds": {"load": 6.1, "plan": 0.4, "signal": 14.2, "repair": 5.8, "export": 9.3, "evaluate": 21.7},
         "gate": {
             "max_accuracy_drop": max_accuracy_drop,

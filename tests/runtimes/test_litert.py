@@ -130,3 +130,12 @@ def test_loading_from_disk(content, tmp_path):
 def test_loading_is_silent(content, capfd):
     LiteRT(content)
     assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_leaves_the_size_of_images_open_is_refused():
+    """LiteRT would silently take images of one pixel."""
+    spec = tf.TensorSpec((1, None, None, 3), tf.float32)
+    function = tf.function(lambda x: tf.reduce_mean(tf.nn.relu(x), (1, 2)), autograph=False)
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(spec)]).convert()
+    with pytest.raises(InputError, match=r"fix every dimension.*Received: \(1, -1, -1, 3\)"):
+        LiteRT(content)
