@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -11,23 +12,22 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.flatbuffer import NUMPY_TYPES, parse
+from reflow_tf.runtimes.aarch64.machine import find_machine
 from reflow_tf.runtimes.aarch64.runtime import AArch64
+from reflow_tf.runtimes.device_script import RELATIVE_TOLERANCE, has_sparse_kernels
 from reflow_tf.runtimes.latency import Progress, Spread, compare, measure_interleaved, summarize
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.runtimes.runtime import Runtime, make_inputs
-from reflow_tf.runtimes.web.browser import Browser
+from reflow_tf.runtimes.web.browser import Browser, require_parts
+from reflow_tf.runtimes.web.litertjs import installed_folder
 from reflow_tf.runtimes.web.runtime import Web
 
 Result = TypeVar("Result")
-
-# Float kernels of two machines add in another order; a wrong result is off by far more.
-LARGEST_DIFFERENCE = 1e-3
 
 _COMPARED_INPUTS = 2
 # Chromium compiles WebAssembly twice, the second time what turns out to be used much: that must be over.
 _WARM_UP = 20
 _ROUNDS = 50
-_X86 = {"x86_64", "amd64", "i386", "i686"}
 _QUANTIZED = {np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int16)}
 
 
@@ -53,7 +53,8 @@ class Measured:
         cost: their median and quartiles.
         speedup: baseline by file, round by round; None for the baseline, or without one.
         difference: largest absolute difference of an output from LiteRT's on this machine, on the same inputs, by the
-            largest absolute output; None where LiteRT is the runtime.
+            largest absolute output: infinite where all of LiteRT's are 0 and these are not; None where LiteRT is the
+            runtime.
         is_float: no integer arithmetic in it, so that the difference must be float noise.
         memory_bytes: as the runtime tells it; None if it does not.
     """
@@ -70,7 +71,7 @@ class Measured:
     @property
     def differs(self) -> bool:
         """Whether the outputs are other ones than LiteRT's; NaN counts as other."""
-        return self.difference is not None and self.is_float and not self.difference <= LARGEST_DIFFERENCE
+        return self.difference is not None and self.is_float and not self.difference <= RELATIVE_TOLERANCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Benchmark:
 
     Attributes:
         runtime: what ran them, with versions and settings.
-        unit: of all costs: 'ms', or 'instructions', which are exact.
+        unit: of all costs: 'ms', or 'instructions'.
         warm_up: rounds before those that count.
         files: in the order asked for, the baseline not among them.
     """
@@ -114,47 +115,77 @@ def measure_files(
         candidates: at least one.
         baseline: what the others are compared with; usually the dense file.
         runtime: a key of `RUNTIMES`.
-        rounds: inferences of each file that count. None: 50 where time is measured, 1 where it is counted exactly.
-        warm_up: rounds before them. None: 20 where time is measured, none where it is counted.
+        rounds: inferences of each file that count; None: 50. Not for instructions, which are counted once.
+        warm_up: rounds before them; None: 20. Not for instructions.
         threads: CPU threads of the runtime.
         progress: sees the rounds.
 
     Raises:
-        InputError: the runtime is not there, or cannot run a file; 'litert' on a machine where XNNPACK has no sparse
-            kernels, and a file that stores sparse weights.
+        InputError: the runtime is not there, or cannot run a file; rounds or warm-up where instructions are counted;
+            'litert' on a machine where XNNPACK has no sparse kernels, and a file that stores sparse weights.
     """
-    if runtime not in RUNTIMES:
-        raise InputError(f"--runtime must be one of {', '.join(RUNTIMES)}. Received: {runtime}")
+    _check_name(runtime)
     everything = [*([baseline] if baseline else []), *candidates]
-    expected = [_run_here(candidate) for candidate in everything]
+    expected = None if runtime == "litert" else [_run_here(candidate) for candidate in everything]
     with contextlib.ExitStack() as stack:
         opened = RUNTIMES[runtime](everything, threads, stack)
+        shapes = {one.input_shape for one in opened}
+        if len(shapes) > 1:
+            raise InputError(
+                f"Files that are measured side by side must take inputs of one shape. "
+                f"Received: {', '.join(map(str, sorted(shapes)))}"
+            )
+        turns = _choose_turns(opened[0].unit, rounds, warm_up)
         # The outputs come first: a wrong one costs no minutes of measuring.
-        differences = [
-            None if runtime == "litert" else _difference(one, outputs)
-            for one, outputs in zip(opened, expected, strict=True)
-        ]
-        is_exact = opened[0].unit == "instructions"
-        rounds = rounds or (1 if is_exact else _ROUNDS)
-        warm_up = (0 if is_exact else _WARM_UP) if warm_up is None else warm_up
-        costs = measure_interleaved(opened, rounds, warm_up, progress)
-        measured = [
-            _describe_file(candidate, own, difference, one.memory_bytes())
-            for candidate, own, difference, one in zip(everything, costs, differences, opened, strict=True)
-        ]
-        name, unit = opened[0].name, opened[0].unit
-    if baseline is None:
-        return Benchmark(name, unit, threads, rounds, warm_up, None, tuple(measured))
-    files = [
-        dataclasses.replace(file, speedup=compare(costs[0], own))
-        for file, own in zip(measured[1:], costs[1:], strict=True)
-    ]
-    return Benchmark(name, unit, threads, rounds, warm_up, measured[0], tuple(files))
+        differences = [None] * len(opened) if expected is None else list(map(_difference, opened, expected))
+        costs = measure_interleaved(opened, *turns, progress)
+        files = tuple(map(_describe_file, everything, costs, differences, opened))
+        found = Benchmark(opened[0].name, opened[0].unit, threads, *turns, None, files)
+    return _compare_with_first(found) if baseline else found
 
 
-def _describe_file(
-    candidate: Candidate, costs: np.ndarray, difference: float | None, memory_bytes: int | None
-) -> Measured:
+def require_runtime(name: str) -> None:
+    """Checks, without starting anything, that what a runtime consists of is on this machine.
+
+    Args:
+        name: a key of `RUNTIMES`.
+
+    Raises:
+        InputError: there is no such runtime, or it lacks a program, a package or its set-up; the message says what
+            brings it.
+    """
+    _check_name(name)
+    if name == "web":
+        require_parts()
+        installed_folder()
+    elif name == "aarch64":
+        find_machine()
+
+
+def _check_name(runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise InputError(f"The runtime must be one of {', '.join(RUNTIMES)}. Received: {runtime}")
+
+
+def _choose_turns(unit: str, rounds: int | None, warm_up: int | None) -> tuple[int, int]:
+    """How many rounds count, and how many come before them; instructions are the same in every round."""
+    if unit != "instructions":
+        return _ROUNDS if rounds is None else rounds, _WARM_UP if warm_up is None else warm_up
+    for name, given in (("rounds", rounds), ("warm_up", warm_up)):
+        if given is not None:
+            raise InputError(f"--{name} must be left out where instructions are counted, once. Received: {given}")
+    return 1, 0
+
+
+def _compare_with_first(found: Benchmark) -> Benchmark:
+    """The first file as the baseline of the others."""
+    first, *others = found.files
+    baseline = np.array(first.costs)
+    files = [dataclasses.replace(file, speedup=compare(baseline, np.array(file.costs))) for file in others]
+    return dataclasses.replace(found, baseline=first, files=tuple(files))
+
+
+def _describe_file(candidate: Candidate, costs: np.ndarray, difference: float | None, runtime: Runtime) -> Measured:
     return Measured(
         label=candidate.label,
         size_bytes=len(candidate.content),
@@ -163,17 +194,31 @@ def _describe_file(
         speedup=None,
         difference=difference,
         is_float=_is_float(candidate.content),
-        memory_bytes=memory_bytes,
+        memory_bytes=runtime.memory_bytes(),
     )
 
 
 def describe(found: Benchmark) -> dict[str, Any]:
     """Everything as plain JSON, the machine and its versions included."""
-    described = dataclasses.asdict(found)
     return {
-        "runtime": described.pop("runtime"),
+        "runtime": found.runtime,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()} {platform.release()}",
-        **described,
+        "unit": found.unit,
+        "threads": found.threads,
+        "rounds": found.rounds,
+        "warm_up": found.warm_up,
+        "baseline": found.baseline and _describe_measured(found.baseline),
+        "files": [_describe_measured(file) for file in found.files],
+    }
+
+
+def _describe_measured(file: Measured) -> dict[str, Any]:
+    """JSON has no infinity and no NaN: such a difference is null, and `differs` says that it is one."""
+    is_number = file.difference is not None and math.isfinite(file.difference)
+    return {
+        **dataclasses.asdict(file),
+        "difference": file.difference if is_number else None,
+        "differs": file.differs,
     }
 
 
@@ -194,7 +239,7 @@ def _open_litert(candidates: Sequence[Candidate], threads: int, _: contextlib.Ex
     On x86 with AVX, XNNPACK leaves sparse weights to its dense kernels: xnn_is_chw_compatible_config,
     src/xnnpack/hardware-config.h:203-212 at 75db3c093, which src/subgraph.c:4711 asks.
     """
-    if platform.machine().lower() in _X86:
+    if not has_sparse_kernels():
         for candidate in candidates:
             if _stores_sparse(candidate.content):
                 raise InputError(
@@ -225,7 +270,8 @@ def _run_here(candidate: Candidate) -> np.ndarray:
 def _difference(runtime: Runtime, expected: np.ndarray) -> float:
     outputs = runtime.run(_compared_inputs(runtime))
     absolute = float(np.abs(outputs - expected).max())
-    return absolute and absolute / float(np.abs(expected).max())
+    largest = float(np.abs(expected).max())
+    return absolute and (absolute / largest if largest else math.inf)
 
 
 def _compared_inputs(runtime: Runtime) -> np.ndarray:

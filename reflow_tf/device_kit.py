@@ -2,6 +2,8 @@
 
 import io
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,6 @@ from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.litert import LiteRT, load_tflite, read_tflite
 
 _FILES = frozenset(("model.tflite", "data.npz", "run.py", "README.md"))
-_BASELINE = "baseline.tflite"
 
 
 def write_device_kit(
@@ -39,17 +40,24 @@ def write_device_kit(
         InputError: a file or the data cannot be used, there are too few images, or the folder cannot be written.
     """
     check_between("num_inputs", num_inputs, 1)
-    folder = OutputFolder(output_dir, _FILES | {_BASELINE} if baseline else _FILES, overwrite)
+    folder = OutputFolder(output_dir, _FILES, overwrite, optional=frozenset((device_script.BASELINE,)))
+    folder.require_outside({"model": source.model, "data": source.data, "baseline": baseline})
     runtime = load_tflite(pathlib.Path(source.model).expanduser(), num_threads=1)
     inputs = _read_inputs(source, runtime.input_shape, num_inputs)
     files: dict[str, Content] = {
         "model.tflite": read_tflite(pathlib.Path(source.model).expanduser()),
-        "data.npz": _pack(inputs, runtime.run(inputs)),
         "run.py": pathlib.Path(device_script.__file__).read_text(encoding="utf-8"),
         "README.md": describe(runtime, num_inputs, baseline is not None),
     }
+    arrays = {"inputs": inputs, "outputs": runtime.run(inputs)}
+    if not np.isfinite(arrays["outputs"]).all():
+        raise InputError(
+            f"--model must give finite outputs, to be checked against. Received: {source.model}, NaN or inf"
+        )
     if baseline:
-        files[_BASELINE] = _read_baseline(baseline, runtime)
+        files[device_script.BASELINE] = read_tflite(pathlib.Path(baseline).expanduser())
+        arrays["baseline_outputs"] = _load_baseline(baseline, runtime.input_shape).run(inputs)
+    files["data.npz"] = _pack(arrays)
     folder.write(files)
     return folder.path
 
@@ -69,32 +77,33 @@ def _read_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_input
     return np.concatenate(list(EvaluationSet(images.source, chosen, images.preprocessing, num_inputs)))
 
 
-def _read_baseline(path: str, runtime: LiteRT) -> bytes:
+def _load_baseline(path: str, input_shape: tuple[int, ...]) -> LiteRT:
     baseline = load_tflite(pathlib.Path(path).expanduser(), num_threads=1)
-    if baseline.input_shape != runtime.input_shape:
+    if baseline.input_shape != input_shape:
         raise InputError(
-            f"--baseline must take inputs of the model's shape {runtime.input_shape}. Received: {baseline.input_shape}"
+            f"--baseline must take inputs of the model's shape {input_shape}. Received: {baseline.input_shape}"
         )
-    return read_tflite(pathlib.Path(path).expanduser())
+    return baseline
 
 
-def _pack(inputs: np.ndarray, outputs: np.ndarray) -> bytes:
+def _pack(arrays: Mapping[str, Any]) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, inputs=inputs, outputs=outputs)
+    np.savez_compressed(file, **arrays)
     return file.getvalue()
 
 
 def describe(runtime: LiteRT, num_inputs: int, has_baseline: bool) -> str:
     """The README of the folder."""
+    baseline = device_script.BASELINE
     return _README.format(
         input_shape="x".join(map(str, runtime.input_shape)),
         output_shape="x".join(map(str, runtime.output_shape)),
         num_inputs=num_inputs,
         expected=runtime.name,
         tolerance=f"{device_script.RELATIVE_TOLERANCE:g}",
-        baseline=f" --baseline={_BASELINE}" if has_baseline else "",
-        files=" ".join(sorted(_FILES | {_BASELINE} if has_baseline else _FILES)),
-        baseline_file=f"| {_BASELINE} | another file, to be timed in turns with the first |\n" if has_baseline else "",
+        baseline=f" --baseline={baseline}" if has_baseline else "",
+        files=" ".join(sorted(_FILES | {baseline} if has_baseline else _FILES)),
+        baseline_file=f"| {baseline} | another file, to be timed in turns with the first |\n" if has_baseline else "",
     )
 
 
@@ -145,6 +154,6 @@ between big and small cores gives two numbers. Let the phone cool down, and keep
 ## What was tested
 
 The file, the script and both runtimes (ai-edge-litert 1.4.0, tflite-runtime 2.14.0), and the Python that is sent to a
-phone, under QEMU's emulation of a 64-bit ARM CPU: right outputs, exact numbers of instructions. No Raspberry Pi and no
+phone, under QEMU's emulation of a 64-bit ARM CPU: right outputs, fewer instructions. No Raspberry Pi and no
 phone was at hand. Under the emulation, milliseconds and memory mean nothing; on the device they are what you are after.
 """

@@ -12,7 +12,6 @@ from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
 from reflow_tf.evaluation import measure_parity, rank_outputs, require_classifier
 from reflow_tf.explanation import explain
-from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
 from reflow_tf.models.loading import load_model
@@ -77,7 +76,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     stopwatch.seconds.update(result.report.seconds)
     with stage("Exporting the file"), stopwatch.timed("export"):
         exported = export(result.model, rewrite=job.requested_rewrite)
-        verdict = job.target.judge(read_operators(exported.content))
+        verdict = explain(exported.content, job.target).as_given
         mask_checks = check_masks(exported.content, result.masks)
         runtime = LiteRT(exported.content)
     with stopwatch.timed("evaluate file"):
@@ -111,10 +110,9 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
 
 def _open_folder(job: JobConfig) -> OutputFolder:
     folder = OutputFolder(job.output_dir, FILES, job.overwrite)
-    for name in ("model", "weights", "data", "eval_data", "class_names"):
-        given = getattr(job, name)
-        if given is not None and folder.holds(given):
-            raise InputError(f"--{name} must not be inside --output_dir, which is replaced. Received: {given}")
+    folder.require_outside(
+        {name: getattr(job, name) for name in ("model", "weights", "data", "eval_data", "class_names")}
+    )
     return folder
 
 

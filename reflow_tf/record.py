@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import io
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -278,7 +279,7 @@ def _latency(found: Benchmark) -> dict[str, Any]:
         "file_quartiles_ms": [file.low, file.high],
         "speedup": speedup.median,
         "speedup_quartiles": [speedup.low, speedup.high],
-        "difference": found.files[0].difference,
+        **_agreement(found),
     }
 
 
@@ -289,8 +290,15 @@ def _instructions(found: Benchmark) -> dict[str, Any]:
         "dense": dense.median,
         "file": file.median,
         "ratio": speedup.median,
-        "difference": found.files[0].difference,
+        **_agreement(found),
     }
+
+
+def _agreement(found: Benchmark) -> dict[str, Any]:
+    """How far the file's outputs are from LiteRT's here; infinity and NaN are no JSON."""
+    (file,) = found.files
+    known = file.difference is not None and math.isfinite(file.difference)
+    return {"difference": file.difference if known else None, "differs": file.differs}
 
 
 def _pair(found: Benchmark) -> tuple[Spread, Spread, Spread]:

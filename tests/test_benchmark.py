@@ -1,4 +1,7 @@
+import json
 import platform
+import sys
+import types
 
 import keras
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 from keras import layers
 
 from reflow_tf import benchmark
-from reflow_tf.benchmark import Candidate, describe, measure_files
+from reflow_tf.benchmark import Candidate, describe, measure_files, require_runtime
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.runtimes.latency import Spread
@@ -75,6 +78,53 @@ def test_outputs_are_held_against_litert(monkeypatch, dense, error, differs):
     np.testing.assert_allclose(file.difference, error, rtol=1e-2)
 
 
+def test_outputs_that_should_all_be_zero(monkeypatch):
+    model = make_model()
+    for layer in model.layers[:2]:
+        layer.set_weights([np.zeros_like(weights) for weights in layer.get_weights()])
+    content = export_tflite(model, sparse=False).content
+
+    class Offset(Another):
+        def run(self, batch):
+            return super().run(batch) + 1
+
+    install(monkeypatch, Offset, Another)
+    found = measure_files([Candidate("offset", content), Candidate("right", content)], runtime="web")
+    assert [file.difference for file in found.files] == [np.inf, 0]
+    described = json.loads(json.dumps(describe(found), allow_nan=False))
+    assert [(file["difference"], file["differs"]) for file in described["files"]] == [(None, True), (0, False)]
+
+
+@pytest.mark.parametrize("turns", [{"rounds": 3}, {"warm_up": 0}])
+def test_instructions_are_counted_once(monkeypatch, dense, turns):
+    install(monkeypatch, Another)
+    ((name, value),) = turns.items()
+    with pytest.raises(InputError, match=rf"--{name} must be left out .*Received: {value}"):
+        measure_files([dense], runtime="web", **turns)
+
+
+def test_a_runtime_that_is_missing_is_said_at_once(monkeypatch, tmp_path):
+    require_runtime("litert")
+    with pytest.raises(InputError, match=r"web, aarch64, litert\. Received: tpu"):
+        require_runtime("tpu")
+    monkeypatch.setenv("REFLOW_TF_CACHE", str(tmp_path / "cache"))
+    for program in ("chromium", "qemu-aarch64"):
+        (tmp_path / program).touch(mode=0o755)
+    monkeypatch.setitem(sys.modules, "playwright.async_api", types.ModuleType("playwright.async_api"))
+    monkeypatch.setitem(sys.modules, "playwright", types.ModuleType("playwright"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("web", "aarch64"):
+        with pytest.raises(InputError, match=f"setup_runtime --runtime={name}"):
+            require_runtime(name)
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    for name, package in (("web", "chromium"), ("aarch64", "qemu-user")):
+        with pytest.raises(InputError, match=f"apt-get install .*{package}"):
+            require_runtime(name)
+    monkeypatch.setitem(sys.modules, "playwright.async_api", None)
+    with pytest.raises(InputError, match="needs Playwright"):
+        require_runtime("web")
+
+
 def test_integer_arithmetic_may_differ(monkeypatch):
     batches = [np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 3)).astype(np.float32)]
     content = export_tflite(make_model(), quantize="int8", calibration=batches).content
@@ -112,3 +162,10 @@ def test_what_cannot_be_run_is_named(dense):
         measure_files([dense], runtime="aarch64", threads=2)
     with pytest.raises(InputError, match=r"web, aarch64, litert\. Received: tpu"):
         measure_files([dense], runtime="tpu")
+
+
+def test_files_for_inputs_of_another_shape_are_not_compared(dense):
+    image = keras.Input((4, 4, 3))
+    other = export_tflite(keras.Model(image, keras.layers.Flatten()(image))).content
+    with pytest.raises(InputError, match=r"inputs of one shape\. Received: \(1, 4, 4, 3\), "):
+        measure_files([Candidate("other.tflite", other)], dense, runtime="litert")

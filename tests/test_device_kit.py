@@ -110,6 +110,23 @@ def test_without_a_baseline_nothing_speaks_of_one(model, inputs, tmp_path):
     assert run(kit).returncode == 0
 
 
+def test_a_kit_is_replaced_with_and_without_a_baseline(model, inputs, tmp_path):
+    for baseline in (None, model, None):
+        write_device_kit(EvaluateConfig(model, inputs.data), str(tmp_path / "kit"), baseline=baseline, overwrite=True)
+        assert (tmp_path / "kit" / "baseline.tflite").exists() is (baseline is not None)
+        assert ("baseline_outputs" in np.load(tmp_path / "kit" / "data.npz")) is (baseline is not None)
+
+
+@pytest.mark.parametrize("flag", ["model", "baseline", "data"])
+def test_what_would_be_replaced_is_no_input(kit, model, inputs, flag):
+    inside = {"model": "model.tflite", "baseline": "baseline.tflite", "data": "data.npz"}
+    given = {"model": model, "data": inputs.data, "baseline": None, flag: str(kit / inside[flag])}
+    with pytest.raises(InputError, match=f"--{flag} must not be inside --output_dir"):
+        write_device_kit(
+            EvaluateConfig(given["model"], given["data"]), str(kit), baseline=given["baseline"], overwrite=True
+        )
+
+
 def test_a_damaged_file_fails_on_the_device(model, inputs, tmp_path):
     kit = write_device_kit(EvaluateConfig(model, inputs.data), str(tmp_path / "kit"))
     data = dict(np.load(kit / "data.npz"))

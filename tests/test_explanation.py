@@ -1,8 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
+from reflow_tf.errors import InputError
 from reflow_tf.explanation import explain
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.targets.storage import Storage
@@ -82,3 +84,21 @@ def test_what_keras_applications_lack_is_what_exact_rewriting_does(name):
     assert not explained.as_given.fits
     assert all("--rewrite=exact" in blocker.remedy for blocker in explained.as_given.blockers)
     assert explained.rewritten.fits, explained.rewritten.blockers
+
+
+def convert(shape):
+    model = build()
+    function = tf.function(lambda images: model(images), autograph=False)
+    concrete = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+
+
+def test_an_open_batch_is_judged_as_a_batch_of_one():
+    explained = explain(convert((None, 16, 16, 3)))
+    assert [applied.rewrite for applied in explained.applied] == ["rotation"]
+    assert explained.rewritten.fits
+
+
+def test_an_open_size_is_refused():
+    with pytest.raises(InputError, match=r"every dimension of its input but the batch. Received: \[1, -1, -1, 3\]"):
+        explain(convert((1, None, None, 3)))

@@ -26,10 +26,10 @@ def compute_same(first: bytes, second: bytes) -> bool:
 def relative_difference(first: bytes, second: bytes) -> float:
     """Largest absolute difference of the outputs over four seeded images, divided by the largest absolute output.
 
-    The images have coarse shapes and fine noise, so that a network that sees anything sees which way up they are; two lie
-    around 0, two from 0 to 255, as a network with a rescaling of its own takes them. Where a softmax gives the outputs of
-    both files, its inputs are compared, the logits: it turns absolute differences of them into relative ones of the
-    probabilities, however small, and hides others.
+    The images have coarse shapes and fine noise, so that a network that sees anything sees which way up they are; two
+    lie around 0, two from 0 to 255, as a network with a rescaling of its own takes them. Where a softmax gives the
+    outputs of both files, its inputs are compared, the logits: it turns absolute differences of them into relative ones
+    of the probabilities, however small, and hides others.
 
     Returns:
         The worst of the images; infinity where LiteRT cannot run one of the files, or gives NaN.

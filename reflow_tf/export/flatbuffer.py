@@ -78,6 +78,28 @@ def serialize(model: schema.ModelT, size_hint: int = 1024) -> bytes:
     return bytes(builder.Output())
 
 
+def fix_batch(content: bytes) -> bytes:
+    """A file that leaves its batch open, as one for a batch of 1; any other comes back as the same object.
+
+    Raises:
+        InputError: not a .tflite file, or one that leaves more of its input open than the batch.
+    """
+    model = parse(content)
+    graph = model.subgraphs[0]
+    tensors = [graph.tensors[index] for index in graph.inputs]
+    signatures = [[int(size) for size in t.shapeSignature] for t in tensors if t.shapeSignature is not None]
+    if any(size < 1 for signature in signatures for size in signature[1:]):
+        raise InputError(
+            f"A .tflite file must fix every dimension of its input but the batch. Received: {signatures[0]}"
+        )
+    if not any(signature[:1] == [-1] for signature in signatures):
+        return content
+    # Where a dimension is open, the shape beside the signature says 1 already.
+    for tensor in graph.tensors:
+        tensor.shapeSignature = None
+    return serialize(model, size_hint=len(content))
+
+
 def operator_code(model: schema.ModelT, operator: schema.OperatorT) -> int:
     """The BuiltinOperator of an operator; old files keep it in the deprecated field."""
     code = model.operatorCodes[operator.opcodeIndex]

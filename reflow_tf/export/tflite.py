@@ -34,8 +34,8 @@ _CORRUPTED_NOTE = (
     "reflow_tf.tools.explain on a sparse file tells where."
 )
 _INEXACT_NOTE = (
-    "Not rewritten: in LiteRT the outputs of the rewritten file differed by {difference:.1g} of the largest one (inf: it "
-    "could not be run), more than the order of additions explains."
+    "Not rewritten: in LiteRT the outputs of the rewritten file differed by {difference:.1g} of the largest one (inf: "
+    "it could not be run), more than the order of additions explains."
 )
 # Sums in another order: measured at most 2e-5 over MobileNetV2.
 _MOST_RELATIVE_DIFFERENCE = 1e-4

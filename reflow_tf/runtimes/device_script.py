@@ -4,8 +4,8 @@
     python3 run.py --baseline=dense.tflite --threads=4    # and against another file, in turns
 
 Needs Python 3.9 or newer, numpy, and ai_edge_litert or tflite_runtime. Beside it lie model.tflite and data.npz with
-`inputs` and, computed by LiteRT on the machine that made the folder, `outputs`. Exit code 0: the outputs agree; 1: they
-do not.
+`inputs` and, computed by LiteRT on the machine that made the folder, `outputs` and, if there is a baseline.tflite, its
+`baseline_outputs`. Exit code 0: the outputs agree; 1: they do not.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from typing import Any, Callable  # noqa: UP035, collections.abc.Callable is not
 import numpy as np
 
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+BASELINE = "baseline.tflite"
 
-# XNNPACK leaves sparse weights to its dense kernels there: src/xnnpack/hardware-config.h.
-NO_SPARSE_KERNELS = ("x86_64", "AMD64", "i686")
+# XNNPACK leaves sparse weights to its dense kernels there, if the CPU has AVX: src/xnnpack/hardware-config.h. In lower
+# case: Windows says AMD64.
+_NO_SPARSE_KERNELS = ("x86_64", "amd64", "i386", "i486", "i586", "i686", "x86")
 
 # The same float32 network on another kind of CPU sums in another order: about 1e-6. A wrong kernel is off by far more.
 RELATIVE_TOLERANCE = 1e-3
@@ -86,6 +88,11 @@ def to_float(values: np.ndarray, details: Any) -> np.ndarray:
     return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
 
+def has_sparse_kernels() -> bool:
+    """Whether XNNPACK runs sparse weights on this machine with kernels of their own."""
+    return platform.machine().lower() not in _NO_SPARSE_KERNELS
+
+
 def check(outputs: np.ndarray, expected: np.ndarray, details: Any) -> dict[str, Any]:
     """Whether the outputs are those that are expected, and by how much they differ at most."""
     largest = float(np.abs(outputs - expected).max())
@@ -93,6 +100,17 @@ def check(outputs: np.ndarray, expected: np.ndarray, details: Any) -> dict[str, 
     if np.dtype(details["dtype"]).kind != "f":
         tolerance += STEPS_OF_INTEGERS * float(details["quantization"][0])
     return {"outputs_agree": largest <= tolerance, "largest_difference": largest, "tolerance": tolerance}
+
+
+def comes_with(baseline: str | None, data: str) -> bool:
+    """Whether this is the baseline that lies beside data.npz, and not another one: its outputs are expected there."""
+    own = os.path.join(os.path.dirname(os.path.abspath(data)), BASELINE)
+    return baseline is not None and os.path.isfile(own) and os.path.samefile(baseline, own)
+
+
+def is_right(result: dict[str, Any]) -> bool:
+    """Whether no file gave other outputs than those that are expected of it."""
+    return all(checked.get("outputs_agree", True) for checked in (result, result.get("baseline_check", {})))
 
 
 def time_in_turns(runs: list[Callable[[], Any]], warm_up: int, rounds: int, clock: Callable[[], float]) -> np.ndarray:
@@ -112,14 +130,19 @@ def time_in_turns(runs: list[Callable[[], Any]], warm_up: int, rounds: int, cloc
     return times * 1e3
 
 
-def time_files(interpreters: list[Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of one inference of the model and, if there is one, of the baseline; and their ratio."""
+def time_files(interpreters: list[Any], options: argparse.Namespace, agree: bool) -> dict[str, Any]:
+    """Milliseconds of one inference of the model and, if there is one, of the baseline; and their ratio, if it counts.
+
+    A file whose outputs are wrong may be fast because it does something else.
+    """
     runs = [interpreter.invoke for interpreter in interpreters]
     times = time_in_turns(runs, options.warm_up, options.rounds, time.perf_counter)
     result: dict[str, Any] = {"model": quartiles(times[:, 0], "_ms")}
     if options.baseline:
         result["baseline"] = quartiles(times[:, 1], "_ms")
-        if platform.machine() in NO_SPARSE_KERNELS:
+        if not agree:
+            result["note"] = "no speed-up is stated: outputs are wrong"
+        elif not has_sparse_kernels():
             result["note"] = f"no speed-up is stated: XNNPACK has no sparse kernels for {platform.machine()}"
         else:
             result["speedup"] = quartiles(times[:, 1] / times[:, 0], "")
@@ -143,18 +166,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data = np.load(options.data, allow_pickle=False)
     paths = [options.model, *([options.baseline] if options.baseline else [])]
     interpreters = [load(runtime, path, options.threads) for path in paths]
-    outputs = compute(interpreters[0], data["inputs"])
+    outputs = [compute(interpreter, data["inputs"]) for interpreter in interpreters]
     if options.save_outputs:
-        np.save(options.save_outputs, outputs)
+        np.save(options.save_outputs, outputs[0])
     result = describe(runtime, options)
     if "outputs" in data:
-        result.update(check(outputs, data["outputs"], interpreters[0].get_output_details()[0]))
-    for interpreter in interpreters[1:]:
-        compute(interpreter, data["inputs"])
+        result.update(check(outputs[0], data["outputs"], interpreters[0].get_output_details()[0]))
+    if "baseline_outputs" in data and comes_with(options.baseline, options.data):
+        details = interpreters[1].get_output_details()[0]
+        result["baseline_check"] = check(outputs[1], data["baseline_outputs"], details)
     if options.marks:
         time_in_turns([interpreter.invoke for interpreter in interpreters], options.warm_up, options.rounds, mark)
     elif options.rounds:
-        result.update(time_files(interpreters, options))
+        result.update(time_files(interpreters, options, is_right(result)))
     # Of the whole process, Python included; Linux counts in KiB.
     result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return result
@@ -175,14 +199,9 @@ def describe(runtime: Any, options: argparse.Namespace) -> dict[str, Any]:
 def to_text(result: dict[str, Any]) -> str:
     """A few lines for a person."""
     lines = ["{runtime} on {machine}; threads: {threads}".format(**result)]
-    if "outputs_agree" in result:
-        verdict = "agree" if result["outputs_agree"] else "DIFFER"
-        lines.append(
-            f"outputs {verdict}: largest difference {result['largest_difference']:.2g} "
-            f"(tolerance {result['tolerance']:.2g})"
-        )
-    else:
-        lines.append("outputs not checked: data.npz holds none to compare with")
+    lines.append(describe_check("outputs", result))
+    if "baseline" in result:
+        lines.append(describe_check("outputs of the baseline", result.get("baseline_check", {})))
     for name in ("model", "baseline"):
         if name in result:
             times = "median {median_ms:.2f} ms, quartiles {lower_quartile_ms:.2f} to {upper_quartile_ms:.2f}"
@@ -194,6 +213,16 @@ def to_text(result: dict[str, Any]) -> str:
         lines.append(result["note"])
     lines.append(f"peak memory of this process: {result['peak_memory_bytes'] / 2**20:.0f} MiB")
     return "\n".join(lines)
+
+
+def describe_check(what: str, checked: dict[str, Any]) -> str:
+    """One line for a person."""
+    if "outputs_agree" not in checked:
+        return f"{what} not checked: data.npz holds none to compare with"
+    verdict = "agree" if checked["outputs_agree"] else "DIFFER"
+    return "{} {}: largest difference {largest_difference:.2g} (tolerance {tolerance:.2g})".format(
+        what, verdict, **checked
+    )
 
 
 def read_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -227,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = read_options(arguments)
     result = run(options)
     print(json.dumps(result, indent=2) if options.json else to_text(result))
-    return 0 if result.get("outputs_agree", True) else 1
+    return 0 if is_right(result) else 1
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Nothing outside the cache is touched, so deleting the folder undoes every set-up
 
 import base64
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -19,6 +20,7 @@ from reflow_tf.errors import InputError
 
 _TIMEOUT_SECONDS = 120
 _CHUNK_BYTES = 1 << 20
+_OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY)  # POSIX lets rename() say either
 
 
 def cache_folder() -> pathlib.Path:
@@ -45,10 +47,12 @@ def install(name: str, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
         finished = workplace / "new"
         finished.mkdir()
         build(finished)
-        with contextlib.suppress(FileExistsError, OSError):  # another process was faster: its folder is as good
+        try:
             finished.rename(folder)
-    if not folder.is_dir():
-        raise InputError(f"The cache must be a folder that can be written to. Received: {folder.parent}")
+        except OSError as error:
+            # Another process was faster: its folder is as good. Anything else is the file system's refusal.
+            if error.errno not in _OCCUPIED or not folder.is_dir():
+                raise _cannot_write(folder, error) from error
     return folder
 
 
@@ -157,9 +161,13 @@ def _workplace(parent: pathlib.Path) -> Iterator[pathlib.Path]:
         parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".reflow_tf.", dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
-        raise InputError(
-            f"The cache must be a folder that can be written to; $REFLOW_TF_CACHE names another one. "
-            f"Received: {parent} ({error.strerror})"
-        ) from error
+        raise _cannot_write(parent, error) from error
     with folder as name:
         yield pathlib.Path(name)
+
+
+def _cannot_write(path: pathlib.Path, error: OSError) -> InputError:
+    return InputError(
+        f"The cache must be a folder that can be written to; $REFLOW_TF_CACHE names another one. "
+        f"Received: {path} ({error.strerror})"
+    )

@@ -15,7 +15,7 @@ class Runtime(Protocol):
         name: what runs it, with the version, for reports.
         input_shape: (batch, *sample) as the file fixes it.
         output_shape: (batch, *output) as the file fixes it.
-        unit: of `measure`: 'ms', which vary from run to run, or 'instructions', which do not.
+        unit: of `measure`: 'ms', which vary from run to run, or 'instructions', which hardly do.
     """
 
     @property

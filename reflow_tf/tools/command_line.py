@@ -20,10 +20,11 @@ from reflow_tf.keras_backend import require_tensorflow
 from reflow_tf.native_stderr import native_stderr_dropped
 
 Config = TypeVar("Config")
+Value = TypeVar("Value")
 
-DONE, OWN_FAILURE, BAD_INPUT, OVER_BUDGET = 0, 1, 2, 3
+DONE, OWN_FAILURE, BAD_INPUT, UNMET = 0, 1, 2, 3
 
-EXIT_CODES = "Exit codes: 0 done; 1 our own failure; 2 bad flag or input, or interrupted; 3 over a limit that you set."
+EXIT_CODES = "Exit codes: 0 done; 1 our own failure; 2 bad flag or input, or interrupted"
 
 _INDENT = " " * 6
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -45,6 +46,7 @@ def run(
     argv: Sequence[str],
     *,
     tensorflow: bool = True,
+    unmet: str | None = None,
 ) -> int:
     """Parses the flags, does the work, and turns whatever happens into an exit code and one line on stderr.
 
@@ -55,17 +57,18 @@ def run(
         own: the flags of this command, from `new_flags`; the help text shows them in the order of their definition.
         argv: the command line, the program's name first.
         tensorflow: whether the work needs it; it takes seconds to start.
+        unmet: what exit code 3 says of the result, for the help text; None if this command never gives it.
     """
     try:
         _parse(argv, own)
         if own["help"].value:
             with printing():
-                print(format_help(description, own))
+                print(format_help(description, own, unmet))
             return DONE
         config = read_config()
         with _terminate_as_interrupt():
             if tensorflow:
-                _start_tensorflow()
+                start_tensorflow()
             return work(config)
     except (InputError, OSError) as error:
         print(f"error: {_describe(error)}", file=sys.stderr)
@@ -92,7 +95,14 @@ def printing() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def format_help(description: str, own: flags.FlagValues) -> str:
+def require(flag: flags.FlagHolder[Value | None]) -> Value:
+    """The value of a flag that has no default; raises InputError where it was not given."""
+    if not flag.value:
+        raise InputError(f"--{flag.name} is needed; see --help. Received: none")
+    return flag.value
+
+
+def format_help(description: str, own: flags.FlagValues, unmet: str | None = None) -> str:
     """The help text: the description, each flag with its default, the exit codes."""
     lines = [textwrap.dedent(description).strip(), ""]
     for flag in (own[name] for name in own):
@@ -101,7 +111,8 @@ def format_help(description: str, own: flags.FlagValues) -> str:
         lines += textwrap.wrap(
             flag.help + default, 100, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
         )
-    lines += ["", "  --flagfile=FILE", "      Read flags from a file, one a line.", "", EXIT_CODES]
+    lines += ["", "  --flagfile=FILE", "      Read flags from a file, one a line.", ""]
+    lines += textwrap.wrap(EXIT_CODES + (f"; 3 {unmet}." if unmet else "."), 120, break_on_hyphens=False)
     return "\n".join(lines)
 
 
@@ -129,7 +140,7 @@ def _require_text(name: str, value: str) -> None:
         raise InputError(f"--{name} must be valid UTF-8. Received: {value!a}") from error
 
 
-def _start_tensorflow() -> None:
+def start_tensorflow() -> None:
     """Imports TensorFlow and finds its devices without the dozen lines that it logs on the way."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_dropped():

@@ -56,14 +56,8 @@ class Job:
 
 def read_config() -> Job:
     """The parsed flags as a checked configuration; raises InputError."""
-    source = EvaluateConfig(_needed(MODEL), _needed(DATA), preprocess=PREPROCESS.value)
+    source = EvaluateConfig(command_line.require(MODEL), command_line.require(DATA), preprocess=PREPROCESS.value)
     return Job(source, OUTPUT_DIR.value, BASELINE.value, NUM_INPUTS.value, OVERWRITE.value)
-
-
-def _needed(flag: flags.FlagHolder[str | None]) -> str:
-    if not flag.value:
-        raise InputError(f"--{flag.name} is needed; see --help. Received: none")
-    return flag.value
 
 
 def write(job: Job) -> int:

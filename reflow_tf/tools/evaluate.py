@@ -10,7 +10,6 @@ import sys
 from absl import flags
 
 from reflow_tf.config import EvaluateConfig
-from reflow_tf.errors import InputError
 from reflow_tf.tools import command_line
 
 FLAGS = command_line.new_flags()
@@ -43,14 +42,13 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, at most.
 def read_config() -> EvaluateConfig:
     """The parsed flags as a checked configuration; raises InputError."""
     return EvaluateConfig(
-        _needed(MODEL), _needed(DATA), CLASS_NAMES.value, PREPROCESS.value, IMAGE_SIZE.value, BATCH_SIZE.value
+        command_line.require(MODEL),
+        command_line.require(DATA),
+        CLASS_NAMES.value,
+        PREPROCESS.value,
+        IMAGE_SIZE.value,
+        BATCH_SIZE.value,
     )
-
-
-def _needed(flag: flags.FlagHolder[str | None]) -> str:
-    if not flag.value:
-        raise InputError(f"--{flag.name} is needed; see --help. Received: none")
-    return flag.value
 
 
 def evaluate(config: EvaluateConfig) -> int:

@@ -2,12 +2,10 @@ r"""Says whether XNNPACK will run a model sparse on a phone, what stands in the 
 
 python -m reflow_tf.tools.explain --model=mobilenet_v2
 python -m reflow_tf.tools.explain --model=reflow_out/mobilenet_v2/model.tflite
-
-Exit code 3: no pruning and no exact rewriting would make this network run sparse.
 """
 
 import dataclasses
-import json
+import os
 import pathlib
 import sys
 import textwrap
@@ -20,6 +18,7 @@ from reflow_tf.config import TARGETS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.targets.target import Blocker, Cluster, Verdict
 from reflow_tf.tools import command_line
+from reflow_tf.tools.output_file import check_output, write_json
 
 if TYPE_CHECKING:
     from reflow_tf.explanation import Explanation
@@ -36,7 +35,7 @@ IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
 )
 TARGET = flags.DEFINE_string("target", "xnnpack", f"Whose rules: {', '.join(TARGETS)}.", flag_values=FLAGS)
-JSON = flags.DEFINE_string("json", None, "Write everything to this file as well, as JSON.", flag_values=FLAGS)
+OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the verdicts and their reasons.", flag_values=FLAGS)
 
 _WIDTH = 100
 
@@ -47,13 +46,15 @@ class ExplainConfig:
 
     Raises:
         InputError: an unknown target, or flags that do not go with a .tflite file.
+
+    `output` was checked already, by `check_output`.
     """
 
     model: str
     weights: str | None
     image_size: int | None
     target: str
-    json: str | None
+    output: pathlib.Path | None
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, TARGETS)
@@ -75,30 +76,33 @@ class ExplainConfig:
 
 def read_config() -> ExplainConfig:
     """The parsed flags as a checked configuration; raises InputError."""
-    if not MODEL.value:
-        raise InputError("--model is needed; see --help. Received: none")
-    return ExplainConfig(MODEL.value, WEIGHTS.value, IMAGE_SIZE.value, TARGET.value, JSON.value)
+    return ExplainConfig(
+        command_line.require(MODEL),
+        WEIGHTS.value,
+        IMAGE_SIZE.value,
+        TARGET.value,
+        check_output(OUTPUT.value) if OUTPUT.value else None,
+    )
 
 
 def explain(config: ExplainConfig) -> int:
     """Judges the model and prints the verdict; returns the exit code."""
-    from reflow_tf import explanation  # TensorFlow takes seconds to import: bad flags answer before it
+    from reflow_tf import explanation  # LiteRT takes a while to import: bad flags answer before it
 
     explained = explanation.explain(_read(config), TARGETS[config.target])
-    if config.json is not None:
-        text = json.dumps(dataclasses.asdict(explained), indent=2)
-        pathlib.Path(config.json).write_text(f"{text}\n", encoding="utf-8")
+    if config.output is not None:
+        write_json(config.output, dataclasses.asdict(explained))
     with command_line.printing():
         print("\n".join(_describe(explained)))
-    return command_line.DONE if explained.can_be_eligible else command_line.OVER_BUDGET
+    return command_line.DONE if explained.can_be_eligible else command_line.UNMET
 
 
 def _read(config: ExplainConfig) -> bytes:
     if config.is_file:
-        try:
-            return pathlib.Path(config.model).expanduser().read_bytes()
-        except OSError as error:
-            raise InputError(f"--model must be a readable file. Received: {config.model} ({error.strerror})") from error
+        from reflow_tf.runtimes.litert import read_tflite
+
+        return read_tflite(os.path.expanduser(config.model))
+    command_line.start_tensorflow()
     from reflow_tf.export.tflite import export_tflite
     from reflow_tf.models.loading import load_model
 
@@ -164,7 +168,15 @@ def _wrap(text: str, begin: str = "") -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    return command_line.run(read_config, explain, __doc__, FLAGS, sys.argv if argv is None else argv)
+    return command_line.run(
+        read_config,
+        explain,
+        __doc__,
+        FLAGS,
+        sys.argv if argv is None else argv,
+        tensorflow=False,  # only models that are no .tflite file yet need it, see `_read`
+        unmet="no pruning and no exact rewriting would make this network run sparse",
+    )
 
 
 if __name__ == "__main__":

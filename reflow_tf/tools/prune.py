@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from absl import flags
 
 from reflow_tf.config import BENCHMARKS, QUANTIZATIONS, REPAIRS, REWRITES, TARGETS, JobConfig, PruneConfig
-from reflow_tf.errors import InputError
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
@@ -163,11 +162,10 @@ MAX_ACCURACY_DROP = flags.DEFINE_float(
 
 def read_config() -> JobConfig:
     """The parsed flags as a checked configuration; raises InputError."""
-    if not MODEL.value:
-        raise InputError("--model is needed: a zoo name or a path; see --help. Received: none")
+    model = command_line.require(MODEL)
     return JobConfig(
-        model=MODEL.value,
-        output_dir=OUTPUT_DIR.value or f"reflow_out/{_base_name(MODEL.value)}",
+        model=model,
+        output_dir=OUTPUT_DIR.value or f"reflow_out/{_base_name(model)}",
         prune=PruneConfig(
             sparsity=SPARSITY.value,
             pattern=patterns.parse(PATTERN.value),
@@ -207,7 +205,7 @@ def prune(job: JobConfig, command: Sequence[str]) -> int:
     if report["gate"]["passed"] is False:
         drop, limit = report["gate"]["drop_points"], report["gate"]["max_accuracy_drop"]
         print(f"error: the file lost {drop:.2f} points; --max_accuracy_drop allows {limit:g}", file=sys.stderr)
-        return command_line.OVER_BUDGET
+        return command_line.UNMET
     return command_line.DONE
 
 
@@ -219,7 +217,12 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     argv = sys.argv if argv is None else argv
     return command_line.run(
-        read_config, lambda job: prune(job, ["python", "-m", "reflow_tf.tools.prune", *argv[1:]]), __doc__, FLAGS, argv
+        read_config,
+        lambda job: prune(job, ["python", "-m", "reflow_tf.tools.prune", *argv[1:]]),
+        __doc__,
+        FLAGS,
+        argv,
+        unmet="the file lost more than --max_accuracy_drop",
     )
 
 

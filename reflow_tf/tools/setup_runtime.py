@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from absl import flags
 
 from reflow_tf.config import check_choice
-from reflow_tf.errors import InputError
 from reflow_tf.tools import command_line
 
 FLAGS = command_line.new_flags()
@@ -29,10 +28,9 @@ RUNTIME = flags.DEFINE_string(
 
 def read_config() -> str:
     """The runtime asked for; raises InputError."""
-    if RUNTIME.value is None:
-        raise InputError(f"--runtime is needed: {' or '.join(SET_UPS)}. Received: none")
-    check_choice("runtime", RUNTIME.value, tuple(SET_UPS))
-    return RUNTIME.value
+    runtime = command_line.require(RUNTIME)
+    check_choice("runtime", runtime, tuple(SET_UPS))
+    return runtime
 
 
 def set_up(runtime: str) -> int:

@@ -190,6 +190,7 @@ def sample_report(
                 "speedup": 2.48,
                 "speedup_quartiles": [2.42, 2.53],
                 "difference": 1.2e-6,
+                "differs": False,
             }
         },
         "instructions": {}
@@ -201,6 +202,7 @@ def sample_report(
                 "file": 4.0e8,
                 "ratio": 2.5,
                 "difference": 7e-6,
+                "differs": False,
             }
         },
         "seconds": {"load": 6.1, "plan": 0.4, "signal": 14.2, "repair": 5.8, "export": 9.3, "evaluate": 21.7},

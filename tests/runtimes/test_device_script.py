@@ -103,6 +103,36 @@ def test_the_ratio_is_stated_where_sparse_kernels_are(files, kit, capfd, monkeyp
     assert "times as fast as the baseline" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(("wrong", "which"), [(0.0, None), (0.5, "outputs"), (0.5, "baseline_outputs")])
+def test_no_ratio_of_wrong_outputs(files, kit, capfd, monkeypatch, tmp_path, wrong, which):
+    monkeypatch.setattr(device_script.platform, "machine", lambda: "aarch64")
+    right = LiteRT(files["float"]).run(images(5))
+    arrays = {name: right + wrong * (name == which) for name in ("outputs", "baseline_outputs")}
+    arguments = [*kit("float", **arrays), f"--baseline={tmp_path}/baseline.tflite"]
+    (tmp_path / "baseline.tflite").write_bytes(files["float"])
+    code, result = run(capfd, *arguments)
+    assert (code, "speedup" in result) == ((0, True) if which is None else (1, False))
+    assert result["outputs_agree"] is (which != "outputs")
+    assert result["baseline_check"]["outputs_agree"] is (which != "baseline_outputs")
+    assert device_script.main(arguments) == code
+    said = capfd.readouterr().out
+    assert ("outputs of the baseline DIFFER" in said) is (which == "baseline_outputs")
+    assert ("no speed-up is stated: outputs are wrong" in said) is (which is not None)
+
+
+def test_nothing_is_expected_of_another_baseline(files, kit, capfd, tmp_path):
+    arguments = kit("float", baseline_outputs=np.zeros((5, 4), np.float32))
+    (tmp_path / "other.tflite").write_bytes(files["float"])
+    assert device_script.main([*arguments, f"--baseline={tmp_path}/other.tflite"]) == 0
+    assert "outputs of the baseline not checked" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "i386", "i686"])
+def test_x86_has_no_sparse_kernels(monkeypatch, machine):
+    monkeypatch.setattr(device_script.platform, "machine", lambda: machine)
+    assert not device_script.has_sparse_kernels()
+
+
 def test_no_ratio_is_stated_on_x86(kit, capfd, monkeypatch, tmp_path):
     monkeypatch.setattr(device_script.platform, "machine", lambda: "x86_64")
     arguments = [*kit("float"), f"--baseline={tmp_path}/model.tflite"]

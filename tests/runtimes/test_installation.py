@@ -1,5 +1,9 @@
 import base64
+import errno
 import hashlib
+import os
+import pathlib
+import re
 import threading
 
 import pytest
@@ -106,6 +110,17 @@ def test_two_at_once_end_in_one_folder(cache):
         thread.join()
     assert found == [cache / "thing-1"] * 2
     assert everything(cache) == ["thing-1", "thing-1/file"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_what_the_file_system_refuses_is_said(cache, monkeypatch, number):
+    def refuse(path, target):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(InputError, match=re.escape(f"Received: {cache}/thing-1 ({os.strerror(number)})")):
+        installation.install("thing-1", lambda folder: None)
+    assert everything(cache) == []
 
 
 def test_a_cache_that_is_no_folder(cache):

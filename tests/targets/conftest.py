@@ -117,8 +117,9 @@ class Network:
         gate = self.unary(self.conv(self.conv(squeezed, 16), self.shape(x)[3]), "LOGISTIC")
         return self.binary(x, gate, "MUL")
 
-    def pool(self, x, kind="MAX_POOL_2D", size=2):
-        options = schema.Pool2DOptionsT(strideH=size, strideW=size, filterHeight=size, filterWidth=size)
+    def pool(self, x, kind="MAX_POOL_2D", size=2, window=None):
+        window = window or size
+        options = schema.Pool2DOptionsT(strideH=size, strideW=size, filterHeight=window, filterWidth=window)
         return self.op(kind, [x], (*self._slide(x, size, size, SAME), self.shape(x)[3]), options)
 
     def concatenate(self, *values):
@@ -183,6 +184,20 @@ def _tail(n, end):
 def _twice(n, kind):
     x = n.block(n.stem())
     return n.mean(n.block(n.binary(x, x, kind)))
+
+
+def _kept(n, **kwargs):
+    return n.mean(n.body(), True, **kwargs)
+
+
+def _softmax(n, x):
+    return n.unary(x, "SOFTMAX", schema.SoftmaxOptionsT(beta=1.0))
+
+
+def _to_space(n, x):
+    batch, height, width, depth = n.shape(x)
+    shape = (batch, 2 * height, 2 * width, depth // 4)
+    return n.op("DEPTH_TO_SPACE", [x], shape, schema.DepthToSpaceOptionsT(blockSize=2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +299,35 @@ FILES = {
     "chain into a pool": Case(lambda n: _tail(n, n.pool), "WWW"),
     "chain out of the file": Case(lambda n: _tail(n, lambda x: x), "WWW"),
     "chain into a 3x3": Case(_then_mean(lambda n, x: n.conv(x, 64, 3)), "WWW"),
+    "mean kept": Case(lambda n: _kept(n), "SWS"),
+    "mean kept, batch of 2": Case(lambda n: _kept(n), "SWS", {"shape": (2, 32, 32, 3)}),
+    "mean kept, dense": Case(lambda n: n.dense(_kept(n), 50), "SSS"),
+    "mean kept, reshape": Case(lambda n: n.reshape(_kept(n), (1, 64)), "SSS"),
+    "mean kept, softmax": Case(lambda n: _softmax(n, _kept(n)), "WWS"),
+    "mean kept, softmax, reshape": Case(lambda n: n.reshape(_softmax(n, _kept(n)), (1, 64)), "WWS"),
+    "mean kept, sigmoid": Case(lambda n: n.unary(_kept(n), "LOGISTIC"), "WWS"),
+    "mean kept, add": Case(lambda n: n.binary(_kept(n), n.constant(np.linspace(-1, 1, 64))), "WWS"),
+    "mean kept, concatenate": Case(lambda n: n.concatenate(_kept(n), _kept(n)), "WWS"),
+    "mean kept, squeeze": Case(
+        lambda n: n.op("SQUEEZE", [_kept(n)], (1, 64), schema.SqueezeOptionsT(squeezeDims=[1, 2])), "WWS"
+    ),
+    "mean kept, mean": Case(lambda n: n.mean(_kept(n)), "WWS"),
+    "mean kept, not delegated": Case(lambda n: n.unary(_kept(n), "LOG_SOFTMAX", schema.LogSoftmaxOptionsT()), "WWS"),
+    "sum kept": Case(lambda n: _kept(n, kind="SUM"), "SWD"),
+    "sum kept, softmax": Case(lambda n: _softmax(n, _kept(n, kind="SUM")), "WWD"),
+    "mean over channels, kept": Case(lambda n: _kept(n, axes=(3,)), "SWD"),
+    "mean over all, kept": Case(lambda n: _kept(n, axes=(1, 2, 3)), "SSD"),
+    "stem with stride 1, SAME behind": Case(
+        lambda n: n.mean(n.block(n.block(n.conv(n.image, 32, 3)), stride=2)), "DDD", {"shape": (1, 16, 16, 3)}
+    ),
+    "stem of 1 channel, SAME": Case(
+        lambda n: n.mean(n.body(n.conv(n.image, 32, 3, 2))), "DDD", {"shape": (1, 32, 32, 1)}
+    ),
+    "stem SAME, max pool": Case(lambda n: n.mean(n.block(n.pool(n.block(n.conv(n.image, 32, 3, 2)), window=3))), "DDD"),
+    "stem SAME, depth to space": Case(lambda n: _to_space(n, n.body(n.conv(n.image, 32, 3, 2))), "DDD"),
+    "no stem, times a scalar": Case(
+        lambda n: n.mean(n.block(n.binary(n.conv(n.image, 32), n.constant(0.5), "MUL"))), "DDD", {"shape": (1, 8, 8, 3)}
+    ),
 }
 
 

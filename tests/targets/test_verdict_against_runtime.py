@@ -1,9 +1,11 @@
 """The rules against the runtimes themselves: no file is called eligible that runs dense, none blocked that runs sparse.
 
 Every file is run with its weights stored dense and stored sparse. On ARM, XNNPACK ran sparse if and only if it executed
-another number of instructions; in LiteRT.js, if the outputs differ in their last bits.
+another number of instructions; in LiteRT.js, if the outputs differ in their last bits. A shape that XNNPACK gets wrong
+shows on ARM alone: LiteRT.js hands out what the file states.
 """
 
+import contextlib
 import json
 import pathlib
 import re
@@ -127,7 +129,8 @@ def _load(outcome):
 
 def test_litert_js_does_what_the_rules_say(web, files):
     seen, expected = {}, {}
-    with Browser() as browser:
+    with contextlib.ExitStack() as stack:
+        browser = stack.enter_context(Browser())
         for name, case in files.items():
             graph = read_operators(case.content)
             if len(graph.outputs) > 1 or name == "stored dense":  # `Web` takes one output
@@ -138,6 +141,9 @@ def test_litert_js_does_what_the_rules_say(web, files):
             same = sparse is not None and np.array_equal(dense[0], sparse[0])
             seen[name] = compare(dense, sparse, same)
             expected[name] = judge(case.content, NEWEST)
+            if seen[name] == "W":  # it may have written where other files' memory is
+                stack.close()
+                browser = stack.enter_context(Browser())
     assert seen == expected
     assert len(seen) > 45
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -30,6 +32,16 @@ def test_a_table_and_a_file(command, model, tmp_path):
     assert found["unit"] == "ms" and len(found["files"]) == 2
     assert len(found["baseline"]["costs"]) == 5 and found["baseline"]["size_bytes"] == model.stat().st_size
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_tensorflow_is_not_started(model):
+    code = (
+        "import sys\nfrom reflow_tf.tools import benchmark\n"
+        f"code = benchmark.main(['', '--model={model}', '--runtime=litert', '--rounds=1', '--warm_up=0'])\n"
+        "sys.exit(code or 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_counts_have_no_quartiles(command, model, monkeypatch):
@@ -81,7 +93,7 @@ def test_bad_input(command, model, flags, message):
 
 
 def test_a_runtime_that_is_not_set_up(command, model, monkeypatch, tmp_path):
-    pytest.importorskip("playwright", reason="pip install 'reflow_tf[web]'")
+    pytest.importorskip("playwright", reason="pip install playwright")
     monkeypatch.setenv("REFLOW_TF_CACHE", str(tmp_path))
     program = tmp_path / "chromium"
     program.write_text("")

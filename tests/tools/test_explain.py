@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -63,14 +65,32 @@ def test_storage(command, folder):
     assert (outcome.code, outcome.out) == (0, "Every zero saves storage; nothing is promised about speed.\n")
 
 
-def test_json(command, folder, tmp_path):
-    outcome = command(explain, model=folder / "good.tflite", json=tmp_path / "verdict.json")
+def test_output(command, folder, tmp_path):
+    outcome = command(explain, model=folder / "good.tflite", output=tmp_path / "verdict.json")
     assert outcome.code == 0
     written = json.loads((tmp_path / "verdict.json").read_text())
     assert written["as_given"]["eligible"] is False
     assert written["as_given"]["blockers"][0]["operator"] == "stem"
     assert written["rewritten"]["eligible"] is True
     assert written["applied"]
+    assert [path.name for path in tmp_path.iterdir()] == ["verdict.json"]
+
+
+def test_output_may_be_at_home(command, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command(explain, "--output=~/verdict.json", model=folder / "good.tflite").code == 0
+    assert (tmp_path / "verdict.json").is_file()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--model={0}/good.tflite"], ["--model={0}/bad.tflite", "--output=/no/a"]])
+def test_nothing_but_a_keras_model_needs_tensorflow(folder, arguments):
+    code = (
+        "import sys; from reflow_tf.tools import explain\n"
+        f"explain.main(['explain', *{[argument.format(folder) for argument in arguments]}])\n"
+        "print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -78,9 +98,11 @@ def test_json(command, folder, tmp_path):
     [
         ({}, "--model is needed"),
         ({"model": "bad.tflite"}, "TFL3"),
-        ({"model": "missing.tflite"}, "--model must be a readable file"),
+        ({"model": "missing.tflite"}, "must be a readable file. Received: "),
         ({"model": "good.tflite", "image_size": 32}, "has its own weights and input size. Received: --image_size=32"),
         ({"model": "good.keras", "target": "moon"}, "--target must be one of"),
+        ({"model": "bad.tflite", "output": "/no/folder/x.json"}, "--output must be a file in a folder that exists"),
+        ({"model": "bad.tflite", "output": "/"}, "--output must be a file"),
         ({"model": "good.keras", "image_size": 0}, "--image_size must be at least 1"),
         ({"model": "open.keras"}, "--image_size must say the input size that the model leaves open"),
     ],

@@ -21,7 +21,7 @@ def test_the_second_time_is_instant_and_changes_nothing(command, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({}, "--runtime is needed: web or aarch64. Received: none"),
+        ({}, "--runtime is needed; see --help. Received: none"),
         ({"runtime": "arm"}, "--runtime must be one of web, aarch64. Received: arm"),
     ],
 )

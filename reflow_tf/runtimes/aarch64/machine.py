@@ -30,6 +30,12 @@ _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _SOURCES = f"deb [signed-by={_KEYRING}] http://deb.debian.org/debian bookworm main\n"
 # Which wheels pip may take: https://peps.python.org/pep-0600/
 _PLATFORMS = ("manylinux_2_17_aarch64", "manylinux2014_aarch64", "manylinux_2_34_aarch64")
+_PIP_OPTIONS = (
+    *("--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--no-deps", "--no-compile"),
+    *(f"--platform={platform}" for platform in _PLATFORMS),
+    *("--quiet", "--disable-pip-version-check", "--require-hashes"),
+)
+_GCC_OPTIONS = ("-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden")
 
 # apt reads the machine's own configuration first (there may be a proxy in it), and this after it. The hooks of Debian's
 # container images would delete the packages that have just been fetched.
@@ -38,6 +44,7 @@ APT::Architecture "arm64";
 APT::Architectures "arm64";
 APT::Install-Recommends "false";
 APT::Sandbox::User "{user}";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::Retries "3";
 Dir::State "{folder}/state";
@@ -140,8 +147,9 @@ def set_up() -> pathlib.Path:
 
 
 def _folder() -> pathlib.Path:
-    parts = (*_PACKAGES, _SOURCES, *_PLATFORMS, _data("requirements.txt"), _data("count_instructions.c"))
-    return installation.cache_folder() / f"aarch64-{installation.digest_of(*parts)}"
+    settings = "\n".join((*_PACKAGES, _SOURCES, _APT_CONFIGURATION, *_PIP_OPTIONS, *_GCC_OPTIONS))
+    digest = installation.digest_of(settings, _data("requirements.txt"), _data("count_instructions.c"))
+    return installation.cache_folder() / f"aarch64-{digest}"
 
 
 def _data(name: str) -> bytes:
@@ -175,10 +183,8 @@ def _try_out(machine: Machine, workplace: pathlib.Path) -> None:
 def _compile_plugin(folder: pathlib.Path, workplace: pathlib.Path) -> None:
     source = workplace / "count_instructions.c"
     source.write_bytes(_data(source.name))
-    flags = ["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden"]
-    installation.call(
-        ["gcc", *flags, "-o", folder / "count_instructions.so", source], "Compiling QEMU's plugin", workplace
-    )
+    command = ["gcc", *_GCC_OPTIONS, "-o", str(folder / "count_instructions.so"), str(source)]
+    installation.call(command, "Compiling QEMU's plugin", workplace)
 
 
 def _unpack_debian(root: pathlib.Path, workplace: pathlib.Path) -> None:
@@ -204,8 +210,6 @@ def _unpack_wheels(target: pathlib.Path, workplace: pathlib.Path) -> None:
     requirements.write_bytes(_data(requirements.name))
     if importlib.util.find_spec("pip") is None:
         raise InputError(f"Setting up the aarch64 runtime needs pip. Received: none for {sys.executable}")
-    which = ["--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--no-deps", "--no-compile"]
-    where = [f"--platform={platform}" for platform in _PLATFORMS]
-    how = ["--quiet", "--disable-pip-version-check", "--require-hashes", f"--requirement={requirements}"]
-    command = [sys.executable, "-m", "pip", "install", f"--target={target}", *which, *where, *how]
+    where = [f"--target={target}", f"--requirement={requirements}"]
+    command = [sys.executable, "-m", "pip", "install", *_PIP_OPTIONS, *where]
     installation.call(command, "Fetching the ARM wheels", workplace)

@@ -213,7 +213,7 @@ def require_parts() -> str:
         import playwright.async_api  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"--runtime=web needs Playwright: pip install 'reflow_tf[web]', then {SETUP}. Received: {error}"
+            f"--runtime=web needs Playwright: pip install playwright, then {SETUP}. Received: {error}"
         ) from error
     executable = shutil.which(PROGRAM)
     if executable is None:

@@ -1,6 +1,7 @@
 """A .tflite file in LiteRT.js."""
 
 import base64
+import math
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,11 @@ class Web:
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
         values = np.frombuffer(base64.b64decode(self._call("run", _encode(piece))), np.float32)
+        if values.size != math.prod(self.output_shape):  # LiteRT.js tells the file's own shape, not what it computed
+            raise InputError(
+                f"LiteRT.js must give outputs of the shape that the file states, {self.output_shape}. "
+                f"Received: {values.size} numbers"
+            )
         return values.reshape(self.output_shape)
 
     def _call(self, function: str, *arguments: Any) -> Any:

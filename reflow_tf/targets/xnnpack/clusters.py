@@ -153,13 +153,15 @@ class _Search:
             return False
         source = values[node.inputs[0]]
         if node.outputs[0] in channels_first:
-            return node.type is NodeType.REDUCTION and self._has_wrong_shape(node)
+            return node.type is NodeType.REDUCTION and self._has_wrong_depth(node)
+        if node.type is NodeType.REDUCTION and self._has_wrong_shape(node):
+            return True
         if node.type in (NodeType.REDUCTION, NodeType.GLOBAL_POOLING):
             kept = {1, 2, 3} - set(node.operator.attributes["axes"])
             return 3 in kept and any(source.shape[axis] > 1 for axis in kept - {3})
         return len(source.shape) == 4 and source.shape[1:3] != (1, 1)
 
-    def _has_wrong_shape(self, node: Node) -> bool:
+    def _has_wrong_depth(self, node: Node) -> bool:
         """A mean that keeps its dimensions tells its readers that it has as many channels as its input has rows.
 
         (src/subgraph/static-reduce.c lines 170 to 200.) A 1x1 convolution that works channels first does not look.
@@ -170,6 +172,21 @@ class _Search:
         readers = [n for n in self._members() if node.outputs[0] in self._nodes[n].inputs]
         first = {index for n in self._members() for index in self._data(n)}
         return not all(self._is_product(n) and self._nodes[n].outputs[0] in first for n in readers)
+
+    def _has_wrong_shape(self, node: Node) -> bool:
+        """A mean that keeps its dimensions gives what is channels last the shape of what is channels first.
+
+        (The same lines.) The numbers lie as they should: a RESHAPE, which a FULLY_CONNECTED begins with, does not look.
+        Others do, and even where some of them come out right, they hand the wrong shape on.
+        """
+        value = node.outputs[0]
+        if not node.operator.attributes.get("keep_dims"):
+            return False
+        batch, height, width, depth = self._subgraph.values[value].shape
+        if (batch, depth, height, width) == (batch, height, width, depth):
+            return False
+        seen = self._subgraph.external - (self._subgraph.returned if self._version.states_outputs else set())
+        return value in seen or not all(_is_reshape(reader) for reader in self._nodes if value in reader.inputs)
 
     def _count_consumers(self) -> Mapping[int, int]:
         consumers: Counter[int] = Counter()
@@ -183,3 +200,7 @@ class _Search:
         if node.type is NodeType.FULLY_CONNECTED:
             return True
         return node.type is NodeType.CONVOLUTION and self._subgraph.values[node.inputs[1]].shape[1:3] == (1, 1)
+
+
+def _is_reshape(node: Node) -> bool:
+    return node.type is NodeType.OTHER and node.operator.kind in ("RESHAPE", "FULLY_CONNECTED")

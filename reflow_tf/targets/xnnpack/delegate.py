@@ -129,6 +129,7 @@ def _build(graph: OperatorGraph, part: list[Operator], version: Version) -> Subg
         nodes=_fuse_padding(nodes, read_outside),
         values=tuple(values),
         external=read_outside | fed,
+        returned=read_outside - read_elsewhere,
         hints_sparse=any(graph.values[index].stored_sparse for index in weights),
     )
 

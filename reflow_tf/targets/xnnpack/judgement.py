@@ -10,7 +10,7 @@ from reflow_tf.targets.xnnpack.delegate import build_subgraphs, is_unpacked_wron
 from reflow_tf.targets.xnnpack.layouts import check_layout
 from reflow_tf.targets.xnnpack.nodes import Subgraph
 from reflow_tf.targets.xnnpack.regions import Region, Wiring, find_region, has_pixels
-from reflow_tf.targets.xnnpack.remedies import EXACT
+from reflow_tf.targets.xnnpack.remedies import EXACT, promise
 from reflow_tf.targets.xnnpack.versions import Version
 from reflow_tf.targets.xnnpack.workload import is_pointwise
 
@@ -103,18 +103,21 @@ def _describe_cluster(graph: OperatorGraph, subgraph: Subgraph, found: FoundClus
 
 def _garbled(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster) -> Blocker:
     operator = subgraph.nodes[found.garbled[0]].operator
+    how = "without converting what it read channels first"
+    if operator.attributes.get("keep_dims"):
+        how = "with dimensions that it keeps, which then are in the order of what it read channels first"
     return Blocker(
         operator=operator.name,
         kind=operator.kind,
-        reason="ends its cluster without converting what it read channels first: with enough zeros stored sparse, the "
-        "runtime computes wrong outputs, or refuses the file",
+        reason=f"ends its cluster {how}: with enough zeros stored sparse, the runtime computes wrong outputs, or "
+        "refuses the file",
         remedy=_end_remedy(graph, operator),
     )
 
 
 def _end_remedy(graph: OperatorGraph, operator: Operator) -> str:
     if any(_is_reshaped(graph, reader) for reader in Wiring(graph).after(operator)):
-        return EXACT
+        return promise(graph, "use GlobalAveragePooling2D without keepdims, then Dense")
     if operator.kind in ("MEAN", "SUM"):
         return "store it dense, or let the mean be over height and width and drop them (keepdims=False)"
     return "store it dense, or let the cluster end at a mean over height and width"
@@ -141,10 +144,11 @@ def _too_few_zeros(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster
         name = " and ".join(_names(graph, [subgraph.nodes[n].operator.index for n in head]))
         reason += f"; {zeros / weights:.1%} without {name}, part of it for reading a mean that keeps its dimensions"
         last = subgraph.nodes[head[-1]].operator
-        if _is_reshaped(graph, last):
+        by_hand = f"or keep {name} out of the cluster: a mean that drops height and width, then Dense"
+        if _is_reshaped(graph, last) and promise(graph, "") == EXACT:
             remedy += f"; --rewrite=exact takes {last.name} out of the count"
         else:
-            remedy += f", or keep {name} out of the cluster: a mean that drops height and width, then Dense"
+            remedy += f", {by_hand}"
     return Blocker("", "", reason, remedy)
 
 

@@ -52,6 +52,7 @@ class Subgraph:
         nodes: in the order of execution.
         values: by index; the delegate's own ones after those of the file.
         external: values that come from outside or are read there.
+        returned: those of them that are outputs of the file and nothing else.
         hints_sparse: one of its operators reads a weight that the file stores sparse: only then does the delegate ask
             for sparse kernels (xnnpack_delegate.cc lines 1082 and 1472).
     """
@@ -59,4 +60,5 @@ class Subgraph:
     nodes: tuple[Node, ...]
     values: tuple[Value, ...]
     external: frozenset[int]
+    returned: frozenset[int]
     hints_sparse: bool

@@ -12,6 +12,19 @@ _RETRAIN = "and train again"
 _NONE = "no remedy in this runtime: replace the layer, and train again"
 
 
+def promise(graph: OperatorGraph, by_hand: str) -> str:
+    """`EXACT`, or what to do by hand in a network that rewriting leaves alone: no cluster could begin in it."""
+    return EXACT if any(_is_stem(graph, operator) for operator in graph.operators) else by_hand
+
+
+def _is_stem(graph: OperatorGraph, operator: Operator) -> bool:
+    """Whether rewriting would let a cluster begin here, whatever its padding."""
+    if operator.kind != "CONV_2D" or operator.attributes["strides"] != (2, 2):
+        return False
+    data, weights = (graph.values[index] for index in operator.inputs[:2])
+    return weights.shape[1:] == (3, 3, 3) and data.shape[3] == 3 and data.dtype.startswith("float")
+
+
 class Words(NamedTuple):
     """Both halves of a blocker."""
 
@@ -100,17 +113,19 @@ def _describe_padding(graph: OperatorGraph, node: Node) -> Words:
     kernel = graph.values[operator.inputs[1]].shape[1]
     need = kernel // 2
     if node.padding is not None and (pad := _pad_before(graph, operator)) and pad.outputs[0] == node.inputs[0]:
+        own = "give each convolution a PAD of its own, of height and width alone"
         enough = pad.attributes.get("paddings") == ((0, 0), (need, need), (need, need), (0, 0))
         return Words(
             "the PAD before it is not taken in as its padding, because it is read elsewhere or pads channels",
-            EXACT if enough else "give each convolution a PAD of its own, of height and width alone",
+            promise(graph, own) if enough else own,
         )
     if kernel == 1:
         return Words("1x1 convolution of a padded image; needs no padding", f"leave the padding out, {_RETRAIN}")
     if node.padding is None:
         sides = _same_padding(graph, operator)
         if set(sides) == {need}:
-            return Words(f"padding SAME, which XNNPACK does not read as {need} on every side", EXACT)
+            words = f"padding SAME, which XNNPACK does not read as {need} on every side"
+            return Words(words, promise(graph, f"pad {need} on every side with ZeroPadding2D: it computes the same"))
         shiftable = True
     else:
         top, right, bottom, left = node.padding
@@ -121,7 +136,8 @@ def _describe_padding(graph: OperatorGraph, node: Node) -> Words:
     words = f"padding {_compact(sides)}; needs {need} on every side"
     if shiftable and (other := _find_symmetric(graph)):
         return Words(words, f"pad it as {other.name} already is, {need} on every side (other outputs: train again)")
-    return Words(words, EXACT if shiftable else f"pad {need} on every side (other outputs: train again)")
+    by_hand = f"pad {need} on every side (other outputs: train again)"
+    return Words(words, promise(graph, by_hand) if shiftable else by_hand)
 
 
 def _pad_before(graph: OperatorGraph, operator: Operator) -> Operator | None:
@@ -188,7 +204,8 @@ def _describe_operands(graph: OperatorGraph, operator: Operator) -> Words:
             )
         second = "" if operands[0].constant else " as the second input"
         found = f"{operator.kind} with a constant of rank {len(constant.shape)}{second}"
-        return Words(f"{found}; needs rank 4, and the constant first", EXACT)
+        by_hand = "store it with four dimensions, as the first input"
+        return Words(f"{found}; needs rank 4, and the constant first", promise(graph, by_hand))
     ranks = " and ".join(str(len(value.shape)) for value in operands)
     return Words(f"{operator.kind} of rank {ranks}; needs 4", "keep all four dimensions (keepdims=True)")
 
@@ -220,7 +237,8 @@ def _describe_reshape(graph: OperatorGraph, operator: Operator) -> Words:
     source, target = graph.values[operator.inputs[0]], graph.values[operator.outputs[0]]
     maker = next((other for other in graph.operators if source.index in other.outputs), None)
     if maker and maker.kind == "MEAN" and len(target.shape) == 4 and target.shape[1:3] == (1, 1):
-        return Words("brings back the height and width that a MEAN dropped; the MEAN must keep them", EXACT)
+        reason = "brings back the height and width that a MEAN dropped; the MEAN must keep them"
+        return Words(reason, promise(graph, "average with keepdims=True, and use 1x1 convolutions instead of Dense"))
     return Words(f"RESHAPE from {source.shape} to {target.shape} is never part of a cluster", _NONE)
 
 

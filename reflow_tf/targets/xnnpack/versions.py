@@ -32,6 +32,8 @@ class Version:
         counts_repeated_inputs: an operator that reads one value twice counts as two of its consumers.
         needs_equal_types: the delegate takes no convolution of which the file has the weights in float16 and the bias
             in float32, or the other way round (xnnpack_delegate.cc line 2813; later it minds only the other way).
+        states_outputs: it hands out the file's outputs in the shapes that the file states, as LiteRT's CompiledModel
+            does, whatever XNNPACK takes their shapes for.
         max_concatenated: the delegate takes CONCATENATION of at most so many inputs.
     """
 
@@ -45,6 +47,7 @@ class Version:
     squares_products: bool
     counts_repeated_inputs: bool
     needs_equal_types: bool
+    states_outputs: bool
     max_concatenated: int
 
 
@@ -59,6 +62,7 @@ NEWEST = Version(
     squares_products=True,
     counts_repeated_inputs=False,
     needs_equal_types=True,
+    states_outputs=True,
     max_concatenated=5,
 )
 LITERT_1_4 = Version(
@@ -72,6 +76,7 @@ LITERT_1_4 = Version(
     squares_products=False,
     counts_repeated_inputs=True,
     needs_equal_types=True,
+    states_outputs=False,
     max_concatenated=5,
 )
 TFLITE_2_14 = Version(
@@ -85,6 +90,7 @@ TFLITE_2_14 = Version(
     squares_products=False,
     counts_repeated_inputs=True,
     needs_equal_types=False,
+    states_outputs=False,
     max_concatenated=4,
 )
 VERSIONS = (NEWEST, LITERT_1_4, TFLITE_2_14)

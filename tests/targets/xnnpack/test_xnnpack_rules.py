@@ -91,6 +91,9 @@ def test_what_runs_dense_has_a_blocker_and_what_runs_sparse_alone_has_none(files
         ("two clusters, one blocked", "CONV_2D", "padding (0,1,0,1)", "as conv_2d_1 already is"),
         ("chain into a 3x3", "CONV_2D", "computes wrong outputs, or refuses the file", "store it dense"),
         ("1x1 head, sparse", "MEAN", "computes wrong outputs, or refuses the file", EXACT),
+        ("mean kept, softmax", "MEAN", "with dimensions that it keeps", "keepdims=False"),
+        ("stem with stride 1, SAME behind", "DEPTHWISE_CONV_2D", "padding (0,1,0,1)", "other outputs: train again"),
+        ("no stem, times a scalar", "MUL", "needs rank 4, and the constant first", "store it with four dimensions"),
         ("mean over height", "MEAN", "computes wrong outputs, or refuses the file", "keepdims=False"),
         (
             "stored dense",
@@ -156,6 +159,14 @@ def test_versions_that_judge_differently_are_named(graphs):
     assert note.startswith("LiteRT.js 2.5.3 and ai-edge-litert 1.4.0 would compute wrong outputs")
     assert XNNPack().judge(graphs["chain into a pool"]).version_notes == ()
     assert XNNPack().judge(graphs["plain"]).version_notes == ()
+
+
+def test_a_shape_that_only_some_runtimes_get_wrong(graphs):
+    verdict = XNNPack().judge(graphs["mean kept"])
+    assert verdict.eligible
+    assert verdict.corrupted_by == (LITERT_1_4.name,)
+    (note,) = verdict.version_notes
+    assert note.startswith("ai-edge-litert 1.4.0 would compute wrong outputs with this file")
 
 
 def test_find_version():
