@@ -62,6 +62,8 @@ class Verdict:
             promises no speed.
         statement: the verdict in one sentence.
         version_notes: where the versions of a runtime would judge differently.
+        sparse_share: of the multiply-accumulates, those that would be done sparse, given enough zeros: at sparsity s in
+            each of them, 1 / (1 - share * s) bounds the speed-up.
         corrupted_by: runtimes that compute wrong outputs with this file, or refuse it, because it stores zeros sparse:
             it must be stored dense.
     """
@@ -74,6 +76,7 @@ class Verdict:
     statement: str
     version_notes: tuple[str, ...] = ()
     corrupted_by: tuple[str, ...] = ()
+    sparse_share: float = 0.0
 
 
 class HardwareTarget(Protocol):

@@ -139,6 +139,9 @@ def _describe_verdict(verdict: Verdict) -> Iterator[str]:
             yield from _describe_blocker(blocker)
     if verdict.eligible and verdict.expected_speedup is not None:
         yield f"  Expected gain: at most {verdict.expected_speedup:.2f}x, by the multiply-accumulates that are left"
+    elif verdict.sparse_share:
+        bounds = ", ".join(f"{1 / (1 - verdict.sparse_share * s):.2f}x with {s:.0%}" for s in (0.7, 0.8, 0.9))
+        yield f"  Expected gain: at most {bounds} of each layer zero"
     for note in verdict.version_notes:
         yield from _wrap(note, "  Versions: ")
 

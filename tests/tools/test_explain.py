@@ -117,3 +117,14 @@ def test_bad_input_is_exit_code_2(command, folder, flags, message):
 
 def test_an_open_size_can_be_given(command, folder):
     assert command(explain, model=folder / "open.keras", image_size=16).code == 0
+
+
+def test_a_model_that_is_not_pruned_yet_is_told_what_pruning_could_gain(command, tmp_path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, 2, padding="same", name="stem")(image)  # 64 pixels, 216 weights each
+    x = keras.layers.Conv2D(64, 1, name="wide")(x)  # 64 pixels, 512 weights each
+    keras.Model(image, keras.layers.GlobalAveragePooling2D()(x)).save(tmp_path / "dense.keras")
+    outcome = command(explain, model=tmp_path / "dense.keras")
+    bounds = [f"{728 / (728 - share * 512):.2f}x with {share:.0%}" for share in (0.7, 0.8, 0.9)]
+    assert f"Expected gain: at most {', '.join(bounds)} of each layer zero" in outcome.out

@@ -34,15 +34,20 @@ class Judgement:
 
     Attributes:
         clusters: those that it would switch, then the one that something stands in the way of, if any.
-        fits: some cluster would run sparse, given enough zeros that are stored sparse.
         sparse: indices of the operators that run sparse.
+        possible: indices of those that would, given enough zeros that are stored sparse.
         corrupts: the runtime switches a cluster and computes wrong outputs, or refuses the file.
     """
 
     clusters: tuple[Cluster, ...]
-    fits: bool
     sparse: frozenset[int]
+    possible: frozenset[int]
     corrupts: bool
+
+    @property
+    def fits(self) -> bool:
+        """Something would run sparse, given enough zeros that are stored sparse."""
+        return bool(self.possible)
 
     @property
     def eligible(self) -> bool:
@@ -60,9 +65,9 @@ def judge_version(graph: OperatorGraph, version: Version) -> Judgement:
     wiring = Wiring(graph)
     clusters: list[Cluster] = []
     sparse: set[int] = set()
+    possible: set[int] = set()
     settled: set[int] = set()
     placed: dict[int, list[Placed]] = {}
-    fits = False
     corrupts = any(is_unpacked_wrong(graph, operator, version) for operator in graph.operators)
     for subgraph in build_subgraphs(graph, version):
         findings = [check_layout(node, subgraph, version) for node in subgraph.nodes]
@@ -71,17 +76,17 @@ def judge_version(graph: OperatorGraph, version: Version) -> Judgement:
         for found in find_clusters(subgraph, [finding.layout for finding in findings], version):
             cluster = _describe_cluster(graph, subgraph, found)
             clusters.append(cluster)
-            fits = fits or bool(found.sparse and not found.garbled)
             corrupts = corrupts or bool(found.garbled and found.has_enough_zeros and subgraph.hints_sparse)
             settled |= {subgraph.nodes[n].operator.index for n in found.nodes}
-            if cluster.runs_sparse:
-                sparse |= {subgraph.nodes[n].operator.index for n in found.sparse}
+            own = {subgraph.nodes[n].operator.index for n in found.sparse}
+            sparse |= own if cluster.runs_sparse else set()
+            possible |= own if not found.garbled else set()
     region = find_region(wiring, settled)
     if region is not None:
         clusters.append(_describe_region(wiring, region, placed, version))
     if not clusters:
         clusters.append(Cluster((), 0, 0, (_NO_PRODUCTS,), False))
-    return Judgement(tuple(clusters), fits, frozenset(sparse), corrupts)
+    return Judgement(tuple(clusters), frozenset(sparse), frozenset(possible), corrupts)
 
 
 def _describe_cluster(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster) -> Cluster:

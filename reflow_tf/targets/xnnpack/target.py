@@ -12,7 +12,7 @@ from reflow_tf.targets.operators import OperatorGraph
 from reflow_tf.targets.target import Verdict
 from reflow_tf.targets.xnnpack.judgement import Judgement, judge_version
 from reflow_tf.targets.xnnpack.versions import NEWEST, VERSIONS, Version
-from reflow_tf.targets.xnnpack.workload import bound_speedup
+from reflow_tf.targets.xnnpack.workload import bound_speedup, share_macs
 
 _CORRUPTS = "compute wrong outputs with this file, or refuse it: store it dense."
 
@@ -75,6 +75,7 @@ class XNNPack:
             statement=_state(judgement, version),
             version_notes=_note_differences(judgement, others),
             corrupted_by=corrupted_by,
+            sparse_share=share_macs(graph, judgement.possible),
         )
 
 

@@ -46,3 +46,10 @@ def bound_speedup(graph: OperatorGraph, sparse: Collection[int]) -> float:
             macs *= 1 - value.num_zeros / value.num_elements
         left += macs
     return total / left if left else 1.0
+
+
+def share_macs(graph: OperatorGraph, operators: Collection[int]) -> float:
+    """The share of all multiply-accumulates that these operators do."""
+    macs = [count_macs(graph, operator) for operator in graph.operators]
+    own = sum(count for operator, count in zip(graph.operators, macs, strict=True) if operator.index in operators)
+    return own / sum(macs) if own else 0.0
