@@ -263,7 +263,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path, content):
         with pytest.raises(InputError, match=r"apt-get install .* chromium"):
             Web(content)
     monkeypatch.setitem(sys.modules, "playwright.async_api", None)
-    with pytest.raises(InputError, match=r"pip install 'reflow_tf\[web\]'"):
+    with pytest.raises(InputError, match=r"pip install playwright"):
         Web(content)
 
 
