@@ -73,6 +73,11 @@ class Measured:
         """Whether the outputs are other ones than LiteRT's; NaN counts as other."""
         return self.difference is not None and self.is_float and not self.difference <= RELATIVE_TOLERANCE
 
+    def describe_difference(self) -> dict[str, Any]:
+        """`difference` and `differs` as plain JSON, which has no infinity and no NaN: such a difference is null."""
+        is_number = self.difference is not None and math.isfinite(self.difference)
+        return {"difference": self.difference if is_number else None, "differs": self.differs}
+
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
@@ -213,13 +218,7 @@ def describe(found: Benchmark) -> dict[str, Any]:
 
 
 def _describe_measured(file: Measured) -> dict[str, Any]:
-    """JSON has no infinity and no NaN: such a difference is null, and `differs` says that it is one."""
-    is_number = file.difference is not None and math.isfinite(file.difference)
-    return {
-        **dataclasses.asdict(file),
-        "difference": file.difference if is_number else None,
-        "differs": file.differs,
-    }
+    return dataclasses.asdict(file) | file.describe_difference()
 
 
 def _open_web(candidates: Sequence[Candidate], threads: int, stack: contextlib.ExitStack) -> list[Runtime]:

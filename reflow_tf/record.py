@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import io
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -279,7 +278,7 @@ def _latency(found: Benchmark) -> dict[str, Any]:
         "file_quartiles_ms": [file.low, file.high],
         "speedup": speedup.median,
         "speedup_quartiles": [speedup.low, speedup.high],
-        **_agreement(found),
+        **found.files[0].describe_difference(),
     }
 
 
@@ -290,15 +289,8 @@ def _instructions(found: Benchmark) -> dict[str, Any]:
         "dense": dense.median,
         "file": file.median,
         "ratio": speedup.median,
-        **_agreement(found),
+        **found.files[0].describe_difference(),
     }
-
-
-def _agreement(found: Benchmark) -> dict[str, Any]:
-    """How far the file's outputs are from LiteRT's here; infinity and NaN are no JSON."""
-    (file,) = found.files
-    known = file.difference is not None and math.isfinite(file.difference)
-    return {"difference": file.difference if known else None, "differs": file.differs}
 
 
 def _pair(found: Benchmark) -> tuple[Spread, Spread, Spread]:

@@ -24,6 +24,12 @@ NUMPY_TYPES: dict[int, np.dtype] = {
 }
 
 
+OPERATOR_CODES: dict[str, int] = {
+    name: code for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
+}
+_OPERATOR_NAMES = {code: name for name, code in OPERATOR_CODES.items()}
+
+
 class AlignedBuffer(schema.BufferT):
     """A buffer whose data begins at a multiple of 16 bytes, as the schema demands of a writer."""
 
@@ -104,6 +110,11 @@ def operator_code(model: schema.ModelT, operator: schema.OperatorT) -> int:
     """The BuiltinOperator of an operator; old files keep it in the deprecated field."""
     code = model.operatorCodes[operator.opcodeIndex]
     return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def operator_kind(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """TFLite's name of an operator, 'CONV_2D'; 'UNKNOWN' for one that the schema does not name."""
+    return _OPERATOR_NAMES.get(operator_code(model, operator), "UNKNOWN")
 
 
 def _damaged(content: bytes, found: str) -> InputError:

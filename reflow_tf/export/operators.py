@@ -11,7 +11,6 @@ from reflow_tf.export import flatbuffer
 from reflow_tf.targets.operators import Operator, OperatorGraph, Value
 
 _OPERATOR = schema.BuiltinOperator
-_KINDS = {code: kind for kind, code in vars(_OPERATOR).items() if isinstance(code, int)}
 _TYPES = {code: kind.lower() for kind, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _PADDINGS = {code: kind for kind, code in vars(schema.Padding).items() if isinstance(code, int)}
 _ACTIVATIONS = {code: kind for kind, code in vars(schema.ActivationFunctionType).items() if isinstance(code, int)}
@@ -99,7 +98,7 @@ def _unpacks(model: schema.ModelT, operator: schema.OperatorT, values: list[Valu
 
 
 def _read_operator(model: schema.ModelT, index: int, operator: schema.OperatorT, naming: "_Naming") -> Operator:
-    kind = _KINDS.get(flatbuffer.operator_code(model, operator), "UNKNOWN")
+    kind = flatbuffer.operator_kind(model, operator)
     inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
     return Operator(
         index=index,

@@ -153,13 +153,12 @@ def _store(dense: bytes) -> tuple[bytes, list[str]]:
 
 def _float_operators(content: bytes) -> list[str]:
     """Names of the operators of an int8 file that compute in float32, sorted."""
-    names = {code: name for name, code in vars(_OPERATOR).items() if isinstance(code, int)}
     model = flatbuffer.parse(content)
     kept = set()
     for graph in model.subgraphs:
         for operator in graph.operators:
-            code = flatbuffer.operator_code(model, operator)
             types = {graph.tensors[index].type for index in operator.outputs}
-            if schema.TensorType.FLOAT32 in types and code not in (_OPERATOR.DEQUANTIZE, _OPERATOR.DENSIFY):
-                kept.add(names[code])
+            if schema.TensorType.FLOAT32 in types:
+                kept.add(flatbuffer.operator_kind(model, operator))
+    kept -= {"DEQUANTIZE", "DENSIFY"}
     return sorted(kept)

@@ -10,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from reflow_tf.errors import InputError
 from reflow_tf.native_stderr import native_stderr_dropped
+from reflow_tf.runtimes.device_script import to_float, to_type
 from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
 
 _FILE_IDENTIFIER = b"TFL3"
@@ -76,7 +77,7 @@ class LiteRT:
     def measure(self) -> float:
         """Milliseconds of one inference, what it takes to hand over the input and to read the output included."""
         if self._timed_input is None:
-            self._timed_input = _to_type(make_inputs(self.input_shape), self._input)
+            self._timed_input = to_type(make_inputs(self.input_shape), self._input)
         start = time.perf_counter()
         self._interpreter.set_tensor(self._input["index"], self._timed_input)
         self._interpreter.invoke()
@@ -88,9 +89,9 @@ class LiteRT:
         return None
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
-        self._interpreter.set_tensor(self._input["index"], _to_type(piece, self._input))
+        self._interpreter.set_tensor(self._input["index"], to_type(piece, self._input))
         self._interpreter.invoke()
-        return _to_float(self._interpreter.get_tensor(self._output["index"]), self._output)
+        return to_float(self._interpreter.get_tensor(self._output["index"]), self._output)
 
 
 def load_tflite(path: str | os.PathLike[str], num_threads: int = 2) -> LiteRT:
@@ -139,20 +140,3 @@ def _load(content: bytes, num_threads: int) -> Interpreter:
             f"Received: {len(content)} bytes; {reason}"
         ) from error
     return interpreter
-
-
-def _to_type(piece: np.ndarray, details: dict) -> np.ndarray:
-    dtype = np.dtype(details["dtype"])
-    if dtype.kind == "f":
-        return piece.astype(dtype)
-    scale, zero_point = details["quantization"]
-    limits = np.iinfo(dtype)
-    steps = np.rint(piece / np.float32(scale)) if scale else np.rint(piece)
-    return np.clip(steps + zero_point, limits.min, limits.max).astype(dtype)
-
-
-def _to_float(values: np.ndarray, details: dict) -> np.ndarray:
-    scale, zero_point = details["quantization"]
-    if values.dtype.kind == "f" or not scale:
-        return values.astype(np.float32)
-    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -9,8 +9,6 @@ from reflow_tf.export import flatbuffer
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.sparse_storage import read_tensor
 
-_CODES = {name: code for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-_KINDS = {code: name for name, code in _CODES.items()}
 _TENSOR_TYPES = {dtype: code for code, dtype in flatbuffer.NUMPY_TYPES.items()}
 # What may be left without a reader by a change; nothing else is ever dropped.
 _DROPPED_UNREAD = frozenset({"PAD", "RESHAPE", "DEQUANTIZE", "DENSIFY"})
@@ -46,7 +44,7 @@ class EditableGraph:
 
     def kind(self, operator: schema.OperatorT) -> str:
         """TFLite's name of an operator: 'CONV_2D'."""
-        return _KINDS.get(flatbuffer.operator_code(self._model, operator), "UNKNOWN")
+        return flatbuffer.operator_kind(self._model, operator)
 
     def name(self, operator: schema.OperatorT) -> str:
         """The layer that an operator came from; of operators put in, the tensor that they compute."""
@@ -258,7 +256,7 @@ class EditableGraph:
         return len(self.tensors) - 1
 
     def _opcode(self, kind: str) -> int:
-        code = _CODES[kind]
+        code = flatbuffer.OPERATOR_CODES[kind]
         for index, known in enumerate(self._model.operatorCodes):
             if max(known.builtinCode, known.deprecatedBuiltinCode) == code and known.version <= 1:
                 return index
