@@ -238,7 +238,8 @@ def _target(run: Run) -> dict[str, Any]:
         "description": target.description,
         **_verdict(verdict),
         "expected_speedup": verdict.expected_speedup,
-        "clusters": [_cluster(cluster) for cluster in verdict.clusters],
+        # A network without a 1x1 convolution has one without operators, which only holds the reason.
+        "clusters": [_cluster(cluster) for cluster in verdict.clusters if cluster.operators],
         "before": _verdict(run.before),
         "rewrite": run.job.requested_rewrite,
         "rewrites": [_plain(applied) for applied in exported.rewrites],

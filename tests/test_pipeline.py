@@ -475,3 +475,11 @@ def test_a_measurement_that_fails_does_not_cost_the_results(run_job, monkeypatch
     report = run_job(benchmark=("web",)).report
     assert report["latency"] == {}
     assert "Not measured with --benchmark=web: The browser must live. Received: a crash" in report["notes"]
+
+
+def test_a_network_without_anything_that_runs_sparse_is_reported_as_well(run_job, classifier, tmp_path):
+    classifier(widths=(8,)).save(tmp_path / "plain.keras")
+    report = run_job(PruneConfig(prunable="all"), model=str(tmp_path / "plain.keras")).report
+    target = report["target"]
+    assert not target["eligible"] and not target["fits"] and target["clusters"] == []
+    assert any("no 1x1 convolution" in blocker["reason"] for blocker in target["blockers"])
