@@ -14,7 +14,12 @@ from reflow_tf.targets.target import HardwareTarget
 from reflow_tf.targets.xnnpack import XNNPack
 
 TARGETS: Mapping[str, HardwareTarget] = {target.name: target for target in (XNNPack(), Storage())}
-REPAIRS = ("reflow", "none")
+# 'auto' measures the network and so is no function of specs and scores alone; `sensitivity` does it.
+ALLOCATION_NAMES = (*ALLOCATIONS, "auto")
+# Names only: the table from names to functions, in `repair.chain`, imports Keras.
+REPAIRS = ("none", "reflow", "woodfisher", "obs", "chita", "least_squares", "moments", "distill", "auto")
+# These are no steps of a chain.
+ALONE = ("none", "auto")
 QUANTIZATIONS = ("none", "float16", "int8")
 REWRITES = ("exact", "none")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
@@ -32,10 +37,11 @@ class PruneConfig:
         sparsity: fraction of zeros over the prunable kernels, in [0, 1). None: 0.7, or what an N:M pattern implies.
         pattern: what shape the zeros take.
         criterion: which weights matter: a key of `CRITERIA`.
-        allocation: how the zeros are shared out over layers: a key of `ALLOCATIONS`.
+        allocation: how the zeros are shared out over layers: one of ALLOCATION_NAMES.
         target: what the zeros are for: a key of `TARGETS`.
         prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
-        repair: what restores the pruned model: 'reflow' or 'none'.
+        repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
+            'least_squares,reflow'; 'none' and 'auto' stand alone.
 
     Raises:
         InputError: any of them is not one of these.
@@ -51,9 +57,9 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         check_choice("criterion", self.criterion, CRITERIA)
-        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         check_choice("target", self.target, TARGETS)
-        check_choice("repair", self.repair, REPAIRS)
+        self._check_repairs()
         if isinstance(self.pattern, str):
             raise InputError(f"A pattern is a noun: patterns.parse({self.pattern!r}). Received: {self.pattern!r}")
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
@@ -63,6 +69,19 @@ class PruneConfig:
                 f"Received: --sparsity={self.sparsity:g}"
             )
         check_sparsity(self.requested_sparsity)
+
+    def _check_repairs(self) -> None:
+        for name in self.repairs:
+            check_choice("repair", name, REPAIRS)
+        if len(self.repairs) > 1 and (alone := [name for name in ALONE if name in self.repairs]):
+            raise InputError(f"--repair={alone[0]} stands alone. Received: {self.repair}")
+        if len(set(self.repairs)) < len(self.repairs):
+            raise InputError(f"--repair must name each repair once. Received: {self.repair}")
+
+    @property
+    def repairs(self) -> tuple[str, ...]:
+        """The names in `repair`, in order."""
+        return tuple(self.repair.split(","))
 
     @property
     def requested_sparsity(self) -> float:

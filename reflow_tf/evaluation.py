@@ -14,7 +14,7 @@ from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.observation import run
-from reflow_tf.pruning import Progress, show_nothing
+from reflow_tf.repair.contract import Progress, show_nothing
 from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy
 from reflow_tf.runtimes.litert import load_tflite
 from reflow_tf.runtimes.runtime import Runtime

@@ -1,7 +1,7 @@
 """A Keras model in, a pruned and repaired one out: scores, plan, masks, surgery, repair, and the signal at each."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,29 +10,26 @@ import numpy as np
 from reflow_tf.config import TARGETS, PruneConfig
 from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError
-from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
+from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.repair import batchnorm
-from reflow_tf.repair.batchnorm import Mode, RepairOutcome
+from reflow_tf.repair.batchnorm import Mode
+from reflow_tf.repair.chain import run_chain
+from reflow_tf.repair.choice import choose
+from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, read_weights, show_nothing
+from reflow_tf.sensitivity import measure_sensitivity
 from reflow_tf.signal import Signal
 from reflow_tf.signal import measure_signal as _measure_signal
-from reflow_tf.sparsity.allocation import ALLOCATIONS
-from reflow_tf.sparsity.criteria import CRITERIA
+from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation
+from reflow_tf.sparsity.budget import share_out
+from reflow_tf.sparsity.criteria import CRITERIA, NEEDS, Statistics
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.plan import PruningPlan, make_plan
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import select_kernels
-
-Progress = Callable[[Iterable[np.ndarray], str], Iterable[np.ndarray]]
-"""Wraps batches so that somebody sees how far a pass has come: (batches, what is being done) -> the same batches."""
-
-
-def show_nothing(batches: Iterable[np.ndarray], description: str) -> Iterable[np.ndarray]:
-    """The progress that a library shows."""
-    del description
-    return batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +39,14 @@ class PruneReport:
     Attributes:
         specs: the kernels that were pruned.
         skipped: everything else that holds a weight matrix, and why.
-        repair: what restored the signal.
+        repair: what restored the signal, step by step; of 'auto' first what it chose, a `Choice`.
         signals: 'dense', 'pruned', 'repaired' -> what that model did with the evaluation inputs; empty without any.
         seconds: stage -> how long it took.
     """
 
     specs: tuple[LayerSpec, ...]
     skipped: tuple[Skipped, ...]
-    repair: RepairOutcome
+    repair: tuple[RepairOutcome, ...]
     signals: Mapping[str, Signal]
     seconds: Mapping[str, float]
 
@@ -61,7 +58,8 @@ class PruneResult:
     Attributes:
         model: pruned and repaired.
         plan: what each kernel got.
-        masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept.
+        masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept; those that hold after
+            the repairs, some of which choose them anew.
         report: what happened.
     """
 
@@ -86,8 +84,8 @@ def prune(
     Args:
         model: a built Keras model with one input and one output.
         config: what to do; None: the defaults of `PruneConfig`.
-        calibration: inputs, as the network takes them, that the repair estimates statistics on: an array (N, ...), a
-            batched tf.data.Dataset, or an iterable of batches; labels in it are not looked at.
+        calibration: inputs, as the network takes them, that the criterion and the repairs estimate statistics on: an
+            array (N, ...), a batched tf.data.Dataset, or an iterable of batches; labels in it are not looked at.
         evaluation: other inputs of the same kind: where given, the signal of the dense, the pruned and the repaired
             model is measured on them. Never the calibration images.
         batch_size: for arrays, the most inputs at a time.
@@ -99,8 +97,8 @@ def prune(
             zeros when a later stage fails.
     """
     config = config or PruneConfig()
-    if config.repair == "reflow" and calibration is None:
-        raise InputError("The repair 'reflow' needs calibration inputs; repair='none' needs none. Received: None")
+    if calibration is None:
+        _require_none_needed(config)
     check_finite(model)
     calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
     evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
@@ -115,30 +113,89 @@ def prune(
     kernels = find_kernels(model)
     target = TARGETS[config.target]
     selection = select_kernels(kernels.specs, prunable=config.prunable, target=target, pattern=config.pattern)
+    scores = _score(model, kernels, selection.chosen, config.criterion, calibration, progress, stopwatch)
+    allocation = _find_allocation(model, selection.chosen, config, calibration, progress, stopwatch)
     with stopwatch.timed("masks"):
-        weights, criterion = kernels.read(), CRITERIA[config.criterion]
-        scores = {spec.path: criterion(weights[spec.path], {}) for spec in selection.chosen}
-        allocation = ALLOCATIONS[config.allocation]
         plan = make_plan(selection.chosen, scores, config.pattern, allocation, config.requested_sparsity)
         masks = build_masks(plan, scores)
     measure("dense", model)
-    pruned = model if inplace else copy_model(model)
-    write_masks(kernels if inplace else find_kernels(pruned), masks)
-    measure("pruned", pruned)
+    model = model if inplace else copy_model(model)
+    pruned = PrunedModel(model, masks, read_weights(model))
+    write_masks(find_kernels(model), masks)
+    measure("pruned", model)
     with stopwatch.timed("repair"):
-        repair = _repair(pruned, config.repair, calibration, progress)
-    measure("repaired", pruned)
+        pruned, repair = _repair(pruned, config, plan, calibration, progress)
+    measure("repaired", model)
     skipped = kernels.skipped + selection.skipped
-    return PruneResult(pruned, plan, masks, PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds))
+    report = PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds)
+    return PruneResult(model, plan, pruned.masks, report)
+
+
+def _require_none_needed(config: PruneConfig) -> None:
+    """Raises InputError if anything in the configuration needs calibration inputs."""
+    if NEEDS[config.criterion]:
+        raise InputError(
+            f"The criterion '{config.criterion}' needs calibration inputs; 'magnitude' needs none. Received: None"
+        )
+    if config.allocation == "auto":
+        raise InputError("The allocation 'auto' needs calibration inputs; the others need none. Received: None")
+    if config.repair != "none":
+        raise InputError(
+            f"The repair '{config.repair}' needs calibration inputs; repair='none' needs none. Received: None"
+        )
+
+
+def _score(
+    model: keras.Model,
+    kernels: KernelMap,
+    specs: Sequence[LayerSpec],
+    name: str,
+    calibration: Iterable[np.ndarray] | None,
+    progress: Progress,
+    stopwatch: Stopwatch,
+) -> dict[str, np.ndarray]:
+    """Path -> the criterion's scores; what it was told by calibration, much more than them, goes away at the end."""
+    statistics: Mapping[str, Statistics] = {}
+    if names := NEEDS[name]:
+        assert calibration is not None
+        with stopwatch.timed("statistics"):
+            # No criterion reads two: a second one would be a second pass, and progress shows one.
+            statistics = gather(model, specs, names, progress(calibration, f"Gathering statistics for {name}"))
+    with stopwatch.timed("masks"):
+        weights = kernels.read()
+        return {spec.path: CRITERIA[name](weights[spec.path], statistics.get(spec.path, {})) for spec in specs}
+
+
+def _find_allocation(
+    model: keras.Model,
+    specs: Sequence[LayerSpec],
+    config: PruneConfig,
+    calibration: Iterable[np.ndarray] | None,
+    progress: Progress,
+    stopwatch: Stopwatch,
+) -> Allocation:
+    if config.allocation != "auto":
+        return ALLOCATIONS[config.allocation]
+    assert calibration is not None
+    with stopwatch.timed("sensitivity"):
+        curves = measure_sensitivity(model, specs, config.pattern, calibration, progress)
+    return lambda specs, scores, sparsity: share_out(specs, curves, sparsity)
 
 
 def _repair(
-    model: keras.Model, name: str, calibration: Iterable[np.ndarray] | None, progress: Progress
-) -> RepairOutcome:
-    if name == "none":
-        return RepairOutcome("none", (), (), (), "No repair was asked for: the pruned model is exported as it is.")
+    pruned: PrunedModel,
+    config: PruneConfig,
+    plan: PruningPlan,
+    calibration: Iterable[np.ndarray] | None,
+    progress: Progress,
+) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
+    if config.repair == "none":
+        statement = "No repair was asked for: the pruned model is exported as it is."
+        return pruned, (RepairOutcome("none", (), (), (), statement),)
     assert calibration is not None
-    return batchnorm.recalibrate(model, progress(calibration, "Recalibrating"))
+    if config.repair == "auto":
+        return choose(pruned, calibration, progress, plan=plan)
+    return run_chain(config.repairs, pruned, calibration, progress, plan=plan)
 
 
 def recalibrate(

@@ -21,6 +21,7 @@ from reflow_tf.export.verification import MaskCheck
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.pruning import PruneResult
+from reflow_tf.repair.choice import Choice
 from reflow_tf.report import page
 from reflow_tf.report.document import SCHEMA_VERSION, Report, to_json
 from reflow_tf.report.folder import Content
@@ -85,12 +86,7 @@ def describe(run: Run) -> Report:
         "agreement": agreement,
         "sparsity": _sparsity(run),
         "signal": _signal(signals["dense"], signals["pruned"], signals["repaired"]),
-        "repair": {
-            "name": run.result.report.repair.name,
-            "num_layers": len(run.result.report.repair.repaired),
-            "statement": run.result.report.repair.statement,
-            "moved": list(run.result.report.repair.moved),
-        },
+        "repair": _repair(run),
         "size_bytes": {
             "dense_file": len(run.dense_file.content),
             "file": len(run.exported.content),
@@ -313,9 +309,10 @@ def _notes(run: Run) -> list[str]:
                 f"Do not ship this file: in {found.runtime} its outputs differ by {found.files[0].difference:.2g} of "
                 f"the largest one from those of LiteRT on this machine."
             )
-    if run.result.report.repair.unreached:
-        unreached = ", ".join(run.result.report.repair.unreached)
-        notes.append(f"No calibration image reached these batch norms, which keep their moments: {unreached}.")
+    for outcome in run.result.report.repair:
+        if outcome.unreached:
+            unreached = ", ".join(outcome.unreached)
+            notes.append(f"No calibration image reached these layers, which {outcome.name} left alone: {unreached}.")
     if empty := [path for path, mask in run.result.masks.items() if not mask.any()]:
         notes.append(
             f"Every weight of these kernels is zero; another allocation would share better: {', '.join(empty)}."
@@ -371,6 +368,23 @@ def _masks_archive(result: PruneResult) -> bytes:
     masks = {spec.path: spec.from_canonical(result.masks[spec.path]) for spec in result.report.specs}
     np.savez_compressed(buffer, **masks)  # type: ignore[arg-type]  # no path is called allow_pickle
     return buffer.getvalue()
+
+
+def _repair(run: Run) -> dict[str, Any]:
+    outcomes = run.result.report.repair
+    return {
+        "name": run.job.prune.repair,
+        "steps": [
+            {
+                "name": outcome.name,
+                "num_layers": len(outcome.repaired),
+                "statement": outcome.statement,
+                "moved": list(outcome.moved),
+            }
+            for outcome in outcomes
+        ],
+        "tried": [_plain(each) for outcome in outcomes if isinstance(outcome, Choice) for each in outcome.tried],
+    }
 
 
 def _plain(noun: Any) -> dict[str, Any]:

@@ -40,6 +40,25 @@ def test_choices_of_pruning(name):
         PruneConfig(**{name: "magic"})
 
 
+def test_a_chain_of_repairs():
+    assert PruneConfig(repair="least_squares,reflow").repairs == ("least_squares", "reflow")
+
+
+@pytest.mark.parametrize(
+    "repair, message",
+    [
+        ("reflow,magic", r"--repair must be one of none, .+, auto. Received: magic"),
+        ("obs,", r"--repair must be one of .+. Received: $"),
+        ("reflow,none", r"--repair=none stands alone. Received: reflow,none"),
+        ("auto,reflow", r"--repair=auto stands alone. Received: auto,reflow"),
+        ("obs,reflow,obs", r"name each repair once. Received: obs,reflow,obs"),
+    ],
+)
+def test_no_chain_of_repairs(repair, message):
+    with pytest.raises(InputError, match=message):
+        PruneConfig(repair=repair)
+
+
 def test_a_pattern_is_no_text():
     with pytest.raises(InputError, match=r"parse\(.+. Received: 'nm:2,4'"):
         PruneConfig(pattern="nm:2,4")

@@ -17,6 +17,7 @@ from reflow_tf import pipeline
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.repair.choice import CANDIDATES
 from reflow_tf.report import document, folder
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.plan import PruningPlan
@@ -97,7 +98,9 @@ def test_the_report_keeps_to_its_schema_and_to_the_truth(base):
     for predictions in report["signal"]["predictions"].values():
         assert sum(predictions["histogram"]) == 96
     assert [layer["path"] for layer in report["signal"]["layers"]] == ["norm_0", "norm_1", "norm_2"]
-    assert report["repair"]["num_layers"] == 3 and report["repair"]["moved"] == ["moving_mean", "moving_variance"]
+    (step,) = report["repair"]["steps"]
+    assert report["repair"]["name"] == step["name"] == "reflow" and report["repair"]["tried"] == []
+    assert step["num_layers"] == 3 and step["moved"] == ["moving_mean", "moving_variance"]
     assert {skipped["path"]: skipped["reason"] for skipped in report["skipped"]} == {
         "conv_0/kernel": "XNNPACK runs no conv sparse",
         "classes/kernel": "XNNPACK runs no dense sparse",
@@ -251,13 +254,26 @@ def test_labels_are_needed_for_one_side_only(run_job, inputs):
 def test_a_model_without_batch_norms_is_told_so(run_job, classifier, tmp_path):
     classifier(batch_norms=False).save(tmp_path / "plain.keras")
     report = run_job(model=str(tmp_path / "plain.keras")).report
-    assert "nothing to restore" in report["repair"]["statement"] and report["repair"]["num_layers"] == 0
+    (step,) = report["repair"]["steps"]
+    assert "nothing to restore" in step["statement"] and step["num_layers"] == 0
     assert report["accuracy"]["repaired"] == report["accuracy"]["pruned"] and report["signal"]["layers"] == []
 
 
 def test_no_repair(run_job):
     report = run_job(PruneConfig(repair="none")).report
-    assert report["repair"]["moved"] == [] and report["accuracy"]["repaired"] == report["accuracy"]["pruned"]
+    assert (
+        report["repair"]["steps"][0]["moved"] == [] and report["accuracy"]["repaired"] == report["accuracy"]["pruned"]
+    )
+
+
+def test_auto_tells_what_it_tried_and_what_it_took(run_job):
+    report = run_job(PruneConfig(repair="auto", criterion="activation")).report
+    tried = {each["chain"]: each["divergence"] for each in report["repair"]["tried"]}
+    assert set(tried) == set(CANDIDATES)
+    winner = min(tried, key=tried.get)
+    assert [step["name"] for step in report["repair"]["steps"]] == ["auto", *winner.split(",")]
+    assert f"auto chose {winner}: on 24 calibration" in report["repair"]["steps"][0]["statement"]
+    assert all(check["ok"] for check in report["masks_in_file"]) and "statistics" in report["seconds"]
 
 
 def test_an_open_size_is_fixed_as_the_images_are(run_job, classifier, tmp_path):
@@ -306,7 +322,7 @@ def test_subclassed_and_nested_models(run_job, images, tmp_path, build):
     model(images(2, seed=0).astype(np.float32))
     model.save(tmp_path / "model.keras")
     results = run_job(model=str(tmp_path / "model.keras"))
-    assert results.report["repair"]["num_layers"] == 1 and len(results.masks) == 2
+    assert results.report["repair"]["steps"][0]["num_layers"] == 1 and len(results.masks) == 2
     assert results.report["parity"]["max_abs"] < 1e-4 and results.report["parity"]["top1_agreement"] == 1.0
     assert all(check["ok"] for check in results.report["masks_in_file"])
 

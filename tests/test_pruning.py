@@ -8,9 +8,12 @@ from keras import layers
 
 import reflow_tf
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.criteria import CRITERIA, NEEDS
+from reflow_tf.sparsity.masks import build_masks
 
 CONFIG = reflow_tf.PruneConfig(sparsity=0.6)
 
@@ -107,7 +110,7 @@ def test_any_kind_of_model_becomes_a_file_that_computes_the_same(classifier, inp
     before = read_bits(model.weights)
     result = reflow_tf.prune(model, CONFIG, inputs[:64], evaluation=inputs[64:])
     assert read_bits(model.weights) == before and type(result.model) is type(model)
-    assert len(result.plan.layers) == 2 and len(result.report.repair.repaired) >= 1
+    assert len(result.plan.layers) == 2 and len(result.report.repair[0].repaired) >= 1
     zeros = sum(mask.size - np.count_nonzero(mask) for mask in result.masks.values())
     assert zeros == round(0.6 * sum(mask.size for mask in result.masks.values()))
     kernels = find_kernels(result.model).read()
@@ -193,9 +196,50 @@ def test_defaults_and_no_repair(model, inputs):
     with pytest.raises(reflow_tf.InputError, match=r"needs calibration inputs.* Received: None"):
         reflow_tf.prune(model)
     result = reflow_tf.prune(model, reflow_tf.PruneConfig(repair="none"))
-    assert result.report.repair.repaired == ()
+    assert [(step.name, step.repaired) for step in result.report.repair] == [("none", ())]
     for name in ("norm_0", "norm_1", "norm_2"):
         assert read_bits(result.model.get_layer(name).weights) == read_bits(model.get_layer(name).weights)
+
+
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "magnitude"])
+def test_criteria_that_calibration_informs(model, inputs, criterion):
+    config = reflow_tf.PruneConfig(sparsity=0.6, criterion=criterion, repair="none")
+    with pytest.raises(reflow_tf.InputError, match=rf"criterion '{criterion}' needs calibration inputs.* None"):
+        reflow_tf.prune(model, config)
+    before = read_bits(model.variables)
+    result = reflow_tf.prune(model, config, inputs)
+    assert read_bits(model.variables) == before and "statistics" in result.report.seconds
+    kernels = find_kernels(model)
+    specs = [spec for spec in kernels.specs if spec.path in result.masks]
+    statistics = gather(model, specs, NEEDS[criterion], [inputs[:48], inputs[48:]])
+    scores = {spec.path: CRITERIA[criterion](kernels.read()[spec.path], statistics[spec.path]) for spec in specs}
+    for path, mask in build_masks(result.plan, scores).items():
+        np.testing.assert_array_equal(result.masks[path], mask)
+
+
+def test_a_criterion_and_a_pattern(model, inputs):
+    config = reflow_tf.PruneConfig(criterion="activation", pattern=patterns.NM(2, 4))
+    result = reflow_tf.prune(model, config, inputs)
+    assert {mask.mean() for mask in result.masks.values()} == {0.5}
+
+
+@pytest.mark.parametrize("repair", ["obs,reflow", "chita,reflow", "reflow,woodfisher", "least_squares,reflow", "auto"])
+def test_chains_of_repairs(model, inputs, repair):
+    result = reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.6, repair=repair), inputs)
+    names = [outcome.name for outcome in result.report.repair]
+    assert names == repair.split(",") if repair != "auto" else names[0] == "auto" and len(names) > 1
+    kernels = find_kernels(result.model).read()
+    for path, mask in result.masks.items():
+        assert not kernels[path][~mask].any() and 1 - mask.mean() == result.plan.layers[path].sparsity
+
+
+def test_masks_are_those_that_the_repair_chose(model, inputs):
+    """CHITA turns masked weights back on: what is reported must be what is in the model."""
+    plain = reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.6, repair="none"), inputs)
+    moved = reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.6, repair="chita"), inputs)
+    assert any((plain.masks[path] != moved.masks[path]).any() for path in plain.masks)
+    for path, mask in moved.masks.items():
+        np.testing.assert_array_equal(find_kernels(moved.model).read()[path] != 0, mask)
 
 
 def test_every_variable_that_is_no_moment_and_not_masked_stays(model, inputs):

@@ -34,7 +34,7 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
         InputError: a batch does not fit the model, or the model has several outputs.
     """
     # No XLA: compiling MobileNetV2 for CPUs takes longer than a whole calibration pass.
-    infer = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    infer = compile_inference(model)
     # One trace for all batch sizes; the other dimensions stay static, which layers that loop over time need.
     traces: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
     for batch in batches:
@@ -48,6 +48,11 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
         if not tf.is_tensor(outputs):
             raise InputError(f"The model must have one output tensor. Received: {type(outputs).__name__}")
         yield outputs
+
+
+def compile_inference(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+    """The model's inference as one graph, which reads the weights that the model has when it is called."""
+    return tf.function(lambda inputs: model(inputs, training=False), autograph=False)
 
 
 @contextlib.contextmanager

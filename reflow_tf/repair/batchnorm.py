@@ -6,7 +6,6 @@ batch at hand, so that the layers behind it see a restored signal; what it keeps
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -19,27 +18,9 @@ from reflow_tf.models.moments import MomentAccumulator, MovingAverage, PooledMom
 from reflow_tf.models.observation import LayerCall, replaced_calls, run
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.models.walking import PlacedLayer, find_batch_norms
+from reflow_tf.repair.contract import RepairOutcome
 
 Mode = Literal["pooled", "moving_average"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RepairOutcome:
-    """What a repair did.
-
-    Attributes:
-        name: of the repair.
-        repaired: paths of the layers whose moments were replaced.
-        unreached: paths of batch norms that no calibration batch ran through; they keep their moments.
-        moved: names of the kinds of variables that the repair may change.
-        statement: the same in one sentence.
-    """
-
-    name: str
-    repaired: tuple[str, ...]
-    unreached: tuple[str, ...]
-    moved: tuple[str, ...]
-    statement: str
 
 
 def recalibrate(

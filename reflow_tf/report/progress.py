@@ -57,11 +57,15 @@ def _stderr_console() -> Iterator[Console]:
         yield Console(file=stream)
 
 
-def show_progress(batches: Iterable[np.ndarray], description: str) -> Iterator[np.ndarray]:
-    """One pass over the batches with a bar that counts images."""
-    total = len(batches) if isinstance(batches, Sized) else None
-    with track(batches, description, total=total, size=len) as tracked:
+def show_progress(items: Iterable[Item], description: str, /) -> Iterator[Item]:
+    """One pass over batches with a bar that counts images; over anything else it counts items."""
+    total = len(items) if isinstance(items, Sized) else None
+    with track(items, description, total=total, size=_count) as tracked:
         yield from tracked
+
+
+def _count(item: object) -> int:
+    return len(item) if isinstance(item, np.ndarray) else 1
 
 
 @contextmanager

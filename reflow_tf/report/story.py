@@ -7,6 +7,8 @@ from reflow_tf.report.wording import SPACE, count, interval, large_count, percen
 
 # Under this the pruned file and the dense file are called equally large.
 _SAME_SIZE = 0.02
+# Above this loss of the recalibrated model the reader is told what else there is.
+MUCH_POINTS = 10.0
 
 
 class Step(NamedTuple):
@@ -40,8 +42,28 @@ def measure(report: Report) -> str:
 
 
 def repair_name(report: Report) -> str:
-    name = report["repair"]["name"]
-    return "REFLOW" if name == "reflow" else name
+    """What was done, without the choosing: 'REFLOW', 'least_squares and REFLOW'."""
+    names = [step["name"] for step in report["repair"]["steps"] if step["name"] != "auto"]
+    *first, last = ("REFLOW" if name == "reflow" else name for name in names)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def repair_sentences(report: Report) -> list[str]:
+    """What each repair did, in order."""
+    return [step["statement"] for step in report["repair"]["steps"]]
+
+
+def advice(report: Report) -> str | None:
+    """What to try where recalibration alone leaves a large loss; None where it does not."""
+    dense = step(report, "dense").top1 if report["accuracy"] else 1.0
+    lost = 100 * (dense - step(report, "repaired").top1)
+    if report["repair"]["name"] != "reflow" or lost <= MUCH_POINTS:
+        return None
+    sparsity = report["sparsity"]
+    # N:M leaves an allocation no choice.
+    fixed = sparsity["allocation"] == "auto" or sparsity["pattern"].startswith("nm:")
+    flags = "--repair=auto" if fixed else "--allocation=auto --repair=auto"
+    return f"Recalibration alone leaves {points(-lost)} against dense; {flags} may win back more, by moving weights."
 
 
 def headline(report: Report) -> str:

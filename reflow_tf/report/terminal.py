@@ -112,7 +112,10 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     """(name, sentence, style); the same name again is left empty."""
     signal, sizes, sparsity = report["signal"], report["size_bytes"], report["sparsity"]
     yield "signal", story.verdict(report), "bold red" if signal["collapsed_after"] else ""
-    yield "repair", report["repair"]["statement"], ""
+    for index, sentence in enumerate(story.repair_sentences(report)):
+        yield "" if index else "repair", sentence, ""
+    if (advice := story.advice(report)) is not None:
+        yield "", advice, "bold yellow"
     yield "size", f"{size(sizes['dense_file'])} dense → {size(sizes['file'])}; with gzip {size(sizes['gzip'])}", ""
     zeros = sum(layer["num_zeros"] for layer in sparsity["layers"])
     shares = f"{percent(sparsity['achieved'])} of the prunable, {percent(sparsity['achieved_model'])} of all weights"

@@ -1,20 +1,139 @@
 """Criteria: how much each weight matters.
 
-Every criterion is a function `(kernel, statistics) -> scores` of the kernel's shape, finite and not negative;
-higher = keep. `statistics` are plain arrays from a calibration pass; a criterion that needs none ignores them.
+Every criterion is a function `(kernel, statistics) -> scores` of the kernel's shape and dtype, finite and not negative;
+higher = keep. Kernels are in canonical layout (output, *spatial, input). `statistics` are plain arrays from a
+calibration pass, those that `NEEDS` names; a criterion raises `InputError` where one is missing or does not fit.
+
+Scores are meant to be ranked within a layer. Those of different layers compare only as far as their quadratics do: the
+Fisher is about the network's output, the Gram about the layer's own.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-Criterion = Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
+from reflow_tf.sparsity import quadratic
+from reflow_tf.sparsity.elimination import eliminate_with_updates, eliminate_without_updates
+from reflow_tf.sparsity.quadratic import read_statistic
+
+Statistics = Mapping[str, np.ndarray]
+Criterion = Callable[[np.ndarray, Statistics], np.ndarray]
+
+OBS_COST_LIMIT = 1 << 31
+"""Most numbers of inverse Grams that `obs` updates for one kernel: rows x inputs x (width of a block)^2."""
+
+_OBS_CHUNK = 1 << 17  # numbers of inverse Grams updated at a time: 1 MB, so that they stay in the processor's cache
 
 
-def magnitude(kernel: np.ndarray, statistics: Mapping[str, np.ndarray]) -> np.ndarray:
+def magnitude(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
     """|w| (Han et al., "Learning both Weights and Connections", arXiv 1506.02626)."""
     del statistics
     return np.abs(kernel)
 
 
-CRITERIA: Mapping[str, Criterion] = {"magnitude": magnitude}
+def activation(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """|w_ij| times the root mean square of input j (Sun et al., "Wanda", arXiv 2306.11695, eq. 1).
+
+    Wanda takes the l2 norm, which is the same up to one factor a layer, and ranks within each output; here the pattern
+    and the allocation say among which weights the scores are ranked.
+    """
+    gram = read_statistic(statistics, "input_gram")
+    rows = np.abs(quadratic.split_groups(kernel, gram))
+    return _finite(rows * np.sqrt(np.einsum("gii->gi", gram))[:, None, :], kernel)
+
+
+def fisher(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """w^2 F_ii / 2: what a weight costs alone, none of the others moving (Theis et al., arXiv 1801.05787)."""
+    blocks = read_statistic(statistics, "fisher_blocks")
+    rows = quadratic.split_blocks(kernel, blocks).astype(np.float64)
+    return _finite(np.square(rows) * np.einsum("bii->bi", blocks) / 2, kernel)
+
+
+def woodfisher(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """w^2 / (2 [F^-1]_ii): what it costs alone once the others of its block have moved to make up for it.
+
+    Singh & Alistarh, "WoodFisher", arXiv 2004.14340. The blocks are damped as `quadratic` says and inverted
+    as they are: the Woodbury recursion of the paper gives the same inverse.
+    """
+    blocks = read_statistic(statistics, "fisher_blocks")
+    rows = quadratic.split_blocks(kernel, blocks).astype(np.float64)
+    damping = quadratic.find_damping(blocks)
+    for part in quadratic.cut(len(blocks), blocks[0].size):
+        inverses = np.linalg.inv(quadratic.damp(blocks[part], damping))
+        rows[part] = np.square(rows[part]) / (2 * np.einsum("bii->bi", inverses))
+    return _finite(rows, kernel)
+
+
+def cbs(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """What a weight adds to 1/2 w_P^T F w_P over the weights P that left its block before it, the least first.
+
+    The selection problem of Yu et al., "The Combinatorial Brain Surgeon", arXiv 2203.04466: how the losses of
+    pairs add up or cancel counts, and no weight moves. The limits: pairs count within the blocks of the Fisher
+    only, and the order is greedy, without the paper's local search, which needs to know the sparsity.
+    """
+    blocks = read_statistic(statistics, "fisher_blocks")
+    rows = quadratic.split_blocks(kernel, blocks).astype(np.float64)
+    scores = np.empty(rows.shape, np.float32)
+    for part in quadratic.cut(len(blocks), blocks[0].size):
+        scores[part] = eliminate_without_updates(rows[part], blocks[part].astype(np.float64))
+    return _finite(scores, kernel)
+
+
+def obs(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """What the layer's squared output error rises by when a weight leaves, the others of its row making up for it.
+
+    Row-wise exact elimination: Frantar & Alistarh, "Optimal Brain Compression", arXiv 2208.11580, section 4.
+
+    The limit: eliminating all d weights of a row updates its inverse Gram d times, d^3 numbers. Where that passes
+    OBS_COST_LIMIT for the kernel, the row is cut into blocks of neighbouring inputs, as even and as wide as the limit
+    allows; each is eliminated exactly with its own part of the Gram, as if the row's other weights stayed put. 256
+    rows of 200 inputs are still whole; 1280 x 1280 has blocks of 36.
+    """
+    gram = read_statistic(statistics, "input_gram")
+    rows = quadratic.split_groups(kernel, gram)
+    num_blocks = math.ceil(rows.shape[2] / find_obs_width(kernel.size, rows.shape[2]))
+    damping = quadratic.find_damping(gram)
+    scores = np.empty(rows.shape, np.float32)
+    for inputs in np.array_split(np.arange(rows.shape[2]), num_blocks):
+        inverses = np.linalg.inv(quadratic.damp(gram[:, inputs[:, None], inputs], damping))
+        problems = rows[:, :, inputs].reshape(-1, inputs.size)
+        found = np.empty(problems.shape, np.float32)
+        step = max(1, _OBS_CHUNK // inverses[0].size)
+        for start in range(0, len(problems), step):
+            part = slice(start, start + step)
+            groups = np.arange(len(problems))[part] // rows.shape[1]
+            found[part] = eliminate_with_updates(problems[part].astype(np.float64), inverses[groups])
+        scores[:, :, inputs] = found.reshape(rows.shape[0], rows.shape[1], inputs.size)
+    return _finite(scores, kernel)
+
+
+def find_obs_width(num_weights: int, inputs: int) -> int:
+    """The most inputs that `obs` eliminates together in a kernel of so many weights, `inputs` a row."""
+    return max(1, min(inputs, math.isqrt(OBS_COST_LIMIT // num_weights)))
+
+
+CRITERIA: Mapping[str, Criterion] = {
+    "magnitude": magnitude,
+    "activation": activation,
+    "fisher": fisher,
+    "woodfisher": woodfisher,
+    "cbs": cbs,
+    "obs": obs,
+}
+
+NEEDS: Mapping[str, frozenset[str]] = {
+    "magnitude": frozenset(),
+    "activation": frozenset({"input_gram"}),
+    "fisher": frozenset({"fisher_blocks"}),
+    "woodfisher": frozenset({"fisher_blocks"}),
+    "cbs": frozenset({"fisher_blocks"}),
+    "obs": frozenset({"input_gram"}),
+}
+"""Name of a criterion -> names of the statistics that it reads."""
+
+
+def _finite(scores: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The scores in the kernel's shape and dtype, cut off at its largest number."""
+    flat = scores.ravel()[: kernel.size]
+    return np.clip(flat, 0.0, np.finfo(kernel.dtype).max).astype(kernel.dtype).reshape(kernel.shape)

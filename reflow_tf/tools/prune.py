@@ -12,9 +12,17 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from reflow_tf.config import BENCHMARKS, QUANTIZATIONS, REPAIRS, REWRITES, TARGETS, JobConfig, PruneConfig
+from reflow_tf.config import (
+    ALLOCATION_NAMES,
+    BENCHMARKS,
+    QUANTIZATIONS,
+    REPAIRS,
+    REWRITES,
+    TARGETS,
+    JobConfig,
+    PruneConfig,
+)
 from reflow_tf.sparsity import patterns
-from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.tools import command_line
 
@@ -27,15 +35,17 @@ MODEL = flags.DEFINE_string(
     "model",
     None,
     "A zoo name (mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_lite0, "
-    "efficientnet_lite1, efficientnet_lite2, resnet50, resnet20) or the path of a .keras or Keras .h5 file.",
+    "efficientnet_lite1, efficientnet_lite2, resnet50, resnet20, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d, "
+    "regnet_x_400mf, regnet_x_800mf, regnet_x_1_6gf, regnet_x_3_2gf, regnet_x_8gf, regnet_x_16gf, regnet_x_32gf) "
+    "or the path of a .keras or Keras .h5 file.",
     flag_values=FLAGS,
 )
 WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
     "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2), imagenet (downloaded by "
-    "keras.applications; the default for the others it has), random, or the path of a .weights.h5, .keras, or "
-    "torchvision-layout .safetensors or .pth (needs torch) file.",
+    "keras.applications; the default for the others it has), random, or the path of a file: .weights.h5, "
+    ".keras, torchvision- or timm-layout .safetensors, or .pth/.pt/.th (needs torch).",
     flag_values=FLAGS,
 )
 DATA = flags.DEFINE_string(
@@ -84,12 +94,16 @@ PATTERN = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 CRITERION = flags.DEFINE_string(
-    "criterion", _PRUNE.criterion, f"Which weights matter: {', '.join(CRITERIA)}.", flag_values=FLAGS
+    "criterion",
+    _PRUNE.criterion,
+    f"Which weights matter: {', '.join(CRITERIA)}. All but magnitude are measured on the calibration images.",
+    flag_values=FLAGS,
 )
 ALLOCATION = flags.DEFINE_string(
     "allocation",
     _PRUNE.allocation,
-    f"How the zeros are shared out over layers: {', '.join(ALLOCATIONS)}.",
+    f"How the zeros are shared out over layers: {', '.join(ALLOCATION_NAMES)}. auto measures, on calibration "
+    "images, what each layer's sparsity costs the network's outputs; that takes minutes.",
     flag_values=FLAGS,
 )
 PRUNABLE = flags.DEFINE_string(
@@ -107,13 +121,15 @@ TARGET = flags.DEFINE_string(
 REPAIR = flags.DEFINE_string(
     "repair",
     _PRUNE.repair,
-    f"What restores the signal: {', '.join(REPAIRS)}. reflow moves no weight.",
+    f"What restores the signal, in this order, with commas (least_squares,reflow): {', '.join(REPAIRS)}. reflow moves "
+    "no weight; moments is its counterpart for layers without batch norm; distill trains for minutes. auto: of the "
+    "chains without training, the one that does best on held-out calibration images. none and auto stand alone.",
     flag_values=FLAGS,
 )
 CALIBRATION_SAMPLES = flags.DEFINE_integer(
     "calibration_samples",
     _JOB.calibration_samples,
-    "Number of images that the repair estimates statistics on.",
+    "Number of images that the criterion and the repair learn from.",
     flag_values=FLAGS,
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", _JOB.batch_size, "Images at a time, at most.", flag_values=FLAGS)

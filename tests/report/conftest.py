@@ -25,6 +25,7 @@ def make_report() -> Callable[..., dict[str, Any]]:
         {"eligible": False, "timed": False},
         {"timed": False},
         {"repair": "none", "collapsed_after": True, "max_accuracy_drop": None},
+        {"repair": "auto"},
         {"name": "/models/" + "very_long_folder_name/" * 12 + "model.keras", "prefix": "outer/inner/" * 15},
     ],
     ids=lambda keywords: "-".join(keywords) or "usual",

@@ -109,15 +109,7 @@ def sample_report(
             "predictions": _predictions(num_classes, collapsed_before, collapsed_after),
             "layers": _signal_layers(kernels[: num_norms or 0], collapsed_before, collapsed_after),
         },
-        "repair": {
-            "name": repair,
-            "num_layers": num_norms,
-            "statement": "Moving means and variances of 52 batch norms re-estimated on 1,000 images; "
-            "every other variable is bit-identical."
-            if num_norms
-            else "REFLOW has nothing to restore: no batch normalization.",
-            "moved": ["moving_mean", "moving_variance"] if num_norms else [],
-        },
+        "repair": _repair(repair, num_norms),
         "size_bytes": {
             "dense_file": dense_size,
             "file": file_size,
@@ -212,6 +204,30 @@ def sample_report(
             "passed": drop <= max_accuracy_drop if max_accuracy_drop is not None else None,
         },
     }
+
+
+def _repair(flag: str, num_norms: int) -> dict[str, Any]:
+    moments = {
+        "name": "reflow",
+        "num_layers": num_norms,
+        "statement": "Moving means and variances of 52 batch norms re-estimated on 1,000 images; "
+        "every other variable is bit-identical."
+        if num_norms
+        else "REFLOW has nothing to restore: no batch normalization.",
+        "moved": ["moving_mean", "moving_variance"] if num_norms else [],
+    }
+    if flag == "reflow":
+        return {"name": flag, "steps": [moments], "tried": []}
+    told = {"name": flag, "num_layers": 0, "statement": f"{flag} says what it did.", "moved": []}
+    if flag != "auto":
+        return {"name": flag, "steps": [told], "tried": []}
+    tried = [
+        {"chain": "reflow", "divergence": 0.4, "reason": None},
+        {"chain": "obs,reflow", "divergence": 0.3, "reason": None},
+        {"chain": "least_squares", "divergence": None, "reason": "a subclassed model"},
+    ]
+    refit = {"name": "obs", "num_layers": 34, "statement": "obs moved the weights of 34 kernels.", "moved": ["kernel"]}
+    return {"name": flag, "steps": [told, refit, moments], "tried": tried}
 
 
 def _kernels(num_classes: int) -> list[tuple[str, str, list[int]]]:

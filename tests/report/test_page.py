@@ -67,7 +67,8 @@ def test_names_never_become_markup(make_report):
         tensor["name"] = tensor["storage"] = evil
     report["notes"], report["command"] = [evil], [evil]
     report["config"] = {evil: {evil: evil}}
-    report["repair"] |= {"name": evil, "statement": evil}
+    report["repair"]["name"] = evil
+    report["repair"]["steps"][0] |= {"name": evil, "statement": evil}
     target = report["target"]
     target |= dict.fromkeys(("name", "description", "statement"), evil) | {"version_notes": [evil]}
     target["blockers"] = [dict.fromkeys(("operator", "kind", "reason", "remedy"), evil)]
@@ -212,3 +213,9 @@ def test_speed_is_shown_where_it_was_measured_and_asked_for_where_not(make_repor
     text = Reader(page.render(make_report(eligible=False, timed=False))).text
     assert "--benchmark=web times the file" in text
     assert "padding (0,1,0,1)" in text
+
+
+def test_every_repair_is_told_and_what_else_there_is(make_report):
+    html = page.render(make_report(repair="auto"))
+    assert html.index("auto says what it did.") < html.index("obs moved the weights of 34 kernels.")
+    assert "--repair=auto" in page.render(make_report(collapsed_after=True)) and "--repair=auto" not in html

@@ -14,6 +14,32 @@ def test_headline_of_a_signal_that_came_back(make_report):
     )
 
 
+def test_headline_names_the_repairs_that_were_chosen(make_report):
+    assert _headline(make_report(repair="auto")).startswith("obs and REFLOW brought mobilenet_v2 back")
+    assert _headline(make_report(repair="obs")).startswith("obs brought mobilenet_v2 back")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_advice_where_recalibration_alone_leaves_much(make_report, labelled):
+    report = make_report(labelled=labelled)
+    score = (report["accuracy"] or report["agreement"])["repaired"]
+    dense = report["accuracy"]["dense"]["top1"] if labelled else 1.0
+    for lost, given in ((0.099, False), (0.101, True), (-0.2, False)):
+        score["top1"] = dense - lost
+        assert (story.advice(report) is not None) == given
+    score["top1"] = dense - 0.3
+    assert "\u221230.0\u00a0points against dense; --allocation=auto --repair=auto" in story.advice(report)
+    report["sparsity"]["pattern"] = "nm:2,4"
+    assert "--allocation" not in story.advice(report)
+    report["sparsity"] |= {"pattern": "unstructured", "allocation": "auto"}
+    assert "--allocation" not in story.advice(report)
+
+
+@pytest.mark.parametrize("repair", ["auto", "obs", "none"])
+def test_no_advice_to_who_asked_for_something_else(make_report, repair):
+    assert story.advice(make_report(collapsed_after=True, repair=repair)) is None
+
+
 def test_headline_claims_no_rescue_where_there_was_none(make_report):
     lost = _headline(make_report(collapsed_after=True))
     assert "brought" not in lost

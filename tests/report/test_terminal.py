@@ -79,3 +79,10 @@ def test_what_stands_in_the_way_is_printed_with_its_remedy(make_report):
     assert "Conv1: padding (0,1,0,1); needs 1 on every side; --rewrite=exact does it" in text
     assert "speed LiteRT.js" not in text
     assert "speed LiteRT.js 2.5.3, 1 thread" in " ".join(_printed(make_report(), width=100).split())
+
+
+def test_every_repair_is_printed_and_what_else_there_is(make_report):
+    text = " ".join(_printed(make_report(repair="auto"), width=100).split())
+    assert "repair auto says what it did. obs moved the weights of 34 kernels. Moving means" in text
+    assert "--repair=auto" not in text
+    assert "--allocation=auto --repair=auto" in _printed(make_report(collapsed_after=True), width=100)

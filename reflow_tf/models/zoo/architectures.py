@@ -9,7 +9,15 @@ from typing import Any
 import keras
 
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.models.zoo import efficientnet_lite, resnet20, torchvision_mobilenet_v2
+from reflow_tf.models.zoo import (
+    efficientnet_lite,
+    resnet20,
+    timm_mobilenet_v1,
+    torchvision_mobilenet_v2,
+    torchvision_regnet,
+    torchvision_resnet,
+)
+from reflow_tf.models.zoo.bottlenecks import Stage
 from reflow_tf.models.zoo.torch_layouts import TorchLayout
 
 
@@ -67,18 +75,51 @@ def _describe_resnet20() -> Architecture:
     return Architecture("resnet20", resnet20.build_resnet20, preprocessing, num_classes=10, torch_layout=layout)
 
 
+_TORCHVISION = Preprocessing((224, 224), scaling="torch")  # the first weights that torchvision published of a network
+
+
+def _lay_out_resnet(name: str, stages: tuple[Stage, ...], preprocessing: Preprocessing) -> TorchLayout:
+    build = functools.partial(torchvision_resnet.build_torchvision_resnet, stages)
+    modules = torchvision_resnet.name_torch_modules(stages)
+    return TorchLayout("torchvision's " + name, modules, "fc", build, preprocessing)
+
+
+def _describe_resnext(
+    name: str, stages: tuple[Stage, ...], preprocessing: Preprocessing = _TORCHVISION
+) -> Architecture:
+    layout = _lay_out_resnet(name, stages, preprocessing)
+    return Architecture(name, layout.build, preprocessing, torch_layout=layout)
+
+
+def _describe_regnet(name: str, stages: tuple[Stage, ...]) -> Architecture:
+    build = functools.partial(torchvision_regnet.build_torchvision_regnet, stages)
+    modules = torchvision_regnet.name_torch_modules(stages)
+    layout = TorchLayout("torchvision's " + name, modules, "fc", build, _TORCHVISION)
+    return Architecture(name, build, _TORCHVISION, torch_layout=layout)
+
+
+_TIMM_MOBILENET_V1 = TorchLayout(
+    title="timm's mobilenetv1_100",
+    modules=timm_mobilenet_v1.name_torch_modules(),
+    classifier="classifier",
+    build=timm_mobilenet_v1.build_timm_mobilenet_v1,
+    preprocessing=Preprocessing((224, 224), scaling="tf", resize="bicubic"),
+)
 _TORCHVISION_MOBILENET_V2 = TorchLayout(
     title="torchvision's mobilenet_v2",
     modules=torchvision_mobilenet_v2.name_torch_modules(),
     classifier="classifier.1",
     build=torchvision_mobilenet_v2.build_torchvision_mobilenet_v2,
-    preprocessing=Preprocessing((224, 224), scaling="torch"),
+    preprocessing=_TORCHVISION,
 )
 _IN_MODEL = Preprocessing((224, 224), scaling="none")  # the network begins with Rescaling
 
 _ALL = (
     _from_applications(
-        "mobilenet", keras.applications.MobileNet, preprocessing=Preprocessing((224, 224), scaling="tf")
+        "mobilenet",
+        keras.applications.MobileNet,
+        preprocessing=Preprocessing((224, 224), scaling="tf"),
+        torch_layout=_TIMM_MOBILENET_V1,
     ),
     _from_applications(
         "mobilenet_v2",
@@ -98,9 +139,21 @@ _ALL = (
     _describe_efficientnet_lite("efficientnet_lite1", efficientnet_lite.LITE1),
     _describe_efficientnet_lite("efficientnet_lite2", efficientnet_lite.LITE2),
     _from_applications(
-        "resnet50", keras.applications.ResNet50, preprocessing=Preprocessing((224, 224), scaling="caffe")
+        "resnet50",
+        keras.applications.ResNet50,
+        preprocessing=Preprocessing((224, 224), scaling="caffe"),
+        torch_layout=_lay_out_resnet("resnet50", torchvision_resnet.RESNET50, _TORCHVISION),
     ),
     _describe_resnet20(),
+    _describe_resnext("resnext50_32x4d", torchvision_resnet.RESNEXT50_32X4D),
+    _describe_resnext("resnext101_32x8d", torchvision_resnet.RESNEXT101_32X8D),
+    # Its only weights were trained by torchvision's later recipe, whose evaluation resizes to 232 instead of 256.
+    _describe_resnext(
+        "resnext101_64x4d",
+        torchvision_resnet.RESNEXT101_64X4D,
+        dataclasses.replace(_TORCHVISION, crop_fraction=224 / 232),
+    ),
+    *(_describe_regnet(name, stages) for name, stages in torchvision_regnet.REGNETS_X.items()),
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType({item.name: item for item in _ALL})

@@ -7,9 +7,10 @@ half of them before and half after (option A).
 
 import keras
 
+from reflow_tf.models.zoo.torch_layers import classify, convolve
+
 _STAGE_FILTERS = (16, 32, 64)
 _BLOCKS_PER_STAGE = 3
-BATCH_NORM_EPSILON = 1e-5
 
 
 def build_resnet20(image_size: int, num_classes: int) -> keras.Model:
@@ -20,30 +21,19 @@ def build_resnet20(image_size: int, num_classes: int) -> keras.Model:
         num_classes: length of the output, which is a softmax.
     """
     inputs = keras.Input((image_size, image_size, 3), name="image")
-    x = _convolve(inputs, 16, 1, "stem")
+    x = convolve(inputs, 16, 3, 1, "stem")
     x = keras.layers.ReLU(name="stem_relu")(x)
     for stage, filters in enumerate(_STAGE_FILTERS, start=1):
         for block in range(_BLOCKS_PER_STAGE):
             stride = 2 if stage > 1 and block == 0 else 1
             x = _apply_block(x, filters, stride, f"stage{stage}_block{block}")
-    x = keras.layers.GlobalAveragePooling2D(name="average")(x)
-    outputs = keras.layers.Dense(num_classes, activation="softmax", name="predictions")(x)
-    return keras.Model(inputs, outputs, name="resnet20")
-
-
-def _convolve(x: keras.KerasTensor, filters: int, stride: int, name: str) -> keras.KerasTensor:
-    """3x3 convolution, padded by 1 on all four sides as PyTorch does (TF's SAME pads only two of them at stride 2)."""
-    if stride > 1:
-        x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
-    padding = "valid" if stride > 1 else "same"
-    x = keras.layers.Conv2D(filters, 3, stride, padding, use_bias=False, name=f"{name}_conv")(x)
-    return keras.layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, name=f"{name}_bn")(x)
+    return keras.Model(inputs, classify(x, num_classes), name="resnet20")
 
 
 def _apply_block(inputs: keras.KerasTensor, filters: int, stride: int, name: str) -> keras.KerasTensor:
-    x = _convolve(inputs, filters, stride, f"{name}_1")
+    x = convolve(inputs, filters, 3, stride, f"{name}_1")
     x = keras.layers.ReLU(name=f"{name}_1_relu")(x)
-    x = _convolve(x, filters, 1, f"{name}_2")
+    x = convolve(x, filters, 3, 1, f"{name}_2")
     shortcut = inputs if stride == 1 else _halve(inputs, filters, name)
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
     return keras.layers.ReLU(name=f"{name}_relu")(x)

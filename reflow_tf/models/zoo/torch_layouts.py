@@ -14,7 +14,7 @@ from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
 
 SAFETENSORS_SUFFIX = ".safetensors"
-PICKLE_SUFFIXES = (".pth", ".pt")
+PICKLE_SUFFIXES = (".pth", ".pt", ".th")  # .th: the ResNet-20 of akamaster
 SUFFIXES = (SAFETENSORS_SUFFIX, *PICKLE_SUFFIXES)
 _NUM_LISTED = 5
 
@@ -49,10 +49,10 @@ class TorchLayout:
 def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads a state dict: PyTorch tensor name -> array in PyTorch's axis order.
 
-    A `{'state_dict': ...}` wrapper (.pth only) and the `module.` prefix of DataParallel are taken off.
+    A `{'state_dict': ...}` wrapper (PyTorch's own files only) and the `module.` prefix of DataParallel are taken off.
 
     Raises:
-        InputError: unreadable file, not a state dict, or a `.pth` without PyTorch to read it.
+        InputError: unreadable file, not a state dict, or a PyTorch file without PyTorch to read it.
     """
     if path.suffix == SAFETENSORS_SUFFIX:
         try:
@@ -67,13 +67,13 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads a `.pth` with weights_only=True, which executes no code of the file."""
+    """Reads a `.pth`, `.pt` or `.th` with weights_only=True, which executes no code of the file."""
     try:
         import torch
     except ImportError as error:
         raise InputError(
-            "A .pth file needs PyTorch to read it: pip install torch, or convert it to .safetensors where PyTorch is "
-            f"installed (safetensors.torch.save_file). Received: {path}"
+            f"A {path.suffix} file needs PyTorch to read it: pip install torch, or convert it to .safetensors where "
+            f"PyTorch is installed (safetensors.torch.save_file). Received: {path}"
         ) from error
     try:
         state: Any = torch.load(path, weights_only=True, map_location="cpu")

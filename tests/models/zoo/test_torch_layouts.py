@@ -221,8 +221,11 @@ def test_another_layout_is_refused(resnet20_state, tmp_path):
 
 
 def test_an_architecture_without_a_layout_names_those_that_have_one(resnet20_state, tmp_path):
-    with pytest.raises(InputError, match=r"mobilenet_v2, .*efficientnet_lite0.*resnet20.*for resnet50"):
-        load_model("resnet50", weights=save(resnet20_state, tmp_path / "w.safetensors"))
+    with pytest.raises(
+        InputError,
+        match=r"mobilenet, mobilenet_v2, .*efficientnet_lite0.*resnet50, resnet20, resnext50.*for efficientnet_b0",
+    ):
+        load_model("efficientnet_b0", weights=save(resnet20_state, tmp_path / "w.safetensors"))
 
 
 @pytest.mark.parametrize("keep", [0, 5, 40, 5000])
@@ -234,11 +237,12 @@ def test_a_truncated_safetensors_file_is_refused(keep, resnet20_state, tmp_path)
         load_model("resnet20", weights=str(path))
 
 
-def test_pth_without_torch_says_what_to_do(tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", [".pth", ".th"])
+def test_pth_without_torch_says_what_to_do(suffix, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "w.pth").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"pip install torch, or convert it to \.safetensors"):
-        load_model("resnet20", weights=str(tmp_path / "w.pth"))
+    (tmp_path / f"w{suffix}").write_bytes(b"x")
+    with pytest.raises(InputError, match=rf"A {suffix} file .*pip install torch, or convert it to \.safetensors"):
+        load_model("resnet20", weights=str(tmp_path / f"w{suffix}"))
 
 
 class FakeTensor:
@@ -261,7 +265,7 @@ def install_fake_torch(monkeypatch, load):
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(Tensor=FakeTensor, load=load))
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th"])
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "best_prec1": 91.7}])
 def test_pth_is_read_with_weights_only(suffix, wrap, resnet20_state, tmp_path, monkeypatch):
     calls = []

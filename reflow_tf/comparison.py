@@ -1,0 +1,328 @@
+"""The paper's figures: what each way to choose weights, and to update the rest, gives alone and with REFLOW after it.
+
+A method is a criterion and a chain of repairs. Every cell, a method at a sparsity, starts from the same dense weights,
+and in every cell of one sparsity a layer has the same number of zeros: those that the allocation gives it on magnitude
+scores. So methods differ in which weights of a layer go and in what becomes of the others, and in nothing else; scores
+of some criteria could not be compared across layers anyway.
+
+A cell is written as soon as it is measured, and a run with the same settings takes over what it finds.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from reflow_tf.config import TARGETS, JobConfig, PruneConfig
+from reflow_tf.data.batches import CalibrationSet, EvaluationSet, ImageStream
+from reflow_tf.data.loading import load_sets
+from reflow_tf.errors import InputError
+from reflow_tf.evaluation import require_classifier
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.loading import LoadedModel, load_model
+from reflow_tf.models.statistics import gather
+from reflow_tf.models.surgery import copy_model, read_bits, write_masks
+from reflow_tf.repair.chain import run_chain
+from reflow_tf.repair.contract import Progress, PrunedModel, read_weights, show_nothing
+from reflow_tf.report import comparison
+from reflow_tf.report.comparison import BASELINE, VERSION, Document
+from reflow_tf.report.folder import OutputFolder
+from reflow_tf.report.progress import show_progress, stage
+from reflow_tf.report.scores import Score, score_accuracy, score_agreement
+from reflow_tf.signal import Signal, has_collapsed, measure_signal
+from reflow_tf.sparsity.allocation import ALLOCATIONS
+from reflow_tf.sparsity.criteria import CRITERIA, NEEDS
+from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.masks import build_masks
+from reflow_tf.sparsity.plan import make_plan
+from reflow_tf.targets.selection import select_kernels
+
+JSON, PAGE = "compare.json", "compare.html"
+# What stands where a write was cut off between the two names; the next run writes over it.
+_PARTS = {name: f"{name}.part" for name in (JSON, PAGE)}
+
+Scores = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one model did.
+
+    Attributes:
+        score: accuracy; without labels, agreement with the dense model.
+        collapsed: the verdict of `signal.has_collapsed`.
+    """
+
+    score: Score
+    collapsed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One method at one sparsity.
+
+    Attributes:
+        alone: after the method's own repairs, if it has any.
+        reflow: with REFLOW after them.
+        recalibrates: a repair of the method re-estimates batch norms itself, so that `alone` is not without that.
+        statements: what each repair did, REFLOW the last.
+        seconds: for all of it, statistics for the criterion and the measuring itself left out.
+    """
+
+    alone: Outcome
+    reflow: Outcome
+    recalibrates: bool
+    statements: tuple[str, ...]
+    seconds: float
+
+
+class Bench:
+    """A dense model and its images, on which one method after the other is measured.
+
+    Args:
+        model: a built classifier; it is not changed.
+        specs: the kernels to prune.
+        criteria: names of all that will be needed; the statistics that they share are gathered once.
+        calibration: float batches (n, ...), re-iterable.
+        evaluation: others of the same kind.
+        labels: (N,) int of the evaluation inputs; None: agreement with the dense model takes the place of accuracy.
+        progress: wraps each pass that takes place before the first cell.
+
+    Raises:
+        InputError: the batches do not fit, or a kernel has no statistics of the kind that a criterion needs.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        specs: Sequence[LayerSpec],
+        criteria: Iterable[str],
+        calibration: Iterable[np.ndarray],
+        evaluation: Iterable[np.ndarray],
+        labels: np.ndarray | None = None,
+        progress: Progress = show_nothing,
+    ):
+        self._specs, self._calibration, self._evaluation, self._labels = specs, calibration, evaluation, labels
+        self._model = copy_model(model)
+        self._dense_weights = read_weights(self._model)
+        self._signal = measure_signal(self._model, progress(evaluation, "Evaluating the dense model"))
+        self._scores = score_kernels(self._model, specs, {BASELINE, *criteria}, calibration, progress)
+
+    @property
+    def dense(self) -> Score:
+        """The dense model's score."""
+        return self._score(self._signal)
+
+    def measure(self, config: PruneConfig) -> Cell:
+        """Prunes and repairs as the configuration says, its repairs being what comes before REFLOW.
+
+        Raises:
+            InputError: a repair cannot be used on this model or these images.
+        """
+        allocation = ALLOCATIONS[config.allocation]
+        by_magnitude, scores = self._scores[BASELINE], self._scores[config.criterion]
+        plan = make_plan(self._specs, by_magnitude, config.pattern, allocation, config.requested_sparsity)
+        masks = build_masks(plan, scores)
+        pruned = PrunedModel(self._model, masks, self._dense_weights)
+        pruned.write_weights(self._dense_weights)
+        start = time.perf_counter()
+        write_masks(find_kernels(self._model), masks)
+        names = [name for name in config.repairs if name != "none"]
+        pruned, outcomes = run_chain(names, pruned, self._calibration, show_nothing, plan=plan)
+        seconds = time.perf_counter() - start
+        alone = self._look()
+        start = time.perf_counter()
+        _, last = run_chain(["reflow"], pruned, self._calibration, show_nothing, plan=plan)
+        seconds += time.perf_counter() - start
+        recalibrates = any("moving_mean" in outcome.moved for outcome in outcomes)
+        statements = tuple(outcome.statement for outcome in (*outcomes, *last))
+        return Cell(alone, self._look(), recalibrates, statements, seconds)
+
+    def _look(self) -> Outcome:
+        signal = measure_signal(self._model, self._evaluation)
+        return Outcome(self._score(signal), has_collapsed(signal, self._signal))
+
+    def _score(self, signal: Signal) -> Score:
+        if self._labels is None:
+            return score_agreement(signal.ranked, self._signal.ranked)
+        return score_accuracy(signal.ranked, self._labels, signal.num_classes)
+
+
+def score_kernels(
+    model: keras.Model,
+    specs: Sequence[LayerSpec],
+    criteria: Iterable[str],
+    batches: Iterable[np.ndarray],
+    progress: Progress = show_nothing,
+) -> Mapping[str, Scores]:
+    """Criterion -> path -> scores in canonical layout; criteria that need the same statistics share one pass for them.
+
+    Raises:
+        InputError: as `statistics.gather` and the criteria do.
+    """
+    weights, found = find_kernels(model).read(), {}
+    wanted = sorted(set(criteria))
+    for needs in dict.fromkeys(NEEDS[name] for name in wanted):
+        watched = progress(batches, f"Gathering {', '.join(sorted(needs))}")
+        statistics = gather(model, specs, needs, watched) if needs else {}
+        for name in (name for name in wanted if NEEDS[name] == needs):
+            with stage(f"Scoring by {name}"):
+                found[name] = {s.path: CRITERIA[name](weights[s.path], statistics.get(s.path, {})) for s in specs}
+    return found
+
+
+def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence[float], version: str) -> Document:
+    """Measures every method at every sparsity that the output folder does not hold yet; progress on standard error.
+
+    The folder holds compare.json and compare.html. Methods and sparsities may differ from run to run: what is there
+    stays. Anything else that a cell depends on must be the same.
+
+    Args:
+        job: model, images, folder; of `job.prune`, all that is neither criterion nor repair nor sparsity.
+        methods: name -> criterion, and the repairs before REFLOW; plain magnitude pruning must be among them, and the
+            others are compared with it.
+        sparsities: in [0, 1).
+        version: of this package.
+
+    Returns:
+        What compare.json holds.
+
+    Raises:
+        InputError: something given cannot be used, or the folder holds a comparison with other settings.
+    """
+    folder = _open_folder(job)
+    keras.utils.set_random_seed(job.seed)
+    with stage("Loading the model"):
+        loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
+        require_classifier(loaded.num_classes, job.model)
+    with stage("Opening the images"):
+        calibration, evaluation = _load_sets(job, loaded)
+        settings = _describe_settings(job, loaded, version) | {"sha256": _digest(loaded.model, calibration, evaluation)}
+    document = _start(settings, calibration, evaluation)
+    if folder.path.joinpath(JSON).exists() and not job.overwrite:
+        document = _take_over(folder.path / JSON, settings)
+    done = {(cell["method"], cell["sparsity"]) for cell in document["cells"]}
+    todo = [(name, sparsity) for sparsity in sparsities for name in methods if (name, sparsity) not in done]
+    if todo:
+        _measure(job, methods, todo, loaded.model, calibration, evaluation, document, folder.path)
+    return document
+
+
+def _measure(
+    job: JobConfig,
+    methods: Mapping[str, PruneConfig],
+    todo: Sequence[tuple[str, float]],
+    model: keras.Model,
+    calibration: CalibrationSet,
+    evaluation: EvaluationSet,
+    document: Document,
+    folder: pathlib.Path,
+) -> None:
+    """Adds one cell after the other to the document, and writes it each time."""
+    kernels, target = find_kernels(model), TARGETS[job.prune.target]
+    chosen = select_kernels(kernels.specs, prunable=job.prune.prunable, target=target, pattern=job.prune.pattern).chosen
+    criteria = {methods[name].criterion for name, _ in todo}
+    bench = Bench(model, chosen, criteria, calibration, evaluation, evaluation.labels, show_progress)
+    document["dense"] = dataclasses.asdict(bench.dense)
+    for number, (name, sparsity) in enumerate(todo, start=1):
+        config = dataclasses.replace(methods[name], sparsity=sparsity)
+        with stage(f"{name} at {sparsity:.1%} ({number} of {len(todo)})"):
+            cell = bench.measure(config)
+        about = {"method": name, "criterion": config.criterion, "repair": config.repair, "sparsity": sparsity}
+        document["cells"].append(about | describe_cell(cell))
+        comparison.add_gains(document)
+        _write(folder, {JSON: comparison.to_json(document), PAGE: comparison.render(document)})
+
+
+def describe_cell(cell: Cell) -> dict[str, Any]:
+    """The cell as plain JSON."""
+    described = dataclasses.asdict(cell)
+    for state in comparison.STATES:
+        outcome = described[state]
+        described[state] = {**outcome["score"], "collapsed": outcome["collapsed"]}
+    return described
+
+
+def _open_folder(job: JobConfig) -> OutputFolder:
+    """The folder, which may hold what an earlier run wrote and nothing else."""
+    folder = OutputFolder(job.output_dir, frozenset(), True, optional=frozenset({JSON, PAGE, *_PARTS.values()}))
+    folder.require_outside(
+        {name: getattr(job, name) for name in ("model", "weights", "data", "eval_data", "class_names")}
+    )
+    return folder
+
+
+def _load_sets(job: JobConfig, loaded: LoadedModel) -> tuple[CalibrationSet, EvaluationSet]:
+    data = job.data or loaded.default_data
+    if data is None:
+        raise InputError("--data is needed: only the embedded weights come with images of their own. Received: none")
+    return load_sets(
+        data,
+        job.eval_data,
+        preprocessing=loaded.preprocessing,
+        num_classes=loaded.num_classes,
+        class_names_path=job.class_names,
+        calibration_samples=job.calibration_samples,
+        batch_size=job.batch_size,
+        seed=job.seed,
+    )
+
+
+def _describe_settings(job: JobConfig, loaded: LoadedModel, version: str) -> dict[str, Any]:
+    """All that a cell depends on beside its method and its sparsity."""
+    names = ("model", "data", "eval_data", "class_names", "preprocess", "image_size")
+    numbers = ("calibration_samples", "batch_size", "seed")
+    return {
+        **{name: getattr(job, name) for name in (*names, *numbers)},
+        "weights": loaded.weights,
+        "data": job.data or loaded.default_data,
+        **{name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")},
+        "pattern": str(job.prune.pattern),
+        "reflow_tf": version,
+    }
+
+
+def _digest(model: keras.Model, *sets: ImageStream) -> str:
+    """SHA-256 of the weights, the images and their labels: a file may change behind its name."""
+    found = hashlib.sha256()
+    for bits in read_bits(model.weights):
+        found.update(bits)
+    for images in sets:
+        for index in images.indices:
+            found.update(images.source.digest(int(index)))
+        labels = images.source.labels
+        found.update(b"" if labels is None else np.asarray(labels)[images.indices].tobytes())
+    return found.hexdigest()
+
+
+def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: EvaluationSet) -> Document:
+    data = {"calibration": len(calibration), "evaluation": len(evaluation), "labelled": evaluation.labels is not None}
+    return {"version": VERSION, "settings": settings, "data": data, "dense": None, "cells": []}
+
+
+def _take_over(path: pathlib.Path, settings: dict[str, Any]) -> Document:
+    """What an earlier run with the same settings found."""
+    document = comparison.from_json(path.read_bytes())
+    before = document["settings"]
+    for name in settings | before:
+        if settings.get(name) != before.get(name):
+            shown = "other weights or images" if name == "sha256" else f"{name}={before.get(name)}"
+            raise InputError(
+                f"--output_dir holds a comparison with other settings, {shown}: name another folder, or --overwrite to "
+                f"start anew. Received: {path.parent}"
+            )
+    return document
+
+
+def _write(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
+    """Each file is there whole, or as it was: it is written beside its place and renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        part = folder / _PARTS[name]
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)

@@ -1,0 +1,115 @@
+"""A functional model as a list of steps, carried out one by one with everything between them at hand.
+
+That is how two versions of a network can be led through it side by side, each layer once. Subclassed models hide their
+steps in Python and cannot be; a model nested in another is one step.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+
+CHUNK = 50
+"""Inputs that a step takes at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One call of a layer.
+
+    Attributes:
+        operation: the layer.
+        inputs: ids of the tensors that it takes, in the order of its arguments.
+        output: id of the tensor that it gives.
+        call: arrays for the inputs -> output, at inference.
+    """
+
+    operation: keras.Operation
+    inputs: tuple[int, ...]
+    output: int
+    call: Callable[..., tf.Tensor]
+
+    def compute(self, inputs: Sequence[np.ndarray], into: np.ndarray | None = None) -> np.ndarray:
+        """The output for arrays (n, ...), a chunk at a time; written over `into` where that has the output's shape."""
+        outputs = None
+        for start in range(0, len(inputs[0]), CHUNK):
+            part = slice(start, start + CHUNK)
+            computed = self.call(*(tf.convert_to_tensor(array[part]) for array in inputs)).numpy()
+            if outputs is None:
+                shape = (len(inputs[0]), *computed.shape[1:])
+                outputs = into if into is not None and into.shape == shape else np.empty(shape, computed.dtype)
+            outputs[part] = computed
+        assert outputs is not None
+        return outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The steps of one model in an order in which they can be done.
+
+    Attributes:
+        steps: them.
+        input: id of the model's input.
+        output: id of the model's output.
+    """
+
+    steps: tuple[Step, ...]
+    input: int
+    output: int
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def consumers(self, tensor: int) -> tuple[Step, ...]:
+        """The steps that take the tensor."""
+        return tuple(step for step in self.steps if tensor in step.inputs)
+
+    def count_uses(self) -> Counter[int]:
+        """Tensor -> how many steps take it; the model's output is taken once more."""
+        return Counter([tensor for step in self.steps for tensor in set(step.inputs)] + [self.output])
+
+    def count_calls(self) -> Counter[int]:
+        """Id of a layer -> how often it is called."""
+        return Counter(id(step.operation) for step in self.steps)
+
+
+def read_steps(model: keras.Model) -> Steps:
+    """The steps of a functional or sequential model.
+
+    Raises:
+        InputError: the model is subclassed, has several inputs or outputs, or a layer that gives several tensors.
+    """
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    if type(functional).call.__qualname__ != "Functional.call":
+        raise InputError(
+            "A functional or sequential model is required to go through it layer by layer. "
+            f"Received: {model.name}, a {type(model).__name__}"
+        )
+    if len(functional.inputs) != 1 or len(functional.outputs) != 1:
+        found = f"{len(functional.inputs)} inputs and {len(functional.outputs)} outputs"
+        raise InputError(f"The model must have one input and one output. Received: {model.name} with {found}")
+    nodes = [n for depth in sorted(functional._nodes_by_depth, reverse=True) for n in functional._nodes_by_depth[depth]]
+    steps = tuple(_read_step(node) for node in nodes if not node.is_input)
+    return Steps(steps, id(functional.inputs[0]), id(functional.outputs[0]))
+
+
+def _read_step(node: keras.src.ops.node.Node) -> Step:
+    if len(node.outputs) != 1:
+        name, count = node.operation.name, len(node.outputs)
+        raise InputError(f"Each layer must give one tensor. Received: {name} with {count}")
+    inputs = tuple(id(tensor) for tensor in node.arguments.keras_tensors)
+
+    def call(*tensors: tf.Tensor) -> tf.Tensor:
+        waiting = iter(tensors)
+        args, kwargs = keras.tree.map_structure(
+            lambda value: next(waiting) if isinstance(value, keras.KerasTensor) else value,
+            (node.arguments.args, node.arguments.kwargs),
+        )
+        return node.operation(*args, **(kwargs | {"training": False} if "training" in kwargs else kwargs))
+
+    return Step(node.operation, inputs, id(node.outputs[0]), call)

@@ -1,0 +1,203 @@
+"""The Gram of what a layer's kernel multiplies: the mean of x x^T over images and positions.
+
+x is the patch (spatial, input), flattened, that one output of a group multiplies; the outputs are split evenly and in
+order over the groups. A depthwise kernel has a group a channel. Positions beyond the image are zeros where the layer
+pads with zeros. A mask of time steps is not looked at.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.walking import walk
+from reflow_tf.sparsity.layers import LayerSpec
+
+MOST_POSITIONS = 1024
+"""Output positions of an image that are looked at: all up to so many, of more every t-th row and column.
+
+32 x 32 outputs are exact; of 112 x 112, every fourth row and column are taken, 784 positions.
+"""
+
+Patches = Callable[[tf.Tensor], tf.Tensor]
+
+
+def gather(model: keras.Model, specs: Sequence[LayerSpec], batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """Path of the spec -> (groups, d, d) float64, for the kernels that a batch ran through.
+
+    Raises:
+        InputError: kernels whose layers have no rule here; no batches, or batches that do not fit.
+    """
+    sums = _find_sums(model, specs)
+    calls = {of_layer[0].layer: _call_and_add(of_layer) for of_layer in _by_layer(sums)}
+    num_batches = 0
+    with replaced_calls(calls):
+        for _ in run(model, batches):
+            num_batches += 1
+    if num_batches == 0:
+        raise InputError("Statistics need at least one calibration batch. Received: none")
+    return {gram.path: gram.mean() for gram in sums if gram.count.numpy() > 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class _GramSum:
+    """The running sum for one kernel.
+
+    Attributes:
+        path: of the kernel.
+        layer: whose call is observed.
+        patches: input of the layer -> (groups, samples, d) of what the kernel multiplies.
+        count: (), samples so far.
+        total: (groups, d, d), the sum of x x^T so far.
+    """
+
+    path: str
+    layer: keras.Layer
+    patches: Patches
+    count: tf.Variable
+    total: tf.Variable
+
+    def add(self, inputs: tf.Tensor) -> None:
+        values = tf.cast(self.patches(inputs), tf.float32)
+        # Sums of a batch in float32, as a layer computes them; across batches in float64.
+        self.total.assign_add(tf.cast(tf.matmul(values, values, transpose_a=True), tf.float64))
+        self.count.assign_add(tf.cast(tf.shape(values)[1], tf.float64))
+
+    def mean(self) -> np.ndarray:
+        return self.total.numpy() / self.count.numpy()
+
+
+def _find_sums(model: keras.Model, specs: Sequence[LayerSpec]) -> list[_GramSum]:
+    placed = {place.path: place.layer for place in walk(model)}
+    sums, refused = [], []
+    for spec in specs:
+        place, _, name = spec.path.rpartition("/")
+        patches = find_patches(placed[place], name)
+        if patches is None:
+            refused.append(f"{spec.path} ({type(placed[place]).__name__})")
+            continue
+        groups = _count_groups(placed[place], name)
+        size = spec.num_weights // spec.canonical_shape[0]
+        variables = (tf.Variable(tf.zeros(shape, tf.float64), trainable=False) for shape in ((), (groups, size, size)))
+        sums.append(_GramSum(spec.path, placed[place], patches, *variables))
+    if refused:
+        raise InputError(
+            "The Gram of a layer's inputs is known for Dense and for convolutions of one or two spatial axes that are "
+            f"not transposed; leave the others out with --prunable=REGEX. Received: {', '.join(refused)}"
+        )
+    return sums
+
+
+def _by_layer(sums: Sequence[_GramSum]) -> list[list[_GramSum]]:
+    groups: dict[int, list[_GramSum]] = {}
+    for gram in sums:
+        groups.setdefault(id(gram.layer), []).append(gram)
+    return list(groups.values())
+
+
+def _call_and_add(sums: Sequence[_GramSum]) -> LayerCall:
+    inference_call = sums[0].layer.call
+
+    def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+        for gram in sums:
+            gram.add(inputs)
+        return inference_call(inputs, *args, **kwargs)
+
+    return call
+
+
+def _count_groups(layer: keras.Layer, name: str) -> int:
+    """Into how many groups the outputs of the layer's kernel fall, each with inputs of its own."""
+    if name == "depthwise_kernel" or isinstance(layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D):
+        return int((layer.depthwise_kernel if name == "depthwise_kernel" else layer.kernel).shape[-2])
+    return int(getattr(layer, "groups", 1))
+
+
+def find_patches(layer: keras.Layer, name: str) -> Patches | None:
+    """How the input of the layer becomes what its kernel multiplies, or None where there is no rule."""
+    if not isinstance(getattr(layer, "padding", "valid"), str):
+        return None  # Keras lets lists pass and documents none
+    match layer:
+        case layers.Dense():
+            return lambda inputs: tf.reshape(inputs, [1, -1, inputs.shape[-1]])
+        case layers.SeparableConv1D() | layers.SeparableConv2D() if name == "pointwise_kernel":
+            return lambda inputs: _flatten(_channels_last(layer, _run_depthwise(layer, inputs)))
+        case layers.Conv1DTranspose() | layers.Conv2DTranspose():
+            return None
+        case (
+            layers.Conv1D()
+            | layers.Conv2D()
+            | layers.DepthwiseConv1D()
+            | layers.DepthwiseConv2D()
+            | layers.SeparableConv1D()
+            | layers.SeparableConv2D()
+        ):
+            groups = _count_groups(layer, name)
+            return lambda inputs: _split(extract_patches(layer, _channels_last(layer, inputs)), groups)
+        case _:
+            return None
+
+
+def _run_depthwise(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """The depthwise half of a separable convolution; without it the pointwise half has no input to observe."""
+    return keras.ops.depthwise_conv(
+        inputs, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
+    )
+
+
+def _channels_last(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    return inputs if layer.data_format == "channels_last" else keras.ops.moveaxis(inputs, 1, -1)
+
+
+def extract_patches(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """What each output position multiplies, thinned out to MOST_POSITIONS.
+
+    Args:
+        layer: a convolution of one or two spatial axes.
+        inputs: (n, *spatial, channels).
+
+    Returns:
+        (n, height, width, kernel height, kernel width, channels); of a one-dimensional layer, height is 1.
+    """
+    strides, sizes, rates = layer.strides, layer.kernel_size, layer.dilation_rate
+    spans = [(size - 1) * rate + 1 for size, rate in zip(sizes, rates, strict=True)]
+    lengths = inputs.shape[1:-1]
+    pads = [_pad(layer.padding, *axis) for axis in zip(lengths, spans, strides, strict=True)]
+    counts = [
+        (n + sum(pad) - span) // stride + 1 for n, pad, span, stride in zip(lengths, pads, spans, strides, strict=True)
+    ]
+    thinning = math.ceil((math.prod(counts) / MOST_POSITIONS) ** (1 / len(counts)))
+    strides = [stride * thinning for stride in strides]
+    padded = tf.pad(inputs, [[0, 0], *pads, [0, 0]])
+    if len(counts) == 1:
+        padded, strides, sizes, rates = padded[:, None], (1, *strides), (1, *sizes), (1, *rates)
+    if math.prod(sizes) == 1:  # a plain slice then, with no patches to gather
+        return padded[:, :: strides[0], :: strides[1], None, None, :]
+    patches = tf.image.extract_patches(padded, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], "VALID")
+    return tf.reshape(patches, [-1, *patches.shape[1:3], *sizes, inputs.shape[-1]])
+
+
+def _pad(padding: str, length: int, span: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis, as TensorFlow pads."""
+    if padding == "causal":
+        return span - 1, 0
+    total = max((math.ceil(length / stride) - 1) * stride + span - length, 0) if padding == "same" else 0
+    return total // 2, total - total // 2
+
+
+def _split(patches: tf.Tensor, groups: int) -> tf.Tensor:
+    """(n, height, width, kernel height, kernel width, channels) -> (groups, n * positions, d)."""
+    height, width, channels = patches.shape[3:]
+    by_group = tf.reshape(patches, [-1, height * width, groups, channels // groups])
+    return tf.reshape(tf.transpose(by_group, [2, 0, 1, 3]), [groups, -1, height * width * channels // groups])
+
+
+def _flatten(values: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(values, [1, -1, values.shape[-1]])

@@ -1,0 +1,84 @@
+"""What calibration says about kernels, as plain arrays: the Gram of their inputs, and the blocks of their Fisher.
+
+These are what criteria and weight updates read. Kernels are flattened in canonical layout (output, *spatial, input).
+A kernel that no calibration input ran through has no entry.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import keras
+import numpy as np
+
+from reflow_tf.errors import InputError
+from reflow_tf.models import fisher, gram
+from reflow_tf.sparsity.layers import LayerSpec
+
+BLOCK_SIZE = 50
+"""Weights in a block of the Fisher, so many numbers for each weight (Kurtic et al., arXiv 2203.07259, take as many)."""
+
+LIMIT_BYTES = 4 << 30
+"""Most memory that the statistics of one model may take."""
+
+NAMES = frozenset({"input_gram", "fisher_blocks"})
+
+
+def gather(
+    model: keras.Model,
+    specs: Sequence[LayerSpec],
+    names: Iterable[str],
+    batches: Iterable[np.ndarray],
+    *,
+    block_size: int = BLOCK_SIZE,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Statistics of the model as it is, at inference, in one pass over the batches for each name.
+
+    Args:
+        model: a built model with one input and one output. It is not changed.
+        specs: kernels of the model, as `find_kernels` describes them.
+        names: of NAMES. "input_gram": (groups, d, d) float64, see `gram`; "fisher_blocks": (blocks, B, B) float32, see
+            `fisher`.
+        batches: float arrays (n, ...), of any sizes.
+        block_size: B, the number of weights in a block of the Fisher.
+
+    Returns:
+        Path of the spec -> name -> statistic.
+
+    Raises:
+        InputError: no batches, batches that do not fit or give numbers that are not finite; a name that is not of
+            NAMES; kernels whose layers have no Gram (recurrent, transposed, EinsumDense, of three spatial axes); more
+            than LIMIT_BYTES.
+    """
+    names = frozenset(names)
+    if names - NAMES:
+        raise InputError(f"Statistics must be of {', '.join(sorted(NAMES))}. Received: {', '.join(sorted(names))}")
+    _check_memory(specs, names, block_size)
+    found: dict[str, dict[str, np.ndarray]] = {spec.path: {} for spec in specs}
+    if "input_gram" in names:
+        _add(found, "input_gram", gram.gather(model, specs, batches))
+    if "fisher_blocks" in names:
+        _add(found, "fisher_blocks", fisher.gather(model, specs, batches, block_size))
+    return found
+
+
+def _add(found: dict[str, dict[str, np.ndarray]], name: str, statistics: Mapping[str, np.ndarray]) -> None:
+    for path, statistic in statistics.items():
+        if not np.isfinite(statistic).all():
+            raise InputError(f"Activations and gradients must be finite. Received: NaN or infinity at {path}")
+        found[path][name] = statistic
+
+
+def _check_memory(specs: Sequence[LayerSpec], names: frozenset[str], block_size: int) -> None:
+    if block_size < 1:
+        raise InputError(f"The block size of the Fisher must be at least 1. Received: {block_size}")
+    needed = {
+        "input_gram": sum(
+            8 * spec.num_weights**2 // spec.canonical_shape[0] ** 2 * spec.canonical_shape[0] for spec in specs
+        ),
+        "fisher_blocks": 4 * block_size * sum(spec.num_weights for spec in specs),
+    }
+    for name in sorted(names):
+        if needed[name] > LIMIT_BYTES:
+            raise InputError(
+                f"{name} of all the prunable kernels must fit into {LIMIT_BYTES / 2**30:.0f} GiB; leave kernels out "
+                f"with --prunable=REGEX. Received: {len(specs)} kernels that need {needed[name] / 2**30:.1f} GiB"
+            )

@@ -1,0 +1,75 @@
+"""Repairs by name, and several of them one after another."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.repair import batchnorm, impact
+from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
+from reflow_tf.repair.distillation import distill
+from reflow_tf.repair.least_squares import least_squares
+from reflow_tf.repair.moment_matching import match_moments
+from reflow_tf.sparsity.plan import PruningPlan
+
+
+def reflow(pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress) -> RepairOutcome:
+    """`batchnorm.recalibrate` as a step of a chain; moves no weight.
+
+    Raises:
+        InputError: as `batchnorm.recalibrate` does.
+    """
+    return batchnorm.recalibrate(pruned.model, progress(batches, "Recalibrating"))
+
+
+REPAIRS: Mapping[str, Callable[..., RepairOutcome]] = {
+    "reflow": reflow,
+    "woodfisher": impact.woodfisher,
+    "obs": impact.obs,
+    "chita": impact.chita,
+    "least_squares": least_squares,
+    "moments": match_moments,
+    "distill": distill,
+}
+"""Name -> `Repair`; those of `NEED_PLAN` take the plan as a keyword besides."""
+
+NEED_PLAN = frozenset({"chita", "least_squares"})
+
+
+def run_chain(
+    names: Sequence[str], pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, plan: PruningPlan
+) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
+    """Runs repairs in this order, each on what the one before it left.
+
+    Args:
+        names: keys of REPAIRS; none: nothing is done.
+        pruned: repaired in place; on any error, and on Ctrl-C, the model is what it was before the first repair.
+        batches: float arrays (n, ...), re-iterable.
+        progress: wraps each pass.
+        plan: which pattern and sparsity each masked kernel has.
+
+    Returns:
+        The same model with the masks that hold now (those of `NEED_PLAN` choose them anew), and what each repair did.
+
+    Raises:
+        InputError: as the repairs do.
+    """
+    outcomes = []
+    with pruned.restored_on_error():
+        for name in names:
+            repair = functools.partial(REPAIRS[name], plan=plan) if name in NEED_PLAN else REPAIRS[name]
+            outcome = repair(pruned, batches, progress)
+            if isinstance(outcome, MovedMasks):
+                pruned = dataclasses.replace(pruned, masks=outcome.masks)
+            _check_zeros(name, pruned)
+            outcomes.append(outcome)
+    return pruned, tuple(outcomes)
+
+
+def _check_zeros(name: str, pruned: PrunedModel) -> None:
+    kernels = find_kernels(pruned.model).read()
+    for path, mask in pruned.masks.items():
+        if kernels[path][~mask].any():
+            raise AssertionError(f"the repair {name} moved a masked weight of {path}")

@@ -1,0 +1,150 @@
+"""The repair 'auto': of the gradient-free chains, the one that does best on calibration images that none was fitted to.
+
+A refit of the weights can lose to recalibration alone, so it has to earn its place on each model anew. No labels: what
+counts is how far the outputs are from the dense network's. Every fourth calibration image is held out; the winner stays
+as it was fitted, on the other three quarters, because that is what was judged.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+
+import keras
+import numpy as np
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.observation import run
+from reflow_tf.repair.chain import run_chain
+from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome
+from reflow_tf.repair.divergence import measure_divergence
+from reflow_tf.sparsity.plan import PruningPlan
+
+# The simplest first: it wins ties. A chain that begins with the one before it goes on from there.
+CANDIDATES = ("reflow", "least_squares", "least_squares,reflow", "obs,reflow")
+HELD_OUT_EVERY = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """How one chain did.
+
+    Attributes:
+        chain: as --repair spells it.
+        divergence: from the dense outputs on the held-out images, see `repair.divergence`; None if there is none.
+        reason: why there is none.
+    """
+
+    chain: str
+    divergence: float | None
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice(RepairOutcome):
+    """Which chain was chosen, and why; what its repairs did, they say themselves.
+
+    Attributes:
+        tried: every candidate, in the order of trying.
+    """
+
+    tried: tuple[Tried, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The held-out images, or the others: a view of batches that is re-iterable as they are."""
+
+    batches: Iterable[np.ndarray]
+    held_out: bool
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        position = 0
+        for batch in self.batches:
+            indices = np.arange(position, position + len(batch))
+            position += len(batch)
+            chosen = batch[(indices % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == self.held_out]
+            if len(chosen):
+                yield chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """Where the repairs `names` have led."""
+
+    pruned: PrunedModel
+    weights: tuple[np.ndarray, ...]
+    names: tuple[str, ...] = ()
+    outcomes: tuple[RepairOutcome, ...] = ()
+
+
+def choose(
+    pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, plan: PruningPlan
+) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
+    """Repairs the model in place by each of CANDIDATES, always from the same pruned weights, and keeps the best.
+
+    Args:
+        pruned: on any error, and on Ctrl-C, the model is what it was before.
+        batches: float arrays (n, ...), re-iterable, of at least HELD_OUT_EVERY images in all.
+        progress: wraps each pass.
+        plan: as for `run_chain`.
+
+    Returns:
+        The same model with the masks that hold now; a `Choice`, then the outcomes of the chain that won. A chain that
+        cannot be used on this model (its repairs raise InputError, its outputs are not finite) is told of there.
+
+    Raises:
+        InputError: too few images, batches that do not fit, or no chain that can be used.
+    """
+    fitting, judging = _Part(batches, held_out=False), _Part(batches, held_out=True)
+    with pruned.as_dense() as model:
+        dense = _predict(model, progress(judging, "Evaluating the dense model on held-out calibration images"))
+    start = now = _State(pruned, pruned.read_weights())
+    best, least = start, math.inf
+    tried: list[Tried] = []
+    with pruned.restored_on_error():
+        for chain in CANDIDATES:
+            names = tuple(chain.split(","))
+            if names[: len(now.names)] != now.names:
+                now = start
+                pruned.write_weights(start.weights)
+            try:
+                repaired, outcomes = run_chain(names[len(now.names) :], now.pruned, fitting, progress, plan=plan)
+            except InputError as error:
+                tried.append(Tried(chain, None, str(error)))
+                continue
+            now = _State(repaired, pruned.read_weights(), names, now.outcomes + outcomes)
+            divergence = measure_divergence(_predict(pruned.model, judging), dense)
+            if not math.isfinite(divergence):
+                tried.append(Tried(chain, None, "outputs that are not finite"))
+                continue
+            tried.append(Tried(chain, divergence))
+            if divergence < least:
+                best, least = now, divergence
+        choice = _describe(tried, len(dense))
+        pruned.write_weights(best.weights)
+    return best.pruned, (choice, *best.outcomes)
+
+
+def _predict(model: keras.Model, batches: Iterable[np.ndarray]) -> np.ndarray:
+    outputs = [outputs.numpy() for outputs in run(model, batches)]
+    if not outputs:
+        raise InputError(
+            f"--repair=auto holds out every {HELD_OUT_EVERY}th calibration image, so it needs at least as many. "
+            "Received: fewer"
+        )
+    return np.concatenate(outputs)
+
+
+def _describe(tried: list[Tried], num_images: int) -> Choice:
+    usable = [(each.divergence, each.chain) for each in tried if each.divergence is not None]
+    failures = [f"{each.chain} cannot be used ({each.reason})" for each in tried if each.divergence is None]
+    if not usable:
+        raise InputError(f"--repair=auto needs a chain of repairs that can be used. Received: {'; '.join(failures)}")
+    best = min(divergence for divergence, _ in usable)
+    winner = next(chain for divergence, chain in usable if divergence == best)
+    others = [f"{chain} {divergence:.3g}" for divergence, chain in usable if chain != winner]
+    statement = (
+        f"auto chose {winner}: on {num_images} calibration images held out from the fitting its outputs diverge least "
+        f"from the dense model's: {winner} {best:.3g}; {'; '.join(others + failures)}."
+    )
+    return Choice("auto", (), (), (), statement, tuple(tried))

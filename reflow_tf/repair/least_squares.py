@@ -1,0 +1,338 @@
+"""Layer-wise least squares: every pruned layer is refitted so that the pruned network computes what the dense one did.
+
+Both networks are led through the calibration images side by side, each layer once, in order of execution. A pruned
+layer sees the inputs that the pruned network really gives it; its target is the dense network's output, plus, where a
+shortcut is added behind its batch norm, what the shortcut has lost. So each layer makes up for the ones before it.
+Which weights stay is searched together with what they become (`sparsity.reconstruction`); how many stay is the plan's.
+
+The moments of batch norms follow those of the pruned network's activations as the sweep passes them (REFLOW, layer by
+layer). A channel that has next to no variance left would be blown up to the dense network's variance, noise and all:
+none is taken to have less than VARIANCE_FLOOR of it.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.execution import CHUNK, Step, Steps, read_steps
+from reflow_tf.models.gram import find_patches
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.sidebyside import Ledger, Pair
+from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
+from reflow_tf.repair.views import add_views
+from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan
+from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask
+
+VARIANCE_FLOOR = 0.3
+MOST_INPUTS = 512
+"""Calibration images and views of them that the sweep takes; more are left out, since all are held in memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What became of one kernel.
+
+    Attributes:
+        kernel: canonical layout.
+        mask: canonical layout.
+        error: what is left, as a share of the target's variance, outputs weighted by the scale behind them.
+    """
+
+    kernel: np.ndarray
+    mask: np.ndarray
+    error: float
+
+
+def least_squares(
+    pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, plan: PruningPlan
+) -> MovedMasks:
+    """Refits every masked kernel, and re-estimates every batch norm behind one, in one sweep.
+
+    Turns masked weights back on, and others off in their place, as many in each kernel: any repair after it has to be
+    given the masks that this one returns. It starts from the dense kernels.
+
+    Args:
+        pruned: a functional or sequential model.
+        batches: float arrays (n, ...); up to MOST_INPUTS of them are held in memory, with all that two layers give.
+        progress: wraps the layers as the sweep passes them.
+        plan: which pattern and sparsity each masked kernel has.
+
+    Raises:
+        InputError: the model is subclassed; a batch does not fit; no batches; activations that are not finite.
+    """
+    steps = read_steps(pruned.model)
+    images = np.concatenate(list(batches) or [np.empty(0)])[:MOST_INPUTS]
+    if not len(images):
+        raise InputError("Least squares needs at least one calibration batch. Received: none")
+    with pruned.restored_on_error():
+        sweep = _Sweep(pruned, plan, steps, add_views(images, MOST_INPUTS), len(images))
+        for step in progress(steps.steps, "Refitting layer by layer"):
+            sweep.take(step)
+    masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
+    unreached = tuple(path for path in pruned.masks if path not in sweep.fits)
+    moved = ("kernel", "bias", "moving_mean", "moving_variance")
+    return MovedMasks("least_squares", tuple(sweep.fits), unreached, moved, _describe(sweep, masks), masks)
+
+
+class _Sweep:
+    """The state of one sweep."""
+
+    def __init__(self, pruned: PrunedModel, plan: PruningPlan, steps: Steps, images: np.ndarray, num_images: int):
+        self.fits: dict[str, Fit] = {}
+        self.pruned = pruned
+        self._plan = plan
+        self._num_images = num_images  # the rest are views, whose moments are their own
+        self._steps = steps
+        self._ledger = Ledger(steps, images)
+        self._kernels = find_kernels(pruned.model)
+        self._dense = {id(v): w for v, w in zip(pruned.model.variables, pruned.dense_weights, strict=True)}
+        calls = steps.count_calls()
+        self._specs = {
+            id(step.operation): spec
+            for step in steps
+            if calls[id(step.operation)] == 1 and (spec := self._find_spec(step.operation))
+        }
+
+    def _find_spec(self, layer: keras.Operation) -> LayerSpec | None:
+        own = [id(variable) for variable in getattr(layer, "_trainable_variables", ())]
+        specs = [s for s in self._kernels.specs if s.path in self.pruned.masks]
+        found = [spec for spec in specs if id(self._kernels.variables[spec.path]) in own]
+        return found[0] if len(found) == 1 and find_patches(layer, found[0].path.rpartition("/")[2]) else None
+
+    def take(self, step: Step) -> None:
+        """Carries out one step in both networks, the pruned one with what it is repaired to."""
+        pairs = [self._ledger[tensor] for tensor in step.inputs]
+        is_pruned = any(id(variable) in self._changed for variable in getattr(step.operation, "variables", ()))
+        if all(pair.is_same for pair in pairs) and not is_pruned:
+            same = self._ledger.compute(step, "dense")
+            self._ledger.enter(step, same, same)
+            return
+        now = [np.array(v) for v in getattr(step.operation, "variables", ())]
+        self._write(step.operation, [self._dense[id(v)] for v in getattr(step.operation, "variables", ())])
+        is_norm = isinstance(step.operation, keras.layers.BatchNormalization)
+        moments = self._follow_moments(step.operation, pairs[0]) if is_norm else None
+        dense = self._ledger.compute(step, "dense")
+        self._write(step.operation, now)
+        if id(step.operation) in self._specs:
+            self._refit(step, dense)
+        elif moments:
+            step.operation.moving_mean.assign(moments[0])
+            step.operation.moving_variance.assign(moments[1])
+        self._ledger.enter(step, dense, self._ledger.compute(step, "pruned"))
+
+    def _follow_moments(self, norm: keras.layers.BatchNormalization, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        """The moments that the batch norm, which holds the dense ones now, gets in the pruned network."""
+        mean, variance = _measure(norm, pair.pruned[: self._num_images])
+        dense = _measure(norm, pair.dense[: self._num_images])
+        return follow_moments(norm, mean - dense[0], variance, dense[1])
+
+    @functools.cached_property
+    def _changed(self) -> set[int]:
+        return {id(self._kernels.variables[path]) for path in self.pruned.masks}
+
+    @staticmethod
+    def _write(layer: keras.Operation, values: list[np.ndarray]) -> None:
+        for variable, value in zip(getattr(layer, "variables", ()), values, strict=True):
+            variable.assign(value)
+
+    def _refit(self, step: Step, dense: np.ndarray) -> None:
+        spec = self._specs[id(step.operation)]
+        variable = self._kernels.variables[spec.path]
+        norm, correction = self._find_correction(step)
+        gains = find_gains(norm, spec.canonical_shape[0])
+        sums = gather_equations(step.operation, spec, self._ledger[step.inputs[0]].pruned, dense, correction)
+        kernel = spec.to_canonical(self._dense[id(variable)]).astype(np.float64)
+        fit = fit_kernel(sums.equations, kernel, gains, self._plan.layers[spec.path])
+        variable.assign(spec.from_canonical(fit.kernel).astype(variable.dtype))
+        if norm is None and getattr(step.operation, "use_bias", False):
+            moved = sums.target_mean - sums.predict_moments(fit.kernel)[0]
+            step.operation.bias.assign(moved.astype(step.operation.bias.dtype))
+        self.fits[spec.path] = fit
+
+    def _find_correction(self, step: Step) -> tuple[keras.layers.BatchNormalization | None, np.ndarray | None]:
+        """The batch norm behind the step, and what its target gains: (n, ...), in the units of the step's output."""
+        norm = find_norm(step, self._steps)
+        if norm is None:
+            return None, None
+        (norm_step,) = self._steps.consumers(step.output)
+        sum_step = _only(self._steps.consumers(norm_step.output))
+        if sum_step is None or type(sum_step.operation).__name__ != "Add":
+            return norm, None
+        others = [tensor for tensor in sum_step.inputs if tensor != norm_step.output]
+        known = [self._ledger[tensor] for tensor in others if tensor in self._ledger]
+        lost = [pair.dense - pair.pruned for pair in known if not pair.is_same]
+        scale = _scale(norm)
+        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6)
+        return norm, np.multiply(sum(lost[1:], lost[0]), inverse) if lost else None
+
+
+def _only(steps: tuple[Step, ...]) -> Step | None:
+    return steps[0] if len(steps) == 1 else None
+
+
+def find_norm(step: Step, steps: Steps) -> keras.layers.BatchNormalization | None:
+    """The batch norm that is all that takes the step's output, if there is one."""
+    behind = _only(steps.consumers(step.output))
+    if behind is None or not isinstance(behind.operation, keras.layers.BatchNormalization):
+        return None
+    return behind.operation
+
+
+def follow_moments(
+    norm: keras.layers.BatchNormalization, mean_move: np.ndarray, variance: np.ndarray, dense_variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the batch norm's dense moments become when its inputs change as they do on the same images.
+
+    The change is measured, not the moments: what the images have by chance is in both networks and cancels out, and
+    where nothing was pruned nothing changes.
+
+    Args:
+        norm: with the dense moments.
+        mean_move: by how much the inputs' mean moved, (channels,).
+        variance: of the inputs now, (channels,).
+        dense_variance: of the inputs in the dense network.
+
+    Returns:
+        Mean and variance, (channels,) float64 each.
+    """
+    ratio = np.divide(variance, dense_variance, out=np.ones_like(variance), where=dense_variance > 0)
+    return np.array(norm.moving_mean) + mean_move, np.array(norm.moving_variance) * np.maximum(ratio, VARIANCE_FLOOR)
+
+
+def _scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """What the batch norm multiplies each channel by, (channels,) float32."""
+    gamma = np.array(norm.gamma) if norm.scale else np.float32(1)
+    return gamma / np.sqrt(np.array(norm.moving_variance) + np.float32(norm.epsilon))
+
+
+def find_gains(norm: keras.layers.BatchNormalization | None, num_outputs: int) -> np.ndarray:
+    """How much an error in each output counts: the scale of the batch norm behind it, 1 without one; (outputs,)."""
+    return np.ones(num_outputs) if norm is None else np.abs(_scale(norm)).astype(np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSums:
+    """One layer's normal equations, and the means that were taken off: (groups, d) and (outputs,)."""
+
+    equations: NormalEquations
+    input_mean: np.ndarray
+    target_mean: np.ndarray
+
+    def predict_moments(self, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of each output, but for the bias, if this kernel (canonical layout) met these inputs."""
+        rows = kernel.reshape(self.equations.cross.shape)
+        variance = np.einsum("god,god->go", rows @ self.equations.gram, rows)
+        return np.einsum("god,gd->go", rows, self.input_mean).ravel(), variance.ravel()
+
+
+def gather_equations(
+    layer: keras.Layer, spec: LayerSpec, inputs: np.ndarray, targets: np.ndarray, correction: np.ndarray | None = None
+) -> LayerSums:
+    """The normal equations of one layer, means taken off, at the positions that `models.gram` looks at.
+
+    Args:
+        layer: a Dense, or a convolution of up to two spatial axes, channels last.
+        spec: of its kernel.
+        inputs: (n, ...) of the layer.
+        targets: (n, ..., outputs).
+        correction: added to the targets, of their shape.
+
+    Raises:
+        InputError: activations that are not finite.
+    """
+    patches = find_patches(layer, spec.path.rpartition("/")[2])
+    assert patches is not None
+    count = 0
+    gram: Any = 0.0  # float64 sums, whose shapes the first chunk gives
+    cross: Any = 0.0
+    power: Any = 0.0
+    sum_x: Any = 0.0
+    sum_t: Any = 0.0
+    for start in range(0, len(inputs), CHUNK):
+        part = slice(start, start + CHUNK)
+        x = patches(tf.convert_to_tensor(inputs[part]))
+        wanted = targets[part] if correction is None else targets[part] + correction[part]
+        t = _pick(wanted, len(inputs[part]), x.shape)
+        gram += tf.matmul(x, x, transpose_a=True).numpy().astype(np.float64)
+        cross += tf.matmul(t, x, transpose_a=True).numpy().astype(np.float64)
+        power += np.sum(np.square(t), axis=1, dtype=np.float64)
+        sum_x += np.sum(x.numpy(), axis=1, dtype=np.float64)
+        sum_t += np.sum(t, axis=1, dtype=np.float64)
+        count += x.shape[1]
+    if not (np.isfinite(gram).all() and np.isfinite(cross).all()):
+        raise InputError(f"Activations must be finite. Received: NaN or infinity around {spec.path}")
+    mean_x, mean_t = sum_x / count, sum_t / count
+    gram = gram / count - mean_x[:, :, None] * mean_x[:, None]
+    cross = cross / count - mean_t[:, :, None] * mean_x[:, None]
+    return LayerSums(NormalEquations(gram, cross, power / count - mean_t**2), mean_x, mean_t.ravel())
+
+
+def _pick(targets: np.ndarray, num_inputs: int, shape: tf.TensorShape) -> np.ndarray:
+    """Targets (n, *spatial, outputs) at the positions of patches (groups, samples, d): (groups, samples, outputs)."""
+    groups, samples, _ = shape
+    if targets.ndim > 2 and targets[..., 0].size != samples:
+        rows, columns = (*targets.shape[1:-1], 1)[:2]
+        looked_at = samples // num_inputs
+        thinning = next(t for t in range(1, rows + 1) if math.ceil(rows / t) * math.ceil(columns / t) == looked_at)
+        targets = targets[:, ::thinning] if targets.ndim == 3 else targets[:, ::thinning, ::thinning]
+    return np.ascontiguousarray(targets.reshape(samples, groups, -1).transpose(1, 0, 2))
+
+
+def fit_kernel(equations: NormalEquations, kernel: np.ndarray, gains: np.ndarray, layer: PlannedLayer) -> Fit:
+    """The best mask that the plan allows, and the best weights on it.
+
+    Args:
+        equations: of the layer, as gathered.
+        kernel: the dense one, canonical layout, float64.
+        gains: (outputs,).
+        layer: pattern and sparsity.
+    """
+    groups, outputs, width = equations.cross.shape
+    weights, counts = kernel.reshape(groups, outputs, width), gains.reshape(groups, outputs)
+
+    def select(scores: np.ndarray) -> np.ndarray:
+        return layer.pattern.select(scores.reshape(kernel.shape), layer.sparsity).reshape(scores.shape)
+
+    regularized = equations.regularized(weights)
+    mask = choose_mask(regularized, weights, counts, select)
+    found = regularized.solve(mask)
+    total = float(np.sum(equations.power * counts**2))
+    error = float(np.sum(equations.errors(found) * counts**2)) / total if total > 0 else 0.0
+    return Fit(found.reshape(kernel.shape), mask.reshape(kernel.shape), error)
+
+
+def _measure(norm: keras.layers.BatchNormalization, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each channel over the whole array, (channels,) float64 each."""
+    moved = np.moveaxis(values, norm.axis, -1)
+    shift = moved[0].reshape(-1, moved.shape[-1]).mean(0)
+    count, total, squares = 0, np.zeros(len(shift)), np.zeros(len(shift))
+    for start in range(0, len(moved), CHUNK):
+        deviations = moved[start : start + CHUNK].reshape(-1, len(shift)) - shift
+        ones = np.ones(len(deviations), deviations.dtype)
+        total += ones @ deviations
+        squares += ones @ np.square(deviations)
+        count += len(deviations)
+    offset = total / count
+    return shift + offset, np.maximum(squares / count - offset**2, 0)
+
+
+def _describe(sweep: _Sweep, masks: dict[str, np.ndarray]) -> str:
+    if not sweep.fits:
+        return "Least squares had nothing to refit: no masked kernel has a rule for it."
+    swapped = sum(int(np.count_nonzero(mask & ~sweep.pruned.masks[path])) for path, mask in masks.items())
+    kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+    errors = {path: fit.error for path, fit in sweep.fits.items()}
+    worst = max(errors, key=errors.__getitem__)
+    return (
+        f"Least squares refitted {len(sweep.fits)} of {len(masks)} kernels; of {kept} kept weights, {swapped} took the "
+        f"places of others. Share of the outputs' variance that is lost: {np.median(list(errors.values())):.1%} in the "
+        f"median, {errors[worst]:.1%} at most ({worst}). Batch norms have the moments that the sweep met."
+    )

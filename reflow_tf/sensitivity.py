@@ -1,0 +1,116 @@
+"""How much each kernel's sparsity costs the whole network, measured at the network's output, without labels.
+
+One kernel at a time is pruned and refitted (`sparsity.reconstruction`) at several sparsities while everything else
+stays dense; the batch norm behind it gets the moments that its new output has, which follow from the Gram of its input.
+What is measured is the divergence of the outputs from the dense network's, on calibration images that nothing was
+fitted to.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.execution import Step, Steps, read_steps
+from reflow_tf.models.graph import KernelMap, find_kernels
+from reflow_tf.models.observation import compile_inference
+from reflow_tf.models.sidebyside import Ledger
+from reflow_tf.repair.contract import Progress
+from reflow_tf.repair.divergence import measure_divergence
+from reflow_tf.repair.least_squares import (
+    LayerSums,
+    find_gains,
+    find_norm,
+    fit_kernel,
+    follow_moments,
+    gather_equations,
+)
+from reflow_tf.sparsity.budget import SensitivityCurve
+from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.patterns import Pattern
+from reflow_tf.sparsity.plan import PlannedLayer
+
+SPARSITIES = (0.4, 0.6, 0.75, 0.85, 0.92, 0.97)
+MOST_FITTED, MOST_JUDGED = 128, 64
+
+
+def measure_sensitivity(
+    model: keras.Model,
+    specs: Sequence[LayerSpec],
+    pattern: Pattern,
+    batches: Iterable[np.ndarray],
+    progress: Progress,
+) -> dict[str, SensitivityCurve]:
+    """One curve for each kernel; the model is left as it was.
+
+    Args:
+        model: a functional or sequential model, dense.
+        specs: its kernels.
+        pattern: what shape the zeros take.
+        batches: float arrays (n, ...), at least 4 inputs: a third judges, the rest is fitted to.
+        progress: wraps the layers as they are measured.
+
+    Raises:
+        InputError: the model is subclassed, there are too few inputs, or a kernel has no rule for least squares.
+    """
+    images = np.concatenate(list(batches) or [np.empty(0)])[: MOST_FITTED + MOST_JUDGED]
+    if len(images) < 4:
+        raise InputError(f"--allocation=auto needs at least 4 calibration inputs. Received: {len(images)}")
+    num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
+    steps, kernels = read_steps(model), find_kernels(model)
+    judge = _Judge(model, images[-num_judged:])
+    ledger = Ledger(steps, images[:-num_judged])
+    chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
+    curves = {}
+    for step in progress(steps.steps, "Measuring sensitivity layer by layer"):
+        outputs = ledger.compute(step, "dense")
+        for variable in getattr(step.operation, "_trainable_variables", ()):
+            if spec := chosen.get(id(variable)):
+                sums = gather_equations(step.operation, spec, ledger[step.inputs[0]].dense, outputs)
+                curves[spec.path] = _measure_kernel(step, steps, kernels, spec, pattern, sums, judge)
+        ledger.enter(step, outputs, outputs)
+    missing = [spec.path for spec in specs if spec.path not in curves]
+    if missing:
+        raise InputError(f"Sensitivity needs kernels of the model's own layers. Received: {', '.join(missing)}")
+    return curves
+
+
+class _Judge:
+    """Says how far the model, as it is now, is from what it was at first."""
+
+    def __init__(self, model: keras.Model, images: np.ndarray):
+        self._infer = compile_inference(model)
+        self._images = tf.convert_to_tensor(images)
+        self._dense = self._infer(self._images).numpy()
+
+    def __call__(self) -> float:
+        return measure_divergence(self._infer(self._images).numpy(), self._dense)
+
+
+def _measure_kernel(
+    step: Step, steps: Steps, kernels: KernelMap, spec: LayerSpec, pattern: Pattern, sums: LayerSums, judge: _Judge
+) -> SensitivityCurve:
+    variable, norm = kernels.variables[spec.path], find_norm(step, steps)
+    variables = [variable, *((norm.moving_mean, norm.moving_variance) if norm else ())]
+    before = [np.array(v) for v in variables]
+    kernel = spec.to_canonical(before[0]).astype(np.float64)
+    gains, (dense_mean, dense_variance) = find_gains(norm, len(kernel)), sums.predict_moments(kernel)
+    divergences = []
+    try:
+        for sparsity in SPARSITIES:
+            fit = fit_kernel(sums.equations, kernel, gains, PlannedLayer(pattern, sparsity))
+            for v, value in zip(variables, before, strict=True):
+                v.assign(value)
+            variable.assign(spec.from_canonical(fit.kernel).astype(before[0].dtype))
+            if norm:
+                mean, variance = sums.predict_moments(fit.kernel)
+                moments = follow_moments(norm, mean - dense_mean, variance, dense_variance)
+                norm.moving_mean.assign(moments[0])
+                norm.moving_variance.assign(moments[1])
+            divergences.append(judge())
+    finally:
+        for v, value in zip(variables, before, strict=True):
+            v.assign(value)
+    return SensitivityCurve(SPARSITIES, tuple(divergences))

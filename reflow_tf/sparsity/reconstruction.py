@@ -1,0 +1,103 @@
+"""Least squares of a layer's output: which weights to keep, and what they become, so that it computes a given target.
+
+With x the pruned network's own input of the layer and t what the output should be, both with their means taken off,
+the weights w of one output minimize E (w x - t)^2, which needs only the *normal equations* E x x^T and E t x^T. The
+input of a pruned network is not the dense network's: what the layers before lost, this one makes up for.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from reflow_tf.sparsity.quadratic import minimize_rows
+
+SHRINKAGE = 0.2
+"""Share of the inputs' correlations that is not believed: a few hundred images have few independent ones."""
+RIDGE = 0.03
+"""Added to the diagonal, as a share of its mean: pulls the weights towards the dense ones."""
+NUM_STEPS = 40
+_FIRST_PENALTY = 0.1
+_TINY = 1e-12
+
+Select = Callable[[np.ndarray], np.ndarray]
+"""Scores in canonical layout -> mask with the pattern and the number of zeros that the plan asks for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalEquations:
+    """What least squares needs to know of one layer; the outputs are split evenly and in order over groups.
+
+    Attributes:
+        gram: E x x^T, (groups, d, d) float64, positive semi-definite.
+        cross: E t x^T, (groups, outputs of a group, d) float64.
+        power: E t^2, (groups, outputs of a group) float64.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    power: np.ndarray
+
+    @classmethod
+    def of_own_output(cls, gram: np.ndarray, weights: np.ndarray) -> "NormalEquations":
+        """Those of a layer whose target is what it computes now from the same inputs: t = w x."""
+        cross = weights @ gram
+        return cls(gram, cross, np.einsum("god,god->go", cross, weights))
+
+    def regularized(self, weights: np.ndarray, shrinkage: float = SHRINKAGE, ridge: float = RIDGE) -> "NormalEquations":
+        """Correlations shrunk towards none and weights towards `weights`, (groups, outputs of a group, d).
+
+        Both are ridges towards `weights`: one of each input's own variance, one the same for all inputs. Without them
+        the fit knows the calibration images by heart: MobileNetV2's late layers keep hundreds of weights an output.
+        """
+        variances = np.einsum("gdd->gd", self.gram)
+        pull = shrinkage * variances + ridge * max(float(variances.mean()), _TINY)
+        gram = (1 - shrinkage) * self.gram + pull[:, :, None] * np.eye(self.gram.shape[-1])
+        return NormalEquations(gram, (1 - shrinkage) * self.cross + pull[:, None] * weights, self.power)
+
+    def errors(self, weights: np.ndarray) -> np.ndarray:
+        """E (w x - t)^2 of every output, (groups, outputs of a group)."""
+        quadratic = np.einsum("god,god->go", weights @ self.gram, weights)
+        return self.power - 2 * np.einsum("god,god->go", weights, self.cross) + quadratic
+
+    def solve(self, kept: np.ndarray) -> np.ndarray:
+        """The weights of least error among those that are 0 where `kept`, (groups, outputs of a group, d), is False."""
+        best = np.linalg.solve(self.gram, self.cross.transpose(0, 2, 1)).transpose(0, 2, 1)
+        groups = zip(self.gram, best, kept, strict=True)
+        return np.stack([minimize_rows(gram, targets, alive) for gram, targets, alive in groups])
+
+
+def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarray, select: Select) -> np.ndarray:
+    """The kept weights, searched together with their values by ADMM, as ALPS does (Meng et al., arXiv 2406.07831).
+
+    The sum over outputs of gain^2 times the error is split in two: weights without zeros follow the equations, a copy
+    of them follows the mask, and a growing penalty brings both together.
+
+    Args:
+        equations: regularized, so that `gram` can be inverted.
+        weights: where the search starts, (groups, outputs of a group, d).
+        gains: how much an output's error counts, (groups, outputs of a group), e.g. the scale of the batch norm behind.
+        select: the plan's pattern; it sees scores of the shape of `weights`.
+
+    Returns:
+        Boolean, of the shape of `weights`.
+    """
+    deviations = np.sqrt(np.maximum(np.einsum("gdd->gd", equations.gram), _TINY))
+    scale = gains[..., None] * deviations[:, None]
+    values, vectors = np.linalg.eigh(equations.gram / (deviations[:, :, None] * deviations[:, None]))
+    pulls = equations.cross / deviations[:, None] * gains[..., None]
+    mask = select(np.abs(weights * scale))
+    sparse, dual, penalty = np.where(mask, weights * scale, 0.0), np.zeros_like(pulls), _FIRST_PENALTY
+    for step in range(NUM_STEPS):
+        rotated = (pulls + penalty * sparse - dual) @ vectors
+        dense = (rotated / (values[:, None] + penalty)) @ vectors.transpose(0, 2, 1)
+        wanted = dense + dual / penalty
+        before, mask = mask, select(np.abs(wanted))
+        sparse = np.where(mask, wanted, 0.0)
+        dual += penalty * (dense - sparse)
+        if step % 3 == 2:
+            changed = float(np.sum(mask != before)) / max(float(np.sum(mask)), 1.0)
+            penalty *= 1.3 if changed > 0.1 else 1.2 if changed > 0.005 else 1.1
+            if changed == 0:
+                break
+    return mask

@@ -1,0 +1,62 @@
+"""Going through a model step by step computes what the model computes."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.execution import CHUNK, read_steps
+from reflow_tf.models.sidebyside import Ledger
+
+
+def build():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same")(inputs)
+    shortcut = x
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Dropout(0.5)(x)
+    x = layers.Add()([layers.Conv2D(4, 1)(x), shortcut])
+    x = keras.ops.relu(x) * 2.0
+    return keras.Model(inputs, layers.Dense(5, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize(
+    "model", [build(), keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(5)])]
+)
+def test_the_steps_compute_what_the_model_computes(model):
+    images = np.random.default_rng(0).normal(size=(CHUNK + 7, 8, 8, 3)).astype(np.float32)
+    kept = images.copy()
+    steps = read_steps(model)
+    ledger = Ledger(steps, images)
+    for step in steps:
+        ledger.enter(step, ledger.compute(step, "dense"), ledger.compute(step, "pruned"))
+    pair = ledger[steps.output]
+    np.testing.assert_allclose(pair.dense, model(images, training=False), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(pair.dense, pair.pruned)
+    np.testing.assert_array_equal(images, kept)
+
+
+def test_only_what_is_needed_is_kept():
+    steps = read_steps(build())
+    ledger = Ledger(steps, np.zeros((2, 8, 8, 3), np.float32))
+    for step in steps:
+        ledger.enter(step, *(ledger.compute(step, version) for version in ("dense", "pruned")))
+    assert [step.output for step in steps if step.output in ledger] == [steps.output]
+
+
+def test_a_subclassed_model_is_refused():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    model = Own(name="own")
+    model(np.zeros((1, 2)))
+    with pytest.raises(InputError, match=r"functional or sequential model .* Received: own, a Own"):
+        read_steps(model)
+
+
+def test_several_outputs_are_refused():
+    inputs = keras.Input((4,))
+    with pytest.raises(InputError, match="one input and one output"):
+        read_steps(keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(3)(inputs)]))

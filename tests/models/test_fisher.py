@@ -1,0 +1,103 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from reflow_tf.errors import InputError
+from reflow_tf.models import fisher
+from reflow_tf.models.graph import find_kernels
+
+INPUTS = np.random.default_rng(0).normal(size=(21, 5)).astype(np.float32)
+
+
+def gather(model, *batches, block_size=4):
+    specs = find_kernels(model).specs
+    return specs, fisher.gather(model, specs, batches, block_size)
+
+
+def blocks_of(gradients, width):
+    """The definition: samples (n, weights) -> (blocks, B, B)."""
+    padded = np.pad(gradients, [(0, 0), (0, -gradients.shape[1] % width)])
+    parts = padded.reshape(len(padded), -1, width)
+    return np.einsum("nbi,nbj->bij", parts, parts) / len(padded)
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("activation", ["softmax", None])
+def test_a_linear_classifier_has_the_gradients_of_the_textbook(activation):
+    """d log p_c / dW = (onehot(c) - p) x^T with c the argmax, whether it gives probabilities or logits; 21 samples."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation=activation, trainable=False, name="d")])
+    (spec,), found = gather(model, INPUTS[:19], INPUTS[19:])
+    kernel, bias = (v.numpy() for v in model.layers[0].variables)
+    probabilities = softmax(INPUTS @ kernel + bias)
+    errors = np.eye(3)[probabilities.argmax(axis=1)] - probabilities
+    gradients = np.einsum("no,ni->noi", errors, INPUTS).reshape(21, 15)  # canonical: (output, input)
+    assert found[spec.path].shape == (4, 4, 4) and found[spec.path].dtype == np.float32
+    np.testing.assert_allclose(found[spec.path], blocks_of(gradients, 4), rtol=1e-4, atol=1e-7)
+
+
+class Branching(keras.Model):
+    """A subclassed model with a nested one, a recurrent layer and a layer that its output does not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.Sequential(
+            [keras.Input((5, 1)), layers.Conv1D(3, 2, name="conv"), layers.BatchNormalization()]
+        )
+        self.memory, self.head = layers.SimpleRNN(3, name="memory"), layers.Dense(3, name="head")
+        self.unused = layers.Dense(2, name="unused")
+
+    def build(self, shape):
+        self.unused.build((None, 5))
+        self.built = True
+
+    def call(self, x, training=False):
+        return self.head(self.memory(self.inner(x[..., None], training=training)))
+
+
+def test_against_differences_of_the_log_likelihood():
+    keras.utils.set_random_seed(1)
+    model = Branching()
+    model(INPUTS)
+    inputs = INPUTS[:3]
+    specs, found = gather(model, inputs, block_size=6)
+    assert "unused/kernel" in {spec.path for spec in specs} and "unused/kernel" not in found
+    assert len(found) == len(specs) - 1
+    chosen = model(inputs).numpy().argmax(axis=1)
+
+    def likelihood():
+        return np.log(softmax(model(inputs).numpy().astype(float)))[range(3), chosen]
+
+    kernels = find_kernels(model)
+    for spec in specs:
+        if spec.path not in found:
+            continue
+        variable, gradients = kernels.variables[spec.path], []
+        values = variable.numpy()
+        for index in range(values.size):
+            ends = []
+            for step in (1e-2, -1e-2):
+                moved = values.copy().ravel()
+                moved[index] += step
+                variable.assign(moved.reshape(values.shape))
+                ends.append(likelihood())
+            gradients.append((ends[0] - ends[1]) / 2e-2)
+        variable.assign(values)
+        gradients = np.array(gradients).T.reshape(3, *values.shape)
+        canonical = np.array([spec.to_canonical(gradient).ravel() for gradient in gradients])
+        np.testing.assert_allclose(
+            found[spec.path], blocks_of(canonical, 6), atol=2e-3 * np.abs(found[spec.path]).max()
+        )
+
+
+def test_batches_are_required_and_have_to_fit():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(3)])
+    with pytest.raises(InputError, match="at least one calibration batch"):
+        gather(model)
+    with pytest.raises(InputError, match="must have the shape"):
+        gather(model, INPUTS[:, :4])

@@ -1,0 +1,103 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from reflow_tf import config
+from reflow_tf.errors import InputError
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.surgery import read_bits, write_masks
+from reflow_tf.repair import chain
+from reflow_tf.repair.chain import NEED_PLAN, REPAIRS, run_chain
+from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
+from reflow_tf.sparsity.masks import build_masks
+from reflow_tf.sparsity.patterns import Unstructured
+from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan
+
+IMAGES = np.random.default_rng(0).normal(1, 2, (16, 6, 6, 4)).astype(np.float32)
+BATCHES = [IMAGES[:9], IMAGES[9:]]
+
+
+def prune(sparsity=0.5):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 4))
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(layers.Conv2D(8, 1, name="conv")(image)))
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, layers.Dense(3, activation="softmax", name="classes")(x))
+    kernels, dense = find_kernels(model), read_weights(model)
+    plan = PruningPlan({spec.path: PlannedLayer(Unstructured(), sparsity) for spec in kernels.specs})
+    masks = build_masks(plan, {path: np.abs(kernel) for path, kernel in kernels.read().items()})
+    write_masks(kernels, masks)
+    return PrunedModel(model, masks, dense), plan
+
+
+def test_names_in_the_configuration_are_those_of_the_table():
+    assert set(config.REPAIRS) == set(REPAIRS) | set(config.ALONE)
+    assert set(REPAIRS) >= NEED_PLAN
+
+
+def test_the_order_is_the_one_given():
+    one, plan = prune()
+    other, _ = prune()
+    assert [outcome.name for outcome in run_chain(("obs", "reflow"), one, BATCHES, show_nothing, plan=plan)[1]] == [
+        "obs",
+        "reflow",
+    ]
+    run_chain(("reflow", "obs"), other, BATCHES, show_nothing, plan=plan)
+    np.testing.assert_array_equal(*(p.model.get_layer("conv").kernel.numpy() for p in (one, other)))
+    means = [p.model.get_layer("norm").moving_mean.numpy() for p in (one, other)]
+    conv = one.model.get_layer("conv")
+    np.testing.assert_allclose(means[0], conv(IMAGES).numpy().mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(means[1], means[0], rtol=1e-2), "these were taken before the weights moved"
+
+
+def test_no_name_does_nothing():
+    pruned, plan = prune()
+    before = read_bits(pruned.model.variables)
+    assert run_chain((), pruned, BATCHES, show_nothing, plan=plan) == (pruned, ())
+    assert read_bits(pruned.model.variables) == before
+
+
+def test_later_repairs_get_the_masks_that_hold_now(monkeypatch):
+    pruned, plan = prune()
+    seen = []
+
+    def watch(given, batches, progress):
+        seen.append(given.masks)
+        return chain.reflow(given, batches, progress)
+
+    monkeypatch.setattr(chain, "REPAIRS", {**REPAIRS, "reflow": watch})
+    now, outcomes = run_chain(("chita", "reflow"), pruned, BATCHES, show_nothing, plan=plan)
+    assert seen == [outcomes[0].masks] and now.masks is outcomes[0].masks and now.model is pruned.model
+    assert any((now.masks[path] != mask).any() for path, mask in pruned.masks.items())
+
+
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
+def test_a_late_failure_undoes_all(monkeypatch, error):
+    pruned, plan = prune()
+
+    def fail(given, batches, progress):
+        raise error
+
+    before = read_bits(pruned.model.variables)
+    monkeypatch.setattr(chain, "REPAIRS", {**REPAIRS, "reflow": fail})
+    with pytest.raises(error):
+        run_chain(("obs", "reflow"), pruned, BATCHES, show_nothing, plan=plan)
+    assert read_bits(pruned.model.variables) == before
+
+
+def test_a_masked_weight_that_moves_is_our_failure(monkeypatch):
+    pruned, plan = prune()
+
+    def forget(given, batches, progress):
+        outcome = chain.reflow(given, batches, progress)
+        given.model.get_layer("conv").kernel.assign_add(np.ones((1, 1, 4, 8)))
+        return dataclasses.replace(outcome, moved=("kernel",))
+
+    before = read_bits(pruned.model.variables)
+    monkeypatch.setattr(chain, "REPAIRS", {"forget": forget})
+    with pytest.raises(AssertionError, match="the repair forget moved a masked weight of conv/kernel"):
+        run_chain(("forget",), pruned, BATCHES, show_nothing, plan=plan)
+    assert read_bits(pruned.model.variables) == before

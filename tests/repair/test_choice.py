@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.surgery import read_bits
+from reflow_tf.repair import chain, choice
+from reflow_tf.repair.chain import REPAIRS, run_chain
+from reflow_tf.repair.choice import CANDIDATES, choose
+from reflow_tf.repair.contract import RepairOutcome, show_nothing
+from reflow_tf.repair.divergence import measure_divergence
+
+from .test_chain import BATCHES, IMAGES, prune
+
+HELD_OUT = np.arange(len(IMAGES)) % 4 == 3
+
+
+def fit_and_judge(names):
+    """The model, its masks and its divergence on the held-out images after a chain, by itself."""
+    pruned, plan = prune()
+    with pruned.as_dense() as model:
+        dense = model(IMAGES[HELD_OUT]).numpy()
+    repaired, _ = run_chain(
+        names, pruned, [BATCHES[0][~HELD_OUT[:9]], BATCHES[1][~HELD_OUT[9:]]], show_nothing, plan=plan
+    )
+    return repaired, measure_divergence(pruned.model(IMAGES[HELD_OUT]).numpy(), dense)
+
+
+def test_the_best_on_images_that_nothing_was_fitted_to_is_kept():
+    pruned, plan = prune()
+    now, (chosen, *outcomes) = choose(pruned, BATCHES, show_nothing, plan=plan)
+    alone = {names: fit_and_judge(names.split(",")) for names in CANDIDATES}
+    for each in chosen.tried:
+        assert each.divergence == pytest.approx(alone[each.chain][1], rel=1e-3, abs=1e-6), each.chain
+    assert [each.chain for each in chosen.tried] == list(CANDIDATES) and chosen.name == "auto"
+    winner = min(chosen.tried, key=lambda each: each.divergence).chain
+    assert [outcome.name for outcome in outcomes] == winner.split(",")
+    assert f"auto chose {winner}: on 4 calibration images" in chosen.statement
+    for found, expected in zip(now.read_weights(), alone[winner][0].read_weights(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for path, mask in now.masks.items():
+        np.testing.assert_array_equal(mask, alone[winner][0].masks[path])
+
+
+def test_one_that_cannot_be_used_is_told_of(monkeypatch):
+    def refuse(pruned, batches, progress, **options):
+        raise InputError("It must be another. Received: this")
+
+    def spoil(pruned, batches, progress):
+        pruned.model.get_layer("norm").moving_mean.assign(np.full(8, np.nan))
+        return RepairOutcome("reflow", (), (), (), "")
+
+    pruned, plan = prune()
+    monkeypatch.setattr(chain, "REPAIRS", {**REPAIRS, "least_squares": refuse})
+    _, (chosen, *_) = choose(pruned, BATCHES, show_nothing, plan=plan)
+    assert [each.divergence is None for each in chosen.tried] == [False, True, True, False]
+    assert "least_squares cannot be used (It must be another. Received: this)" in chosen.statement
+
+    before = read_bits(pruned.model.variables)
+    monkeypatch.setattr(chain, "REPAIRS", {**REPAIRS, "least_squares": refuse, "reflow": spoil})
+    with pytest.raises(InputError, match=r"that can be used. Received: reflow cannot be used \(outputs that are not"):
+        choose(pruned, BATCHES, show_nothing, plan=plan)
+    assert read_bits(pruned.model.variables) == before
+
+
+def test_the_simplest_wins_a_tie(monkeypatch):
+    pruned, plan = prune()
+    monkeypatch.setattr(choice, "measure_divergence", lambda outputs, dense: 0.5)
+    _, outcomes = choose(pruned, BATCHES, show_nothing, plan=plan)
+    assert [outcome.name for outcome in outcomes] == ["auto", "reflow"]
+
+
+def test_too_few_images():
+    pruned, plan = prune()
+    with pytest.raises(InputError, match=r"every 4th .* Received: fewer"):
+        choose(pruned, [IMAGES[:3]], show_nothing, plan=plan)
+
+
+def test_ctrl_c_leaves_the_pruned_model(monkeypatch):
+    pruned, plan = prune()
+    before = read_bits(pruned.model.variables)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(choice, "measure_divergence", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        choose(pruned, BATCHES, show_nothing, plan=plan)
+    assert read_bits(pruned.model.variables) == before

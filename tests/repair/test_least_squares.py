@@ -1,0 +1,120 @@
+"""Least squares: what it restores, what it leaves alone, and that it can be told from doing nothing."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.surgery import copy_model, write_masks
+from reflow_tf.repair.batchnorm import recalibrate
+from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
+from reflow_tf.repair.least_squares import least_squares
+from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.layers import Kind
+from reflow_tf.sparsity.masks import build_masks
+from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan
+
+
+def build(use_bias=False):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU(6)(layers.BatchNormalization()(layers.Conv2D(24, 3, padding="same", use_bias=use_bias)(inputs)))
+    for _ in range(2):
+        y = layers.ReLU(6)(layers.BatchNormalization()(layers.Conv2D(32, 1, use_bias=use_bias)(x)))
+        y = layers.ReLU(6)(layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same", use_bias=False)(y)))
+        x = layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(24, 1, use_bias=use_bias)(y))])
+    model = keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+    recalibrate(model, [draw(0, 256)])
+    return model
+
+
+def draw(seed, count):
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(count, 2, 2, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    return (coarse + 0.3 * rng.normal(size=(count, 8, 8, 3))).astype(np.float32)
+
+
+def prune(model, sparsity=0.7, pattern=None, choose=lambda specs: [s for s in specs if s.kind == Kind.POINTWISE_CONV]):
+    pattern = pattern or patterns.Unstructured()
+    duplicate = copy_model(model)
+    kernels = find_kernels(duplicate)
+    specs = choose(kernels.specs)
+    plan = PruningPlan({s.path: PlannedLayer(pattern, sparsity) for s in specs})
+    masks = build_masks(plan, {path: np.abs(kernel) for path, kernel in kernels.read().items()})
+    pruned = PrunedModel(duplicate, masks, read_weights(duplicate))
+    write_masks(kernels, masks)
+    return pruned, plan
+
+
+def lose(model, dense, seed=9):
+    images = draw(seed, 128)
+    target = dense(images, training=False).numpy()
+    return float(np.mean((model(images, training=False).numpy() - target) ** 2) / target.var())
+
+
+def test_held_out_outputs_come_back_further_than_with_recalibration():
+    model = build()
+    pruned, plan = prune(model)
+    recalibrated, _ = prune(model)
+    recalibrate(recalibrated.model, [draw(1, 256)])
+    outcome = least_squares(pruned, [draw(1, 256)], show_nothing, plan=plan)
+    assert lose(pruned.model, model) < 0.5 * lose(recalibrated.model, model)
+    assert set(outcome.repaired) == set(pruned.masks) and outcome.unreached == ()
+    kernels = find_kernels(pruned.model).read()
+    for path, mask in outcome.masks.items():
+        assert not kernels[path][~mask].any()
+        assert np.count_nonzero(mask) == np.count_nonzero(pruned.masks[path])
+
+
+def test_at_sparsity_zero_nothing_is_lost():
+    model = build()
+    pruned, plan = prune(model, sparsity=0.0)
+    least_squares(pruned, [draw(1, 256)], show_nothing, plan=plan)
+    assert lose(pruned.model, model) < 0.01
+
+
+@pytest.mark.parametrize("text", ["nm:2,4", "block:4x1", "channel"])
+def test_every_pattern_stays_one(text):
+    pruned, plan = prune(build(), sparsity=0.5, pattern=patterns.parse(text))
+    masks = least_squares(pruned, [draw(1, 64)], show_nothing, plan=plan).masks
+    assert all(plan.layers[path].pattern.admits(mask) for path, mask in masks.items())
+
+
+def test_a_layer_without_batch_norm_gets_its_mean_back_through_its_bias():
+    model = build(use_bias=True)
+    pruned, plan = prune(model, choose=lambda specs: specs[-1:])
+    images = draw(1, 128)
+    least_squares(pruned, [images], show_nothing, plan=plan)
+    found, wanted = (m(images, training=False).numpy().mean(0) for m in (pruned.model, model))
+    # The sweep also saw views of the images.
+    np.testing.assert_allclose(found, wanted, atol=0.1 * np.abs(wanted).max())
+
+
+def test_what_is_not_pruned_and_has_no_pruned_layer_before_it_stays():
+    model = build()
+    pruned, plan = prune(model, choose=lambda specs: [s for s in specs if s.kind == Kind.POINTWISE_CONV][-1:])
+    least_squares(pruned, [draw(1, 64)], show_nothing, plan=plan)
+    changed = [
+        v.path
+        for v, w in zip(pruned.model.variables, pruned.dense_weights, strict=True)
+        if not np.array_equal(np.array(v), w)
+    ]
+    (path,) = pruned.masks
+    assert len(changed) == 3 and path in changed
+    assert all(name == path or "moving" in name for name in changed)
+
+
+def test_a_failed_sweep_leaves_the_model_as_it_was():
+    pruned, plan = prune(build())
+    before = pruned.read_weights()
+    with pytest.raises(InputError, match="NaN or infinity"):
+        least_squares(pruned, [np.full((8, 8, 8, 3), np.nan, np.float32)], show_nothing, plan=plan)
+    assert all(np.array_equal(a, b) for a, b in zip(before, pruned.read_weights(), strict=True))
+
+
+def test_no_batches_are_refused():
+    pruned, plan = prune(build())
+    with pytest.raises(InputError, match=r"at least one calibration batch\. Received: none"):
+        least_squares(pruned, [], show_nothing, plan=plan)

@@ -1,0 +1,64 @@
+"""Sensitivity: a layer that hardly matters is found to, and the model stays as it was."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from reflow_tf.config import PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.surgery import read_bits
+from reflow_tf.pruning import prune
+from reflow_tf.repair.batchnorm import recalibrate
+from reflow_tf.repair.contract import show_nothing
+from reflow_tf.sensitivity import SPARSITIES, measure_sensitivity
+from reflow_tf.sparsity.layers import Kind
+from reflow_tf.sparsity.patterns import Unstructured
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(inputs)))
+    branches = []
+    for name, weight in (("loud", 1.0), ("quiet", 0.01)):
+        y = layers.BatchNormalization(name=f"{name}_norm")(layers.Conv2D(24, 1, name=name)(x))
+        branches.append(layers.Rescaling(weight)(layers.ReLU()(y)))
+    x = layers.Concatenate()(branches)
+    built = keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling2D()(x)))
+    recalibrate(built, [images(0)])
+    return built
+
+
+def images(seed, count=96):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, 2, 2, 3)).repeat(4, axis=1).repeat(4, axis=2).astype(np.float32)
+
+
+def test_the_layer_that_hardly_matters_is_found(model):
+    specs = [s for s in find_kernels(model).specs if s.kind == Kind.POINTWISE_CONV]
+    bits = read_bits(model.variables)
+    curves = measure_sensitivity(model, specs, Unstructured(), [images(1)], show_nothing)
+    assert read_bits(model.variables) == bits
+    loud, quiet = (np.array(curves[f"{name}/kernel"].divergences) for name in ("loud", "quiet"))
+    assert len(loud) == len(SPARSITIES)
+    assert (loud[2:] > 20 * quiet[2:]).all()
+    assert loud[-1] > loud[0] > 0
+
+
+def test_auto_prunes_it_most_and_spends_the_budget(model):
+    config = PruneConfig(sparsity=0.6, allocation="auto", repair="none")
+    result = prune(model, config, images(1))
+    layers_of = result.plan.layers
+    assert layers_of["quiet/kernel"].sparsity > layers_of["loud/kernel"].sparsity + 0.1
+    zeros = sum(int(mask.size - mask.sum()) for mask in result.masks.values())
+    assert zeros == pytest.approx(0.6 * sum(mask.size for mask in result.masks.values()), abs=2)
+
+
+def test_auto_needs_calibration(model):
+    with pytest.raises(InputError, match=r"'auto' needs calibration inputs"):
+        prune(model, PruneConfig(allocation="auto", repair="none"))
+    with pytest.raises(InputError, match=r"at least 4 calibration inputs\. Received: 3"):
+        prune(model, PruneConfig(allocation="auto", repair="none"), images(0, 3))
