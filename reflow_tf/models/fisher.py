@@ -16,6 +16,7 @@ import tensorflow as tf
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import run
+from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.sparsity.layers import LayerSpec
 
 _SAMPLES_AT_A_TIME = (
@@ -78,7 +79,7 @@ def _each_gradient(
         shape = tuple(samples.shape[1:])
         if shape not in by_shape:
             (outputs,) = run(model, [batch])  # which also checks that the batch fits
-            by_shape[shape] = _make_gradients(model, variables, _are_probabilities(outputs))
+            by_shape[shape] = _make_gradients(model, variables, are_probabilities(outputs.numpy()))
         for sample in samples:
             yield [None if g is None else g.numpy() for g in by_shape[shape](sample[None])]
 
@@ -95,8 +96,3 @@ def _make_gradients(model: keras.Model, variables: Sequence[keras.Variable], pro
         return tape.gradient(likelihood, values)
 
     return tf.function(differentiate, autograph=False)
-
-
-def _are_probabilities(outputs: tf.Tensor) -> bool:
-    values = tf.cast(outputs, tf.float32).numpy()
-    return bool((values >= 0).all() and np.allclose(values.sum(axis=-1), 1, atol=1e-2))

@@ -22,8 +22,10 @@ import tensorflow as tf
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.walking import find_batch_norms, walk
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, show_nothing
+from reflow_tf.repair.views import draw_boxes
 
 NAME = "distill"
 SECONDS = 600.0
@@ -36,9 +38,6 @@ HELD_OUT_EVERY = 5
 WARM_UP = 0.03
 # Share of the budget after which training ends if the held-out divergence has not fallen.
 PATIENCE = 0.4
-# Least area of a view, as a share of the image's; and how far its sides may be stretched.
-LEAST_AREA = 0.4
-MOST_STRETCH = 4 / 3
 
 
 @dataclasses.dataclass
@@ -175,7 +174,7 @@ def _train(
     progress: Progress,
 ) -> tuple[float, float]:
     """Trains, and leaves the model in its best state. Returns the held-out divergence before, and in that state."""
-    probabilities = _are_probabilities(targets)
+    probabilities = are_probabilities(targets)
 
     infer = tf.function(lambda batch: pruned.model(batch, training=False), autograph=False)
 
@@ -188,7 +187,7 @@ def _train(
     step = _build_step(pruned, inputs, probabilities)
     for indices in progress(draws, "Distilling"):
         rate = LEARNING_RATE * min(1.0, draws.spent / WARM_UP) * 0.5 * (1 + np.cos(np.pi * min(1.0, draws.spent)))
-        step(indices, _draw_views(draws.rng, len(indices), inputs.shape), rate)
+        step(indices, draw_boxes(draws.rng, len(indices), inputs.shape), rate)
         if not draws.at_end_of_epoch and draws.spent < 1:
             continue
         if (divergence := judge()) < best:
@@ -278,15 +277,6 @@ def _predict(model: keras.Model, batches: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([outputs.numpy() for outputs in run(model, batches)])
 
 
-def _are_probabilities(outputs: np.ndarray) -> bool:
-    """Whether the last axis looks like a softmax. Anything else, logits included, is compared as values.
-
-    For logits that is what the divergence of their softmax becomes at a high temperature (Hinton et al., section 2.1).
-    """
-    wide = outputs.astype(np.float64)
-    return outputs.shape[-1] > 1 and bool(wide.min() >= 0) and np.allclose(wide.sum(-1), 1, atol=1e-2)
-
-
 def _divergence(outputs: tf.Tensor, targets: tf.Tensor, probabilities: bool, temperature: float = 1.0) -> tf.Tensor:
     """Kullback-Leibler divergence of the outputs from the targets, times temperature squared; or relative error."""
     if not probabilities:
@@ -303,20 +293,6 @@ def _relative_error(values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Mean squared difference over the variance of the targets."""
     values, targets = tf.cast(values, tf.float32), tf.cast(targets, tf.float32)
     return tf.reduce_mean(tf.square(values - targets)) / (tf.math.reduce_variance(targets) + 1e-12)
-
-
-def _draw_views(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Boxes (count, 4) of y1, x1, y2, x2 in [0, 1], x2 < x1 for a mirror image; None for inputs that are no images."""
-    if len(shape) != 4 or min(shape[1:3]) < 2:
-        return None
-    area = rng.uniform(LEAST_AREA, 1, count)
-    stretch = np.exp(rng.uniform(-0.5, 0.5, count) * np.log(MOST_STRETCH))
-    height, width = np.minimum(1, np.sqrt(area) * stretch), np.minimum(1, np.sqrt(area) / stretch)
-    top, left = rng.uniform(0, 1 - height), rng.uniform(0, 1 - width)
-    mirrored = rng.random(count) < 0.5
-    right = left + width
-    boxes = [top, np.where(mirrored, right, left), top + height, np.where(mirrored, left, right)]
-    return np.stack(boxes, 1).astype(np.float32)
 
 
 def _check_zeros(pruned: PrunedModel) -> None:

@@ -2,12 +2,9 @@
 
 import numpy as np
 
+from reflow_tf.models.outputs import are_probabilities
+
 _LEAST_PROBABILITY = 1e-9
-
-
-def are_probabilities(outputs: np.ndarray) -> bool:
-    """Whether outputs (n, ..., classes) are what a softmax gives."""
-    return bool(outputs.shape[-1] > 1 and outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3))
 
 
 def measure_divergence(outputs: np.ndarray, dense: np.ndarray) -> float:

@@ -16,15 +16,30 @@ def add_views(images: np.ndarray, most: int, *, seed: int = 0) -> np.ndarray:
         seed: of the draw.
     """
     count = min(len(images), most - len(images))
-    if images.ndim != 4 or count <= 0 or images.shape[-1] not in (1, 3):
+    boxes = draw_boxes(np.random.default_rng(seed), max(count, 0), images.shape)
+    if boxes is None or not len(boxes):
         return images
-    rng = np.random.default_rng(seed)
-    side = np.sqrt(rng.uniform(LEAST_AREA, 1, count))
-    stretch = np.exp(rng.uniform(-1, 1, count) * np.log(MOST_STRETCH) / 2)
-    height, width = np.minimum(side * stretch, 1), np.minimum(side / stretch, 1)
-    top, left = rng.uniform(0, 1 - height + 1e-9), rng.uniform(0, 1 - width + 1e-9)
-    boxes = np.stack([top, left, top + height, left + width], axis=1)
-    mirrored = rng.random(count) < 0.5
-    boxes[mirrored] = boxes[mirrored][:, [0, 3, 2, 1]]
     views = tf.image.crop_and_resize(images, boxes, np.arange(count), images.shape[1:3])
     return np.concatenate([images, views.numpy()])
+
+
+def draw_boxes(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> np.ndarray | None:
+    """What part of its image each of `count` views shows; None for inputs of a shape that no images have.
+
+    Args:
+        rng: draws.
+        count: how many.
+        shape: of the inputs, (n, height, width, channels) for images.
+
+    Returns:
+        (count, 4) float32: y1, x1, y2, x2 in [0, 1], with x2 < x1 for a mirror image.
+    """
+    if len(shape) != 4 or min(shape[1:3]) < 2:
+        return None
+    side = np.sqrt(rng.uniform(LEAST_AREA, 1, count))
+    stretch = np.exp(rng.uniform(-0.5, 0.5, count) * np.log(MOST_STRETCH))
+    height, width = np.minimum(side * stretch, 1), np.minimum(side / stretch, 1)
+    top, left = rng.uniform(0, 1 - height), rng.uniform(0, 1 - width)
+    mirrored = rng.random(count) < 0.5
+    boxes = [top, np.where(mirrored, left + width, left), top + height, np.where(mirrored, left, left + width)]
+    return np.stack(boxes, axis=1).astype(np.float32)

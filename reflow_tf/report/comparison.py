@@ -151,6 +151,7 @@ def _find(document: Document, method: str, sparsity: float) -> dict[str, Any] | 
 def render(document: Document) -> str:
     """The page as HTML text that needs nothing but itself."""
     settings, data, dense = (document[name] for name in ("settings", "data", "dense"))
+    given = ((name, value) for name, value in settings.items() if value is not None)
     title = f"{settings['model']}: ways to choose weights and to update the rest, side by side"
     style = resources.files("reflow_tf.report").joinpath("page.css").read_text(encoding="utf-8")
     lead = (
@@ -167,7 +168,7 @@ def render(document: Document) -> str:
         element("section", element("h2", "In the mean"), _summary_table(document)),
         element("section", element("h2", "Every cell"), element("figure", _figures(document), _caption(caption))),
         element("section", element("h2", "In numbers"), _cells_table(document)),
-        element("section", element("h2", "Settings"), _rows(settings.items(), class_="plain")),
+        element("section", element("h2", "Settings"), _rows(given, class_="plain")),
     ]
     head = (
         Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n')

@@ -160,16 +160,6 @@ def test_each_input_is_drawn_once_before_any_twice(monkeypatch):
         assert sorted(epoch) == list(range(6))
 
 
-def test_views_lie_in_the_image_and_half_of_them_are_mirrored():
-    views = distillation._draw_views(np.random.default_rng(0), 2000, (9, 32, 48, 3))
-    assert views.min() >= 0 and views.max() <= 1
-    height, width = views[:, 2] - views[:, 0], views[:, 3] - views[:, 1]
-    assert height.min() > 0 and 0.45 < np.mean(width < 0) < 0.55
-    area = height * np.abs(width)
-    assert area.min() >= distillation.LEAST_AREA * 0.75 and area.max() <= 1
-    assert distillation._draw_views(np.random.default_rng(0), 3, (9, 12)) is None
-
-
 def test_divergences_in_closed_form():
     p, q = np.array([[0.7, 0.2, 0.1]], np.float32), np.array([[0.5, 0.25, 0.25]], np.float32)
     np.testing.assert_allclose(distillation._divergence(q, p, True), np.sum(p * np.log(p / q)), rtol=1e-5)
@@ -179,19 +169,6 @@ def test_divergences_in_closed_form():
     values, targets = RNG.normal(size=(2, 9, 3)).astype(np.float32)
     expected = np.mean((values - targets) ** 2) / targets.var()
     np.testing.assert_allclose(distillation._divergence(values, targets, False), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("outputs", "expected"),
-    [
-        ([[0.2, 0.8], [1.0, 0.0]], True),
-        ([[0.2, 0.9], [1.0, 0.0]], False),
-        ([[-1.0, 2.0]], False),
-        ([[1.0], [1.0]], False),
-    ],
-)
-def test_what_looks_like_probabilities(outputs, expected):
-    assert distillation._are_probabilities(np.array(outputs, np.float32)) is expected
 
 
 def interrupted(good):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reflow_tf.repair.views import add_views
+from reflow_tf.repair.views import LEAST_AREA, add_views, draw_boxes
 
 
 def test_as_many_views_as_fit_after_the_images():
@@ -23,7 +23,17 @@ def test_views_are_parts_of_their_image():
     assert np.abs(views[:, 0, -1, 0] - views[:, 0, 0, 0]).max() < 1.0001
 
 
-@pytest.mark.parametrize("shape", [(4, 10), (4, 8, 8, 5), (4, 8, 3)])
+@pytest.mark.parametrize("shape", [(4, 10), (4, 8, 3), (4, 1, 8, 3)])
 def test_what_is_no_image_is_left_alone(shape):
     array = np.ones(shape, np.float32)
     assert add_views(array, 100) is array
+
+
+def test_views_lie_in_the_image_and_half_of_them_are_mirrored():
+    views = draw_boxes(np.random.default_rng(0), 2000, (9, 32, 48, 3))
+    assert views.min() >= 0 and views.max() <= 1
+    height, width = views[:, 2] - views[:, 0], views[:, 3] - views[:, 1]
+    assert height.min() > 0 and 0.45 < np.mean(width < 0) < 0.55
+    area = height * np.abs(width)
+    assert area.min() >= LEAST_AREA * 0.75 and area.max() <= 1
+    assert draw_boxes(np.random.default_rng(0), 3, (9, 12)) is None

@@ -76,8 +76,11 @@ PRUNING = {
     "N:M with a sparsity": ("--pattern=nm:2,4 --sparsity=0.7", "leave --sparsity out. Received: --sparsity=0.7"),
     "an empty block": ("--pattern=block:0x1", "Received: block:0x1"),
     "no pattern": ("--pattern=2:4", "--pattern must be unstructured, nm:N,M"),
-    "no allocation": ("--allocation=best", "--allocation must be one of global, uniform, erk, lamp. Received: best"),
-    "no criterion": ("--criterion=luck", "Received: luck"),
+    "no allocation": (
+        "--allocation=best",
+        "--allocation must be one of global, uniform, erk, lamp, auto. Received: best",
+    ),
+    "no criterion": ("--criterion=luck", "--criterion must be one of magnitude, activation, "),
     "no target": ("--target=gpu", "--target must be one of xnnpack, storage. Received: gpu"),
     "no repair": ("--repair=glue", "--repair must be one of none, reflow, "),
     "two repairs of which one stands alone": ("--repair=none,reflow", "stands alone. Received: none,reflow"),
