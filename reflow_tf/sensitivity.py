@@ -15,7 +15,7 @@ import tensorflow as tf
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, read_steps
 from reflow_tf.models.graph import KernelMap, find_kernels
-from reflow_tf.models.observation import compile_inference
+from reflow_tf.models.observation import check_batch, compile_inference
 from reflow_tf.models.sidebyside import Ledger
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
@@ -58,6 +58,7 @@ def measure_sensitivity(
     images = np.concatenate(list(batches) or [np.empty(0)])[: MOST_FITTED + MOST_JUDGED]
     if len(images) < 4:
         raise InputError(f"--allocation=auto needs at least 4 calibration inputs. Received: {len(images)}")
+    check_batch(model, images)
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
     steps, kernels = read_steps(model), find_kernels(model)
     judge = _Judge(model, images[-num_judged:])

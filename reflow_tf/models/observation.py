@@ -38,7 +38,7 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
     # One trace for all batch sizes; the other dimensions stay static, which layers that loop over time need.
     traces: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
     for batch in batches:
-        _check_batch(model, batch)
+        check_batch(model, batch)
         inputs = tf.convert_to_tensor(batch)
         shape = tuple(inputs.shape[1:])
         with _graphs_as_they_are():
@@ -66,7 +66,8 @@ def _graphs_as_they_are() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False} | before)
 
 
-def _check_batch(model: keras.Model, batch: np.ndarray) -> None:
+def check_batch(model: keras.Model, batch: np.ndarray) -> None:
+    """Raises InputError unless the model takes such a batch."""
     expected = getattr(model, "input_shape", None)
     if isinstance(expected, list | dict):
         raise InputError(f"The model must have one input. Received: {model.name} with {len(expected)}")

@@ -24,7 +24,9 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK, Step, Steps, read_steps
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.observation import check_batch
 from reflow_tf.models.sidebyside import Ledger, Pair
+from reflow_tf.models.surgery import write_masks
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
 from reflow_tf.repair.views import add_views
 from reflow_tf.sparsity.layers import LayerSpec
@@ -57,7 +59,7 @@ def least_squares(
     """Refits every masked kernel, and re-estimates every batch norm behind one, in one sweep.
 
     Turns masked weights back on, and others off in their place, as many in each kernel: any repair after it has to be
-    given the masks that this one returns. It starts from the dense kernels.
+    given the masks that this one returns. It starts from the dense network: what an earlier repair did is lost.
 
     Args:
         pruned: a functional or sequential model.
@@ -72,7 +74,10 @@ def least_squares(
     images = np.concatenate(list(batches) or [np.empty(0)])[:MOST_INPUTS]
     if not len(images):
         raise InputError("Least squares needs at least one calibration batch. Received: none")
+    check_batch(pruned.model, images)
     with pruned.restored_on_error():
+        pruned.write_weights(pruned.dense_weights)
+        write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
         sweep = _Sweep(pruned, plan, steps, add_views(images, MOST_INPUTS), len(images))
         for step in progress(steps.steps, "Refitting layer by layer"):
             sweep.take(step)

@@ -106,12 +106,28 @@ def test_what_is_not_pruned_and_has_no_pruned_layer_before_it_stays():
     assert all(name == path or "moving" in name for name in changed)
 
 
+def test_it_starts_from_the_dense_network_whatever_came_before():
+    model = build()
+    (alone, plan), (after, _) = prune(model), prune(model)
+    recalibrate(after.model, [10 * draw(2, 64)])
+    for pruned in (alone, after):
+        least_squares(pruned, [draw(1, 64)], show_nothing, plan=plan)
+    for one, other in zip(alone.read_weights(), after.read_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_a_failed_sweep_leaves_the_model_as_it_was():
     pruned, plan = prune(build())
     before = pruned.read_weights()
     with pytest.raises(InputError, match="NaN or infinity"):
         least_squares(pruned, [np.full((8, 8, 8, 3), np.nan, np.float32)], show_nothing, plan=plan)
     assert all(np.array_equal(a, b) for a, b in zip(before, pruned.read_weights(), strict=True))
+
+
+def test_batches_of_another_shape_are_refused():
+    pruned, plan = prune(build())
+    with pytest.raises(InputError, match=r"must have the shape \(None, 8, 8, 3\)\. Received: \(4, 9, 8, 3\)"):
+        least_squares(pruned, [np.zeros((4, 9, 8, 3), np.float32)], show_nothing, plan=plan)
 
 
 def test_no_batches_are_refused():
