@@ -77,7 +77,7 @@ LIGHT = (
     *("reflow_tf", "reflow_tf.config", "reflow_tf.keras_backend", "reflow_tf.data.loading", "reflow_tf.report.page"),
     *("reflow_tf.report.terminal", "reflow_tf.sparsity.plan", "reflow_tf.targets.selection"),
     *("reflow_tf.tools.prune", "reflow_tf.tools.evaluate", "reflow_tf.tools.explain", "reflow_tf.tools.benchmark"),
-    *("reflow_tf.tools.device_kit", "reflow_tf.tools.setup_runtime"),
+    *("reflow_tf.tools.compare", "reflow_tf.tools.device_kit", "reflow_tf.tools.setup_runtime"),
 )
 
 DISTRIBUTIONS = {
