@@ -35,6 +35,9 @@ class PruneConfig:
 
     Attributes:
         sparsity: fraction of zeros over the prunable kernels, in [0, 1). None: 0.7, or what an N:M pattern implies.
+        max_size_bytes: instead of a sparsity: the least at which the file has at most so many bytes.
+        min_speedup: instead of a sparsity: the least at which the file is estimated to be so many times as fast as the
+            dense one; over 1, and only for a target that promises speed.
         pattern: what shape the zeros take.
         criterion: which weights matter: a key of `CRITERIA`.
         allocation: how the zeros are shared out over layers: one of ALLOCATION_NAMES.
@@ -54,15 +57,24 @@ class PruneConfig:
     target: str = "xnnpack"
     prunable: str = "target"
     repair: str = "reflow"
+    max_size_bytes: int | None = None
+    min_speedup: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("criterion", self.criterion, CRITERIA)
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         check_choice("target", self.target, TARGETS)
         self._check_repairs()
+        self._check_budget()
         if isinstance(self.pattern, str):
             raise InputError(f"A pattern is a noun: patterns.parse({self.pattern!r}). Received: {self.pattern!r}")
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
+        if implied is not None and self.budget is not None:
+            name, value = self.budget
+            raise InputError(
+                f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --{name} out. "
+                f"Received: --{name}={value}"
+            )
         if implied is not None and self.sparsity is not None and not math.isclose(self.sparsity, implied, abs_tol=1e-9):
             raise InputError(
                 f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --sparsity out. "
@@ -78,6 +90,34 @@ class PruneConfig:
         if len(set(self.repairs)) < len(self.repairs):
             raise InputError(f"--repair must name each repair once. Received: {self.repair}")
 
+    def _check_budget(self) -> None:
+        given = [f"--{name}={value}" for name, value in self._budgets.items() if value is not None]
+        if len(given) > 1:
+            raise InputError(
+                f"At most one of --sparsity, --max_size_bytes and --min_speedup may be given. "
+                f"Received: {' '.join(given)}"
+            )
+        check_between("max_size_bytes", self.max_size_bytes, 1)
+        if self.min_speedup is None:
+            return
+        if not 1 < self.min_speedup < math.inf:
+            raise InputError(f"--min_speedup must be a number over 1. Received: {self.min_speedup}")
+        if not TARGETS[self.target].promises_speed:
+            raise InputError(
+                f"--min_speedup needs a target that promises speed; --target={self.target} does not. "
+                f"Received: --min_speedup={self.min_speedup}"
+            )
+
+    @property
+    def _budgets(self) -> dict[str, float | None]:
+        return {name: getattr(self, name) for name in ("sparsity", "max_size_bytes", "min_speedup")}
+
+    @property
+    def budget(self) -> tuple[str, float] | None:
+        """What the file may be at most, or has to be at least: name and value; None where a sparsity decides."""
+        found = [(name, value) for name, value in self._budgets.items() if name != "sparsity" and value is not None]
+        return found[0] if found else None
+
     @property
     def repairs(self) -> tuple[str, ...]:
         """The names in `repair`, in order."""
@@ -85,7 +125,7 @@ class PruneConfig:
 
     @property
     def requested_sparsity(self) -> float:
-        """The sparsity asked for, or the default where none was."""
+        """The sparsity asked for, or the default where none was; of no account where there is another budget."""
         if self.sparsity is not None:
             return self.sparsity
         return self.pattern.sparsity if isinstance(self.pattern, NM) else DEFAULT_SPARSITY

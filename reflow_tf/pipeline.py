@@ -12,6 +12,7 @@ from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
 from reflow_tf.evaluation import measure_parity, rank_outputs, require_classifier
 from reflow_tf.explanation import explain
+from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
 from reflow_tf.models.loading import load_model
@@ -72,7 +73,14 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         dense_file = export(loaded.model, sparse=False)
         foreseen = explain(dense_file.content, job.target)
     _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
-    result = prune(loaded.model, job.prune, calibration, evaluation=evaluation, progress=show_progress)
+    result = prune(
+        loaded.model,
+        job.prune,
+        calibration,
+        evaluation=evaluation,
+        dense_file=_as_to_be(dense_file.content, job) if job.prune.budget else None,
+        progress=show_progress,
+    )
     stopwatch.seconds.update(result.report.seconds)
     with stage("Exporting the file"), stopwatch.timed("export"):
         exported = export(result.model, rewrite=job.requested_rewrite)
@@ -121,6 +129,11 @@ def _warn(expected: Verdict) -> None:
     if not expected.fits:
         first = next((f" {blocker.operator or 'The file'}: {blocker.reason}." for blocker in expected.blockers), "")
         announce(f"{expected.statement}{first} The run goes on; reflow_tf.tools.explain tells what would help.")
+
+
+def _as_to_be(dense: bytes, job: JobConfig) -> bytes:
+    """The dense file with the rewriting that the pruned one will have."""
+    return rewrite_exact(dense).content if job.requested_rewrite == "exact" else dense
 
 
 def _measure(runtime: str, content: bytes, dense: bytes) -> Benchmark | str:

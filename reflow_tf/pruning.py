@@ -1,6 +1,7 @@
 """A Keras model in, a pruned and repaired one out: scores, plan, masks, surgery, repair, and the signal at each."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from reflow_tf.config import TARGETS, PruneConfig
 from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError
+from reflow_tf.export.limits import Foreseen, Limit, find_least, open_limit, require_reachable
+from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.statistics import gather
@@ -19,17 +22,18 @@ from reflow_tf.repair.batchnorm import Mode
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.choice import choose
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, read_weights, show_nothing
-from reflow_tf.sensitivity import measure_sensitivity
+from reflow_tf.sensitivity import SPARSITIES, measure_sensitivity
 from reflow_tf.signal import Signal
 from reflow_tf.signal import measure_signal as _measure_signal
 from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation
-from reflow_tf.sparsity.budget import share_out
+from reflow_tf.sparsity.budget import Price, find_most, share_out
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS, Statistics
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.plan import PruningPlan, make_plan
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import select_kernels
+from reflow_tf.targets.target import HardwareTarget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,7 @@ class PruneReport:
         repair: what restored the signal, step by step; of 'auto' first what it chose, a `Choice`.
         signals: 'dense', 'pruned', 'repaired' -> what that model did with the evaluation inputs; empty without any.
         seconds: stage -> how long it took.
+        budget: what the budget came to, where it was not a sparsity.
     """
 
     specs: tuple[LayerSpec, ...]
@@ -49,6 +54,7 @@ class PruneReport:
     repair: tuple[RepairOutcome, ...]
     signals: Mapping[str, Signal]
     seconds: Mapping[str, float]
+    budget: Foreseen | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +83,7 @@ def prune(
     evaluation: Any = None,
     batch_size: int = 64,
     inplace: bool = False,
+    dense_file: bytes | None = None,
     progress: Progress = show_nothing,
 ) -> PruneResult:
     """Prunes a model in one shot and restores its signal; the model itself stays as it is unless `inplace`.
@@ -90,6 +97,8 @@ def prune(
             model is measured on them. Never the calibration images.
         batch_size: for arrays, the most inputs at a time.
         inplace: write into `model`, for models that Keras cannot rebuild from their configuration.
+        dense_file: for a budget of bytes or speed: the model as the .tflite file that it will be, but for its zeros,
+            which are stored dense; None: float32 and rewritten as the target wants it, for a batch of 1.
         progress: wraps each pass over batches.
 
     Raises:
@@ -113,11 +122,15 @@ def prune(
     kernels = find_kernels(model)
     target = TARGETS[config.target]
     selection = select_kernels(kernels.specs, prunable=config.prunable, target=target, pattern=config.pattern)
+    limit = None
+    if config.budget is not None:
+        with stopwatch.timed("forecast"):
+            content = dense_file or _export_dense(model, target, calibration)
+            limit = _open_limit(config, content, kernels, selection.chosen)
     scores = _score(model, kernels, selection.chosen, config.criterion, calibration, progress, stopwatch)
-    allocation = _find_allocation(model, selection.chosen, config, calibration, progress, stopwatch)
+    share = _find_allocation(model, selection.chosen, config, limit, calibration, progress, stopwatch)
     with stopwatch.timed("masks"):
-        plan = make_plan(selection.chosen, scores, config.pattern, allocation, config.requested_sparsity)
-        masks = build_masks(plan, scores)
+        plan, masks, foreseen = _plan(selection.chosen, scores, config, share, limit)
     measure("dense", model)
     model = model if inplace else copy_model(model)
     pruned = PrunedModel(model, masks, read_weights(model))
@@ -127,7 +140,7 @@ def prune(
         pruned, repair = _repair(pruned, config, plan, calibration, progress)
     measure("repaired", model)
     skipped = kernels.skipped + selection.skipped
-    report = PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds)
+    report = PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds, foreseen)
     return PruneResult(model, plan, pruned.masks, report)
 
 
@@ -143,6 +156,19 @@ def _require_none_needed(config: PruneConfig) -> None:
         raise InputError(
             f"The repair '{config.repair}' needs calibration inputs; repair='none' needs none. Received: None"
         )
+
+
+def _export_dense(model: keras.Model, target: HardwareTarget, calibration: Iterable[np.ndarray] | None) -> bytes:
+    shape = None if calibration is None else next(iter(calibration)).shape[1:]
+    return export_tflite(model, sparse=False, rewrite=target.rewrite, input_shape=shape).content
+
+
+def _open_limit(config: PruneConfig, dense_file: bytes, kernels: KernelMap, specs: Sequence[LayerSpec]) -> Limit:
+    """The budget, once it is known that it can be met at all."""
+    weights = kernels.read()
+    limit = open_limit(config, dense_file, {spec.path: weights[spec.path] for spec in specs})
+    require_reachable(limit, specs, SPARSITIES[-1] if config.allocation == "auto" else 1.0)
+    return limit
 
 
 def _score(
@@ -170,16 +196,42 @@ def _find_allocation(
     model: keras.Model,
     specs: Sequence[LayerSpec],
     config: PruneConfig,
+    limit: Limit | None,
     calibration: Iterable[np.ndarray] | None,
     progress: Progress,
     stopwatch: Stopwatch,
-) -> Allocation:
+) -> tuple[Allocation, float]:
+    """The allocation, and the highest sparsity that it can share out.
+
+    With a limit, 'auto' shares out what the limit counts; its sparsities then are shares of that.
+    """
     if config.allocation != "auto":
-        return ALLOCATIONS[config.allocation]
+        return ALLOCATIONS[config.allocation], math.nextafter(1, 0)
     assert calibration is not None
+    prices = limit.prices if limit else {spec.path: Price(1.0) for spec in specs}
+    least_zeros = limit.least_zeros if limit else 0
+    priced = [spec for spec in specs if spec.path in prices]
     with stopwatch.timed("sensitivity"):
-        curves = measure_sensitivity(model, specs, config.pattern, calibration, progress)
-    return lambda specs, scores, sparsity: share_out(specs, curves, sparsity)
+        curves = measure_sensitivity(model, priced, config.pattern, calibration, progress)
+    most = find_most(priced, curves, prices)
+    return lambda specs, scores, sparsity: share_out(specs, curves, sparsity, prices, least_zeros), most
+
+
+def _plan(
+    specs: Sequence[LayerSpec],
+    scores: Mapping[str, np.ndarray],
+    config: PruneConfig,
+    share: tuple[Allocation, float],
+    limit: Limit | None,
+) -> tuple[PruningPlan, Mapping[str, np.ndarray], Foreseen | None]:
+    """The plan, its masks, and what the limit, if there is one, comes to with them."""
+    allocation, most = share
+
+    def plan_at(sparsity: float) -> tuple[PruningPlan, Mapping[str, np.ndarray]]:
+        plan = make_plan(specs, scores, config.pattern, allocation, sparsity)
+        return plan, build_masks(plan, scores)
+
+    return (*plan_at(config.requested_sparsity), None) if limit is None else find_least(limit, plan_at, most)
 
 
 def _repair(

@@ -4,13 +4,9 @@ import dataclasses
 import datetime
 import io
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
-import keras
 import numpy as np
 
 from reflow_tf.benchmark import Benchmark
@@ -24,6 +20,7 @@ from reflow_tf.pruning import PruneResult
 from reflow_tf.repair.choice import Choice
 from reflow_tf.report import page
 from reflow_tf.report.document import SCHEMA_VERSION, Report, to_json
+from reflow_tf.report.environment import describe_environment
 from reflow_tf.report.folder import Content
 from reflow_tf.report.scores import Parity, Score, score_accuracy, score_agreement
 from reflow_tf.runtimes.latency import Spread
@@ -79,7 +76,7 @@ def describe(run: Run) -> Report:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": list(run.command),
         "config": describe_config(run),
-        "environment": _environment(),
+        "environment": describe_environment(),
         "model": _model(run),
         "data": _data(run),
         "accuracy": accuracy,
@@ -107,6 +104,7 @@ def describe(run: Run) -> Report:
         "latency": {name: _latency(found) for name, found in run.measured("ms").items()},
         "instructions": {name: _instructions(found) for name, found in run.measured("instructions").items()},
         "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
+        "budget": _budget(run),
         "gate": _gate(run.job.max_accuracy_drop, accuracy, agreement),
     }
 
@@ -129,7 +127,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     config = dataclasses.asdict(run.job) | dataclasses.asdict(run.job.prune)
     del config["prune"]
     config["pattern"] = str(run.job.prune.pattern)
-    config["sparsity"] = run.job.prune.requested_sparsity
+    config["sparsity"] = _requested_sparsity(run)
     config["rewrite"] = run.job.requested_rewrite
     config["benchmark"] = list(run.job.benchmark)
     config["preprocessing"] = _plain(run.loaded.preprocessing)
@@ -164,12 +162,31 @@ def _gate(limit: float | None, accuracy: dict | None, agreement: dict | None) ->
     }
 
 
+def _requested_sparsity(run: Run) -> float | None:
+    return None if run.job.prune.budget else run.job.prune.requested_sparsity
+
+
+def _budget(run: Run) -> dict[str, Any] | None:
+    """The budget with what the file came to; a file that would run dense misses a speed without being timed."""
+    foreseen = run.result.report.budget
+    if foreseen is None:
+        return None
+    measured: float | None = None
+    if foreseen.flag == "max_size_bytes":
+        measured = len(run.exported.content)
+    elif found := run.measured("ms").get("web"):
+        measured = _pair(found)[2].median
+    passed = foreseen.admits(measured) if measured is not None else None if run.verdict.eligible else False
+    described = {"name": foreseen.flag, "value": foreseen.value, "estimate": foreseen.estimate}
+    return described | {"measured": measured, "passed": passed}
+
+
 def _sparsity(run: Run) -> dict[str, Any]:
     masks, plan, config = run.result.masks, run.result.plan, run.job.prune
     specs = run.result.report.specs
     num_zeros = count_masked(masks)
     return {
-        "requested": config.requested_sparsity,
+        "requested": _requested_sparsity(run),
         "achieved": num_zeros / sum(spec.num_weights for spec in specs),
         "achieved_model": num_zeros / run.result.model.count_params(),
         "pattern": str(config.pattern),
@@ -299,6 +316,9 @@ def _pair(found: Benchmark) -> tuple[Spread, Spread, Spread]:
 
 def _notes(run: Run) -> list[str]:
     notes = list(run.exported.notes)
+    if (foreseen := run.result.report.budget) and foreseen.unfound:
+        unfound = ", ".join(foreseen.unfound)
+        notes.append(f"Not found in the dense file, and dense in the estimate of the budget therefore: {unfound}.")
     if caution := run.job.target.caution(run.job.prune.pattern):
         notes.append(caution)
     for name, found in run.benchmarks.items():
@@ -346,19 +366,6 @@ def _data(run: Run) -> dict[str, Any]:
             "num_images": len(run.evaluation),
             "labelled": run.evaluation.labels is not None,
         },
-    }
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "tensorflow": metadata.version("tensorflow"),
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "ai_edge_litert": metadata.version("ai-edge-litert"),
-        "reflow_tf": metadata.version("reflow_tf"),
-        "platform": platform.platform(),
-        "num_cpus": len(os.sched_getaffinity(0)),
     }
 
 

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from reflow_tf import comparison
-from reflow_tf.comparison import Bench, run, score_kernels
+from reflow_tf.comparison import Bench, Cell, Outcome, run, study_kernels
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.pruning import prune
+from reflow_tf.repair import impact
 from reflow_tf.report.comparison import from_json
 from reflow_tf.report.scores import score_accuracy
-from reflow_tf.signal import measure_signal
+from reflow_tf.signal import Signal, rank_classes
 from reflow_tf.sparsity.criteria import CRITERIA
 
 METHODS = {
@@ -20,14 +22,23 @@ METHODS = {
     "activation": PruneConfig(criterion="activation", repair="none"),
     "magnitude+obs": PruneConfig(repair="obs"),
 }
+MAGNITUDE = {"magnitude": METHODS["magnitude"]}
+MEASURED = (
+    *(PruneConfig(criterion=criterion, repair="none") for criterion in ("magnitude", "fisher", "activation")),
+    *(PruneConfig(repair=repair) for repair in ("obs", "woodfisher", "chita", "least_squares")),
+)
 
 
-@pytest.fixture
-def bench(settled):
+def make_bench(settled):
     model, inputs = settled
     specs = [spec for spec in find_kernels(model).specs if spec.path in ("conv_1/kernel", "conv_2/kernel")]
     labels = model(inputs[48:]).numpy().argmax(-1)
-    return Bench(model, specs, ("fisher", "activation"), [inputs[:48]], [inputs[48:]], labels)
+    return Bench(model, specs, MEASURED, [inputs[:48]], [inputs[48:]], labels)
+
+
+@pytest.fixture(scope="module")
+def bench(settled):
+    return make_bench(settled)
 
 
 @pytest.fixture
@@ -40,20 +51,29 @@ def count_zeros(bench):
     return {spec.path: int(np.count_nonzero(weights[spec.path] == 0)) for spec in bench._specs}
 
 
-@pytest.mark.parametrize("repair", ["none", "obs", "woodfisher"])
+@pytest.mark.parametrize("repair", ["none", "obs", "woodfisher", "chita"])
 def test_a_cell_is_what_pruning_and_repairing_by_hand_gives(bench, settled, repair):
     model, inputs = settled
     bits = read_bits(model.weights)
-    labels = model(inputs[48:]).numpy().argmax(-1)
-    found = bench.measure(PruneConfig(sparsity=0.8, repair="chita"))  # leaves its traces, if there are any
     found = bench.measure(PruneConfig(sparsity=0.8, repair=repair))
     chain = "reflow" if repair == "none" else f"{repair},reflow"
     for state, repairs in (("alone", repair), ("reflow", chain)):
         result = prune(model, PruneConfig(sparsity=0.8, repair=repairs), [inputs[:48]])
-        signal = measure_signal(result.model, [inputs[48:]])
-        assert getattr(found, state).score == score_accuracy(signal.ranked, labels, 4)
+        ranked = rank_classes(result.model(inputs[48:]).numpy())
+        outcome = getattr(found, state)
+        assert outcome.score == score_accuracy(ranked, model(inputs[48:]).numpy().argmax(-1), 4)
+        assert outcome.effective_classes == pytest.approx(Signal({}, ranked, 4).effective_classes)
+    assert found.reflow.variance_ratio == pytest.approx(1, abs=0.5), "recalibration gives the variance back"
     assert len(found.statements) == (1 if repair == "none" else 2) and "REFLOW" in found.statements[-1]
     assert not found.recalibrates and read_bits(model.weights) == bits
+
+
+def test_a_cell_is_the_same_whatever_was_measured_before(bench, settled):
+    config = PruneConfig(sparsity=0.8, repair="woodfisher")
+    fresh = make_bench(settled).measure(config)
+    bench.measure(PruneConfig(sparsity=0.9, repair="chita"))
+    again = bench.measure(config)
+    assert dataclasses.replace(again, seconds=fresh.seconds) == fresh
 
 
 def test_the_dense_model_is_right_about_its_own_predictions(bench):
@@ -73,55 +93,68 @@ def test_a_repair_that_recalibrates_is_told_apart(bench):
     assert bench.measure(PruneConfig(sparsity=0.5, repair="least_squares")).recalibrates
 
 
-def test_statistics_are_gathered_once_for_all_criteria_that_share_them(settled, monkeypatch):
+def test_statistics_are_gathered_once_for_all_that_share_them(settled, monkeypatch):
+    gathered = []
+
+    def watch(*given):
+        gathered.append(sorted(given[2]))
+        return gather(*given)
+
+    monkeypatch.setattr(comparison, "gather", watch)
+    monkeypatch.setattr(impact, "gather", watch)
+    bench = make_bench(settled)
+    assert sorted(gathered) == [["fisher_blocks"], ["input_gram"]]
+    for repair in ("obs", "woodfisher"):
+        bench.measure(PruneConfig(sparsity=0.8, repair=repair))
+    assert len(gathered) == 2, "a cell gathers nothing"
+
+
+def test_criteria_see_the_statistics_and_only_what_repairs_read_is_kept(settled):
     model, inputs = settled
     specs = find_kernels(model).specs[1:3]
-    gathered = []
-    gather = comparison.gather
-    monkeypatch.setattr(comparison, "gather", lambda *given: gathered.append(sorted(given[2])) or gather(*given))
-    scores = score_kernels(model, specs, CRITERIA, [inputs])
-    assert sorted(gathered) == [["fisher_blocks"], ["input_gram"]]
-    assert set(scores) == set(CRITERIA)
-    kernel = find_kernels(model).read()[specs[0].path]
-    statistics = gather(model, specs, {"fisher_blocks"}, [inputs])[specs[0].path]
-    np.testing.assert_allclose(scores["fisher"][specs[0].path], CRITERIA["fisher"](kernel, statistics), rtol=1e-5)
+    scores, known = study_kernels(model, specs, CRITERIA, ["input_gram"], [inputs])
+    assert set(scores) == set(CRITERIA) and set(known) == {"input_gram"}
+    path = specs[0].path
+    assert set(known["input_gram"]) == {spec.path for spec in specs}
+    kernel = find_kernels(model).read()[path]
+    found = gather(model, specs, ["fisher_blocks"], [inputs])[path] | known["input_gram"][path]
+    for name, criterion in CRITERIA.items():
+        np.testing.assert_allclose(scores[name][path], criterion(kernel, found), rtol=1e-4)
+    assert study_kernels(model, specs, ["magnitude"], ["input_gram"], [inputs])[1].keys() == {"input_gram"}
 
 
-def measured_cells(monkeypatch, stop_after=None):
-    """What is measured from now on; the cell after `stop_after` is interrupted."""
+def canned_cells(monkeypatch, stop_after=None):
+    """From now on cells are made up, each from its configuration; the one after `stop_after` is interrupted."""
     seen = []
-    measure = Bench.measure
 
-    def watch(bench, config):
+    def measure(bench, config):
         if stop_after is not None and len(seen) == stop_after:
             raise KeyboardInterrupt
         seen.append((config.criterion, config.repair, config.requested_sparsity))
-        return measure(bench, config)
+        right = round(10 * (1 - config.requested_sparsity)) + len(config.repair)
+        ranked = (np.arange(24) >= [[right], [right + 5]]).astype(int)
+        scores = (score_accuracy(of_state[:, None], np.zeros(24, int), 4) for of_state in ranked)
+        return Cell(*(Outcome(score, 0.5, 2.0) for score in scores), False, (f"{right} right",), 0.5)
 
-    monkeypatch.setattr(Bench, "measure", watch)
+    monkeypatch.setattr(Bench, "measure", measure)
     return seen
 
 
 def test_an_interrupted_run_goes_on_where_it_was(job, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        first = measured_cells(patch, stop_after=2)
+        first = canned_cells(patch, stop_after=2)
         with pytest.raises(KeyboardInterrupt):
             run(job, METHODS, [0.5, 0.8], "1")
     path = tmp_path / "out" / "compare.json"
     left = from_json(path.read_bytes())
     assert [(cell["method"], cell["sparsity"]) for cell in left["cells"]] == [("magnitude", 0.5), ("activation", 0.5)]
     assert sorted(file.name for file in path.parent.iterdir()) == ["compare.html", "compare.json"]
-    with monkeypatch.context() as patch:
-        second = measured_cells(patch)
-        done = run(job, METHODS, [0.5, 0.8], "1")
+    second = canned_cells(monkeypatch)
+    done = run(job, METHODS, [0.5, 0.8], "1")
     assert len(first) == 2 and len(second) == 4 and not set(first) & set(second)
     assert done["cells"][:2] == left["cells"] and from_json(path.read_bytes()) == plain(done)
-    with monkeypatch.context() as patch:
-        third = measured_cells(patch)
-        assert run(job, METHODS, [0.5], "1") == plain(done) and third == []
+    assert run(job, METHODS, [0.5], "1") == plain(done) and len(second) == 4
     fresh = run(dataclasses.replace(job, output_dir=str(tmp_path / "fresh")), METHODS, [0.5, 0.8], "1")
-    for cell in (*fresh["cells"], *done["cells"]):
-        cell["seconds"] = 0.0
     assert plain(fresh)["cells"] == plain(done)["cells"]
 
 
@@ -129,10 +162,11 @@ def plain(document):
     return from_json(comparison.comparison.to_json(document).encode())
 
 
-def test_gains_are_against_plain_magnitude_at_the_same_sparsity(job):
+def test_gains_are_against_plain_magnitude_at_the_same_sparsity(job, monkeypatch):
+    canned_cells(monkeypatch)
     document = run(job, METHODS, [0.5, 0.8], "1")
     baseline = {cell["sparsity"]: cell["alone"]["top1"] for cell in document["cells"] if cell["method"] == "magnitude"}
-    assert len(document["cells"]) == 6 and document["data"]["labelled"] and document["dense"]["top1"] == 1.0
+    assert len(document["cells"]) == 6 and baseline == {0.5: pytest.approx(9 / 24), 0.8: pytest.approx(6 / 24)}
     for cell in document["cells"]:
         for state in ("alone", "reflow"):
             expected = 100 * (cell[state]["top1"] - baseline[cell["sparsity"]])
@@ -141,11 +175,14 @@ def test_gains_are_against_plain_magnitude_at_the_same_sparsity(job):
             assert low <= cell[state]["top1"] <= high
 
 
-def test_without_labels_agreement_counts(job, inputs):
-    document = run(dataclasses.replace(job, data=inputs.unlabelled), METHODS, [0.8], "1")
-    assert not document["data"]["labelled"] and document["dense"]["top1"] == 1.0
-    assert document["dense"]["n"] == document["data"]["evaluation"] == 24
-    assert 0 < document["cells"][0]["reflow"]["top1"] < 1
+@pytest.mark.parametrize("labelled", [True, False])
+def test_without_labels_agreement_counts(job, inputs, labelled):
+    job = job if labelled else dataclasses.replace(job, data=inputs.unlabelled)
+    document = run(job, {**MAGNITUDE, "magnitude+obs": METHODS["magnitude+obs"]}, [0.8], "1")
+    assert document["data"]["labelled"] == labelled and document["dense"]["top1"] == 1.0
+    assert document["dense"]["n"] == document["data"]["evaluation"] == (48 if labelled else 24)
+    magnitude, obs = document["cells"]
+    assert 0 < magnitude["alone"]["top1"] < obs["alone"]["top1"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -157,22 +194,24 @@ def test_without_labels_agreement_counts(job, inputs):
         ({"prune": PruneConfig(prunable="all")}, "prunable=target"),
     ],
 )
-def test_other_settings_are_refused_unless_overwritten(job, left, change, named):
-    run(job, {"magnitude": METHODS["magnitude"]}, [0.5], "1")
+def test_other_settings_are_refused_unless_overwritten(job, left, change, named, monkeypatch):
+    canned_cells(monkeypatch)
+    run(job, MAGNITUDE, [0.5], "1")
     before, other = left(), dataclasses.replace(job, **change)
     with pytest.raises(InputError, match=rf"other settings, {named}: .*--overwrite"):
         run(other, METHODS, [0.5], "1")
     assert left() == before
-    document = run(dataclasses.replace(other, overwrite=True), {"magnitude": METHODS["magnitude"]}, [0.8], "1")
+    document = run(dataclasses.replace(other, overwrite=True), MAGNITUDE, [0.8], "1")
     assert [cell["sparsity"] for cell in document["cells"]] == [0.8]
 
 
-def test_other_images_behind_the_same_name_are_refused(job, inputs, tmp_path):
+def test_other_images_behind_the_same_name_are_refused(job, inputs, tmp_path, monkeypatch):
+    canned_cells(monkeypatch)
     with np.load(inputs.data) as archive:
         x, y = archive["x"], archive["y"]
     np.savez(tmp_path / "mine.npz", x=x, y=y)
     job = dataclasses.replace(job, data=str(tmp_path / "mine.npz"))
-    run(job, {"magnitude": METHODS["magnitude"]}, [0.5], "1")
+    run(job, MAGNITUDE, [0.5], "1")
     np.savez(tmp_path / "mine.npz", x=x, y=np.roll(y, 1))
     with pytest.raises(InputError, match="other weights or images"):
         run(job, METHODS, [0.5], "1")
@@ -188,10 +227,11 @@ def test_a_folder_of_something_else_is_left_alone(job, tmp_path, left):
     assert left() == before
 
 
-def test_a_damaged_file_is_refused_and_what_a_cut_off_write_left_is_not(job, tmp_path):
+def test_a_damaged_file_is_refused_and_what_a_cut_off_write_left_is_not(job, tmp_path, monkeypatch):
+    canned_cells(monkeypatch)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "compare.json.part").write_text('{"ver')
-    run(job, {"magnitude": METHODS["magnitude"]}, [0.5], "1")
+    run(job, MAGNITUDE, [0.5], "1")
     assert not (tmp_path / "out" / "compare.json.part").exists()
     (tmp_path / "out" / "compare.json").write_text('{"ver')
     with pytest.raises(InputError, match=r"must be what an earlier run wrote"):

@@ -24,6 +24,43 @@ def test_an_n_m_pattern_brings_its_sparsity():
         PruneConfig(pattern=NM(2, 4), sparsity=0.6)
 
 
+@pytest.mark.parametrize(
+    ("budgets", "received"),
+    [
+        ({"sparsity": 0.7, "min_speedup": 2.0}, "--sparsity=0.7 --min_speedup=2.0"),
+        ({"sparsity": 0.0, "max_size_bytes": 1_000_000}, "--sparsity=0.0 --max_size_bytes=1000000"),
+        ({"max_size_bytes": 5, "min_speedup": 1.5}, "--max_size_bytes=5 --min_speedup=1.5"),
+    ],
+)
+def test_one_budget_at_most(budgets, received):
+    with pytest.raises(InputError, match=r"At most one of --sparsity, --max_size_bytes and --min_speedup .+") as error:
+        PruneConfig(**budgets)
+    assert str(error.value).endswith(f"Received: {received}")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"max_size_bytes": 0}, "--max_size_bytes must be at least 1. Received: 0"),
+        ({"min_speedup": 1.0}, "--min_speedup must be a number over 1. Received: 1.0"),
+        ({"min_speedup": float("nan")}, "--min_speedup must be a number over 1. Received: nan"),
+        ({"min_speedup": float("inf")}, "--min_speedup must be a number over 1. Received: inf"),
+        ({"min_speedup": 2.0, "target": "storage"}, r"--target=storage does not. Received: --min_speedup=2"),
+        ({"min_speedup": 2.0, "pattern": NM(2, 4)}, r"has sparsity 0.5 and no other: leave --min_speedup out. .+=2"),
+        ({"max_size_bytes": 7, "pattern": NM(2, 4)}, r"no other: leave --max_size_bytes out. Received: .+=7"),
+    ],
+)
+def test_no_budget(config, message):
+    with pytest.raises(InputError, match=message):
+        PruneConfig(**config)
+
+
+def test_what_the_budget_is():
+    assert PruneConfig().budget is None and PruneConfig(sparsity=0.5).budget is None
+    assert PruneConfig(max_size_bytes=10).budget == ("max_size_bytes", 10)
+    assert PruneConfig(min_speedup=1.5).budget == ("min_speedup", 1.5)
+
+
 def test_no_sparsity_is_a_sparsity():
     assert PruneConfig(sparsity=0.0, pattern=Channel()).requested_sparsity == 0.0
 

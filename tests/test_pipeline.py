@@ -14,13 +14,16 @@ import pytest
 from PIL import Image
 
 from reflow_tf import pipeline
+from reflow_tf.benchmark import Benchmark, Measured
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import CANDIDATES
 from reflow_tf.report import document, folder
+from reflow_tf.runtimes.latency import Spread
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.plan import PruningPlan
+from reflow_tf.targets.xnnpack.workload import estimate_speedup
 from reflow_tf.tools import prune
 
 
@@ -377,6 +380,73 @@ def test_the_gate_without_labels_looks_at_agreement(command, inputs, tmp_path):
     flags = {"model": inputs.model, "data": inputs.unlabelled, "preprocess": inputs.preprocess}
     outcome = command(prune, **flags, sparsity=0.99, target="storage", output_dir=tmp_path, max_accuracy_drop=0)
     assert outcome.code == 3 and Results(tmp_path).report["agreement"]["file"]["top1"] < 1
+
+
+@pytest.mark.parametrize("quantize", ["none", "float16"])
+def test_the_file_is_as_small_as_was_asked(run_job, quantize):
+    config = PruneConfig(target="storage", max_size_bytes=6500)
+    results = run_job(config, quantize=quantize)
+    budget, size = results.report["budget"], (results.folder / "model.tflite").stat().st_size
+    assert budget == {
+        "name": "max_size_bytes",
+        "value": config.max_size_bytes,
+        "estimate": budget["estimate"],
+        "measured": size,
+        "passed": True,
+    }
+    assert size <= budget["estimate"] <= config.max_size_bytes < size + 600, "no sparser than it had to be"
+    assert results.report["sparsity"]["requested"] is None and results.report["config"]["sparsity"] is None
+    assert 0 < results.report["sparsity"]["achieved"] < 0.9
+
+
+def test_a_file_that_came_out_larger_than_asked(command, inputs, tmp_path, monkeypatch):
+    """What else can be: a file that must be stored dense."""
+    monkeypatch.setattr("reflow_tf.export.tflite.compute_same", lambda *_: False)
+    flags = {"model": inputs.model, "data": inputs.data, "preprocess": inputs.preprocess, "target": "storage"}
+    outcome = command(prune, **flags, output_dir=tmp_path / "out", max_size_bytes=7000)
+    report = Results(tmp_path / "out").report
+    assert outcome.code == 3 and report["budget"]["passed"] is False
+    assert re.match(r"error: --max_size_bytes=7000 was missed: the file has [\d,]+ bytes; 6,9\d\d were", outcome.error)
+    assert re.search(r"The largest parts are \S+conv_2\S+ \(2.30 kB, dense\), ", outcome.error)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == pipeline.FILES
+
+
+@pytest.fixture
+def fast(run_job, strided, images, tmp_path, monkeypatch):
+    """A job on a network that XNNPACK can run sparse, and a browser that finds it so many times as fast."""
+    np.savez(tmp_path / "photos.npz", x=images(64, seed=1, size=32))
+
+    def run(measured=None, **settings):
+        def measure(name, content, dense):
+            costs = [_measured("dense", measured, None), _measured("file", 1.0, Spread(measured, measured, measured))]
+            return Benchmark("Chromium", "ms", 1, 1, 0, costs[0], (costs[1],))
+
+        monkeypatch.setattr(pipeline, "require_runtime", lambda name: None)
+        monkeypatch.setattr(pipeline, "_measure", measure)
+        benchmark = ("web",) if measured else ()
+        config = PruneConfig(min_speedup=1.3, **settings)
+        return run_job(config, model=strided, data=str(tmp_path / "photos.npz"), benchmark=benchmark).report
+
+    return run
+
+
+def _measured(label, cost, speedup):
+    return Measured(label, 1, (cost,), Spread(cost, cost, cost), speedup, 0.0, True, None)
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform", "auto"])
+def test_the_file_is_estimated_to_be_as_fast_as_was_asked(fast, allocation):
+    report = fast(allocation=allocation)
+    budget = report["budget"]
+    assert budget["estimate"] >= 1.3 and budget["measured"] is None and budget["passed"] is None
+    assert report["target"]["eligible"] and estimate_speedup(report["target"]["expected_speedup"]) == budget["estimate"]
+    assert report["sparsity"]["achieved"] > 2 / 3, "below, XNNPACK runs nothing sparse"
+
+
+def test_a_speed_is_measured_where_that_is_asked_too(fast):
+    assert fast(measured=1.4)["budget"]["passed"] is True
+    report = fast(measured=1.2)
+    assert report["budget"]["measured"] == 1.2 and report["budget"]["passed"] is False
 
 
 @pytest.mark.parametrize("name", sorted(pipeline.FILES))

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import reflow_tf
+from reflow_tf.export.operators import read_operators
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import read_bits
@@ -14,6 +15,7 @@ from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS
 from reflow_tf.sparsity.masks import build_masks
+from reflow_tf.targets.xnnpack import XNNPack
 
 CONFIG = reflow_tf.PruneConfig(sparsity=0.6)
 
@@ -339,3 +341,21 @@ def test_the_public_names():
     with pytest.raises(AttributeError, match="no attribute 'prune_model'"):
         _ = reflow_tf.prune_model
     assert issubclass(reflow_tf.InputError, ValueError)
+
+
+def test_a_budget_of_speed_without_a_file(strided, images):
+    """The library exports the dense file by itself."""
+    config = reflow_tf.PruneConfig(min_speedup=1.3, allocation="uniform", repair="none")
+    result = reflow_tf.prune(keras.models.load_model(strided), config)
+    file = reflow_tf.export_tflite(result.model, rewrite="exact")
+    verdict = XNNPack().judge(read_operators(file.content))
+    assert verdict.eligible and verdict.estimated_speedup == result.report.budget.estimate >= 1.3
+
+
+def test_auto_leaves_alone_what_costs_nothing(strided, images):
+    """The classifier may be pruned, but XNNPACK does not run it sparse: of the speed, zeros in it bring nothing."""
+    config = reflow_tf.PruneConfig(min_speedup=1.3, allocation="auto", prunable="all", repair="none")
+    inputs = images(24, seed=1, size=32).astype(np.float32) / 127.5 - 1
+    plan = reflow_tf.prune(keras.models.load_model(strided), config, inputs).plan
+    zeros = {path: layer.sparsity for path, layer in plan.layers.items()}
+    assert {path for path, sparsity in zeros.items() if sparsity} == {"wide_1/kernel", "wide_2/kernel"}

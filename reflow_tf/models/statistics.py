@@ -21,6 +21,9 @@ LIMIT_BYTES = 4 << 30
 
 NAMES = frozenset({"input_gram", "fisher_blocks"})
 
+Gathered = dict[str, dict[str, np.ndarray]]
+"""Path of a kernel -> name -> statistic; a kernel that no calibration input ran through has none."""
+
 
 def gather(
     model: keras.Model,
@@ -29,7 +32,7 @@ def gather(
     batches: Iterable[np.ndarray],
     *,
     block_size: int = BLOCK_SIZE,
-) -> dict[str, dict[str, np.ndarray]]:
+) -> Gathered:
     """Statistics of the model as it is, at inference, in one pass over the batches for each name.
 
     Args:
@@ -52,7 +55,7 @@ def gather(
     if names - NAMES:
         raise InputError(f"Statistics must be of {', '.join(sorted(NAMES))}. Received: {', '.join(sorted(names))}")
     _check_memory(specs, names, block_size)
-    found: dict[str, dict[str, np.ndarray]] = {spec.path: {} for spec in specs}
+    found: Gathered = {spec.path: {} for spec in specs}
     if "input_gram" in names:
         _add(found, "input_gram", gram.gather(model, specs, batches))
     if "fisher_blocks" in names:
@@ -60,7 +63,7 @@ def gather(
     return found
 
 
-def _add(found: dict[str, dict[str, np.ndarray]], name: str, statistics: Mapping[str, np.ndarray]) -> None:
+def _add(found: Gathered, name: str, statistics: Mapping[str, np.ndarray]) -> None:
     for path, statistic in statistics.items():
         if not np.isfinite(statistic).all():
             raise InputError(f"Activations and gradients must be finite. Received: NaN or infinity at {path}")

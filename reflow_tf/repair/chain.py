@@ -1,7 +1,6 @@
 """Repairs by name, and several of them one after another."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -33,13 +32,25 @@ REPAIRS: Mapping[str, Callable[..., RepairOutcome]] = {
     "moments": match_moments,
     "distill": distill,
 }
-"""Name -> `Repair`; those of `NEED_PLAN` take the plan as a keyword besides."""
+"""Name -> `Repair`; those of TAKES take keywords besides."""
 
-NEED_PLAN = frozenset({"chita", "least_squares"})
+TAKES: Mapping[str, Sequence[str]] = {
+    "woodfisher": ("statistics",),
+    "obs": ("statistics",),
+    "chita": ("plan", "statistics"),
+    "least_squares": ("plan",),
+}
+"""Name of a repair -> the keywords of `run_chain` that are passed on to it."""
 
 
 def run_chain(
-    names: Sequence[str], pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, plan: PruningPlan
+    names: Sequence[str],
+    pruned: PrunedModel,
+    batches: Iterable[np.ndarray],
+    progress: Progress,
+    *,
+    plan: PruningPlan,
+    statistics: impact.Known | None = None,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     """Runs repairs in this order, each on what the one before it left.
 
@@ -49,18 +60,20 @@ def run_chain(
         batches: float arrays (n, ...), re-iterable.
         progress: wraps each pass.
         plan: which pattern and sparsity each masked kernel has.
+        statistics: what is known of the dense model on these batches; repairs gather what they miss.
 
     Returns:
-        The same model with the masks that hold now (those of `NEED_PLAN` choose them anew), and what each repair did.
+        The same model with the masks that hold now (a repair may choose them anew), and what each repair did.
 
     Raises:
         InputError: as the repairs do.
     """
+    keywords = {"plan": plan, "statistics": statistics}
     outcomes = []
     with pruned.restored_on_error():
         for name in names:
-            repair = functools.partial(REPAIRS[name], plan=plan) if name in NEED_PLAN else REPAIRS[name]
-            outcome = repair(pruned, batches, progress)
+            taken = {keyword: keywords[keyword] for keyword in TAKES.get(name, ())}
+            outcome = REPAIRS[name](pruned, batches, progress, **taken)
             if isinstance(outcome, MovedMasks):
                 pruned = dataclasses.replace(pruned, masks=outcome.masks)
             _check_zeros(name, pruned)

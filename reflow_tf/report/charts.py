@@ -260,8 +260,9 @@ def _draw_sparsity(report: Report, width: float) -> tuple[float, list[Markup]]:
         ]
         if index in ticks:
             parts.append(svg.text(x + column / 2, middle + 17, str(index), "tick", "middle"))
+    if requested is not None:
+        parts.append(svg.line(left, up(requested), right, up(requested), "reference"))
     parts += [
-        svg.line(left, up(requested), right, up(requested), "reference"),
         svg.text(left - 8, down(0) + 10, "0", "tick", "end"),
         svg.text(left - 8, bottom + 2, _abbreviated(largest), "tick", "end"),
         svg.text((left + right) / 2, bottom + 30, "prunable kernel, from input to output", "tick", "middle"),

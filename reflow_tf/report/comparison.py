@@ -228,9 +228,8 @@ def _cells_table(document: Document) -> Markup:
 
 
 def _score_texts(score: dict[str, Any]) -> tuple[str, str]:
-    collapsed = ", collapsed" if score["collapsed"] else ""
     gain = "" if score["gain_points"] is None else points(score["gain_points"])
-    return f"{percent(score['top1'])} ({interval(score['top1_interval'])}){collapsed}", gain
+    return f"{percent(score['top1'])} ({interval(score['top1_interval'])})", gain
 
 
 def _figures(document: Document) -> Markup:

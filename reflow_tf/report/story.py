@@ -7,6 +7,8 @@ from reflow_tf.report.wording import SPACE, count, interval, large_count, percen
 
 # Under this the pruned file and the dense file are called equally large.
 _SAME_SIZE = 0.02
+# So many of the largest tensors are named where a file is too large.
+_MOST_NAMED = 3
 # Above this loss of the recalibrated model the reader is told what else there is.
 MUCH_POINTS = 10.0
 
@@ -124,6 +126,35 @@ def gate_sentence(report: Report) -> str | None:
     return f"The accuracy gate was {outcome}: the file is at {points(-gate['drop_points'])} against dense, {allowed}."
 
 
+def budget_sentence(report: Report) -> str | None:
+    """What the budget came to, estimated and measured; None where a sparsity was asked for."""
+    budget = report["budget"]
+    if budget is None:
+        return None
+    outcome = {True: "was kept", False: "was missed", None: "is estimated, not measured"}[budget["passed"]]
+    if budget["name"] == "max_size_bytes":
+        facts = f"the file has {count(budget['measured'])} bytes; {count(budget['estimate'])} were estimated"
+        return f"--max_size_bytes={budget['value']:.0f} {outcome}: {facts}{_largest_parts(report)}."
+    estimate = f"{significant(budget['estimate'], 3)} times as fast as dense"
+    if budget["measured"] is not None:
+        web = report["latency"]["web"]["runtime"]
+        facts = f"in {web} the file is {significant(budget['measured'], 3)} times as fast as dense; {estimate}"
+        facts = f"{facts} was estimated"
+    elif budget["passed"] is False:
+        facts = f"{estimate} was estimated, but {report['target']['statement'].rstrip('.')}"
+    else:
+        facts = f"{estimate}, by what other networks at 224x224 gained in LiteRT.js; smaller images gain less"
+    return f"--min_speedup={budget['value']:g} {outcome}: {facts}."
+
+
+def _largest_parts(report: Report) -> str:
+    if report["budget"]["passed"]:
+        return ""
+    tensors = sorted(report["file"]["tensors"], key=lambda tensor: -tensor["size_bytes"])[:_MOST_NAMED]
+    named = ", ".join(f"{tensor['name']} ({size(tensor['size_bytes'])}, {tensor['storage']})" for tensor in tensors)
+    return f". The largest parts are {named}" if named else ""
+
+
 def accuracy_sentence(report: Report) -> str:
     pruned, repaired, final = (step(report, name) for name in ("pruned", "repaired", "file"))
     if not report["accuracy"]:
@@ -173,9 +204,11 @@ def sparsity_sentence(report: Report) -> str:
     zeros, weights = (sum(layer[key] for layer in layers) for key in ("num_zeros", "num_weights"))
     shares = [layer["sparsity"] for layer in layers]
     spread = f" from {percent(min(shares), 0)} to {percent(max(shares), 0)}" if len(layers) > 1 else ""
+    requested = sparsity["requested"]
+    asked = f"--{report['budget']['name']}" if requested is None else percent(requested)
     return (
         f"{large_count(zeros)} of {large_count(weights)} prunable weights are zero ({percent(sparsity['achieved'])}; "
-        f"{percent(sparsity['requested'])} was asked for), in {plural(len(layers), 'kernel')}{spread}. Of all weights "
+        f"{asked} was asked for), in {plural(len(layers), 'kernel')}{spread}. Of all weights "
         f"of the model, {percent(sparsity['achieved_model'])} are zero."
     )
 

@@ -134,6 +134,8 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     for index, note in enumerate(report["notes"]):
         yield "" if index else "notes", note, ""
     yield "time", seconds(sum(report["seconds"].values())), ""
+    if (budget := story.budget_sentence(report)) is not None:
+        yield "budget", budget, "bold red" if report["budget"]["passed"] is False else ""
     if (gate := story.gate_sentence(report)) is not None:
         yield "gate", gate, "" if report["gate"]["passed"] else "bold red"
 

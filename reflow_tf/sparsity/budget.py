@@ -2,10 +2,12 @@
 
 Minimizes the sum over layers of the divergence that their sparsity causes, subject to what the kept weights may cost:
 dynamic programming over layers and cost, as in SPDY (Frantar & Alistarh, arXiv 2201.13096). That the divergences add up
-is an assumption; that the sum is at its least, to within the steps of the grid, is not.
+is an assumption; that the sum is at its least, to within the steps of the grid, is not. Where zeros are to be counted
+beside the cost (XNNPACK wants both), they enter the sum with a Lagrange multiplier, the least one that brings enough.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +20,9 @@ NUM_COST_STEPS = 4000
 # Below the least sparsity that was measured, divergence falls like this power of it: fewer and smaller weights go.
 _ONSET_POWER = 3.0
 _LEAST_DIVERGENCE = 1e-7
+# Powers of 2, in divergence for all weights that count: from what moves nothing to what outweighs every curve.
+_MULTIPLIERS, _MULTIPLIER_HALVINGS = (-30.0, 40.0), 14
+_FACTOR_HALVINGS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,65 +45,163 @@ class SensitivityCurve:
         return np.where(sparsities < self.sparsities[0], onset, between)
 
 
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What one weight of a kernel costs, in whatever the budget is in.
+
+    Attributes:
+        kept: a weight that is not zero; 0 where zeros save nothing.
+        most: no weight costs more on average, however many are kept: the price of dense storage.
+    """
+
+    kept: float
+    most: float = math.inf
+
+    def per_weight(self, sparsities: np.ndarray) -> np.ndarray:
+        """Cost at each sparsity, averaged over all weights of the kernel."""
+        return np.minimum((1 - sparsities) * self.kept, self.most)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """One kernel with a price, and the levels among which its sparsity is chosen."""
+
+    num_weights: int
+    price: Price
+    levels: np.ndarray
+    divergences: np.ndarray
+
+    def cost(self, sparsities: np.ndarray | float) -> np.ndarray:
+        return self.num_weights * self.price.per_weight(np.asarray(sparsities))
+
+
 def share_out(
     specs: Sequence[LayerSpec],
     curves: Mapping[str, SensitivityCurve],
     sparsity: float,
-    unit_costs: Mapping[str, float] | None = None,
+    prices: Mapping[str, Price] | None = None,
+    least_zeros: int = 0,
 ) -> dict[str, float]:
-    """The sparsities of least total divergence at which the kernels cost (1 - sparsity) of what they cost dense.
+    """The sparsities of least divergence at which the kernels cost at most (1 - sparsity) of what they cost dense.
 
     Args:
         specs: the kernels.
         curves: one for each path.
         sparsity: share of the cost that has to go, in [0, 1).
-        unit_costs: what one kept weight of a kernel costs the target, e.g. multiply-accumulates; None: 1 each.
+        prices: path -> what a weight of that kernel costs; a kernel without a price stays dense. None: 1 each, so that
+            the cost is the number of weights.
+        least_zeros: so many weights of the kernels with a price must be zero as well.
 
     Raises:
-        InputError: the curves do not reach far enough for so high a sparsity.
+        InputError: the curves do not reach far enough for so high a sparsity, or so many zeros.
     """
-    costs = np.array([spec.num_weights * (unit_costs[spec.path] if unit_costs else 1.0) for spec in specs])
-    unit = costs.sum() / NUM_COST_STEPS
-    budget = int((1 - sparsity) * NUM_COST_STEPS)
-    levels = [_levels(curves[spec.path]) for spec in specs]
+    prices = {spec.path: Price(1.0) for spec in specs} if prices is None else prices
+    layers = _describe_all(specs, curves, prices)
+    chosen = _choose(layers, sparsity, 0.0)
+    if _count_zeros(layers, chosen) < least_zeros:
+        chosen = _choose_with_zeros(layers, sparsity, least_zeros)
+    exact = _spend_rest(layers, chosen, sparsity, least_zeros)
+    shared = iter(exact)
+    return {spec.path: _round_up(next(shared), spec.num_weights) if _costs(spec, prices) else 0.0 for spec in specs}
+
+
+def find_most(specs: Sequence[LayerSpec], curves: Mapping[str, SensitivityCurve], prices: Mapping[str, Price]) -> float:
+    """The highest `sparsity` that `share_out` can share out: where every kernel is as sparse as its curve reaches."""
+    return _find_most(_describe_all(specs, curves, prices))
+
+
+def _describe_all(
+    specs: Sequence[LayerSpec], curves: Mapping[str, SensitivityCurve], prices: Mapping[str, Price]
+) -> list[_Layer]:
+    """The kernels with a price, in order."""
+    return [_describe(spec, prices[spec.path], curves[spec.path]) for spec in specs if _costs(spec, prices)]
+
+
+def _costs(spec: LayerSpec, prices: Mapping[str, Price]) -> bool:
+    return spec.path in prices and prices[spec.path].kept > 0
+
+
+def _find_most(layers: Sequence[_Layer]) -> float:
+    dense, least = (sum(float(layer.cost(layer.levels[end])) for layer in layers) for end in (0, -1))
+    return 1 - least / dense if dense else 0.0
+
+
+def _describe(spec: LayerSpec, price: Price, curve: SensitivityCurve) -> _Layer:
+    most = curve.sparsities[-1]
+    levels = np.append(np.arange(0, most - SPARSITY_STEP / 2, SPARSITY_STEP), most)
+    return _Layer(spec.num_weights, price, levels, curve.at(levels))
+
+
+def _count_zeros(layers: Sequence[_Layer], sparsities: Sequence[float] | np.ndarray) -> float:
+    return sum(layer.num_weights * s for layer, s in zip(layers, sparsities, strict=True))
+
+
+def _choose(layers: Sequence[_Layer], sparsity: float, multiplier: float) -> np.ndarray:
+    """The levels of least total divergence within the budget; `multiplier` is what keeping all weights adds to it."""
+    dense = sum(float(layer.cost(0.0)) for layer in layers)
+    unit, budget = dense / NUM_COST_STEPS, int((1 - sparsity) * NUM_COST_STEPS)
+    num_weights = sum(layer.num_weights for layer in layers)
     best, choices = np.zeros(budget + 1), []
-    for cost, sparsities, spec in zip(costs, levels, specs, strict=True):
+    for layer in layers:
         # Rounded up: the budget holds whatever the rounding does.
-        steps = np.ceil((1 - sparsities) * cost / unit - 1e-9).astype(int)
-        totals = np.full((len(sparsities), budget + 1), np.inf)
-        for row, divergence, taken in zip(totals, curves[spec.path].at(sparsities), steps, strict=True):
+        steps = np.ceil(layer.cost(layer.levels) / unit - 1e-9).astype(int)
+        losses = layer.divergences + multiplier * layer.num_weights / num_weights * (1 - layer.levels)
+        totals = np.full((len(steps), budget + 1), np.inf)
+        for row, loss, taken in zip(totals, losses, steps, strict=True):
             if taken <= budget:
-                row[taken:] = best[: budget + 1 - taken] + divergence
+                row[taken:] = best[: budget + 1 - taken] + loss
         choices.append((totals.argmin(axis=0), steps))
         best = totals.min(axis=0)
     if not np.isfinite(best[budget]):
-        most = 1 - sum(c * (1 - s[-1]) for c, s in zip(costs, levels, strict=True)) / costs.sum()
+        if sparsity <= (most := _find_most(layers)):  # it was the rounding
+            return np.array([layer.levels[-1] for layer in layers])
         raise InputError(
             f"The budget must leave at least what the kernels keep at {most:.1%}. Received: {sparsity:.1%}"
         )
-    chosen, left = np.zeros(len(specs), int), budget
-    for index in reversed(range(len(specs))):
+    chosen, left = np.zeros(len(layers)), budget
+    for index in reversed(range(len(layers))):
         picks, steps = choices[index]
-        chosen[index] = picks[left]
-        left -= steps[chosen[index]]
-    found = np.array([sparsities[pick] for sparsities, pick in zip(levels, chosen, strict=True)])
-    exact = _spend_rest(costs, found, sparsity)
-    return {spec.path: round(s * spec.num_weights) / spec.num_weights for spec, s in zip(specs, exact, strict=True)}
+        chosen[index] = layers[index].levels[picks[left]]
+        left -= steps[picks[left]]
+    return chosen
 
 
-def _levels(curve: SensitivityCurve) -> np.ndarray:
-    most = curve.sparsities[-1]
-    return np.append(np.arange(0, most - SPARSITY_STEP / 2, SPARSITY_STEP), most)
+def _choose_with_zeros(layers: Sequence[_Layer], sparsity: float, least_zeros: int) -> np.ndarray:
+    """`_choose` with the least multiplier that gives so many zeros."""
+    low, high = _MULTIPLIERS
+    enough = _choose(layers, sparsity, 2**high)
+    if (most := _count_zeros(layers, enough)) < least_zeros:
+        raise InputError(
+            f"At most {int(most):,} weights can be zero here. Received: at least {least_zeros:,} asked for"
+        )
+    for _ in range(_MULTIPLIER_HALVINGS):
+        middle = (low + high) / 2
+        chosen = _choose(layers, sparsity, 2**middle)
+        if _count_zeros(layers, chosen) < least_zeros:
+            low = middle
+        else:
+            high, enough = middle, chosen
+    return enough
 
 
-def _spend_rest(costs: np.ndarray, sparsities: np.ndarray, sparsity: float) -> np.ndarray:
+def _spend_rest(layers: Sequence[_Layer], sparsities: np.ndarray, sparsity: float, least_zeros: int) -> np.ndarray:
     """Scales all densities by one factor, none beyond 1, so that what rounding left of the budget is used."""
-    densities, budget = 1 - sparsities, (1 - sparsity) * costs.sum()
-    for _ in range(20):
-        free = densities < 1
-        used = float(costs @ densities)
-        if not free.any() or used <= 0 or abs(used - budget) < 1e-9 * costs.sum():
-            break
-        factor = 1 + (budget - used) / float(costs[free] @ densities[free])
-        densities = np.where(free, np.minimum(densities * factor, 1), densities)
-    return 1 - densities
+    densities = 1 - sparsities
+    budget = (1 - sparsity) * sum(float(layer.cost(0.0)) for layer in layers)
+
+    def scale(factor: float) -> np.ndarray:
+        return 1 - np.minimum(densities * factor, 1)
+
+    low, high = 1.0, 1 / densities.min(initial=1.0)
+    for _ in range(_FACTOR_HALVINGS):
+        middle = (low + high) / 2
+        scaled = scale(middle)
+        cost = sum(float(layer.cost(s)) for layer, s in zip(layers, scaled, strict=True))
+        fits = cost <= budget and _count_zeros(layers, scaled) >= least_zeros
+        low, high = (middle, high) if fits else (low, middle)
+    return scale(low)
+
+
+def _round_up(sparsity: float, num_weights: int) -> float:
+    """To whole weights, so that neither cost nor zeros miss what was asked for."""
+    return math.ceil(sparsity * num_weights - 1e-6) / num_weights

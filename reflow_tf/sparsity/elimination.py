@@ -21,8 +21,7 @@ def eliminate_with_updates(weights: np.ndarray, inverses: np.ndarray) -> np.ndar
         (n, d) float32 scores.
     """
     rows = np.arange(len(weights))
-    diagonals = np.einsum("nii->ni", inverses)
-    product = np.empty_like(inverses)
+    diagonals, product = np.einsum("nii->ni", inverses), np.empty_like(inverses)
     order = _Order(weights.shape)
     while order.num_left:
         safe = np.where(order.alive, diagonals, 1.0)  # what has left keeps a diagonal of 0, or of a rounding error
@@ -30,6 +29,10 @@ def eliminate_with_updates(weights: np.ndarray, inverses: np.ndarray) -> np.ndar
         columns = inverses[rows, :, leaving] / np.sqrt(safe[rows, leaving])[:, None]
         weights -= (weights[rows, leaving] / np.sqrt(safe[rows, leaving]))[:, None] * columns
         inverses -= np.multiply(columns[:, :, None], columns[:, None, :], out=product)
+        if (kept := order.forget()) is not None:  # the steps to come are as much shorter
+            weights = np.take_along_axis(weights, kept, axis=1)
+            inverses = inverses[rows[:, None, None], kept[:, :, None], kept[:, None, :]]
+            diagonals, product = np.einsum("nii->ni", inverses), np.empty_like(inverses)
     return order.scores
 
 
@@ -53,21 +56,37 @@ def eliminate_without_updates(weights: np.ndarray, matrices: np.ndarray) -> np.n
 
 
 class _Order:
-    """Who is left in each of n rows, and the scores of those that are not."""
+    """Who is left in each of n rows, and the scores of those that are not.
+
+    Attributes:
+        scores: (n, d) float32, of those that left.
+        alive: (n, w) boolean, False for those that left; w is d until some are forgotten.
+        num_left: how many are left in each row.
+    """
 
     def __init__(self, shape: tuple[int, int]):
+        self.scores = np.zeros(shape, np.float32)
         self.alive = np.ones(shape, bool)
         self.num_left = shape[1]
-        self.scores = np.zeros(shape, np.float32)
+        self._places = np.tile(np.arange(shape[1]), (shape[0], 1))  # column of `alive` -> column of `scores`
         self._last = np.zeros(shape[0], np.float32)
 
     def remove(self, rises: np.ndarray) -> np.ndarray:
-        """Removes the weight with the least rise from each row and returns which, (n,)."""
+        """Removes the weight with the least rise from each row and returns which, (n,), a column of `alive`."""
         rows = np.arange(len(rises))
         leaving = np.argmin(np.where(self.alive, rises, np.inf), axis=1)
         rise = np.minimum(rises[rows, leaving], np.finfo(np.float32).max / 2).astype(np.float32)
         self._last = np.maximum(rise, np.nextafter(self._last, np.float32(np.inf)))
-        self.scores[rows, leaving] = self._last
+        self.scores[rows, self._places[rows, leaving]] = self._last
         self.alive[rows, leaving] = False
         self.num_left -= 1
         return leaving
+
+    def forget(self) -> np.ndarray | None:
+        """Once a quarter of `alive` has left, cuts it off: (n, num_left), the columns that stay, in their order."""
+        if self.num_left > 0.75 * self.alive.shape[1]:
+            return None
+        kept = np.nonzero(self.alive)[1].reshape(len(self.alive), self.num_left)
+        self._places = np.take_along_axis(self._places, kept, axis=1)
+        self.alive = np.ones(kept.shape, bool)
+        return kept

@@ -5,6 +5,7 @@ nonzeros. For a given mask that is a convex problem whose one solution is `updat
 so CHITA here is this search for a mask, and `updates.woodfisher` on it, which is the paper's back-solve.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 
@@ -51,27 +52,62 @@ def chita(
     """
     blocks = read_statistic(statistics, "fisher_blocks")
     select = select or functools.partial(drop_lowest, num_dropped=int(np.count_nonzero(~mask)))
-    damping = quadratic.find_damping(blocks)
-    bounds = np.abs(blocks).sum(axis=2, dtype=np.float64) + damping
-    targets = quadratic.split_blocks(kernel, blocks).astype(np.float64)
-
-    def solve(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """The best weights on the mask, the gradient there and the quadratic."""
-        weights = quadratic.minimize_blocks(blocks, targets, quadratic.split_blocks(mask, blocks))
-        moves = weights - targets
-        gradients = (blocks @ moves[..., None])[..., 0] + damping * moves
-        return weights, gradients, 0.5 * float(np.sum(moves * gradients))
-
-    weights, gradients, cost = solve(mask)
+    problem = _Problem(kernel, blocks)
+    now = problem.solve(mask)
     length = LONGEST_STEP
     for _ in range(MOST_STEPS):
-        importance = bounds * np.square(weights - length * gradients / bounds)
+        importance = problem.bounds * np.square(now.weights - length * now.gradients / problem.bounds)
         found = select(quadratic.join_blocks(importance, mask))
-        solution = solve(found) if (found != mask).any() else (weights, gradients, cost)
-        if solution[2] < cost:
-            mask, (weights, gradients, cost) = found, solution
+        solution = problem.solve(found, now) if (found != mask).any() else now
+        if solution.cost < now.cost:
+            mask, now = found, solution
         elif length > 1:
             length /= 2
         else:
             break
     return mask
+
+
+@dataclasses.dataclass(frozen=True)
+class _Solution:
+    """The best weights on a mask.
+
+    Attributes:
+        kept: the mask, (blocks, B).
+        weights: (blocks, B) float64.
+        gradients: of the quadratic there.
+        cost: the quadratic.
+    """
+
+    kept: np.ndarray
+    weights: np.ndarray
+    gradients: np.ndarray
+    cost: float
+
+
+class _Problem:
+    """The quadratic of one kernel; `bounds` are the absolute row sums of F + damping."""
+
+    def __init__(self, kernel: np.ndarray, blocks: np.ndarray):
+        self._blocks = blocks
+        self._damping = quadratic.find_damping(blocks)
+        self._targets = quadratic.split_blocks(kernel, blocks).astype(np.float64)
+        self.bounds = np.abs(blocks).sum(axis=2, dtype=np.float64) + self._damping
+
+    def solve(self, mask: np.ndarray, known: _Solution | None = None) -> _Solution:
+        """The solution on a mask; of one that is `known` it takes over the blocks in which the masks are the same."""
+        kept = quadratic.split_blocks(mask, self._blocks)
+        if known is None:
+            weights, gradients = np.empty(kept.shape), np.empty(kept.shape)
+            new = np.arange(len(kept))
+        else:
+            weights, gradients = known.weights.copy(), known.gradients.copy()
+            new = np.flatnonzero((kept != known.kept).any(axis=1))
+        for part in quadratic.cut(len(new), self._blocks[0].size):
+            rows = new[part]
+            blocks, targets = self._blocks[rows], self._targets[rows]
+            weights[rows] = quadratic.minimize_each(quadratic.damp(blocks, self._damping), targets, kept[rows])
+            moves = weights[rows] - targets
+            gradients[rows] = (blocks @ moves[..., None])[..., 0] + self._damping * moves
+        cost = 0.5 * float(np.sum((weights - self._targets) * gradients))
+        return _Solution(kept, weights, gradients, cost)

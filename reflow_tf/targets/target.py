@@ -1,8 +1,10 @@
 """What a kind of hardware is to this tool: a judge of which kernels it pays to prune, and of whole networks."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Protocol
 
+from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import Pattern
 from reflow_tf.targets.operators import OperatorGraph
@@ -66,6 +68,8 @@ class Verdict:
             each of them, 1 / (1 - share * s) bounds the speed-up.
         corrupted_by: runtimes that compute wrong outputs with this file, or refuse it, because it stores zeros sparse:
             it must be stored dense.
+        estimated_speedup: what bounds like this one came to where they were measured; None where the target promises no
+            speed.
     """
 
     eligible: bool
@@ -77,6 +81,21 @@ class Verdict:
     version_notes: tuple[str, ...] = ()
     corrupted_by: tuple[str, ...] = ()
     sparse_share: float = 0.0
+    estimated_speedup: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tariff:
+    """What the weights of one network cost a target.
+
+    Attributes:
+        prices: index of a constant in `OperatorGraph.values` -> what a weight of it costs. Zeros in constants that are
+            not here save nothing.
+        least_zeros: so many weights of those constants must be zero before any zero saves anything.
+    """
+
+    prices: Mapping[int, Price]
+    least_zeros: int = 0
 
 
 class HardwareTarget(Protocol):
@@ -97,6 +116,11 @@ class HardwareTarget(Protocol):
         """The rewriting of files that the target wants by default, as `--rewrite` spells it."""
         ...
 
+    @property
+    def promises_speed(self) -> bool:
+        """Whether its verdicts say how much faster a file gets."""
+        ...
+
     def obstacle(self, quantize: str) -> str | None:
         """Why zeros gain nothing here in a file that is quantized so, or None if they do."""
         ...
@@ -107,6 +131,10 @@ class HardwareTarget(Protocol):
 
     def objection(self, spec: LayerSpec) -> str | None:
         """Why zeros in this kernel gain nothing here, or None if they do."""
+        ...
+
+    def price(self, graph: OperatorGraph) -> Tariff:
+        """Says what the weights of this network cost, in the unit that the target counts in."""
         ...
 
     def judge(self, graph: OperatorGraph) -> Verdict:

@@ -10,8 +10,9 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import read_bits, write_masks
 from reflow_tf.repair import chain
-from reflow_tf.repair.chain import NEED_PLAN, REPAIRS, run_chain
+from reflow_tf.repair.chain import REPAIRS, TAKES, run_chain
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
+from reflow_tf.repair.impact import READS
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.patterns import Unstructured
 from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan
@@ -35,7 +36,7 @@ def prune(sparsity=0.5):
 
 def test_names_in_the_configuration_are_those_of_the_table():
     assert set(config.REPAIRS) == set(REPAIRS) | set(config.ALONE)
-    assert set(REPAIRS) >= NEED_PLAN
+    assert set(REPAIRS) >= set(TAKES) >= set(READS)
 
 
 def test_the_order_is_the_one_given():
@@ -72,6 +73,24 @@ def test_later_repairs_get_the_masks_that_hold_now(monkeypatch):
     now, outcomes = run_chain(("chita", "reflow"), pruned, BATCHES, show_nothing, plan=plan)
     assert seen == [outcomes[0].masks] and now.masks is outcomes[0].masks and now.model is pruned.model
     assert any((now.masks[path] != mask).any() for path, mask in pruned.masks.items())
+
+
+def test_repairs_get_the_keywords_that_they_take(monkeypatch):
+    pruned, plan = prune()
+    seen = {}
+
+    def watch(name):
+        def repair(given, batches, progress, **keywords):
+            seen[name] = keywords
+            return chain.reflow(given, batches, progress)
+
+        return repair
+
+    names = ("woodfisher", "chita", "least_squares", "reflow")
+    monkeypatch.setattr(chain, "REPAIRS", {name: watch(name) for name in names})
+    run_chain(names, pruned, BATCHES, show_nothing, plan=plan, statistics={})
+    assert seen["woodfisher"] == {"statistics": {}} and seen["chita"] == {"plan": plan, "statistics": {}}
+    assert seen["least_squares"] == {"plan": plan} and seen["reflow"] == {}
 
 
 @pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])

@@ -122,6 +122,28 @@ def test_chita_keeps_the_pattern_and_the_count_and_says_how_many_changed_places(
     assert swapped > 0 and f"Of {kept} kept weights, {swapped} took the places of others." in outcome.statement
 
 
+@each
+def test_known_statistics_are_used_and_none_gathered(name, monkeypatch):
+    first, plan = prune(Unstructured())
+    second, _ = prune(Unstructured())
+    with first.as_dense() as model:
+        specs = [spec for spec in find_kernels(model).specs if spec.path in first.masks]
+        known = {impact.READS[name]: gather(model, specs, [impact.READS[name]], BATCHES)}
+    outcome = REPAIRS[name](plan)(first, BATCHES, show_nothing)
+    monkeypatch.setattr(impact, "gather", lambda *given: pytest.fail("gathered"))
+    for _ in range(2):  # what is known is not used up
+        assert REPAIRS[name](plan)(second, [], show_nothing, statistics=known).statement == outcome.statement
+    assert read_bits(first.model.variables) == read_bits(second.model.variables)
+
+
+def test_a_statistic_that_is_not_known_is_gathered():
+    first, _ = prune(Unstructured())
+    second, _ = prune(Unstructured())
+    impact.obs(first, BATCHES, show_nothing)
+    impact.obs(second, BATCHES, show_nothing, statistics={"fisher_blocks": {}})
+    assert read_bits(first.model.variables) == read_bits(second.model.variables)
+
+
 def interrupted():
     yield IMAGES
     raise KeyboardInterrupt

@@ -26,6 +26,7 @@ def make_report() -> Callable[..., dict[str, Any]]:
         {"timed": False},
         {"repair": "none", "collapsed_after": True, "max_accuracy_drop": None},
         {"repair": "auto"},
+        {"budget": {"name": "min_speedup", "value": 1.8, "estimate": 1.81, "measured": 1.6, "passed": False}},
         {"name": "/models/" + "very_long_folder_name/" * 12 + "model.keras", "prefix": "outer/inner/" * 15},
     ],
     ids=lambda keywords: "-".join(keywords) or "usual",

@@ -29,6 +29,7 @@ def sample_report(
     collapsed_after: bool = False,
     repair: str = "reflow",
     max_accuracy_drop: float | None = 2.0,
+    budget: dict[str, Any] | None = None,
     name: str = "mobilenet_v2",
     prefix: str = "",
     eligible: bool = True,
@@ -93,7 +94,7 @@ def sample_report(
         "accuracy": scores if labelled else None,
         "agreement": None if labelled else agreement,
         "sparsity": {
-            "requested": sparsity,
+            "requested": None if budget else sparsity,
             "achieved": num_zeros / max(num_prunable, 1),
             "achieved_model": num_zeros / num_weights,
             "pattern": "unstructured",
@@ -198,6 +199,7 @@ def sample_report(
             }
         },
         "seconds": {"load": 6.1, "plan": 0.4, "signal": 14.2, "repair": 5.8, "export": 9.3, "evaluate": 21.7},
+        "budget": budget,
         "gate": {
             "max_accuracy_drop": max_accuracy_drop,
             "drop_points": drop if max_accuracy_drop is not None else None,

@@ -195,6 +195,22 @@ def test_gate_is_shown_when_there_is_one(make_report):
     assert "accuracy gate" not in page.render(make_report(max_accuracy_drop=None))
 
 
+def test_a_budget_is_shown_when_there_is_one(make_report):
+    budget = {
+        "name": "max_size_bytes",
+        "value": 4_000_000,
+        "estimate": 3_990_000,
+        "measured": 3_989_000,
+        "passed": True,
+    }
+    html = page.render(make_report(budget=budget))
+    assert '<p class="gate">--max_size_bytes=4000000 was kept' in html and "the sparsity asked for" not in html
+    assert len(_pictures(html, "sparsity")) == 2
+    missed = page.render(make_report(budget=budget | {"value": 400, "passed": False}))
+    assert '<p class="gate missed">--max_size_bytes=400 was missed' in missed
+    assert "--max_size_bytes" not in (plain := page.render(make_report())) and "the sparsity asked for" in plain
+
+
 def test_is_deterministic(make_report):
     assert page.render(make_report()) == page.render(make_report())
 

@@ -131,3 +131,54 @@ def test_more_instructions_are_not_called_fewer(make_report):
 def test_a_bound_is_given_only_where_something_runs_sparse(make_report):
     assert "2.8 times" in story.eligibility_sentence(make_report())
     assert story.eligibility_sentence(make_report(eligible=False)) == "XNNPACK runs nothing sparse."
+
+
+def _budget(name, value, estimate, measured=None, passed=None):
+    return {"name": name, "value": value, "estimate": estimate, "measured": measured, "passed": passed}
+
+
+def _told(report):
+    return story.budget_sentence(report).replace("\u00a0", " ")
+
+
+def test_a_sparsity_is_no_budget_of_the_file(make_report):
+    assert story.budget_sentence(make_report()) is None
+
+
+def test_a_size_that_was_kept(make_report):
+    report = make_report(budget=_budget("max_size_bytes", 4_000_000, 3_990_000, 3_989_000, True))
+    assert _told(report) == (
+        "--max_size_bytes=4000000 was kept: the file has 3,989,000 bytes; 3,990,000 were estimated."
+    )
+    assert "; --max_size_bytes was asked for)" in story.sparsity_sentence(report)
+
+
+def test_a_size_that_was_missed_names_the_largest_parts(make_report):
+    report = make_report(budget=_budget("max_size_bytes", 400, 390, 3_989_000, False))
+    tensors = sorted(report["file"]["tensors"], key=lambda tensor: tensor["size_bytes"])
+    told = _told(report)
+    assert told.startswith(
+        "--max_size_bytes=400 was missed: the file has 3,989,000 bytes; 390 were estimated. The largest"
+    )
+    assert all(tensor["name"] in told for tensor in tensors[-3:]) and tensors[-4]["name"] not in told
+
+
+def test_a_speed_that_was_measured(make_report):
+    report = make_report(budget=_budget("min_speedup", 1.8, 1.81, 1.62, False))
+    web = report["latency"]["web"]["runtime"]
+    assert _told(report) == (
+        f"--min_speedup=1.8 was missed: in {web} the file is 1.62 times as fast as dense; "
+        "1.81 times as fast as dense was estimated."
+    )
+
+
+def test_a_speed_that_was_not_measured_is_said_to_be_estimated(make_report):
+    told = _told(make_report(timed=False, budget=_budget("min_speedup", 1.8, 1.81)))
+    assert told.startswith("--min_speedup=1.8 is estimated, not measured: 1.81 times as fast as dense, by what other")
+
+
+def test_a_speed_that_the_file_cannot_have(make_report):
+    report = make_report(timed=False, eligible=False, budget=_budget("min_speedup", 1.8, 1.81, passed=False))
+    assert _told(report) == (
+        "--min_speedup=1.8 was missed: 1.81 times as fast as dense was estimated, but XNNPACK runs nothing sparse."
+    )

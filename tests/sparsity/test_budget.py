@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflow_tf.errors import InputError
-from reflow_tf.sparsity.budget import NUM_COST_STEPS, SPARSITY_STEP, SensitivityCurve, share_out
+from reflow_tf.sparsity.budget import NUM_COST_STEPS, SPARSITY_STEP, Price, SensitivityCurve, find_most, share_out
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 
 MEASURED = (0.4, 0.6, 0.8, 0.95)
@@ -64,7 +64,7 @@ def test_the_layer_that_hurts_most_keeps_most():
 def test_costs_count_not_weights():
     specs = [spec("early", 100), spec("late", 100)]
     curves = {"early": curve(1.0), "late": curve(1.0)}
-    found = share_out(specs, curves, 0.6, {"early": 16.0, "late": 1.0})
+    found = share_out(specs, curves, 0.6, {"early": Price(16.0), "late": Price(1.0)})
     assert found["early"] > found["late"]
     cost = 16 * (1 - found["early"]) + (1 - found["late"])
     assert cost == pytest.approx(0.4 * 17, abs=0.1)
@@ -73,3 +73,67 @@ def test_costs_count_not_weights():
 def test_a_sparsity_beyond_the_curves_is_refused():
     with pytest.raises(InputError, match=r"what the kernels keep at 95\.0%\. Received: 99\.0%"):
         share_out([spec("a", 100)], {"a": curve(1.0)}, 0.99)
+
+
+def test_a_price_never_exceeds_that_of_dense_storage():
+    np.testing.assert_allclose(Price(5.0, 4.0).per_weight(np.array([0, 0.1, 0.2, 0.6, 1])), [4, 4, 4, 2, 0])
+
+
+def test_zeros_that_save_nothing_are_not_made():
+    specs = [spec("a", 100), spec("b", 100)]
+    curves = {"a": curve(1.0), "b": curve(1e-6)}
+    found = share_out(specs, curves, 0.5, {"a": Price(5.0, 4.0)})
+    assert found["b"] == 0.0
+    assert 5 * (1 - found["a"]) <= 0.5 * 4 < 5 * (1 - found["a"] + 0.001)
+    assert share_out(specs, curves, 0.01, {"a": Price(5.0, 4.0)})["a"] >= 0.2, "up to there, dense storage is cheaper"
+
+
+LAYERS = st.lists(
+    st.tuples(st.integers(20, 400), st.floats(1e-4, 10), st.sampled_from([1, 4, 16])), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=40)
+@given(LAYERS, st.floats(0, 0.9), st.floats(0, 0.9))
+def test_cost_and_zeros_are_both_as_asked(layers, sparsity, share):
+    specs = [spec(f"l{i}", size) for i, (size, _, _) in enumerate(layers)]
+    curves = {s.path: curve(scale) for s, (_, scale, _) in zip(specs, layers, strict=True)}
+    prices = {s.path: Price(float(price)) for s, (_, _, price) in zip(specs, layers, strict=True)}
+    least = int(share * sum(s.num_weights for s in specs))
+    found = share_out(specs, curves, sparsity, prices, least)
+    cost = sum(prices[s.path].kept * s.num_weights * (1 - found[s.path]) for s in specs)
+    assert cost <= (1 - sparsity) * sum(prices[s.path].kept * s.num_weights for s in specs) + 1e-3
+    assert sum(round(found[s.path] * s.num_weights) for s in specs) >= least
+
+
+def test_nothing_on_the_grid_is_much_better_with_so_many_zeros():
+    """The cheap kernel need not be touched for its cost; for the zeros it must."""
+    specs = [spec("early", 30), spec("middle", 100), spec("late", 300)]
+    costs = np.array([16.0, 4.0, 1.0]) * [300, 1000, 3000]
+    curves = {"early": curve(1.0), "middle": curve(0.5, 2), "late": curve(4.0, 4)}
+    prices = {"early": Price(16.0), "middle": Price(4.0), "late": Price(1.0)}
+    least = 4300 * 2 // 3 + 1
+    found = share_out(specs, curves, 0.5, prices, least)
+    total = sum(curves[path].at(np.array([s]))[0] for path, s in found.items())
+    grid = np.append(np.arange(0, 0.95 - SPARSITY_STEP / 2, SPARSITY_STEP), 0.95)
+    values = [curves[s.path].at(grid) for s in specs]
+    best = min(
+        sum(v[i] for v, i in zip(values, at, strict=True))
+        for at in itertools.product(range(len(grid)), repeat=3)
+        if costs @ (1 - grid[list(at)]) <= 0.5 * costs.sum() and np.array([300, 1000, 3000]) @ grid[list(at)] >= least
+    )
+    assert total <= best * 1.03
+    assert share_out(specs, curves, 0.5, prices)["late"] < found["late"]
+
+
+def test_more_zeros_than_the_curves_reach_are_refused():
+    with pytest.raises(InputError, match=r"At most 950 weights can be zero here. Received: at least 951 asked for"):
+        share_out([spec("a", 100)], {"a": curve(1.0)}, 0.1, {"a": Price(1.0)}, 951)
+
+
+def test_the_highest_sparsity_can_be_shared_out():
+    specs = [spec(f"l{i}", 17 + i) for i in range(40)]
+    curves, prices = {s.path: curve(1.0) for s in specs}, {s.path: Price(6.0, 4.0) for s in specs}
+    most = find_most(specs, curves, prices)
+    assert most == pytest.approx(1 - 0.05 * 6 / 4)
+    assert list(share_out(specs, curves, most, prices).values()) == pytest.approx([0.95] * 40, abs=0.01)

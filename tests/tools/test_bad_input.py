@@ -74,6 +74,13 @@ PRUNING = {
     ),
     "N over M": ("--pattern=nm:4,2", "0 < N < M"),
     "N:M with a sparsity": ("--pattern=nm:2,4 --sparsity=0.7", "leave --sparsity out. Received: --sparsity=0.7"),
+    "two budgets": ("--sparsity=0.7 --min_speedup=2", "Received: --sparsity=0.7 --min_speedup=2.0"),
+    "a size of nothing": ("--max_size_bytes=0", "--max_size_bytes must be at least 1. Received: 0"),
+    "half a byte": ("--max_size_bytes=1e6", "flag --max_size_bytes=1e6"),
+    "a size that no zeros give": ("--max_size_bytes=99", "the smallest file that these kernels allow. Received: 99"),
+    "a speed of the dense file": ("--min_speedup=1", "--min_speedup must be a number over 1. Received: 1.0"),
+    "a speed where none is promised": ("--min_speedup=2 --target=storage", "Received: --min_speedup=2"),
+    "a speed that no zeros give": ("--min_speedup=1.5", "needs a network that xnnpack can run sparse; nothing of"),
     "an empty block": ("--pattern=block:0x1", "Received: block:0x1"),
     "no pattern": ("--pattern=2:4", "--pattern must be unstructured, nm:N,M"),
     "no allocation": (

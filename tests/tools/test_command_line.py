@@ -51,7 +51,7 @@ def test_help_tells_the_defaults(command):
 @pytest.mark.parametrize(
     "tool, third",
     [
-        (prune, "3 the file lost more than --max_accuracy_drop."),
+        (prune, "3 the file missed --max_accuracy_drop, --max_size_bytes or --min_speedup."),
         (benchmark, "3 outputs differ from LiteRT's."),
         (explain, "3 no pruning and no exact rewriting would make this network run sparse."),
         (evaluate, None),
@@ -256,7 +256,8 @@ import sys, time
 from reflow_tf import pipeline
 from reflow_tf.report import terminal
 from reflow_tf.tools import prune
-pipeline.run = lambda job, command: {"gate": {"passed": False, "drop_points": 5.0, "max_accuracy_drop": 1.0}}
+gate = {"passed": False, "drop_points": 5.0, "max_accuracy_drop": 1.0}
+pipeline.run = lambda job, command: {"gate": gate, "budget": None}
 terminal.print_summary = lambda report: (time.sleep(0.5), print("x" * 100_000, flush=True))
 sys.exit(prune.main(["prune", "--model=resnet20", "--output_dir=x"]))
 """

@@ -15,15 +15,15 @@ def given(inputs, tmp_path):
 
 
 def test_a_table_a_file_and_a_page(command, given, tmp_path):
-    done = command(compare, **given, methods="obs,magnitude+obs", sparsities="0.5,0.8")
+    done = command(compare, **given, methods="obs,magnitude+obs", sparsities="0.8")
     assert done.code == 0
     lines = done.out.splitlines()
     assert lines[0].startswith("top-1 accuracy in %") and "dense 100.0 %, n = 48" in lines[0]
-    assert lines[2].split() == ["alone", "0.5", "0.8"] and lines[7].split() == ["with", "REFLOW", "0.5", "0.8"]
+    assert lines[2].split() == ["alone", "0.8"] and lines[7].split() == ["with", "REFLOW", "0.8"]
     for start in (3, 8):
         assert [line.split()[0] for line in lines[start : start + 3]] == ["magnitude", "obs", "magnitude+obs"]
-        assert all(len(line.split()) == 5 for line in lines[start : start + 3])
-    assert lines[3].split()[2::2] == ["+0.0", "+0.0"], "magnitude gains nothing over itself"
+        assert all(len(line.split()) == 3 for line in lines[start : start + 3])
+    assert lines[3].split()[2] == "+0.0", "magnitude gains nothing over itself"
     document = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [(cell["method"], cell["criterion"], cell["repair"]) for cell in document["cells"][:3]] == [
         ("magnitude", "magnitude", "none"),
@@ -38,7 +38,8 @@ def test_a_table_a_file_and_a_page(command, given, tmp_path):
 
 def make_document(methods=("magnitude", "<obs>", "magnitude+obs"), sparsities=(0.5, 0.8), labelled=True):
     def score(top1):
-        return {"top1": top1, "top5": None, "n": 10, "top1_interval": [top1, top1], "collapsed": False}
+        measured = {"variance_ratio": 0.5, "effective_classes": 4.0}
+        return {"top1": top1, "top5": None, "n": 10, "top1_interval": [top1, top1], **measured}
 
     cells = [
         {
@@ -60,6 +61,14 @@ def make_document(methods=("magnitude", "<obs>", "magnitude+obs"), sparsities=(0
     }
     report.add_gains(document)
     return document
+
+
+def test_a_column_for_each_sparsity():
+    lines = report.format_table(make_document())
+    assert lines[2].split() == ["alone", "0.5", "0.8"] and lines[7].split() == ["with", "REFLOW", "0.5", "0.8"]
+    assert lines[3].split() == ["magnitude", "25.0", "+0.0", "10.0", "+0.0"]
+    assert lines[5].split() == ["magnitude+obs", "45.0", "+20.0", "30.0", "+20.0"]
+    assert lines[10].split() == ["magnitude+obs", "80.0", "+55.0", "80.0", "+70.0"]
 
 
 def test_the_mean_gain_of_each_kind():
@@ -179,21 +188,25 @@ def test_it_does_not_write_into_its_own_input(command, given, inputs, tmp_path):
 
 
 def test_interrupted_after_two_cells(command, given, tmp_path, monkeypatch):
-    measure, number = floor.Bench.measure, [0]
+    measured = []
 
-    def stop(bench, config):
-        number[0] += 1
-        if number[0] == 3:
+    def measure(bench, config):
+        if len(measured) == 2:
             raise KeyboardInterrupt
-        return measure(bench, config)
+        measured.append(config.sparsity)
+        outcome = floor.Outcome(bench.dense, None, 4.0)
+        return floor.Cell(outcome, outcome, False, (), 0.0)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(floor.Bench, "measure", stop)
-        done = command(compare, **given, methods="activation,magnitude+obs", sparsities="0.8")
+    monkeypatch.setattr(floor.Bench, "measure", measure)
+    asked = {"methods": "magnitude", "sparsities": "0.6,0.7,0.8"}
+    done = command(compare, **given, **asked)
     assert done.code == 2 and "interrupted" in done.error
     assert len(json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]) == 2
-    done = command(compare, **given, methods="activation,magnitude+obs", sparsities="0.8")
-    assert done.code == 0 and "magnitude+obs" in done.out
-    refused = command(compare, **given, methods="activation", sparsities="0.8", seed=3)
+    measured.clear()
+    done = command(compare, **given, **asked)
+    assert done.code == 0 and measured == [0.8] and "magnitude" in done.out
+    refused = command(compare, **given, **asked, seed=3)
     assert refused.code == 2 and "other settings, seed=0" in refused.error
-    assert command(compare, **given, methods="activation", sparsities="0.8", seed=3, overwrite=True).code == 0
+    measured.clear()
+    anew = command(compare, **given, methods="magnitude", sparsities="0.8", seed=3, overwrite=True)
+    assert anew.code == 0 and measured == [0.8]

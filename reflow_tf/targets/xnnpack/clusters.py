@@ -35,9 +35,13 @@ class FoundCluster:
     garbled: tuple[int, ...]
 
     @property
-    def has_enough_zeros(self) -> bool:
+    def least_zeros(self) -> int:
         """Strictly more than two thirds."""
-        return self.num_zeros * 3 > self.num_weights * 2
+        return self.num_weights * 2 // 3 + 1
+
+    @property
+    def has_enough_zeros(self) -> bool:
+        return self.num_zeros >= self.least_zeros
 
 
 def find_clusters(subgraph: Subgraph, layouts: Sequence[Layout], version: Version) -> tuple[FoundCluster, ...]:

@@ -36,12 +36,14 @@ class Judgement:
         clusters: those that it would switch, then the one that something stands in the way of, if any.
         sparse: indices of the operators that run sparse.
         possible: indices of those that would, given enough zeros that are stored sparse.
+        least_zeros: so many weights must be zero in the clusters of those before anything runs sparse.
         corrupts: the runtime switches a cluster and computes wrong outputs, or refuses the file.
     """
 
     clusters: tuple[Cluster, ...]
     sparse: frozenset[int]
     possible: frozenset[int]
+    least_zeros: int
     corrupts: bool
 
     @property
@@ -68,6 +70,7 @@ def judge_version(graph: OperatorGraph, version: Version) -> Judgement:
     possible: set[int] = set()
     settled: set[int] = set()
     placed: dict[int, list[Placed]] = {}
+    least_zeros = 0
     corrupts = any(is_unpacked_wrong(graph, operator, version) for operator in graph.operators)
     for subgraph in build_subgraphs(graph, version):
         findings = [check_layout(node, subgraph, version) for node in subgraph.nodes]
@@ -81,12 +84,13 @@ def judge_version(graph: OperatorGraph, version: Version) -> Judgement:
             own = {subgraph.nodes[n].operator.index for n in found.sparse}
             sparse |= own if cluster.runs_sparse else set()
             possible |= own if not found.garbled else set()
+            least_zeros += found.least_zeros if own and not found.garbled else 0
     region = find_region(wiring, settled)
     if region is not None:
         clusters.append(_describe_region(wiring, region, placed, version))
     if not clusters:
         clusters.append(Cluster((), 0, 0, (_NO_PRODUCTS,), False))
-    return Judgement(tuple(clusters), frozenset(sparse), frozenset(possible), corrupts)
+    return Judgement(tuple(clusters), frozenset(sparse), frozenset(possible), least_zeros, corrupts)
 
 
 def _describe_cluster(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster) -> Cluster:

@@ -9,10 +9,10 @@ import dataclasses
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.sparsity.patterns import Block, Pattern
 from reflow_tf.targets.operators import OperatorGraph
-from reflow_tf.targets.target import Verdict
+from reflow_tf.targets.target import Tariff, Verdict
 from reflow_tf.targets.xnnpack.judgement import Judgement, judge_version
 from reflow_tf.targets.xnnpack.versions import NEWEST, VERSIONS, Version
-from reflow_tf.targets.xnnpack.workload import bound_speedup, share_macs
+from reflow_tf.targets.xnnpack.workload import bound_speedup, estimate_speedup, price_macs, share_macs
 
 _CORRUPTS = "compute wrong outputs with this file, or refuse it: store it dense."
 
@@ -25,6 +25,7 @@ class XNNPack:
     description: str = "XNNPACK on mobile CPUs can run 1x1 convolutions sparse, so only their kernels are pruned."
 
     rewrite: str = "exact"
+    promises_speed: bool = True
 
     def obstacle(self, quantize: str) -> str | None:
         """All values of a cluster must be float32 or float16 (src/subgraph.c line 383, `all_values_fp`)."""
@@ -53,6 +54,11 @@ class XNNPack:
             return None
         return f"XNNPACK runs no {spec.kind.value.replace('_', ' ')} sparse"
 
+    def price(self, graph: OperatorGraph) -> Tariff:
+        """Multiply-accumulates of what the newest runtime could run sparse; clusters want over two thirds of zeros."""
+        judgement = judge_version(graph, NEWEST)
+        return Tariff(price_macs(graph, judgement.possible), judgement.least_zeros)
+
     def judge(self, graph: OperatorGraph, *, version: Version = NEWEST) -> Verdict:
         """Says whether a runtime runs this file sparse, and if not, what stands in the way.
 
@@ -64,6 +70,7 @@ class XNNPack:
             The verdict. Its speed-up is the bound of `bound_speedup`: multiply-accumulates, not time.
         """
         judgement = judge_version(graph, version)
+        bound = bound_speedup(graph, judgement.sparse) if judgement.eligible else 1.0
         others = [(other, judge_version(graph, other)) for other in VERSIONS if other is not version]
         corrupted_by = tuple(v.name for v, made in [(version, judgement), *others] if made.corrupts)
         return Verdict(
@@ -71,11 +78,12 @@ class XNNPack:
             fits=judgement.fits,
             clusters=judgement.clusters,
             blockers=judgement.blockers,
-            expected_speedup=bound_speedup(graph, judgement.sparse) if judgement.eligible else 1.0,
+            expected_speedup=bound,
             statement=_state(judgement, version),
             version_notes=_note_differences(judgement, others),
             corrupted_by=corrupted_by,
             sparse_share=share_macs(graph, judgement.possible),
+            estimated_speedup=estimate_speedup(bound),
         )
 
 

@@ -1,0 +1,112 @@
+"""What a file will be once masks hold: how large, and what a target will make of it; told from the dense file.
+
+Both depend on how many zeros lie where, and not on the values of the weights that stay: what the repairs will make of
+these need not be known.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from reflow_tf.export import flatbuffer
+from reflow_tf.export.operators import read_operators
+from reflow_tf.export.placement import Place, find_places
+from reflow_tf.export.sparse_format import encode
+from reflow_tf.export.sparse_storage import store_sparse
+from reflow_tf.sparsity.masks import Masks
+from reflow_tf.targets.operators import OperatorGraph
+
+Noun = TypeVar("Noun")
+
+# A file pads each buffer to 16 bytes: two buffers can shift by this much.
+_PADDING_BYTES = 32
+
+
+class Forecast:
+    """The dense file of a model, with the model's kernels found in it.
+
+    Args:
+        content: the model as a .tflite file with dense weights, rewritten or not as the file in question will be.
+        kernels: path -> kernel in canonical layout (output, *spatial, input).
+
+    Attributes:
+        graph: the dense file as targets judge it.
+        unfound: kernels that are not in the file as the model has them; the forecast takes them for dense.
+
+    Raises:
+        InputError: `content` is not a whole .tflite file.
+    """
+
+    def __init__(self, content: bytes, kernels: Mapping[str, np.ndarray]):
+        self.graph: OperatorGraph = read_operators(content)
+        self._kernels = kernels
+        self._places = find_places(content, kernels)
+        self.unfound: tuple[str, ...] = tuple(path for path, places in self._places.items() if not places)
+        self._size_bytes = len(content)
+        places = [place for found in self._places.values() for place in found]
+        self._changed_size_bytes, self._overhead_bytes, self._sparse = _probe(content, places)
+
+    def assign(self, nouns: Mapping[int, Noun]) -> dict[str, Noun]:
+        """What is known of the file's values, by the paths of the kernels that they hold; others are left out."""
+        return {
+            path: nouns[index]
+            for path, places in self._places.items()
+            for index in (index for place in places for index in place.values)
+            if index in nouns
+        }
+
+    def shrinks(self, path: str) -> bool:
+        """Whether zeros in this kernel can make the file smaller."""
+        return any(place.tensor in self._sparse for place in self._places[path])
+
+    def measure_size(self, masks: Masks) -> int:
+        """Bytes of the file, a little too high rather than too low.
+
+        Args:
+            masks: path -> bool array in canonical layout, True = kept; kernels without one stay dense.
+        """
+        saved = 0.0
+        for path, mask in masks.items():
+            kept = mask & (self._kernels[path] != 0)
+            for place in (place for place in self._places[path] if place.tensor in self._sparse):
+                # Sizes do not depend on the order of the axes, which differs between the layouts.
+                numbers = encode(kept.astype(place.dtype)).size_bytes + place.scale_size_bytes
+                saved += max(0, place.size_bytes - numbers - self._overhead_bytes - _PADDING_BYTES)
+        # Where nothing is saved, the file is not written anew.
+        return min(self._size_bytes, math.ceil(self._changed_size_bytes - saved)) if saved else self._size_bytes
+
+    def foresee(self, masks: Masks) -> OperatorGraph:
+        """The file's graph with the zeros of these masks, stored sparse wherever any can be."""
+        values = list(self.graph.values)
+        for path, mask in masks.items():
+            num_zeros = mask.size - int(np.count_nonzero(mask & (self._kernels[path] != 0)))
+            for place in self._places[path]:
+                sparse = num_zeros > 0 and place.tensor in self._sparse
+                for index in place.values:
+                    values[index] = replace(values[index], num_zeros=num_zeros, stored_sparse=sparse)
+        return replace(self.graph, values=tuple(values))
+
+
+def _probe(content: bytes, places: list[Place]) -> tuple[int, float, frozenset[int]]:
+    """What sparse storage does to this file, seen where all kernels are emptied.
+
+    Returns:
+        Bytes of the file where it is written anew and all else stays; bytes for each tensor that is stored sparse,
+        besides its numbers; and the tensors that can be.
+    """
+    model = flatbuffer.parse(content)
+    saved_bytes = {}
+    for place in places:
+        emptied = np.zeros(place.shape, place.dtype)
+        emptied.flat[0] = 1  # sparse storage needs a value
+        model.buffers[place.buffer].data = np.frombuffer(emptied.tobytes(), np.uint8)
+        saved_bytes[place.tensor] = place.size_bytes - encode(emptied).size_bytes - place.scale_size_bytes
+    changed = flatbuffer.serialize(model, size_hint=len(content))
+    written = store_sparse(changed)
+    values = read_operators(written).values
+    sparse = frozenset(tensor for tensor in saved_bytes if values[tensor].stored_sparse)
+    added = len(written) - len(changed) + sum(saved_bytes[tensor] for tensor in sparse)
+    return len(changed), added / max(len(sparse), 1), sparse
