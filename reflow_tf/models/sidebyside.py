@@ -1,6 +1,7 @@
 """The dense and the pruned network led through the same images side by side, with what lies between at hand."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,13 +30,30 @@ class Ledger:
     def __init__(self, steps: Steps, images: np.ndarray):
         self._uses = steps.count_uses()
         self._pairs = {steps.input: Pair(images, images)}
-        self._lent = images  # the caller's: never written over
+        self._lent: np.ndarray | None = images  # the caller's: never written over
+
+    @classmethod
+    def join(cls, parts: Sequence["Ledger"]) -> "Ledger":
+        """One ledger of the images of all parts, in their order; each has been led through the same steps."""
+        joined = cls.__new__(cls)
+        joined._uses, joined._lent = parts[0]._uses.copy(), None
+        joined._pairs = {}
+        for tensor in list(parts[0]._pairs):
+            pairs = [part._pairs.pop(tensor) for part in parts]  # popped: the largest are not held twice for long
+            dense = np.concatenate([pair.dense for pair in pairs])
+            same = all(pair.is_same for pair in pairs)
+            joined._pairs[tensor] = Pair(dense, dense if same else np.concatenate([pair.pruned for pair in pairs]))
+        return joined
 
     def __contains__(self, tensor: int) -> bool:
         return tensor in self._pairs
 
     def __getitem__(self, tensor: int) -> Pair:
         return self._pairs[tensor]
+
+    def count_elements(self) -> int:
+        """How many numbers one network's tensors hold in all."""
+        return sum(pair.dense.size for pair in self._pairs.values())
 
     def compute(self, step: Step, version: str) -> np.ndarray:
         """The step's output in the 'dense' or 'pruned' version, with the weights that its layer holds now."""

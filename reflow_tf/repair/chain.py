@@ -9,6 +9,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair import batchnorm, impact
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.distillation import distill
+from reflow_tf.repair.holdout import Part
 from reflow_tf.repair.least_squares import least_squares
 from reflow_tf.repair.moment_matching import match_moments
 from reflow_tf.sparsity.plan import PruningPlan
@@ -54,6 +55,8 @@ def run_chain(
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     """Runs repairs in this order, each on what the one before it left.
 
+    Those before a distillation do not see the inputs that it holds out, which would look better than they are.
+
     Args:
         names: keys of REPAIRS; none: nothing is done.
         pruned: repaired in place; on any error, and on Ctrl-C, the model is what it was before the first repair.
@@ -71,9 +74,10 @@ def run_chain(
     keywords = {"plan": plan, "statistics": statistics}
     outcomes = []
     with pruned.restored_on_error():
-        for name in names:
+        for position, name in enumerate(names):
             taken = {keyword: keywords[keyword] for keyword in TAKES.get(name, ())}
-            outcome = REPAIRS[name](pruned, batches, progress, **taken)
+            seen = Part(batches, held_out=False) if "distill" in names[position + 1 :] else batches
+            outcome = REPAIRS[name](pruned, seen, progress, **taken)
             if isinstance(outcome, MovedMasks):
                 pruned = dataclasses.replace(pruned, masks=outcome.masks)
             _check_zeros(name, pruned)

@@ -7,7 +7,7 @@ as it was fitted, on the other three quarters, because that is what was judged.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -17,11 +17,11 @@ from reflow_tf.models.observation import run
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.divergence import measure_divergence
+from reflow_tf.repair.holdout import HELD_OUT_EVERY, Part
 from reflow_tf.sparsity.plan import PruningPlan
 
 # The simplest first: it wins ties. A chain that begins with the one before it goes on from there.
 CANDIDATES = ("reflow", "least_squares", "least_squares,reflow", "obs,reflow")
-HELD_OUT_EVERY = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +48,6 @@ class Choice(RepairOutcome):
     """
 
     tried: tuple[Tried, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """The held-out images, or the others: a view of batches that is re-iterable as they are."""
-
-    batches: Iterable[np.ndarray]
-    held_out: bool
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        position = 0
-        for batch in self.batches:
-            indices = np.arange(position, position + len(batch))
-            position += len(batch)
-            chosen = batch[(indices % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == self.held_out]
-            if len(chosen):
-                yield chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +78,7 @@ def choose(
     Raises:
         InputError: too few images, batches that do not fit, or no chain that can be used.
     """
-    fitting, judging = _Part(batches, held_out=False), _Part(batches, held_out=True)
+    fitting, judging = Part(batches, held_out=False), Part(batches, held_out=True)
     with pruned.as_dense() as model:
         dense = _predict(model, progress(judging, "Evaluating the dense model on held-out calibration images"))
     start = now = _State(pruned, pruned.read_weights())

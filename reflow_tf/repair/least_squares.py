@@ -5,6 +5,11 @@ layer sees the inputs that the pruned network really gives it; its target is the
 shortcut is added behind its batch norm, what the shortcut has lost. So each layer makes up for the ones before it.
 Which weights stay is searched together with what they become (`sparsity.reconstruction`); how many stay is the plan's.
 
+A few hundred images have little to say about the hundreds of weights that an output has in late layers: from where
+activations are small enough, each image is joined by NUM_VIEWS varied ones (`views`), which cost no more memory there
+than the images alone did before. Measured on MobileNetV2 at 70 % with 170 images: divergence from the dense network on
+80 others 1.08, with one view of each image in all layers 1.23.
+
 The moments of batch norms follow those of the pruned network's activations as the sweep passes them (REFLOW, layer by
 layer). A channel that has next to no variance left would be blown up to the dense network's variance, noise and all:
 none is taken to have less than VARIANCE_FLOOR of it.
@@ -12,6 +17,7 @@ none is taken to have less than VARIANCE_FLOOR of it.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -28,14 +34,16 @@ from reflow_tf.models.observation import check_batch
 from reflow_tf.models.sidebyside import Ledger, Pair
 from reflow_tf.models.surgery import write_masks
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
-from reflow_tf.repair.views import add_views
+from reflow_tf.repair.views import make_views
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan
 from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask
 
 VARIANCE_FLOOR = 0.3
 MOST_INPUTS = 512
-"""Calibration images and views of them that the sweep takes; more are left out, since all are held in memory."""
+"""Calibration images that the sweep takes; more are left out, since all are held in memory."""
+NUM_VIEWS = 6
+"""Of each image, which are fitted to beside it in late layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +71,7 @@ def least_squares(
 
     Args:
         pruned: a functional or sequential model.
-        batches: float arrays (n, ...); up to MOST_INPUTS of them are held in memory, with all that two layers give.
+        batches: float arrays (n, ...); the first MOST_INPUTS are held in memory, with all that two layers give.
         progress: wraps the layers as the sweep passes them.
         plan: which pattern and sparsity each masked kernel has.
 
@@ -78,7 +86,7 @@ def least_squares(
     with pruned.restored_on_error():
         pruned.write_weights(pruned.dense_weights)
         write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
-        sweep = _Sweep(pruned, plan, steps, add_views(images, MOST_INPUTS), len(images))
+        sweep = _Sweep(pruned, plan, steps, images)
         for step in progress(steps.steps, "Refitting layer by layer"):
             sweep.take(step)
     masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
@@ -90,13 +98,14 @@ def least_squares(
 class _Sweep:
     """The state of one sweep."""
 
-    def __init__(self, pruned: PrunedModel, plan: PruningPlan, steps: Steps, images: np.ndarray, num_images: int):
+    def __init__(self, pruned: PrunedModel, plan: PruningPlan, steps: Steps, images: np.ndarray):
         self.fits: dict[str, Fit] = {}
         self.pruned = pruned
         self._plan = plan
-        self._num_images = num_images  # the rest are views, whose moments are their own
+        self._images = images
         self._steps = steps
         self._ledger = Ledger(steps, images)
+        self._first_with_views = find_late_step(steps, images[:1], 1 + NUM_VIEWS)
         self._kernels = find_kernels(pruned.model)
         self._dense = {id(v): w for v, w in zip(pruned.model.variables, pruned.dense_weights, strict=True)}
         calls = steps.count_calls()
@@ -114,39 +123,55 @@ class _Sweep:
 
     def take(self, step: Step) -> None:
         """Carries out one step in both networks, the pruned one with what it is repaired to."""
-        pairs = [self._ledger[tensor] for tensor in step.inputs]
+        if step is self._first_with_views:
+            self._add_views()
+        self._carry_out(step, self._ledger, repair=True)
+
+    def _add_views(self) -> None:
+        """Leads the views to where the images are; few at a time, since they are too many for the steps before."""
+        views = make_views(self._images, NUM_VIEWS)
+        parts = [self._ledger]
+        for start in range(0, len(views), CHUNK):
+            part = Ledger(self._steps, views[start : start + CHUNK])
+            for step in itertools.takewhile(lambda step: step is not self._first_with_views, self._steps):
+                self._carry_out(step, part, repair=False)
+            parts.append(part)
+        self._ledger = Ledger.join(parts)
+
+    def _carry_out(self, step: Step, ledger: Ledger, *, repair: bool) -> None:
+        pairs = [ledger[tensor] for tensor in step.inputs]
         is_pruned = any(id(variable) in self._changed for variable in getattr(step.operation, "variables", ()))
         if all(pair.is_same for pair in pairs) and not is_pruned:
-            same = self._ledger.compute(step, "dense")
-            self._ledger.enter(step, same, same)
+            same = ledger.compute(step, "dense")
+            ledger.enter(step, same, same)
             return
+        if repair and isinstance(step.operation, keras.layers.BatchNormalization):
+            self._follow_moments(step.operation, pairs[0])  # first, since computing may write over the inputs
         now = [np.array(v) for v in getattr(step.operation, "variables", ())]
-        self._write(step.operation, [self._dense[id(v)] for v in getattr(step.operation, "variables", ())])
-        is_norm = isinstance(step.operation, keras.layers.BatchNormalization)
-        moments = self._follow_moments(step.operation, pairs[0]) if is_norm else None
-        dense = self._ledger.compute(step, "dense")
-        self._write(step.operation, now)
-        if id(step.operation) in self._specs:
+        self._write_dense(step.operation)
+        dense = ledger.compute(step, "dense")
+        for variable, value in zip(getattr(step.operation, "variables", ()), now, strict=True):
+            variable.assign(value)
+        if repair and id(step.operation) in self._specs:
             self._refit(step, dense)
-        elif moments:
-            step.operation.moving_mean.assign(moments[0])
-            step.operation.moving_variance.assign(moments[1])
-        self._ledger.enter(step, dense, self._ledger.compute(step, "pruned"))
+        ledger.enter(step, dense, ledger.compute(step, "pruned"))
 
-    def _follow_moments(self, norm: keras.layers.BatchNormalization, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        """The moments that the batch norm, which holds the dense ones now, gets in the pruned network."""
-        mean, variance = _measure(norm, pair.pruned[: self._num_images])
-        dense = _measure(norm, pair.dense[: self._num_images])
-        return follow_moments(norm, mean - dense[0], variance, dense[1])
+    def _follow_moments(self, norm: keras.layers.BatchNormalization, pair: Pair) -> None:
+        """Gives the batch norm its moments in the pruned network; over the images alone, since views have others."""
+        mean, variance = _measure(norm, pair.pruned[: len(self._images)])
+        dense = _measure(norm, pair.dense[: len(self._images)])
+        self._write_dense(norm)
+        moments = follow_moments(norm, mean - dense[0], variance, dense[1])
+        norm.moving_mean.assign(moments[0])
+        norm.moving_variance.assign(moments[1])
 
     @functools.cached_property
     def _changed(self) -> set[int]:
         return {id(self._kernels.variables[path]) for path in self.pruned.masks}
 
-    @staticmethod
-    def _write(layer: keras.Operation, values: list[np.ndarray]) -> None:
-        for variable, value in zip(getattr(layer, "variables", ()), values, strict=True):
-            variable.assign(value)
+    def _write_dense(self, layer: keras.Operation) -> None:
+        for variable in getattr(layer, "variables", ()):
+            variable.assign(self._dense[id(variable)])
 
     def _refit(self, step: Step, dense: np.ndarray) -> None:
         spec = self._specs[id(step.operation)]
@@ -177,6 +202,26 @@ class _Sweep:
         scale = _scale(norm)
         inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6)
         return norm, np.multiply(sum(lost[1:], lost[0]), inverse) if lost else None
+
+
+def find_late_step(steps: Steps, image: np.ndarray, factor: int) -> Step | None:
+    """The first step from which on none needs more than 1 / factor of the memory of the one that needs most; or None.
+
+    A step needs what it computes and all that the ledger holds, its inputs among them.
+
+    Args:
+        steps: of the model.
+        image: one, (1, ...).
+        factor: how many times as many images the steps from there on can take in the same memory.
+    """
+    ledger, sizes = Ledger(steps, image), []
+    for step in steps:
+        outputs = ledger.compute(step, "dense")
+        sizes.append(ledger.count_elements() + outputs.size)
+        ledger.enter(step, outputs, outputs)
+    fits = [size * factor <= max(sizes) for size in sizes]
+    late = [index for index in range(len(fits)) if all(fits[index:])]
+    return steps.steps[late[0]] if late else None
 
 
 def _only(steps: tuple[Step, ...]) -> Step | None:

@@ -1,26 +1,38 @@
-"""More to see in the same images: parts of them, scaled back to full size and mirrored, as training does."""
+"""More to see in the same images: parts of them, scaled back to full size and mirrored, mixed in pairs.
+
+As training does: random resized crops, and "mixup" (Zhang et al., arXiv 1710.09412).
+"""
 
 import numpy as np
 import tensorflow as tf
 
 LEAST_AREA = 0.35
 MOST_STRETCH = 1.25
+MOST_MIXED = 0.5
+"""Of an image, in a view that is mixed with it."""
 
 
-def add_views(images: np.ndarray, most: int, *, seed: int = 0) -> np.ndarray:
-    """The images, and as many random views of the first of them as fit; other inputs than images are left alone.
+def make_views(images: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
+    """So many varied ones of each image, (count * n, height, width, channels); none of inputs that are no images."""
+    if draw_boxes(np.random.default_rng(seed), 1, images.shape) is None:
+        return images[:0]
+    rng = np.random.default_rng(seed)
+    return np.concatenate([images[:0], *(vary(images, rng) for _ in range(count))])
+
+
+def vary(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random view of each image, mixed with that of another one, which gets at most half; others as they are.
 
     Args:
         images: (n, height, width, channels), as the network takes them; anything of another rank is returned as it is.
-        most: how many there may be in all.
-        seed: of the draw.
+        rng: draws.
     """
-    count = min(len(images), most - len(images))
-    boxes = draw_boxes(np.random.default_rng(seed), max(count, 0), images.shape)
-    if boxes is None or not len(boxes):
+    boxes = draw_boxes(rng, len(images), images.shape)
+    if boxes is None:
         return images
-    views = tf.image.crop_and_resize(images, boxes, np.arange(count), images.shape[1:3])
-    return np.concatenate([images, views.numpy()])
+    views = tf.image.crop_and_resize(images, boxes, np.arange(len(images)), images.shape[1:3]).numpy()
+    shares = rng.uniform(0, MOST_MIXED, (len(images), 1, 1, 1)).astype(np.float32)
+    return (1 - shares) * views + shares * views[rng.permutation(len(images))]
 
 
 def draw_boxes(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -75,7 +75,7 @@ class _Order:
         """Removes the weight with the least rise from each row and returns which, (n,), a column of `alive`."""
         rows = np.arange(len(rises))
         leaving = np.argmin(np.where(self.alive, rises, np.inf), axis=1)
-        rise = np.minimum(rises[rows, leaving], np.finfo(np.float32).max / 2).astype(np.float32)
+        rise = np.clip(rises[rows, leaving], 0, np.finfo(np.float32).max / 2).astype(np.float32)
         self._last = np.maximum(rise, np.nextafter(self._last, np.float32(np.inf)))
         self.scores[rows, self._places[rows, leaving]] = self._last
         self.alive[rows, leaving] = False

@@ -12,7 +12,7 @@ import numpy as np
 
 from reflow_tf.sparsity.quadratic import minimize_rows
 
-SHRINKAGE = 0.2
+SHRINKAGE = 0.1
 """Share of the inputs' correlations that is not believed: a few hundred images have few independent ones."""
 RIDGE = 0.03
 """Added to the diagonal, as a share of its mean: pulls the weights towards the dense ones."""

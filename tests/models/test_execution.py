@@ -45,6 +45,25 @@ def test_only_what_is_needed_is_kept():
     assert [step.output for step in steps if step.output in ledger] == [steps.output]
 
 
+def test_ledgers_led_equally_far_are_joined_and_led_on():
+    images = np.random.default_rng(0).normal(size=(9, 8, 8, 3)).astype(np.float32)
+    steps = read_steps(build())
+    half = len(steps.steps) // 2
+    parts = [Ledger(steps, images[:4]), Ledger(steps, images[4:])]
+    for part in parts:
+        for step in steps.steps[:half]:
+            part.enter(step, *(part.compute(step, version) for version in ("dense", "pruned")))
+    ledger = Ledger.join(parts)
+    for step in steps.steps[half:]:
+        ledger.enter(step, *(ledger.compute(step, version) for version in ("dense", "pruned")))
+    straight = Ledger(steps, images)
+    for step in steps:
+        straight.enter(step, *(straight.compute(step, version) for version in ("dense", "pruned")))
+    for version in ("dense", "pruned"):
+        found, expected = (getattr(each[steps.output], version) for each in (ledger, straight))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_subclassed_model_is_refused():
     class Own(keras.Model):
         def call(self, inputs):

@@ -6,11 +6,12 @@ import pytest
 from keras import layers
 
 from reflow_tf.errors import InputError
+from reflow_tf.models.execution import read_steps
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
-from reflow_tf.repair.least_squares import least_squares
+from reflow_tf.repair.least_squares import find_late_step, least_squares
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.layers import Kind
 from reflow_tf.sparsity.masks import build_masks
@@ -88,7 +89,6 @@ def test_a_layer_without_batch_norm_gets_its_mean_back_through_its_bias():
     images = draw(1, 128)
     least_squares(pruned, [images], show_nothing, plan=plan)
     found, wanted = (m(images, training=False).numpy().mean(0) for m in (pruned.model, model))
-    # The sweep also saw views of the images.
     np.testing.assert_allclose(found, wanted, atol=0.1 * np.abs(wanted).max())
 
 
@@ -134,3 +134,38 @@ def test_no_batches_are_refused():
     pruned, plan = prune(build())
     with pytest.raises(InputError, match=r"at least one calibration batch\. Received: none"):
         least_squares(pruned, [], show_nothing, plan=plan)
+
+
+def shrinking(*sides):
+    """A convolution of 4 channels to each side in turn, from 32 x 32 inputs of one channel."""
+    inputs = keras.Input((32, 32, 1))
+    x, before = inputs, 32
+    for side in sides:
+        x, before = layers.Conv2D(4, 1, strides=before // side, name=f"to_{side}_{before}")(x), side
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [((32, 16, 8, 4), "to_4_8"), ((32, 8, 8), "to_8_8"), ((32, 16), None), ((16, 4), None)],
+)
+def test_late_is_where_all_that_comes_is_small(sides, expected):
+    steps = read_steps(shrinking(*sides))
+    found = find_late_step(steps, np.zeros((1, 32, 32, 1), np.float32), 7)
+    assert (found and found.operation.name) == expected
+
+
+def test_views_of_the_images_help_the_late_layers(monkeypatch):
+    keras.utils.set_random_seed(1)
+    stack = [keras.Input((8, 8, 3))]
+    for width, stride in [(32, 1), (64, 4), (64, 1), (64, 1)]:
+        stack += [layers.Conv2D(width, 3, stride, padding="same"), layers.BatchNormalization(), layers.ReLU()]
+    model = keras.Sequential([*stack, layers.GlobalAveragePooling2D(), layers.Dense(10)])
+    recalibrate(model, [draw(0, 256)])
+    lost = {}
+    for count in (0, 6):
+        monkeypatch.setattr("reflow_tf.repair.least_squares.NUM_VIEWS", count)
+        pruned, plan = prune(model, choose=lambda specs: specs[1:4])
+        least_squares(pruned, [draw(1, 24)], show_nothing, plan=plan)
+        lost[count] = lose(pruned.model, model)
+    assert lost[6] < 0.95 * lost[0], lost

@@ -1,32 +1,21 @@
 import numpy as np
 import pytest
 
-from reflow_tf.repair.views import LEAST_AREA, add_views, draw_boxes
+from reflow_tf.repair.views import LEAST_AREA, MOST_MIXED, draw_boxes, make_views, vary
 
 
-def test_as_many_views_as_fit_after_the_images():
+def test_so_many_views_of_each_image_drawn_by_seed():
     images = np.random.default_rng(0).random((6, 16, 12, 3), np.float32)
-    for most, expected in [(6, 6), (9, 9), (100, 12)]:
-        found = add_views(images, most)
-        assert found.shape == (expected, 16, 12, 3)
-        np.testing.assert_array_equal(found[:6], images)
-
-
-def test_views_are_parts_of_their_image():
-    images = np.stack([np.full((8, 8, 3), value, np.float32) for value in (1, 2, 3)])
-    np.testing.assert_allclose(add_views(images, 6)[3:], images)
-    ramp = np.tile(np.linspace(0, 1, 32, dtype=np.float32)[None, None, :, None], (40, 32, 1, 3))
-    views = add_views(ramp, 80)[40:]
-    assert views.min() >= 0 and views.max() <= 1
-    rising = views[:, 0, -1, 0] > views[:, 0, 0, 0]
-    assert rising.any() and not rising.all(), "some are mirrored"
-    assert np.abs(views[:, 0, -1, 0] - views[:, 0, 0, 0]).max() < 1.0001
+    views = make_views(images, 3)
+    assert views.shape == (18, 16, 12, 3) and views.min() >= 0 and views.max() <= 1
+    assert len(np.unique(views.reshape(18, -1), axis=0)) == 18
+    np.testing.assert_array_equal(views, make_views(images, 3))
+    assert (views != make_views(images, 3, seed=1)).any()
 
 
 @pytest.mark.parametrize("shape", [(4, 10), (4, 8, 3), (4, 1, 8, 3)])
-def test_what_is_no_image_is_left_alone(shape):
-    array = np.ones(shape, np.float32)
-    assert add_views(array, 100) is array
+def test_what_is_no_image_has_no_views(shape):
+    assert make_views(np.ones(shape, np.float32), 5).shape == (0, *shape[1:])
 
 
 def test_views_lie_in_the_image_and_half_of_them_are_mirrored():
@@ -37,3 +26,17 @@ def test_views_lie_in_the_image_and_half_of_them_are_mirrored():
     area = height * np.abs(width)
     assert area.min() >= LEAST_AREA * 0.75 and area.max() <= 1
     assert draw_boxes(np.random.default_rng(0), 3, (9, 12)) is None
+
+
+def test_varied_images_are_mixed_with_one_other_image_at_most_by_half():
+    ramp = np.repeat(np.arange(6, dtype=np.float32), 8 * 8 * 3).reshape(6, 8, 8, 3)  # an image is all one number
+    found = vary(ramp, np.random.default_rng(0))
+    assert found.shape == ramp.shape and found.dtype == ramp.dtype
+    levels = found[:, 0, 0, 0]
+    np.testing.assert_allclose(found, np.broadcast_to(levels[:, None, None, None], found.shape), atol=1e-5)
+    partners = np.random.default_rng(0)
+    assert draw_boxes(partners, 6, ramp.shape) is not None
+    shares, partner = partners.uniform(0, MOST_MIXED, 6), partners.permutation(6)
+    np.testing.assert_allclose(levels, (1 - shares) * np.arange(6) + shares * partner, atol=1e-5)
+    vectors = np.ones((3, 12), np.float32)
+    assert vary(vectors, np.random.default_rng(0)) is vectors

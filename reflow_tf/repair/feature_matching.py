@@ -1,0 +1,162 @@
+"""Training steps in which a pruned network learns to compute, layer by layer, what the dense one does.
+
+Features are what leaves the batch norms, and the pruned layers behind which none stands (Romero et al., "FitNets",
+arXiv 1412.6550). For features s of the pruned network and d of the dense one, c counting the channels of one layer,
+
+    loss = mean over layers of mean over c of E[(s_c - d_c)^2] / (Var[d_c] + VARIANCE_FLOOR * mean over c of Var[d_c])
+           + output_weight * KL(outputs of d || outputs of s)
+
+so that a layer that says nothing about its inputs loses about 1, whatever the scale of its channels. E and Var are
+over the inputs and the positions of the batch. For outputs that are no probabilities the second term is their error
+over their variance, like a layer's.
+
+The dense features are computed for the very inputs that the pruned network sees: Beyer et al., "Knowledge distillation:
+A good teacher is patient and consistent", arXiv 2106.05237. Batch norms normalize by the moments that they have, as
+they will in the exported network; gamma and beta are trained like any other weight.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.consumers import find_norm_cover
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.observation import LayerCall, replaced_calls
+from reflow_tf.models.walking import find_batch_norms, walk
+from reflow_tf.repair.contract import PrunedModel
+
+VARIANCE_FLOOR = 0.01
+"""The least variance that a channel is taken to have, as a share of its layer's: channels that are dead stay so."""
+
+
+@dataclasses.dataclass
+class Student:
+    """A pruned network and the state of its training: Adam's moments, and an average over the weights so far.
+
+    Attributes:
+        pruned: trained in place; its masked weights get no gradient, which Adam and averaging leave at zero.
+        averaging: how much of the average a step keeps, in [0, 1).
+        output_weight: of the outputs' divergence in the loss; 0: features alone.
+        probabilities: whether the outputs are probabilities.
+
+    Raises:
+        InputError: nothing is trainable.
+    """
+
+    pruned: PrunedModel
+    averaging: float
+    output_weight: float
+    probabilities: bool
+
+    def __post_init__(self) -> None:
+        self._trained, self._masks = _find_trained(self.pruned)
+        self._optimizer = keras.optimizers.Adam(use_ema=True, ema_momentum=self.averaging)
+        self._optimizer.build(self._trained)
+        model = self.pruned.model
+        # `StatelessScope` reads these in place of the variables, which nobody has to write to and fro.
+        self._dense = [
+            (v, tf.convert_to_tensor(w)) for v, w in zip(model.variables, self.pruned.dense_weights, strict=True)
+        ]
+        self._features: list[tf.Tensor] = []
+        self._calls = {layer: _observed_call(layer, self._features) for layer in _find_observed(self.pruned)}
+        # No XLA: compiling MobileNetV2 for CPUs takes longer than a minute of training.
+        self._descend = tf.function(self._build_descent, autograph=False)
+
+    def learn(self, batch: tf.Tensor, rate: float) -> float:
+        """One step of Adam on inputs (n, ...) at this learning rate. Returns the loss before the step."""
+        self._optimizer.learning_rate.assign(rate)
+        # Only the trace goes through the replaced calls.
+        with replaced_calls(self._calls):
+            return float(self._descend(batch))
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """For the time of the block the trained variables hold their averages; there are none before the first step."""
+        before = [np.array(variable) for variable in self._trained]
+        self._optimizer.finalize_variable_values(self._trained)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self._trained, before, strict=True):
+                variable.assign(value)
+
+    def _build_descent(self, batch: tf.Tensor) -> tf.Tensor:
+        with keras.StatelessScope(state_mapping=self._dense):
+            targets, dense_features = self._observe(batch)
+        with tf.GradientTape() as tape:
+            outputs, features = self._observe(batch)
+            losses = [lost_share(*pair) for pair in zip(features, dense_features, strict=True)]
+            loss = tf.add_n(losses) / len(losses)
+            if self.output_weight:
+                loss += self.output_weight * measure_outputs(outputs, targets, self.probabilities)
+        # What lies behind the last feature, such as a classifier that was not pruned, gets no gradient and stays.
+        gradients = tape.gradient(loss, [v.value for v in self._trained], unconnected_gradients="zero")
+        masked = [g if mask is None else g * mask for g, mask in zip(gradients, self._masks, strict=True)]
+        self._optimizer.apply(masked, self._trained)
+        return loss
+
+    def _observe(self, batch: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        self._features.clear()
+        outputs = self.pruned.model(batch, training=False)
+        features = list(self._features)
+        self._features.clear()
+        return outputs, features
+
+
+def _find_trained(pruned: PrunedModel) -> tuple[list[keras.Variable], list[tf.Tensor | None]]:
+    """The variables that are trained; for each 1 where it may move, or None where it may everywhere."""
+    trained = list(pruned.model.trainable_variables)
+    if not trained:
+        raise InputError(f"Distillation needs trainable variables. Received: {pruned.model.name}, all frozen")
+    kernels = find_kernels(pruned.model)
+    kept = {
+        id(kernels.variables[spec.path]): spec.from_canonical(pruned.masks[spec.path])
+        for spec in kernels.specs
+        if spec.path in pruned.masks
+    }
+    return trained, [tf.cast(kept[id(v)], v.dtype) if id(v) in kept else None for v in trained]
+
+
+def _find_observed(pruned: PrunedModel) -> tuple[keras.Layer, ...]:
+    cover = find_norm_cover(pruned.model, pruned.masks)
+    paths = {path.rpartition("/")[0] for path in cover.bare + cover.unknown}
+    paths |= {norm.path for norm in find_batch_norms(pruned.model)}
+    return tuple(placed.layer for placed in walk(pruned.model) if placed.path in paths)
+
+
+def _observed_call(layer: keras.Layer, features: list[tf.Tensor]) -> LayerCall:
+    inference_call = layer.call
+    axis = layer.axis if isinstance(layer, keras.layers.BatchNormalization) else -1
+
+    def call(*args: object, **options: object) -> tf.Tensor:
+        outputs = inference_call(*args, **options)
+        features.append(tf.experimental.numpy.moveaxis(outputs, axis, -1))
+        return outputs
+
+    return call
+
+
+def lost_share(values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Mean squared error of each channel over its variance in the targets, channels last; their mean, a scalar.
+
+    Targets that do not vary at all have nothing to lose: 0.
+    """
+    values, targets = tf.cast(values, tf.float32), tf.cast(targets, tf.float32)
+    positions = list(range(targets.shape.rank - 1))
+    variances = tf.math.reduce_variance(targets, positions)
+    errors = tf.reduce_mean(tf.math.squared_difference(values, targets), positions)
+    return tf.reduce_mean(tf.math.divide_no_nan(errors, variances + VARIANCE_FLOOR * tf.reduce_mean(variances)))
+
+
+def measure_outputs(outputs: tf.Tensor, targets: tf.Tensor, probabilities: bool) -> tf.Tensor:
+    """Mean Kullback-Leibler divergence of probabilities (n, ..., classes) from the targets; else their lost share."""
+    if not probabilities:
+        return lost_share(outputs, targets)
+    least = np.finfo(np.float32).tiny
+    ours, theirs = (tf.math.log(tf.cast(p, tf.float32) + least) for p in (outputs, targets))
+    return tf.reduce_mean(tf.reduce_sum(tf.cast(targets, tf.float32) * (theirs - ours), -1))

@@ -1,0 +1,35 @@
+"""Calibration inputs that nothing is fitted to, so that it can be judged on them what a fit is worth."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+HELD_OUT_EVERY = 4
+"""Every so many inputs one is held out, the last of them."""
+
+
+def is_held_out(positions: np.ndarray) -> np.ndarray:
+    """Whether the inputs at these positions, counted from 0 over all batches, are held out; bool, of their shape."""
+    return positions % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The held-out inputs, or the others: a view of batches that is re-iterable as they are.
+
+    Attributes:
+        batches: arrays (n, ...).
+        held_out: which of the two parts.
+    """
+
+    batches: Iterable[np.ndarray]
+    held_out: bool
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        position = 0
+        for batch in self.batches:
+            chosen = batch[is_held_out(np.arange(position, position + len(batch))) == self.held_out]
+            position += len(batch)
+            if len(chosen):
+                yield chosen
