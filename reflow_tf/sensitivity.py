@@ -10,12 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import Step, Steps, read_steps
+from reflow_tf.models.execution import Step, Steps, Stretch, read_steps
 from reflow_tf.models.graph import KernelMap, find_kernels
-from reflow_tf.models.observation import check_batch, compile_inference
+from reflow_tf.models.observation import check_batch
 from reflow_tf.models.sidebyside import Ledger
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
@@ -61,7 +60,7 @@ def measure_sensitivity(
     check_batch(model, images)
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
     steps, kernels = read_steps(model), find_kernels(model)
-    judge = _Judge(model, images[-num_judged:])
+    judge = _Judge(steps, images[-num_judged:])
     ledger = Ledger(steps, images[:-num_judged])
     chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
     curves = {}
@@ -72,6 +71,7 @@ def measure_sensitivity(
                 sums = gather_equations(step.operation, spec, ledger[step.inputs[0]].dense, outputs)
                 curves[spec.path] = _measure_kernel(step, steps, kernels, spec, pattern, sums, judge)
         ledger.enter(step, outputs, outputs)
+        judge.pass_by(step)
     missing = [spec.path for spec in specs if spec.path not in curves]
     if missing:
         raise InputError(f"Sensitivity needs kernels of the model's own layers. Received: {', '.join(missing)}")
@@ -79,15 +79,29 @@ def measure_sensitivity(
 
 
 class _Judge:
-    """Says how far the model, as it is now, is from what it was at first."""
+    """Says how far the model, as it is now, is from what it was at first.
 
-    def __init__(self, model: keras.Model, images: np.ndarray):
-        self._infer = compile_inference(model)
-        self._images = tf.convert_to_tensor(images)
-        self._dense = self._infer(self._images).numpy()
+    Steps that are passed by are dense for good: what they give is kept, and no more computed for each answer.
+    """
+
+    def __init__(self, steps: Steps, images: np.ndarray):
+        self._steps, self._waiting = steps, list(steps)
+        self._ahead, self._known = Ledger(steps, images), [images]
+        self._rest = Stretch(self._waiting, [steps.input], [steps.output])
+        (self._dense,) = self._rest(self._known)
+
+    def pass_by(self, step: Step) -> None:
+        outputs = self._ahead.compute(step, "dense")
+        self._ahead.enter(step, outputs, outputs)
+        self._waiting.remove(step)
+        # Between blocks only, since each new stretch has to be traced.
+        if self._waiting and len(tensors := self._ahead.tensors) == 1:
+            self._known = [self._ahead[tensor].dense for tensor in tensors]
+            self._rest = Stretch(self._waiting, tensors, [self._steps.output])
 
     def __call__(self) -> float:
-        return measure_divergence(self._infer(self._images).numpy(), self._dense)
+        (outputs,) = self._rest(self._known)
+        return measure_divergence(outputs, self._dense)
 
 
 def _measure_kernel(
@@ -98,10 +112,11 @@ def _measure_kernel(
     before = [np.array(v) for v in variables]
     kernel = spec.to_canonical(before[0]).astype(np.float64)
     gains, (dense_mean, dense_variance) = find_gains(norm, len(kernel)), sums.predict_moments(kernel)
+    problem = sums.regularize(kernel)
     divergences = []
     try:
         for sparsity in SPARSITIES:
-            fit = fit_kernel(sums.equations, kernel, gains, PlannedLayer(pattern, sparsity))
+            fit = fit_kernel(problem, kernel, gains, PlannedLayer(pattern, sparsity))
             for v, value in zip(variables, before, strict=True):
                 v.assign(value)
             variable.assign(spec.from_canonical(fit.kernel).astype(before[0].dtype))

@@ -41,7 +41,7 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
         check_batch(model, batch)
         inputs = tf.convert_to_tensor(batch)
         shape = tuple(inputs.shape[1:])
-        with _graphs_as_they_are():
+        with graphs_as_they_are():
             if shape not in traces:
                 traces[shape] = infer.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
             outputs = traces[shape](inputs)
@@ -56,7 +56,7 @@ def compile_inference(model: keras.Model) -> tf.types.experimental.PolymorphicFu
 
 
 @contextlib.contextmanager
-def _graphs_as_they_are() -> Iterator[None]:
+def graphs_as_they_are() -> Iterator[None]:
     """Leaves out TensorFlow's graph optimizer: for one pass over some images it takes longer than it ever saves."""
     before = tf.config.optimizer.get_experimental_options()
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

@@ -32,18 +32,18 @@ class Ledger:
         self._pairs = {steps.input: Pair(images, images)}
         self._lent: np.ndarray | None = images  # the caller's: never written over
 
-    @classmethod
-    def join(cls, parts: Sequence["Ledger"]) -> "Ledger":
-        """One ledger of the images of all parts, in their order; each has been led through the same steps."""
-        joined = cls.__new__(cls)
-        joined._uses, joined._lent = parts[0]._uses.copy(), None
-        joined._pairs = {}
-        for tensor in list(parts[0]._pairs):
-            pairs = [part._pairs.pop(tensor) for part in parts]  # popped: the largest are not held twice for long
-            dense = np.concatenate([pair.dense for pair in pairs])
-            same = all(pair.is_same for pair in pairs)
-            joined._pairs[tensor] = Pair(dense, dense if same else np.concatenate([pair.pruned for pair in pairs]))
-        return joined
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Those that are held."""
+        return tuple(self._pairs)
+
+    def extend(self, dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]) -> None:
+        """Adds more images behind those that are there: what they give for each of `tensors` in either network."""
+        for tensor, more_dense, more_pruned in zip(self.tensors, dense, pruned, strict=True):
+            pair = self._pairs.pop(tensor)  # popped: the largest are not held twice for long
+            joined = np.concatenate([pair.dense, more_dense])
+            self._pairs[tensor] = Pair(joined, joined if pair.is_same else np.concatenate([pair.pruned, more_pruned]))
+        self._lent = None
 
     def __contains__(self, tensor: int) -> bool:
         return tensor in self._pairs

@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import CHUNK, Step, Steps, read_steps
+from reflow_tf.models.execution import CHUNK, Step, Steps, Stretch, read_steps
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch
@@ -125,36 +125,35 @@ class _Sweep:
         """Carries out one step in both networks, the pruned one with what it is repaired to."""
         if step is self._first_with_views:
             self._add_views()
-        self._carry_out(step, self._ledger, repair=True)
-
-    def _add_views(self) -> None:
-        """Leads the views to where the images are; few at a time, since they are too many for the steps before."""
-        views = make_views(self._images, NUM_VIEWS)
-        parts = [self._ledger]
-        for start in range(0, len(views), CHUNK):
-            part = Ledger(self._steps, views[start : start + CHUNK])
-            for step in itertools.takewhile(lambda step: step is not self._first_with_views, self._steps):
-                self._carry_out(step, part, repair=False)
-            parts.append(part)
-        self._ledger = Ledger.join(parts)
-
-    def _carry_out(self, step: Step, ledger: Ledger, *, repair: bool) -> None:
+        ledger = self._ledger
         pairs = [ledger[tensor] for tensor in step.inputs]
         is_pruned = any(id(variable) in self._changed for variable in getattr(step.operation, "variables", ()))
         if all(pair.is_same for pair in pairs) and not is_pruned:
             same = ledger.compute(step, "dense")
             ledger.enter(step, same, same)
             return
-        if repair and isinstance(step.operation, keras.layers.BatchNormalization):
+        if isinstance(step.operation, keras.layers.BatchNormalization):
             self._follow_moments(step.operation, pairs[0])  # first, since computing may write over the inputs
         now = [np.array(v) for v in getattr(step.operation, "variables", ())]
         self._write_dense(step.operation)
         dense = ledger.compute(step, "dense")
         for variable, value in zip(getattr(step.operation, "variables", ()), now, strict=True):
             variable.assign(value)
-        if repair and id(step.operation) in self._specs:
+        if id(step.operation) in self._specs:
             self._refit(step, dense)
         ledger.enter(step, dense, ledger.compute(step, "pruned"))
+
+    def _add_views(self) -> None:
+        """Leads the views to where the images are."""
+        views = make_views(self._images, NUM_VIEWS)
+        if not len(views):
+            return
+        before = list(itertools.takewhile(lambda step: step is not self._first_with_views, self._steps))
+        lead = Stretch(before, [self._steps.input], self._ledger.tensors)
+        pruned = lead([views])
+        with self.pruned.as_dense():
+            dense = lead([views])
+        self._ledger.extend(dense, pruned)
 
     def _follow_moments(self, norm: keras.layers.BatchNormalization, pair: Pair) -> None:
         """Gives the batch norm its moments in the pruned network; over the images alone, since views have others."""
@@ -180,7 +179,7 @@ class _Sweep:
         gains = find_gains(norm, spec.canonical_shape[0])
         sums = gather_equations(step.operation, spec, self._ledger[step.inputs[0]].pruned, dense, correction)
         kernel = spec.to_canonical(self._dense[id(variable)]).astype(np.float64)
-        fit = fit_kernel(sums.equations, kernel, gains, self._plan.layers[spec.path])
+        fit = fit_kernel(sums.regularize(kernel), kernel, gains, self._plan.layers[spec.path])
         variable.assign(spec.from_canonical(fit.kernel).astype(variable.dtype))
         if norm is None and getattr(step.operation, "use_bias", False):
             moved = sums.target_mean - sums.predict_moments(fit.kernel)[0]
@@ -269,12 +268,25 @@ def find_gains(norm: keras.layers.BatchNormalization | None, num_outputs: int) -
 
 
 @dataclasses.dataclass(frozen=True)
+class Problem:
+    """One layer's normal equations as gathered, and as they are solved."""
+
+    equations: NormalEquations
+    regularized: NormalEquations
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerSums:
     """One layer's normal equations, and the means that were taken off: (groups, d) and (outputs,)."""
 
     equations: NormalEquations
     input_mean: np.ndarray
     target_mean: np.ndarray
+
+    def regularize(self, kernel: np.ndarray) -> Problem:
+        """The problem of fitting a kernel in place of this one, the dense one (canonical layout, float64)."""
+        weights = kernel.reshape(self.equations.cross.shape)
+        return Problem(self.equations, self.equations.regularized(weights))
 
     def predict_moments(self, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of each output, but for the bias, if this kernel (canonical layout) met these inputs."""
@@ -336,26 +348,25 @@ def _pick(targets: np.ndarray, num_inputs: int, shape: tf.TensorShape) -> np.nda
     return np.ascontiguousarray(targets.reshape(samples, groups, -1).transpose(1, 0, 2))
 
 
-def fit_kernel(equations: NormalEquations, kernel: np.ndarray, gains: np.ndarray, layer: PlannedLayer) -> Fit:
+def fit_kernel(problem: Problem, kernel: np.ndarray, gains: np.ndarray, layer: PlannedLayer) -> Fit:
     """The best mask that the plan allows, and the best weights on it.
 
     Args:
-        equations: of the layer, as gathered.
+        problem: of the layer; what it has found out for one sparsity, it knows for the next.
         kernel: the dense one, canonical layout, float64.
         gains: (outputs,).
         layer: pattern and sparsity.
     """
-    groups, outputs, width = equations.cross.shape
+    groups, outputs, width = problem.equations.cross.shape
     weights, counts = kernel.reshape(groups, outputs, width), gains.reshape(groups, outputs)
 
     def select(scores: np.ndarray) -> np.ndarray:
         return layer.pattern.select(scores.reshape(kernel.shape), layer.sparsity).reshape(scores.shape)
 
-    regularized = equations.regularized(weights)
-    mask = choose_mask(regularized, weights, counts, select)
-    found = regularized.solve(mask)
-    total = float(np.sum(equations.power * counts**2))
-    error = float(np.sum(equations.errors(found) * counts**2)) / total if total > 0 else 0.0
+    mask = choose_mask(problem.regularized, weights, counts, select)
+    found = problem.regularized.solve(mask)
+    total = float(np.sum(problem.equations.power * counts**2))
+    error = float(np.sum(problem.equations.errors(found) * counts**2)) / total if total > 0 else 0.0
     return Fit(found.reshape(kernel.shape), mask.reshape(kernel.shape), error)
 
 

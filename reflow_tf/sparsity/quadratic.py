@@ -131,18 +131,21 @@ def minimize_blocks(blocks: np.ndarray, targets: np.ndarray, kept: np.ndarray) -
     return result
 
 
-def minimize_rows(matrix: np.ndarray, targets: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def minimize_rows(
+    matrix: np.ndarray, targets: np.ndarray, kept: np.ndarray, inverse: np.ndarray | None = None
+) -> np.ndarray:
     """`minimize_each` for many rows of one large H: each solves for its kept or its masked weights, what is fewer.
 
     Args:
         matrix: H, (d, d), positive definite.
         targets: w0, (rows, d).
         kept: (rows, d) boolean.
+        inverse: of H, where it is known.
 
     Returns:
         (rows, d) float64. Takes d^3 operations, and of the order of min(kept, masked)^3 a row.
     """
-    inverse = np.linalg.inv(matrix)
+    inverse = np.linalg.inv(matrix) if inverse is None else inverse
     result = np.where(kept, targets, 0.0).astype(np.float64)
     for row, target, alive in zip(result, targets, kept, strict=True):
         inside, outside = np.flatnonzero(alive), np.flatnonzero(~alive)

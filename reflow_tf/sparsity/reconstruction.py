@@ -6,6 +6,7 @@ input of a pruned network is not the dense network's: what the layers before los
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -55,6 +56,23 @@ class NormalEquations:
         gram = (1 - shrinkage) * self.gram + pull[:, :, None] * np.eye(self.gram.shape[-1])
         return NormalEquations(gram, (1 - shrinkage) * self.cross + pull[:, None] * weights, self.power)
 
+    @functools.cached_property
+    def deviations(self) -> np.ndarray:
+        """The inputs' standard deviations, (groups, d)."""
+        return np.sqrt(np.maximum(np.einsum("gdd->gd", self.gram), _TINY))
+
+    @functools.cached_property
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues, (groups, d), and eigenvectors, (groups, d, d), of the inputs' correlations."""
+        deviations = self.deviations
+        values, vectors = np.linalg.eigh(self.gram / (deviations[:, :, None] * deviations[:, None]))
+        return values, vectors
+
+    @functools.cached_property
+    def inverse(self) -> np.ndarray:
+        """Of `gram`."""
+        return np.linalg.inv(self.gram)
+
     def errors(self, weights: np.ndarray) -> np.ndarray:
         """E (w x - t)^2 of every output, (groups, outputs of a group)."""
         quadratic = np.einsum("god,god->go", weights @ self.gram, weights)
@@ -62,9 +80,8 @@ class NormalEquations:
 
     def solve(self, kept: np.ndarray) -> np.ndarray:
         """The weights of least error among those that are 0 where `kept`, (groups, outputs of a group, d), is False."""
-        best = np.linalg.solve(self.gram, self.cross.transpose(0, 2, 1)).transpose(0, 2, 1)
-        groups = zip(self.gram, best, kept, strict=True)
-        return np.stack([minimize_rows(gram, targets, alive) for gram, targets, alive in groups])
+        groups = zip(self.gram, self.inverse, self.cross @ self.inverse, kept, strict=True)
+        return np.stack([minimize_rows(gram, best, alive, inverse) for gram, inverse, best, alive in groups])
 
 
 def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarray, select: Select) -> np.ndarray:
@@ -82,9 +99,8 @@ def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarr
     Returns:
         Boolean, of the shape of `weights`.
     """
-    deviations = np.sqrt(np.maximum(np.einsum("gdd->gd", equations.gram), _TINY))
+    deviations, (values, vectors) = equations.deviations, equations.spectrum
     scale = gains[..., None] * deviations[:, None]
-    values, vectors = np.linalg.eigh(equations.gram / (deviations[:, :, None] * deviations[:, None]))
     pulls = equations.cross / deviations[:, None] * gains[..., None]
     mask = select(np.abs(weights * scale))
     sparse, dual, penalty = np.where(mask, weights * scale, 0.0), np.zeros_like(pulls), _FIRST_PENALTY

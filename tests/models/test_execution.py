@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import CHUNK, read_steps
+from reflow_tf.models.execution import CHUNK, Stretch, read_steps
 from reflow_tf.models.sidebyside import Ledger
 
 
@@ -45,23 +45,31 @@ def test_only_what_is_needed_is_kept():
     assert [step.output for step in steps if step.output in ledger] == [steps.output]
 
 
-def test_ledgers_led_equally_far_are_joined_and_led_on():
-    images = np.random.default_rng(0).normal(size=(9, 8, 8, 3)).astype(np.float32)
+def test_a_ledger_takes_more_images_half_way():
+    images = np.random.default_rng(0).normal(size=(CHUNK + 9, 8, 8, 3)).astype(np.float32)
     steps = read_steps(build())
     half = len(steps.steps) // 2
-    parts = [Ledger(steps, images[:4]), Ledger(steps, images[4:])]
-    for part in parts:
-        for step in steps.steps[:half]:
-            part.enter(step, *(part.compute(step, version) for version in ("dense", "pruned")))
-    ledger = Ledger.join(parts)
+    ledger = Ledger(steps, images[:4])
+    for step in steps.steps[:half]:
+        ledger.enter(step, *(ledger.compute(step, version) for version in ("dense", "pruned")))
+    more = Stretch(steps.steps[:half], [steps.input], ledger.tensors)([images[4:]])
+    ledger.extend(more, more)
     for step in steps.steps[half:]:
         ledger.enter(step, *(ledger.compute(step, version) for version in ("dense", "pruned")))
-    straight = Ledger(steps, images)
-    for step in steps:
-        straight.enter(step, *(straight.compute(step, version) for version in ("dense", "pruned")))
+    straight = Stretch(steps.steps, [steps.input], [steps.output])
     for version in ("dense", "pruned"):
-        found, expected = (getattr(each[steps.output], version) for each in (ledger, straight))
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(getattr(ledger[steps.output], version), straight([images])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_stretch_reads_the_weights_that_layers_have_when_it_is_called():
+    model = build()
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
+    steps = read_steps(model)
+    stretch = Stretch(steps.steps, [steps.input], [steps.output])
+    before = stretch([images])[0]
+    model.layers[1].kernel.assign(-2 * model.layers[1].kernel)
+    np.testing.assert_allclose(stretch([images])[0], model(images, training=False), rtol=1e-5, atol=1e-6)
+    assert np.abs(stretch([images])[0] - before).max() > 1e-3
 
 
 def test_a_subclassed_model_is_refused():
