@@ -13,6 +13,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, Stretch, read_steps
+from reflow_tf.models.fisher import gather_output_gains
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.observation import check_batch
 from reflow_tf.models.sidebyside import Ledger
@@ -20,7 +21,6 @@ from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.least_squares import (
     LayerSums,
-    find_gains,
     find_norm,
     fit_kernel,
     follow_moments,
@@ -60,6 +60,7 @@ def measure_sensitivity(
     check_batch(model, images)
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
     steps, kernels = read_steps(model), find_kernels(model)
+    gains = gather_output_gains(model, specs, images[:-num_judged])
     judge = _Judge(steps, images[-num_judged:])
     ledger = Ledger(steps, images[:-num_judged])
     chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
@@ -69,7 +70,7 @@ def measure_sensitivity(
         for variable in getattr(step.operation, "_trainable_variables", ()):
             if spec := chosen.get(id(variable)):
                 sums = gather_equations(step.operation, spec, ledger[step.inputs[0]].dense, outputs)
-                curves[spec.path] = _measure_kernel(step, steps, kernels, spec, pattern, sums, judge)
+                curves[spec.path] = _measure_kernel(step, steps, kernels, spec, pattern, sums, gains[spec.path], judge)
         ledger.enter(step, outputs, outputs)
         judge.pass_by(step)
     missing = [spec.path for spec in specs if spec.path not in curves]
@@ -105,14 +106,20 @@ class _Judge:
 
 
 def _measure_kernel(
-    step: Step, steps: Steps, kernels: KernelMap, spec: LayerSpec, pattern: Pattern, sums: LayerSums, judge: _Judge
+    step: Step,
+    steps: Steps,
+    kernels: KernelMap,
+    spec: LayerSpec,
+    pattern: Pattern,
+    sums: LayerSums,
+    gains: np.ndarray,
+    judge: _Judge,
 ) -> SensitivityCurve:
     variable, norm = kernels.variables[spec.path], find_norm(step, steps)
     variables = [variable, *((norm.moving_mean, norm.moving_variance) if norm else ())]
     before = [np.array(v) for v in variables]
     kernel = spec.to_canonical(before[0]).astype(np.float64)
-    gains, (dense_mean, dense_variance) = find_gains(norm, len(kernel)), sums.predict_moments(kernel)
-    problem = sums.regularize(kernel)
+    problem, (dense_mean, dense_variance) = sums.regularize(kernel), sums.predict_moments(kernel)
     divergences = []
     try:
         for sparsity in SPARSITIES:

@@ -1,4 +1,5 @@
-"""The block Fisher of a model's kernels: the mean of g g^T over samples, for blocks of neighbouring weights.
+"""The block Fisher of a model's kernels, the mean of g g^T over samples for blocks of neighbouring weights; and the
+diagonal one of what their layers give.
 
 g is the gradient of the log-likelihood of one sample at inference. There are no labels: the class is the model's own
 prediction, the argmax, which makes this neither the empirical Fisher of the true labels nor the exact one, whose
@@ -7,7 +8,7 @@ classes are drawn from the model's distribution; for a model that is mostly righ
 taken for probabilities, any others for logits.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -15,13 +16,17 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.observation import run
+from reflow_tf.models.observation import LayerCall, replaced_calls, run
 from reflow_tf.models.outputs import are_probabilities
+from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import LayerSpec
 
 _SAMPLES_AT_A_TIME = (
     16  # gradients that are kept until their products are added: a matrix product then, not an outer one
 )
+
+_INPUTS_AT_A_TIME = 16  # whose activations are held for the way back, of all layers at once
+_LEAST_GAIN = 0.1  # of a layer's: outputs that no gradient reached are not taken to be worth nothing
 
 Gradients = Callable[[tf.Tensor], list[tf.Tensor | None]]
 
@@ -54,6 +59,75 @@ def gather(
     for total in sums.values():
         total /= count
     return sums
+
+
+def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """How much an error in each output of a kernel's layer moves the likelihood: the diagonal Fisher of outputs.
+
+    For output c with gradient g, sqrt(mean over inputs of the sum over positions of g_c^2): to second order, errors
+    that are independent from position to position cost half its square times their mean square.
+
+    Args:
+        model: it is not changed.
+        specs: whose layers give outputs on the last axis.
+        inputs: (n, ...).
+
+    Returns:
+        Path -> (outputs,) float64, over the mean of the layer, at least _LEAST_GAIN; 1 where no gradient arrives.
+    """
+    placed = {place.path: place.layer for place in walk(model)}
+    watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
+    (outputs,) = run(model, [inputs[:1]])
+    differentiate = _make_output_gradients(model, watched, are_probabilities(outputs.numpy()))
+    totals: dict[str, np.ndarray] = {}
+    for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
+        found = differentiate(tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME]))
+        totals = {path: totals.get(path, 0.0) + squares.numpy().astype(np.float64) for path, squares in found.items()}
+    return {spec.path: _as_gains(totals.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
+
+
+def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
+    if squares is None or len(squares) != num_outputs or not squares.any():
+        return np.ones(num_outputs)
+    gains = np.sqrt(squares)
+    return np.maximum(gains / gains.mean(), _LEAST_GAIN)
+
+
+def _make_output_gradients(
+    model: keras.Model, watched: Mapping[str, keras.Layer], probabilities: bool
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    def differentiate(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        given: dict[str, list[tf.Tensor]] = {path: [] for path in watched}
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            calls = {layer: _watched_call(layer, given[path], tape) for path, layer in watched.items()}
+            with replaced_calls(calls):
+                likelihood = _log_likelihood(model(inputs, training=False), probabilities)
+        gradients = tape.gradient(likelihood, given, unconnected_gradients="zero")
+        return {
+            path: tf.add_n([tf.reduce_sum(tf.square(g), range(g.shape.rank - 1)) for g in of_layer])
+            for path, of_layer in gradients.items()
+            if of_layer
+        }
+
+    return tf.function(differentiate, autograph=False, reduce_retracing=True)
+
+
+def _watched_call(layer: keras.Layer, outputs: list[tf.Tensor], tape: tf.GradientTape) -> LayerCall:
+    inference_call = layer.call
+
+    def call(*args: object, **options: object) -> tf.Tensor:
+        found = inference_call(*args, **options)
+        tape.watch(found)
+        outputs.append(found)
+        return found
+
+    return call
+
+
+def _log_likelihood(outputs: tf.Tensor, probabilities: bool) -> tf.Tensor:
+    """Of the classes that the model itself finds likeliest, summed over samples."""
+    logs = tf.math.log(tf.maximum(outputs, 1e-30)) if probabilities else tf.nn.log_softmax(outputs)
+    return tf.reduce_sum(tf.reduce_max(logs, axis=-1))
 
 
 def _take_in(sums: dict[str, np.ndarray], pending: dict[str, list[np.ndarray]], block_size: int) -> None:
@@ -90,9 +164,7 @@ def _make_gradients(model: keras.Model, variables: Sequence[keras.Variable], pro
     def differentiate(inputs: tf.Tensor) -> list[tf.Tensor | None]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)  # frozen layers have a Fisher too
-            outputs = model(inputs, training=False)
-            logs = tf.math.log(tf.maximum(outputs, 1e-30)) if probabilities else tf.nn.log_softmax(outputs)
-            likelihood = tf.reduce_sum(tf.reduce_max(logs, axis=-1))
+            likelihood = _log_likelihood(model(inputs, training=False), probabilities)
         return tape.gradient(likelihood, values)
 
     return tf.function(differentiate, autograph=False)

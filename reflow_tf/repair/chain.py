@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from reflow_tf.models.consumers import find_norm_cover
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair import batchnorm, impact
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
@@ -16,12 +17,20 @@ from reflow_tf.sparsity.plan import PruningPlan
 
 
 def reflow(pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress) -> RepairOutcome:
-    """`batchnorm.recalibrate` as a step of a chain; moves no weight.
+    """`batchnorm.recalibrate` as a step of a chain; moves no weight, and says what it cannot reach.
 
     Raises:
         InputError: as `batchnorm.recalibrate` does.
     """
-    return batchnorm.recalibrate(pruned.model, progress(batches, "Recalibrating"))
+    outcome = batchnorm.recalibrate(pruned.model, progress(batches, "Recalibrating"))
+    bare = find_norm_cover(pruned.model, pruned.masks).bare
+    if not bare:
+        return outcome
+    beyond = (
+        f" Behind {len(bare)} of {len(pruned.masks)} pruned kernels stands no batch norm ({bare[0]}"
+        f"{', ...' if len(bare) > 1 else ''}): what these lost it cannot restore, and the repair 'moments' may."
+    )
+    return dataclasses.replace(outcome, statement=outcome.statement + beyond)
 
 
 REPAIRS: Mapping[str, Callable[..., RepairOutcome]] = {

@@ -2,7 +2,7 @@
 
 A refit of the weights can lose to recalibration alone, so it has to earn its place on each model anew. No labels: what
 counts is how far the outputs are from the dense network's. Every fourth calibration image is held out; the winner stays
-as it was fitted, on the other three quarters, because that is what was judged.
+as it was fitted, on the others, because that is what was judged.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-HELD_OUT_EVERY = 4
+HELD_OUT_EVERY = 8
 """Every so many inputs one is held out, the last of them."""
 
 

@@ -4,11 +4,13 @@ Both networks are led through the calibration images side by side, each layer on
 layer sees the inputs that the pruned network really gives it; its target is the dense network's output, plus, where a
 shortcut is added behind its batch norm, what the shortcut has lost. So each layer makes up for the ones before it.
 Which weights stay is searched together with what they become (`sparsity.reconstruction`); how many stay is the plan's.
+Outputs of a layer share its weights by how much an error in each moves the prediction (`fisher.gather_output_gains`).
 
 A few hundred images have little to say about the hundreds of weights that an output has in late layers: from where
 activations are small enough, each image is joined by NUM_VIEWS varied ones (`views`), which cost no more memory there
-than the images alone did before. Measured on MobileNetV2 at 70 % with 170 images: divergence from the dense network on
-80 others 1.08, with one view of each image in all layers 1.23.
+than the images alone did before. On the last seven 1x1 kernels of MobileNetV2, 250 images in four folds, the divergence
+from the dense network was 0.72 without views, 0.53 with 3 and 0.52 with 6; 0.49 with 3 and with gains in place of the
+scale of the batch norm behind.
 
 The moments of batch norms follow those of the pruned network's activations as the sweep passes them (REFLOW, layer by
 layer). A channel that has next to no variance left would be blown up to the dense network's variance, noise and all:
@@ -28,6 +30,7 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK, Step, Steps, Stretch, read_steps
+from reflow_tf.models.fisher import gather_output_gains
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch
@@ -42,8 +45,10 @@ from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask
 VARIANCE_FLOOR = 0.3
 MOST_INPUTS = 512
 """Calibration images that the sweep takes; more are left out, since all are held in memory."""
-NUM_VIEWS = 6
+NUM_VIEWS = 3
 """Of each image, which are fitted to beside it in late layers."""
+MOST_GRADED = 128
+"""Calibration images that say how much each output matters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Fit:
     Attributes:
         kernel: canonical layout.
         mask: canonical layout.
-        error: what is left, as a share of the target's variance, outputs weighted by the scale behind them.
+        error: what is left, as a share of the target's variance, outputs weighted by their gains.
     """
 
     kernel: np.ndarray
@@ -109,6 +114,9 @@ class _Sweep:
         self._kernels = find_kernels(pruned.model)
         self._dense = {id(v): w for v, w in zip(pruned.model.variables, pruned.dense_weights, strict=True)}
         calls = steps.count_calls()
+        with pruned.as_dense() as model:
+            chosen = [spec for spec in self._kernels.specs if spec.path in pruned.masks]
+            self._gains = gather_output_gains(model, chosen, images[:MOST_GRADED])
         self._specs = {
             id(step.operation): spec
             for step in steps
@@ -176,7 +184,7 @@ class _Sweep:
         spec = self._specs[id(step.operation)]
         variable = self._kernels.variables[spec.path]
         norm, correction = self._find_correction(step)
-        gains = find_gains(norm, spec.canonical_shape[0])
+        gains = self._gains[spec.path]
         sums = gather_equations(step.operation, spec, self._ledger[step.inputs[0]].pruned, dense, correction)
         kernel = spec.to_canonical(self._dense[id(variable)]).astype(np.float64)
         fit = fit_kernel(sums.regularize(kernel), kernel, gains, self._plan.layers[spec.path])
@@ -260,11 +268,6 @@ def _scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
     """What the batch norm multiplies each channel by, (channels,) float32."""
     gamma = np.array(norm.gamma) if norm.scale else np.float32(1)
     return gamma / np.sqrt(np.array(norm.moving_variance) + np.float32(norm.epsilon))
-
-
-def find_gains(norm: keras.layers.BatchNormalization | None, num_outputs: int) -> np.ndarray:
-    """How much an error in each output counts: the scale of the batch norm behind it, 1 without one; (outputs,)."""
-    return np.ones(num_outputs) if norm is None else np.abs(_scale(norm)).astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,3 +104,22 @@ def test_batches_are_required_and_have_to_fit():
         gather(model)
     with pytest.raises(InputError, match="must have the shape"):
         gather(model, INPUTS[:, :4])
+
+
+def test_output_gains_against_the_gradient_written_out():
+    """logits = W h, h = V x: the gradient of log p_y with respect to h is W^T (e_y - p)."""
+    keras.utils.set_random_seed(2)
+    hidden, classes = layers.Dense(4, use_bias=False, name="hidden"), layers.Dense(3, use_bias=False, name="classes")
+    model = keras.Sequential([keras.Input((5,)), hidden, classes])
+    inputs = np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32)
+    logits = model(inputs).numpy().astype(float)
+    residual = np.eye(3)[logits.argmax(1)] - softmax(logits)
+    expected = np.sqrt(np.mean((residual @ classes.kernel.numpy().T) ** 2, axis=0))
+    gains = fisher.gather_output_gains(model, find_kernels(model).specs, inputs)
+    np.testing.assert_allclose(gains["hidden/kernel"], np.maximum(expected / expected.mean(), 0.1), rtol=1e-4)
+
+
+def test_outputs_that_no_gradient_reaches_count_like_any_other():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, name="hidden"), layers.Dense(1)])
+    gains = fisher.gather_output_gains(model, find_kernels(model).specs, np.ones((2, 5), np.float32))
+    np.testing.assert_array_equal(gains["hidden/kernel"], np.ones(4))

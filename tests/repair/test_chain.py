@@ -120,3 +120,15 @@ def test_a_masked_weight_that_moves_is_our_failure(monkeypatch):
     with pytest.raises(AssertionError, match="the repair forget moved a masked weight of conv/kernel"):
         run_chain(("forget",), pruned, BATCHES, show_nothing, plan=plan)
     assert read_bits(pruned.model.variables) == before
+
+
+def test_reflow_says_where_no_batch_norm_stands():
+    pruned, plan = prune()
+    _, (outcome,) = run_chain(("reflow",), pruned, BATCHES, show_nothing, plan=plan)
+    assert outcome.statement.endswith(
+        "Behind 1 of 2 pruned kernels stands no batch norm (classes/kernel): what these lost it cannot restore, and the "
+        "repair 'moments' may."
+    )
+    covered = dataclasses.replace(pruned, masks={"conv/kernel": pruned.masks["conv/kernel"]})
+    _, (outcome,) = run_chain(("reflow",), covered, BATCHES, show_nothing, plan=plan)
+    assert outcome.statement == "REFLOW re-estimated the moments of 1 batch norm; every weight is bit-identical."
