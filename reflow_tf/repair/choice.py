@@ -1,8 +1,8 @@
 """The repair 'auto': of the gradient-free chains, the one that does best on calibration images that none was fitted to.
 
 A refit of the weights can lose to recalibration alone, so it has to earn its place on each model anew. No labels: what
-counts is how far the outputs are from the dense network's. Every fourth calibration image is held out; the winner stays
-as it was fitted, on the others, because that is what was judged.
+counts is how far the outputs are from the dense network's. One calibration image in `HELD_OUT_EVERY` is held out; the
+winner stays as it was fitted, on the others, because that is what was judged.
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 HELD_OUT_EVERY = 8
-"""Every so many inputs one is held out, the last of them."""
+"""Every so many inputs one is held out, the last of them: few, since what a fit lacks most is images."""
 
 
 def is_held_out(positions: np.ndarray) -> np.ndarray:

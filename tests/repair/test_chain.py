@@ -126,8 +126,8 @@ def test_reflow_says_where_no_batch_norm_stands():
     pruned, plan = prune()
     _, (outcome,) = run_chain(("reflow",), pruned, BATCHES, show_nothing, plan=plan)
     assert outcome.statement.endswith(
-        "Behind 1 of 2 pruned kernels stands no batch norm (classes/kernel): what these lost it cannot restore, and the "
-        "repair 'moments' may."
+        "Behind 1 of 2 pruned kernels stands no batch norm (classes/kernel): what these lost it cannot restore, and "
+        "the repair 'moments' may."
     )
     covered = dataclasses.replace(pruned, masks={"conv/kernel": pruned.masks["conv/kernel"]})
     _, (outcome,) = run_chain(("reflow",), covered, BATCHES, show_nothing, plan=plan)

@@ -77,7 +77,7 @@ def test_the_simplest_wins_a_tie(monkeypatch):
 
 def test_too_few_images():
     pruned, plan = prune()
-    with pytest.raises(InputError, match=r"every 4th .* Received: fewer"):
+    with pytest.raises(InputError, match=r"every 8th .* Received: fewer"):
         choose(pruned, [IMAGES[:3]], show_nothing, plan=plan)
 
 

@@ -12,11 +12,13 @@ from reflow_tf.repair.chain import REPAIRS, reflow, run_chain
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
 from reflow_tf.repair.distillation import Recipe, distill
 from reflow_tf.repair.feature_matching import Student, lost_share, measure_outputs
+from reflow_tf.repair.holdout import is_held_out
 from reflow_tf.sparsity.plan import PruningPlan
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(0, 1, (60, 8, 8, 3)).astype(np.float32)
 BATCHES = np.split(IMAGES, 3)
+TRAINED = IMAGES[~is_held_out(np.arange(len(IMAGES)))]
 
 
 # Small networks with weights by chance learn in a few steps at a rate that real ones would not stand.
@@ -92,7 +94,7 @@ def test_it_learns_and_keeps_zeros(name):
     pruned = prune(model)
     before = model(inputs)
     outcome = distill(pruned, np.split(inputs, 3), epochs=40, recipe=FAST)
-    held_out = np.arange(len(inputs)) % 4 == 3
+    held_out = is_held_out(np.arange(len(inputs)))
     error, error_before = (np.square(dense - y)[held_out].mean() for y in (model(inputs), before))
     assert error < 0.7 * error_before
     for path, kernel in find_kernels(model).read().items():
@@ -120,7 +122,7 @@ def test_held_out_inputs_are_never_trained_on(monkeypatch):
 
     monkeypatch.setattr(distillation, "vary", recording)
     distill(prune(classifier()), BATCHES, epochs=2)
-    assert seen == {image.tobytes() for i, image in enumerate(IMAGES) if i % 4 != 3}
+    assert seen == {image.tobytes() for image in TRAINED}
 
 
 def test_a_repair_before_it_does_not_see_what_it_holds_out(monkeypatch):
@@ -133,13 +135,13 @@ def test_a_repair_before_it_does_not_see_what_it_holds_out(monkeypatch):
     monkeypatch.setitem(REPAIRS, "reflow", recording)
     monkeypatch.setitem(REPAIRS, "distill", lambda pruned, batches, progress: distill(pruned, batches, epochs=1))
     run_chain(("reflow", "distill"), prune(classifier()), BATCHES, show_nothing, plan=PruningPlan({}))
-    assert seen == [image.tobytes() for i, image in enumerate(IMAGES) if i % 4 != 3]
+    assert seen == [image.tobytes() for image in TRAINED]
 
 
 @pytest.mark.parametrize("learning_rate", [30.0, 1e30])
 def test_when_nothing_helps_the_model_stays(learning_rate):
     pruned = prune(classifier())
-    recalibrate(pruned.model, [IMAGES[np.arange(len(IMAGES)) % 4 != 3]])
+    recalibrate(pruned.model, [TRAINED])
     before = read_bits(pruned.model.variables)
     outcome = distill(pruned, BATCHES, epochs=3, recipe=Recipe(learning_rate))
     assert read_bits(pruned.model.variables) == before
