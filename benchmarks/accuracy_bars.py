@@ -39,7 +39,7 @@ from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
 from reflow_tf.report.interval import wilson_interval
-from reflow_tf.sensitivity import measure_sensitivity
+from reflow_tf.sensitivity import MOST_FITTED, MOST_JUDGED, measure_sensitivity
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.budget import share_out
 from reflow_tf.sparsity.layers import Kind
@@ -79,9 +79,10 @@ def main(_):
     parts = np.array_split(order[len(order) // 2 :], NUM_PARTS)
     output = pathlib.Path(FLAGS.output)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+    shared = Sensitivity()
     for part in map(int, FLAGS.parts):
         others = order[~np.isin(order, parts[part])][: FLAGS.most_calibration]
-        for row in measure(loaded.model, images[others], images[parts[part]], labels[parts[part]], rows, part):
+        for row in measure(loaded.model, images[others], images[parts[part]], labels[parts[part]], rows, part, shared):
             rows.append(row)
             with output.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -89,31 +90,42 @@ def main(_):
     print_table(rows)
 
 
-def measure(model, calibration, images, labels, rows, part):
+class Sensitivity:
+    """The curves of `auto`, measured once for all parts: those images come first that calibrate whatever is scored."""
+
+    def __init__(self):
+        self.curves, self.seconds = None, 0.0
+
+    def measure(self, model, specs, calibration):
+        if self.curves is None:
+            start = time.monotonic()
+            images = calibration[: MOST_FITTED + MOST_JUDGED]
+            self.curves = measure_sensitivity(model, specs, Unstructured(), [images], show_nothing)
+            self.seconds = time.monotonic() - start
+
+
+def measure(model, calibration, images, labels, rows, part, shared):
     """The rows of one part that are missing."""
     specs = [spec for spec in find_kernels(model).specs if spec.kind is Kind.POINTWISE_CONV]
     weights = find_kernels(model).read()
     scores = {spec.path: np.abs(weights[spec.path]) for spec in specs}
     done = {(row["model"], row["part"], row["method"], row["sparsity"]) for row in rows}
-    curves, shared_seconds = None, 0.0
     wanted = [("dense", 0.0)] + [(method, float(text)) for text in FLAGS.sparsities for method in FLAGS.methods]
     for method, sparsity in wanted:
         key = {"model": FLAGS.model, "part": part, "method": method, "sparsity": sparsity}
         if tuple(key.values()) in done:
             continue
         allocation, repairs, left_out = (*method.split(":"), "", "")[:3]
-        if allocation == "auto" and curves is None:
-            start = time.monotonic()
-            curves = measure_sensitivity(model, specs, Unstructured(), [calibration], show_nothing)
-            shared_seconds = time.monotonic() - start
+        if allocation == "auto":
+            shared.measure(model, specs, calibration)
         start = time.monotonic()
         pruned = copy_model(model)
         if method != "dense":
-            rule = ALLOCATIONS.get(allocation) or functools.partial(share_measured, curves)
+            rule = ALLOCATIONS.get(allocation) or functools.partial(share_measured, shared.curves)
             plan = make_plan(specs, scores, Unstructured(), rule, sparsity)
             with leaving_out(left_out.split("/") if left_out else []):
                 repair(pruned, plan, repairs.split("+") if repairs else [], calibration)
-        seconds = time.monotonic() - start + (shared_seconds if allocation == "auto" else 0)
+        seconds = time.monotonic() - start + (shared.seconds if allocation == "auto" else 0)
         found = np.concatenate([pruned(images[i : i + 50], training=False).numpy() for i in range(0, len(images), 50)])
         yield key | {
             "hits": int((found.argmax(-1) == labels).sum()),

@@ -100,16 +100,18 @@ def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarr
         Boolean, of the shape of `weights`.
     """
     deviations, (values, vectors) = equations.deviations, equations.spectrum
-    scale = gains[..., None] * deviations[:, None]
-    pulls = equations.cross / deviations[:, None] * gains[..., None]
-    mask = select(np.abs(weights * scale))
-    sparse, dual, penalty = np.where(mask, weights * scale, 0.0), np.zeros_like(pulls), _FIRST_PENALTY
+    # float32 from here on: it is twice as fast, and what comes of it is a mask.
+    values, vectors = values.astype(np.float32), vectors.astype(np.float32)
+    start = (weights * gains[..., None] * deviations[:, None]).astype(np.float32)
+    pulls = (equations.cross / deviations[:, None] * gains[..., None]).astype(np.float32)
+    mask = select(np.abs(start))
+    sparse, dual, penalty = np.where(mask, start, 0), np.zeros_like(pulls), _FIRST_PENALTY
     for step in range(NUM_STEPS):
         rotated = (pulls + penalty * sparse - dual) @ vectors
         dense = (rotated / (values[:, None] + penalty)) @ vectors.transpose(0, 2, 1)
         wanted = dense + dual / penalty
         before, mask = mask, select(np.abs(wanted))
-        sparse = np.where(mask, wanted, 0.0)
+        sparse = np.where(mask, wanted, 0)
         dual += penalty * (dense - sparse)
         if step % 3 == 2:
             changed = float(np.sum(mask != before)) / max(float(np.sum(mask)), 1.0)
