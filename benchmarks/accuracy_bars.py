@@ -4,9 +4,10 @@
         --data=../shared/data/imagenet_dev --class_names=../shared/data/imagenet_wnids.txt --output=bars.jsonl
 
 Half of the images, those that `reflow_tf.tools.prune --calibration_samples=250 --seed=0` calibrates on, are never
-scored: whatever was chosen while this package was written was chosen on them. The other half is cut into three parts.
+scored: whatever was chosen while this package was written was chosen on them. The other half is cut into --num_parts.
 Each part in turn is scored, while all other images calibrate: each is scored once, by a network that has never seen it,
-nor, with one image a class, its class. Only 1x1 convolutions are pruned.
+nor, with one image a class, its class. With one part, one half calibrates and the other is scored. Only 1x1
+convolutions are pruned.
 
 What a method owes to each part of the least-squares sweep is seen by leaving parts out: mask (the largest weights are
 kept), refit (kept weights stay what they were), bn (moments stay the dense ones). `global:least_squares:mask/refit`
@@ -59,10 +60,9 @@ flags.DEFINE_list(
     "ALLOCATION:REPAIR[+REPAIR...][:PART[/PART...]]: parts of least squares that are left out.",
 )
 flags.DEFINE_integer("most_calibration", 500, "Images that calibrate, at most.")
-flags.DEFINE_list("parts", ["0", "1", "2"], "Which are scored, of three.")
+flags.DEFINE_integer("num_parts", 3, "Into how many the half that is scored is cut.")
+flags.DEFINE_list("parts", None, "Which of them are scored. Default: all.")
 flags.DEFINE_string("output", None, "JSON lines, appended to.", required=True)
-
-NUM_PARTS = 3
 
 
 def main(_):
@@ -76,11 +76,11 @@ def main(_):
     )
     images, labels = np.concatenate(list(evaluation)), np.asarray(evaluation.labels)
     order = np.random.default_rng(0).permutation(len(images))
-    parts = np.array_split(order[len(order) // 2 :], NUM_PARTS)
+    parts = np.array_split(order[len(order) // 2 :], FLAGS.num_parts)
     output = pathlib.Path(FLAGS.output)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     shared = Sensitivity()
-    for part in map(int, FLAGS.parts):
+    for part in map(int, FLAGS.parts or range(FLAGS.num_parts)):
         others = order[~np.isin(order, parts[part])][: FLAGS.most_calibration]
         for row in measure(loaded.model, images[others], images[parts[part]], labels[parts[part]], rows, part, shared):
             rows.append(row)
