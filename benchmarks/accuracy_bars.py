@@ -60,6 +60,7 @@ flags.DEFINE_list(
     "ALLOCATION:REPAIR[+REPAIR...][:PART[/PART...]]: parts of least squares that are left out.",
 )
 flags.DEFINE_integer("most_calibration", 500, "Images that calibrate, at most.")
+flags.DEFINE_integer("draw", 0, "Seed of the draw of calibration images, where --most_calibration leaves some out.")
 flags.DEFINE_integer("num_parts", 3, "Into how many the half that is scored is cut.")
 flags.DEFINE_list("parts", None, "Which of them are scored. Default: all.")
 flags.DEFINE_string("output", None, "JSON lines, appended to.", required=True)
@@ -79,10 +80,13 @@ def main(_):
     parts = np.array_split(order[len(order) // 2 :], FLAGS.num_parts)
     output = pathlib.Path(FLAGS.output)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
-    shared = Sensitivity()
+    shared, never_scored = Sensitivity(), images[order[: min(len(order) // 2, MOST_FITTED + MOST_JUDGED)]]
     for part in map(int, FLAGS.parts or range(FLAGS.num_parts)):
-        others = order[~np.isin(order, parts[part])][: FLAGS.most_calibration]
-        for row in measure(loaded.model, images[others], images[parts[part]], labels[parts[part]], rows, part, shared):
+        others = order[~np.isin(order, parts[part])]
+        if len(others) > FLAGS.most_calibration:
+            others = np.random.default_rng(FLAGS.draw).choice(others, FLAGS.most_calibration, replace=False)
+        scored = images[parts[part]], labels[parts[part]]
+        for row in measure(loaded.model, images[others], *scored, rows, part, shared, never_scored):
             rows.append(row)
             with output.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -91,33 +95,32 @@ def main(_):
 
 
 class Sensitivity:
-    """The curves of `auto`, measured once for all parts: those images come first that calibrate whatever is scored."""
+    """The curves of `auto`, measured once for all parts, on images that calibrate whatever is scored."""
 
     def __init__(self):
         self.curves, self.seconds = None, 0.0
 
-    def measure(self, model, specs, calibration):
+    def measure(self, model, specs, never_scored):
         if self.curves is None:
             start = time.monotonic()
-            images = calibration[: MOST_FITTED + MOST_JUDGED]
-            self.curves = measure_sensitivity(model, specs, Unstructured(), [images], show_nothing)
+            self.curves = measure_sensitivity(model, specs, Unstructured(), [never_scored], show_nothing)
             self.seconds = time.monotonic() - start
 
 
-def measure(model, calibration, images, labels, rows, part, shared):
+def measure(model, calibration, images, labels, rows, part, shared, never_scored):
     """The rows of one part that are missing."""
     specs = [spec for spec in find_kernels(model).specs if spec.kind is Kind.POINTWISE_CONV]
     weights = find_kernels(model).read()
     scores = {spec.path: np.abs(weights[spec.path]) for spec in specs}
-    done = {(row["model"], row["part"], row["method"], row["sparsity"]) for row in rows}
+    done = {(row["model"], row["part"], row["method"], row["sparsity"], row["draw"]) for row in rows}
     wanted = [("dense", 0.0)] + [(method, float(text)) for text in FLAGS.sparsities for method in FLAGS.methods]
     for method, sparsity in wanted:
-        key = {"model": FLAGS.model, "part": part, "method": method, "sparsity": sparsity}
+        key = {"model": FLAGS.model, "part": part, "method": method, "sparsity": sparsity, "draw": FLAGS.draw}
         if tuple(key.values()) in done:
             continue
         allocation, repairs, left_out = (*method.split(":"), "", "")[:3]
         if allocation == "auto":
-            shared.measure(model, specs, calibration)
+            shared.measure(model, specs, never_scored)
         start = time.monotonic()
         pruned = copy_model(model)
         if method != "dense":
@@ -175,18 +178,20 @@ def repair(model, plan: PruningPlan, repairs, calibration) -> None:
 
 def print_table(rows) -> None:
     """Over all parts, since every image is scored once."""
-    print("| model | method | sparsity | top-1 (95 %) | by part | seconds | peak GB |\n|---|---|---|---|---|---|---|")
+    print(
+        "| model | method | sparsity | draw | top-1 (95 %) | by part | seconds | peak GB |\n|---|---|---|---|---|---|---|---|"
+    )
     groups = {}
     for row in rows:
-        groups.setdefault((row["model"], row["method"], row["sparsity"]), []).append(row)
-    for (model, method, sparsity), group in sorted(groups.items()):
+        groups.setdefault((row["model"], row["method"], row["sparsity"], row["draw"]), []).append(row)
+    for (model, method, sparsity, draw), group in sorted(groups.items()):
         hits, images = (sum(row[key] for row in group) for key in ("hits", "images"))
         low, high = wilson_interval(hits, images)
         by_part = ", ".join(f"{row['hits'] / row['images']:.1%}" for row in sorted(group, key=lambda row: row["part"]))
         seconds = " to ".join(str(f(row["seconds"] for row in group)) for f in (min, max))
         peak = max(row["peak_gb"] for row in group)
         score = f"{hits / images:.1%} ({low:.1%} to {high:.1%})"
-        print(f"| {model} | {method} | {sparsity:.0%} | {score} | {by_part} | {seconds} | {peak} |")
+        print(f"| {model} | {method} | {sparsity:.0%} | {draw} | {score} | {by_part} | {seconds} | {peak} |")
 
 
 if __name__ == "__main__":
