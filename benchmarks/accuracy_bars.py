@@ -179,7 +179,8 @@ def repair(model, plan: PruningPlan, repairs, calibration) -> None:
 def print_table(rows) -> None:
     """Over all parts, since every image is scored once."""
     print(
-        "| model | method | sparsity | draw | top-1 (95 %) | by part | seconds | peak GB |\n|---|---|---|---|---|---|---|---|"
+        "| model | method | sparsity | draw | top-1 (95 %) | by part | seconds | peak GB |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     groups = {}
     for row in rows:
