@@ -46,6 +46,16 @@ def gather(model: keras.Model, specs: Sequence[LayerSpec], batches: Iterable[np.
     return {gram.path: gram.mean() for gram in sums if gram.count.numpy() > 0}
 
 
+def count_numbers(model: keras.Model, specs: Sequence[LayerSpec]) -> int:
+    """How many numbers the Grams of these kernels hold: (groups, d, d) each."""
+    placed = {place.path: place.layer for place in walk(model)}
+    total = 0
+    for spec in specs:
+        place, _, name = spec.path.rpartition("/")
+        total += _count_groups(placed[place], name) * (spec.num_weights // spec.canonical_shape[0]) ** 2
+    return total
+
+
 @dataclasses.dataclass(frozen=True)
 class _GramSum:
     """The running sum for one kernel.

@@ -54,7 +54,7 @@ def gather(
     names = frozenset(names)
     if names - NAMES:
         raise InputError(f"Statistics must be of {', '.join(sorted(NAMES))}. Received: {', '.join(sorted(names))}")
-    _check_memory(specs, names, block_size)
+    _check_memory(model, specs, names, block_size)
     found: Gathered = {spec.path: {} for spec in specs}
     if "input_gram" in names:
         _add(found, "input_gram", gram.gather(model, specs, batches))
@@ -70,13 +70,11 @@ def _add(found: Gathered, name: str, statistics: Mapping[str, np.ndarray]) -> No
         found[path][name] = statistic
 
 
-def _check_memory(specs: Sequence[LayerSpec], names: frozenset[str], block_size: int) -> None:
+def _check_memory(model: keras.Model, specs: Sequence[LayerSpec], names: frozenset[str], block_size: int) -> None:
     if block_size < 1:
         raise InputError(f"The block size of the Fisher must be at least 1. Received: {block_size}")
     needed = {
-        "input_gram": sum(
-            8 * spec.num_weights**2 // spec.canonical_shape[0] ** 2 * spec.canonical_shape[0] for spec in specs
-        ),
+        "input_gram": 8 * gram.count_numbers(model, specs),
         "fisher_blocks": 4 * block_size * sum(spec.num_weights for spec in specs),
     }
     for name in sorted(names):

@@ -64,7 +64,12 @@ def test_unknown_names_block_sizes_and_too_much_memory_are_told(model, monkeypat
     sizes = {
         name: sum(found[name].nbytes for found in gather(model, specs, NAMES, [IMAGES]).values()) for name in NAMES
     }
-    for name in NAMES:  # the Gram by the layer's groups is no more than what is reckoned with
+    monkeypatch.setattr(statistics, "LIMIT_BYTES", sizes["input_gram"])
+    gather(model, specs, ["input_gram"], [IMAGES])
+    monkeypatch.setattr(statistics, "LIMIT_BYTES", sizes["input_gram"] - 1)
+    with pytest.raises(InputError, match="input_gram of all the prunable kernels"):
+        gather(model, specs, ["input_gram"], [IMAGES])
+    for name in NAMES:
         monkeypatch.setattr(statistics, "LIMIT_BYTES", sizes[name] // 2)
         with pytest.raises(InputError, match=rf"{name} of all the prunable kernels.*--prunable.*Received: 4 kernels"):
             gather(model, specs, [name], [IMAGES])
