@@ -74,6 +74,9 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
 
     Returns:
         Path -> (outputs,) float64, over the mean of the layer, at least _LEAST_GAIN; 1 where no gradient arrives.
+
+    Raises:
+        InputError: inputs that do not fit; activations or gradients that are not finite.
     """
     placed = {place.path: place.layer for place in walk(model)}
     watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
@@ -83,6 +86,8 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
     for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
         found = differentiate(tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME]))
         totals = {path: totals.get(path, 0.0) + squares.numpy().astype(np.float64) for path, squares in found.items()}
+    if broken := [path for path, squares in totals.items() if not np.isfinite(squares).all()]:
+        raise InputError(f"Activations and gradients must be finite. Received: NaN or infinity at {broken[0]}")
     return {spec.path: _as_gains(totals.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
 

@@ -123,3 +123,9 @@ def test_outputs_that_no_gradient_reaches_count_like_any_other():
     model = keras.Sequential([keras.Input((5,)), layers.Dense(4, name="hidden"), layers.Dense(1)])
     gains = fisher.gather_output_gains(model, find_kernels(model).specs, np.ones((2, 5), np.float32))
     np.testing.assert_array_equal(gains["hidden/kernel"], np.ones(4))
+
+
+def test_gains_of_nothing_finite_are_refused():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, name="hidden"), layers.Dense(3)])
+    with pytest.raises(InputError, match=r"gradients must be finite\. Received: NaN or infinity at hidden"):
+        fisher.gather_output_gains(model, find_kernels(model).specs, np.full((2, 5), np.nan, np.float32))
