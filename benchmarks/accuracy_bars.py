@@ -32,11 +32,11 @@ import keras
 import numpy as np
 from absl import app, flags
 
-import reflow_tf.repair.least_squares as least_squares_room
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.surgery import copy_model, write_masks
+from reflow_tf.repair import layer_fitting, least_squares
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
 from reflow_tf.report.interval import wilson_interval
@@ -143,21 +143,22 @@ def measure(model, calibration, images, labels, rows, part, shared, never_scored
 @contextlib.contextmanager
 def leaving_out(names):
     """For the time of the block, the sweep of least squares does without these of its parts."""
-    room = least_squares_room
-    fit = room.fit_kernel
 
     def keep_weights(problem, kernel, gains, layer):
-        found = fit(problem, kernel, gains, layer)
-        return room.Fit(kernel * found.mask, found.mask, found.error)
+        found = layer_fitting.fit_kernel(problem, kernel, gains, layer)
+        return layer_fitting.Fit(kernel * found.mask, found.mask, found.error)
+
+    def keep_moments(norm, *_):
+        return np.array(norm.moving_mean), np.array(norm.moving_variance)
 
     replacements = {
-        "mask": ("choose_mask", lambda equations, weights, gains, select: select(np.abs(weights))),
-        "refit": ("fit_kernel", keep_weights),
-        "bn": ("follow_moments", lambda norm, *_: (np.array(norm.moving_mean), np.array(norm.moving_variance))),
+        "mask": (layer_fitting, "choose_mask", lambda equations, weights, gains, select: select(np.abs(weights))),
+        "refit": (least_squares, "fit_kernel", keep_weights),
+        "bn": (least_squares, "follow_moments", keep_moments),
     }
     with contextlib.ExitStack() as stack:
         for name in names:
-            stack.enter_context(mock.patch.object(room, *replacements[name]))
+            stack.enter_context(mock.patch.object(*replacements[name]))
         yield
 
 

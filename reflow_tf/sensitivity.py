@@ -19,13 +19,8 @@ from reflow_tf.models.observation import check_batch
 from reflow_tf.models.sidebyside import Ledger
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
-from reflow_tf.repair.least_squares import (
-    LayerSums,
-    find_norm,
-    fit_kernel,
-    follow_moments,
-    gather_equations,
-)
+from reflow_tf.repair.layer_fitting import LayerSums, fit_kernel, gather_equations
+from reflow_tf.repair.least_squares import find_norm, follow_moments
 from reflow_tf.sparsity.budget import SensitivityCurve
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import Pattern

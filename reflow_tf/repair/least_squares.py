@@ -17,16 +17,12 @@ layer). A channel that has next to no variance left would be blown up to the den
 none is taken to have less than VARIANCE_FLOOR of it.
 """
 
-import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Iterable
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK, Step, Steps, Stretch, read_steps
@@ -37,10 +33,10 @@ from reflow_tf.models.observation import check_batch
 from reflow_tf.models.sidebyside import Ledger, Pair
 from reflow_tf.models.surgery import write_masks
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
+from reflow_tf.repair.layer_fitting import Fit, fit_kernel, gather_equations
 from reflow_tf.repair.views import make_views
 from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan
-from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask
+from reflow_tf.sparsity.plan import PruningPlan
 
 VARIANCE_FLOOR = 0.3
 MOST_INPUTS = 512
@@ -49,21 +45,6 @@ NUM_VIEWS = 3
 """Of each image, which are fitted to beside it in late layers."""
 MOST_GRADED = 128
 """Calibration images that say how much each output matters."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """What became of one kernel.
-
-    Attributes:
-        kernel: canonical layout.
-        mask: canonical layout.
-        error: what is left, as a share of the target's variance, outputs weighted by their gains.
-    """
-
-    kernel: np.ndarray
-    mask: np.ndarray
-    error: float
 
 
 def least_squares(
@@ -189,8 +170,10 @@ class _Sweep:
         kernel = spec.to_canonical(self._dense[id(variable)]).astype(np.float64)
         fit = fit_kernel(sums.regularize(kernel), kernel, gains, self._plan.layers[spec.path])
         variable.assign(spec.from_canonical(fit.kernel).astype(variable.dtype))
-        if norm is None and getattr(step.operation, "use_bias", False):
-            moved = sums.target_mean - sums.predict_moments(fit.kernel)[0]
+        if norm is None and getattr(step.operation, "use_bias", False):  # the mean, too, over the images alone
+            images = slice(len(self._images))
+            own = gather_equations(step.operation, spec, self._ledger[step.inputs[0]].pruned[images], dense[images])
+            moved = own.target_mean - own.predict_moments(fit.kernel)[0]
             step.operation.bias.assign(moved.astype(step.operation.bias.dtype))
         self.fits[spec.path] = fit
 
@@ -268,109 +251,6 @@ def _scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
     """What the batch norm multiplies each channel by, (channels,) float32."""
     gamma = np.array(norm.gamma) if norm.scale else np.float32(1)
     return gamma / np.sqrt(np.array(norm.moving_variance) + np.float32(norm.epsilon))
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """One layer's normal equations as gathered, and as they are solved."""
-
-    equations: NormalEquations
-    regularized: NormalEquations
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSums:
-    """One layer's normal equations, and the means that were taken off: (groups, d) and (outputs,)."""
-
-    equations: NormalEquations
-    input_mean: np.ndarray
-    target_mean: np.ndarray
-
-    def regularize(self, kernel: np.ndarray) -> Problem:
-        """The problem of fitting a kernel in place of this one, the dense one (canonical layout, float64)."""
-        weights = kernel.reshape(self.equations.cross.shape)
-        return Problem(self.equations, self.equations.regularized(weights))
-
-    def predict_moments(self, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of each output, but for the bias, if this kernel (canonical layout) met these inputs."""
-        rows = kernel.reshape(self.equations.cross.shape)
-        variance = np.einsum("god,god->go", rows @ self.equations.gram, rows)
-        return np.einsum("god,gd->go", rows, self.input_mean).ravel(), variance.ravel()
-
-
-def gather_equations(
-    layer: keras.Layer, spec: LayerSpec, inputs: np.ndarray, targets: np.ndarray, correction: np.ndarray | None = None
-) -> LayerSums:
-    """The normal equations of one layer, means taken off, at the positions that `models.gram` looks at.
-
-    Args:
-        layer: a Dense, or a convolution of up to two spatial axes, channels last.
-        spec: of its kernel.
-        inputs: (n, ...) of the layer.
-        targets: (n, ..., outputs).
-        correction: added to the targets, of their shape.
-
-    Raises:
-        InputError: activations that are not finite.
-    """
-    patches = find_patches(layer, spec.path.rpartition("/")[2])
-    assert patches is not None
-    count = 0
-    gram: Any = 0.0  # float64 sums, whose shapes the first chunk gives
-    cross: Any = 0.0
-    power: Any = 0.0
-    sum_x: Any = 0.0
-    sum_t: Any = 0.0
-    for start in range(0, len(inputs), CHUNK):
-        part = slice(start, start + CHUNK)
-        x = patches(tf.convert_to_tensor(inputs[part]))
-        wanted = targets[part] if correction is None else targets[part] + correction[part]
-        t = tf.convert_to_tensor(_pick(wanted, len(inputs[part]), x.shape))
-        gram += tf.matmul(x, x, transpose_a=True).numpy().astype(np.float64)
-        cross += tf.matmul(t, x, transpose_a=True).numpy().astype(np.float64)
-        power += tf.reduce_sum(tf.square(t), axis=1).numpy().astype(np.float64)
-        sum_x += tf.reduce_sum(x, axis=1).numpy().astype(np.float64)
-        sum_t += tf.reduce_sum(t, axis=1).numpy().astype(np.float64)
-        count += x.shape[1]
-    if not (np.isfinite(gram).all() and np.isfinite(cross).all()):
-        raise InputError(f"Activations must be finite. Received: NaN or infinity around {spec.path}")
-    mean_x, mean_t = sum_x / count, sum_t / count
-    gram = gram / count - mean_x[:, :, None] * mean_x[:, None]
-    cross = cross / count - mean_t[:, :, None] * mean_x[:, None]
-    return LayerSums(NormalEquations(gram, cross, power / count - mean_t**2), mean_x, mean_t.ravel())
-
-
-def _pick(targets: np.ndarray, num_inputs: int, shape: tf.TensorShape) -> np.ndarray:
-    """Targets (n, *spatial, outputs) at the positions of patches (groups, samples, d): (groups, samples, outputs)."""
-    groups, samples, _ = shape
-    if targets.ndim > 2 and targets[..., 0].size != samples:
-        rows, columns = (*targets.shape[1:-1], 1)[:2]
-        looked_at = samples // num_inputs
-        thinning = next(t for t in range(1, rows + 1) if math.ceil(rows / t) * math.ceil(columns / t) == looked_at)
-        targets = targets[:, ::thinning] if targets.ndim == 3 else targets[:, ::thinning, ::thinning]
-    return np.ascontiguousarray(targets.reshape(samples, groups, -1).transpose(1, 0, 2))
-
-
-def fit_kernel(problem: Problem, kernel: np.ndarray, gains: np.ndarray, layer: PlannedLayer) -> Fit:
-    """The best mask that the plan allows, and the best weights on it.
-
-    Args:
-        problem: of the layer; what it has found out for one sparsity, it knows for the next.
-        kernel: the dense one, canonical layout, float64.
-        gains: (outputs,).
-        layer: pattern and sparsity.
-    """
-    groups, outputs, width = problem.equations.cross.shape
-    weights, counts = kernel.reshape(groups, outputs, width), gains.reshape(groups, outputs)
-
-    def select(scores: np.ndarray) -> np.ndarray:
-        return layer.pattern.select(scores.reshape(kernel.shape), layer.sparsity).reshape(scores.shape)
-
-    mask = choose_mask(problem.regularized, weights, counts, select)
-    found = problem.regularized.solve(mask)
-    total = float(np.sum(problem.equations.power * counts**2))
-    error = float(np.sum(problem.equations.errors(found) * counts**2)) / total if total > 0 else 0.0
-    return Fit(found.reshape(kernel.shape), mask.reshape(kernel.shape), error)
 
 
 def _measure(norm: keras.layers.BatchNormalization, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -89,7 +89,7 @@ def test_a_layer_without_batch_norm_gets_its_mean_back_through_its_bias():
     images = draw(1, 128)
     least_squares(pruned, [images], show_nothing, plan=plan)
     found, wanted = (m(images, training=False).numpy().mean(0) for m in (pruned.model, model))
-    np.testing.assert_allclose(found, wanted, atol=0.1 * np.abs(wanted).max())
+    np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
 def test_what_is_not_pruned_and_has_no_pruned_layer_before_it_stays():
@@ -163,9 +163,9 @@ def test_views_of_the_images_help_the_late_layers(monkeypatch):
     model = keras.Sequential([*stack, layers.GlobalAveragePooling2D(), layers.Dense(10)])
     recalibrate(model, [draw(0, 256)])
     lost = {}
-    for count in (0, 6):
+    for count in (0, 3):
         monkeypatch.setattr("reflow_tf.repair.least_squares.NUM_VIEWS", count)
         pruned, plan = prune(model, choose=lambda specs: specs[1:4])
         least_squares(pruned, [draw(1, 24)], show_nothing, plan=plan)
         lost[count] = lose(pruned.model, model)
-    assert lost[6] < 0.95 * lost[0], lost
+    assert lost[3] < 0.95 * lost[0], lost
