@@ -114,23 +114,22 @@ class _Sweep:
         """Carries out one step in both networks, the pruned one with what it is repaired to."""
         if step is self._first_with_views:
             self._add_views()
-        ledger = self._ledger
-        pairs = [ledger[tensor] for tensor in step.inputs]
+        pairs = [self._ledger[tensor] for tensor in step.inputs]
         is_pruned = any(id(variable) in self._changed for variable in getattr(step.operation, "variables", ()))
         if all(pair.is_same for pair in pairs) and not is_pruned:
-            same = ledger.compute(step, "dense")
-            ledger.enter(step, same, same)
+            same = self._ledger.compute(step, "dense")
+            self._ledger.enter(step, same, same)
             return
         if isinstance(step.operation, keras.layers.BatchNormalization):
             self._follow_moments(step.operation, pairs[0])  # first, since computing may write over the inputs
         now = [np.array(v) for v in getattr(step.operation, "variables", ())]
         self._write_dense(step.operation)
-        dense = ledger.compute(step, "dense")
+        dense = self._ledger.compute(step, "dense")
         for variable, value in zip(getattr(step.operation, "variables", ()), now, strict=True):
             variable.assign(value)
         if id(step.operation) in self._specs:
             self._refit(step, dense)
-        ledger.enter(step, dense, ledger.compute(step, "pruned"))
+        self._ledger.enter(step, dense, self._ledger.compute(step, "pruned"))
 
     def _add_views(self) -> None:
         """Leads the views to where the images are."""
@@ -166,13 +165,15 @@ class _Sweep:
         variable = self._kernels.variables[spec.path]
         norm, correction = self._find_correction(step)
         gains = self._gains[spec.path]
-        sums = gather_equations(step.operation, spec, self._ledger[step.inputs[0]].pruned, dense, correction)
+        inputs = self._ledger[step.inputs[0]].pruned
+        sums = gather_equations(step.operation, spec, inputs, dense, correction)
         kernel = spec.to_canonical(self._dense[id(variable)]).astype(np.float64)
         fit = fit_kernel(sums.regularize(kernel), kernel, gains, self._plan.layers[spec.path])
         variable.assign(spec.from_canonical(fit.kernel).astype(variable.dtype))
         if norm is None and getattr(step.operation, "use_bias", False):  # the mean, too, over the images alone
-            images = slice(len(self._images))
-            own = gather_equations(step.operation, spec, self._ledger[step.inputs[0]].pruned[images], dense[images])
+            count = len(self._images)
+            has_views = len(inputs) > count
+            own = gather_equations(step.operation, spec, inputs[:count], dense[:count]) if has_views else sums
             moved = own.target_mean - own.predict_moments(fit.kernel)[0]
             step.operation.bias.assign(moved.astype(step.operation.bias.dtype))
         self.fits[spec.path] = fit
