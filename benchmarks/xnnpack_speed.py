@@ -54,7 +54,7 @@ def main(_):
     keras.utils.set_random_seed(0)
     model = load_model(FLAGS.model, weights=FLAGS.weights, image_size=FLAGS.image_size).model
     input_shape = tuple(model.input_shape[1:])
-    dense = Candidate("dense", export_tflite(model, sparse=False, input_shape=input_shape).content)
+    dense = Candidate("dense", export_tflite(model, storage="dense", input_shape=input_shape).content)
     files = []
     for allocation in FLAGS.allocations:
         for sparsity in FLAGS.sparsities:

@@ -11,9 +11,10 @@ from reflow_tf.sparsity.patterns import NM, Pattern, Unstructured
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.target import HardwareTarget
+from reflow_tf.targets.tflm import TFLM
 from reflow_tf.targets.xnnpack import XNNPack
 
-TARGETS: Mapping[str, HardwareTarget] = {target.name: target for target in (XNNPack(), Storage())}
+TARGETS: Mapping[str, HardwareTarget] = {target.name: target for target in (XNNPack(), Storage(), TFLM())}
 # 'auto' measures the network and so is no function of specs and scores alone; `sensitivity` does it.
 ALLOCATION_NAMES = (*ALLOCATIONS, "auto")
 # Names only: the table from names to functions, in `repair.chain`, imports Keras.
@@ -22,6 +23,8 @@ REPAIRS = ("none", "reflow", "woodfisher", "obs", "chita", "least_squares", "mom
 ALONE = ("none", "auto")
 QUANTIZATIONS = ("none", "float16", "int8")
 REWRITES = ("exact", "none")
+# How a file stores weights that are mostly zeros: TFLite's sparse tensors, TFLM's bitmaps, or not at all.
+STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
 BENCHMARKS = ("web", "aarch64")
 
@@ -136,8 +139,11 @@ class JobConfig:
     """One run of the tool from a model's name to an output folder; the flags of `reflow_tf.tools.prune`.
 
     Attributes:
+        quantize: one of QUANTIZATIONS; None: what the target wants.
         rewrite: 'exact': the file's graph is rewritten, where that is exact, so that the target can gain; 'none'; None:
             what the target wants.
+        flash_budget: bytes that the file may take on a microcontroller.
+        ram_budget: bytes of RAM that it may need there.
         benchmark: runtimes of `BENCHMARKS` in which the dense and the pruned file are measured side by side.
 
     Raises:
@@ -157,16 +163,18 @@ class JobConfig:
     calibration_samples: int = 1000
     batch_size: int = 128
     seed: int = 0
-    quantize: str = "none"
+    quantize: str | None = None
     rewrite: str | None = None
     export_batch_size: int = 1
     benchmark: tuple[str, ...] = ()
     overwrite: bool = False
     max_accuracy_drop: float | None = None
+    flash_budget: int | None = None
+    ram_budget: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("quantize", self.quantize, QUANTIZATIONS)
-        if reason := self.target.obstacle(self.quantize):
+        check_choice("quantize", self.requested_quantize, QUANTIZATIONS)
+        if reason := self.target.obstacle(self.requested_quantize):
             raise InputError(f"--quantize must suit --target={self.target.name}: {reason}. Received: {self.quantize}")
         check_choice("rewrite", self.requested_rewrite, REWRITES)
         for name in self.benchmark:
@@ -174,11 +182,25 @@ class JobConfig:
         for name in ("calibration_samples", "batch_size", "export_batch_size", "image_size"):
             check_between(name, getattr(self, name), 1)
         check_between("seed", self.seed, 0, 2**32 - 1)
+        for name in ("flash_budget", "ram_budget"):
+            value = getattr(self, name)
+            check_between(name, value, 1)
+            if value is not None and not self.target.is_microcontroller:
+                microcontrollers = ", ".join(name for name, target in TARGETS.items() if target.is_microcontroller)
+                raise InputError(
+                    f"--{name} needs a --target that is a microcontroller: {microcontrollers}. "
+                    f"Received: --target={self.target.name}"
+                )
         check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
 
     @property
     def target(self) -> HardwareTarget:
         return TARGETS[self.prune.target]
+
+    @property
+    def requested_quantize(self) -> str:
+        """The quantization asked for, or what the target wants where none was."""
+        return self.quantize or self.target.quantize
 
     @property
     def requested_rewrite(self) -> str:

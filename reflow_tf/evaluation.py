@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -12,15 +12,19 @@ from reflow_tf.config import EvaluateConfig
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
+from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.observation import run
 from reflow_tf.repair.contract import Progress, show_nothing
 from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy
-from reflow_tf.runtimes.litert import load_tflite
+from reflow_tf.runtimes.litert import LiteRT, read_tflite
 from reflow_tf.runtimes.runtime import Runtime
+from reflow_tf.runtimes.tflm.runtime import TFLM
 from reflow_tf.signal import rank_classes
 
 PARITY_IMAGES = 256
+
+_RUNTIMES: Mapping[str, Callable[[bytes], Runtime]] = {"litert": LiteRT, "tflm": TFLM}
 
 Outputs = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
@@ -76,11 +80,25 @@ def rank_outputs(outputs: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([rank_classes(batch) for batch in outputs])
 
 
+def open_file(content: bytes, runtime: str) -> Runtime:
+    """A .tflite file in what runs a target's files on this machine: 'litert' or 'tflm'.
+
+    Raises:
+        InputError: the runtime is not installed, or cannot run the file.
+    """
+    return _RUNTIMES[runtime](content)
+
+
 def measure_parity(model: keras.Model, runtime: Runtime, images: Iterable[np.ndarray]) -> Parity:
     """Keras against the file on the first 256 images."""
-    batches = list(_first(images, PARITY_IMAGES))
-    in_keras = np.concatenate([outputs.numpy() for outputs in run(model, batches)])
-    return compare_outputs(np.concatenate([runtime.run(batch) for batch in batches]), in_keras)
+    batch = first_images(images)
+    in_keras = np.concatenate([outputs.numpy() for outputs in run(model, [batch])])
+    return compare_outputs(runtime.run(batch), in_keras)
+
+
+def first_images(images: Iterable[np.ndarray]) -> np.ndarray:
+    """The first 256 images, in one array: those that files are compared on."""
+    return np.concatenate(list(_first(images, PARITY_IMAGES)))
 
 
 def _open_keras(config: EvaluateConfig) -> _Opened:
@@ -93,7 +111,11 @@ def _open_keras(config: EvaluateConfig) -> _Opened:
 
 
 def _open_file(config: EvaluateConfig) -> _Opened:
-    runtime = load_tflite(pathlib.Path(config.model).expanduser())
+    content = read_tflite(pathlib.Path(config.model).expanduser())
+    try:
+        runtime = open_file(content, "tflm" if has_bitmaps(content) else "litert")
+    except InputError as error:
+        raise InputError(f"{config.model}: {error}") from error
     preprocessing = choose_preprocessing(config, runtime.input_shape)
     num_outputs = runtime.output_shape[-1] if len(runtime.output_shape) > 1 else None
     num_classes = require_classifier(num_outputs, config.model)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 
 
@@ -14,13 +15,39 @@ def native_stderr_dropped() -> Iterator[None]:
     is read; what matters comes back as an exception. Whoever must be seen meanwhile, as progress bars must, writes to a
     duplicate of the descriptor that was made before.
     """
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        with _redirected(nowhere):
+            yield
+    finally:
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def native_stderr_recorded() -> Iterator[list[str]]:
+    """Keeps what is written to descriptor 2 during the block, for a library whose exceptions do not say why.
+
+    Yields:
+        A list, empty during the block; after it, also after an exception, the lines that were written.
+    """
+    lines: list[str] = []
+    with tempfile.TemporaryFile() as record:
+        try:
+            with _redirected(record.fileno()):
+                yield lines
+        finally:
+            record.seek(0)
+            lines += record.read().decode("utf-8", "replace").splitlines()
+
+
+@contextlib.contextmanager
+def _redirected(descriptor: int) -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        os.dup2(descriptor, 2)
         yield
     finally:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)

@@ -10,17 +10,17 @@ from reflow_tf.benchmark import Benchmark, Candidate, measure_files, require_run
 from reflow_tf.config import JobConfig
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
-from reflow_tf.evaluation import measure_parity, rank_outputs, require_classifier
+from reflow_tf.evaluation import first_images, measure_parity, open_file, rank_outputs, require_classifier
 from reflow_tf.explanation import explain
 from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
+from reflow_tf.microcontroller import MEASURES
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
-from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.target import Verdict
 
@@ -64,13 +64,13 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         )
     export = functools.partial(
         export_tflite,
-        quantize=job.quantize,
+        quantize=job.requested_quantize,
         calibration=calibration,
         batch_size=job.export_batch_size,
         input_shape=calibration.sample_shape,
     )
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
-        dense_file = export(loaded.model, sparse=False)
+        dense_file = export(loaded.model, storage="dense")
         foreseen = explain(dense_file.content, job.target)
     _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
     result = prune(
@@ -83,16 +83,20 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     )
     stopwatch.seconds.update(result.report.seconds)
     with stage("Exporting the file"), stopwatch.timed("export"):
-        exported = export(result.model, rewrite=job.requested_rewrite)
+        exported = export(result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
         verdict = explain(exported.content, job.target).as_given
         mask_checks = check_masks(exported.content, result.masks)
-        runtime = LiteRT(exported.content)
+        runtime = open_file(exported.content, job.target.runtime)
     with stopwatch.timed("evaluate file"):
         ranked = rank_outputs(map(runtime.run, show_progress(evaluation, "Evaluating the file")))
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         parity = measure_parity(result.model, runtime, evaluation)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
         benchmarks = {name: _measure(name, exported.content, dense_file.content) for name in job.benchmark}
+    footprint = None
+    if job.target.name in MEASURES:
+        with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
+            footprint = MEASURES[job.target.name](exported, dense_file, first_images(evaluation))
     described = record.Run(
         job=job,
         loaded=loaded,
@@ -107,6 +111,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         ranked_in_file=ranked,
         parity=parity,
         benchmarks=benchmarks,
+        footprint=footprint,
         seconds=stopwatch.seconds,
         command=command,
     )

@@ -160,7 +160,14 @@ def _require_none_needed(config: PruneConfig) -> None:
 
 def _export_dense(model: keras.Model, target: HardwareTarget, calibration: Iterable[np.ndarray] | None) -> bytes:
     shape = None if calibration is None else next(iter(calibration)).shape[1:]
-    return export_tflite(model, sparse=False, rewrite=target.rewrite, input_shape=shape).content
+    return export_tflite(
+        model,
+        quantize=target.quantize,
+        calibration=calibration,
+        storage="dense",
+        rewrite=target.rewrite,
+        input_shape=shape,
+    ).content
 
 
 def _open_limit(config: PruneConfig, dense_file: bytes, kernels: KernelMap, specs: Sequence[LayerSpec]) -> Limit:

@@ -14,6 +14,7 @@ from reflow_tf.config import JobConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.export.verification import MaskCheck
+from reflow_tf.microcontroller import Footprint
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.pruning import PruneResult
@@ -39,6 +40,7 @@ class Run:
         before: the target's verdict on the dense file.
         verdict: the target's verdict on the file.
         ranked_in_file: the file's best classes of each evaluation image, (images, up to 5), best first.
+        footprint: flash and RAM, where the target is a microcontroller.
         benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
             not be.
         seconds: stage -> wall-clock seconds.
@@ -58,6 +60,7 @@ class Run:
     ranked_in_file: np.ndarray
     parity: Parity
     benchmarks: Mapping[str, Benchmark | str]
+    footprint: Footprint | None
     seconds: Mapping[str, float]
     command: Sequence[str]
 
@@ -92,7 +95,7 @@ def describe(run: Run) -> Report:
         },
         "file": {
             "name": "model.tflite",
-            "quantize": run.job.quantize,
+            "quantize": run.job.requested_quantize,
             "batch_size": run.job.export_batch_size,
             "tensors": [_plain(tensor) for tensor in run.exported.tensors],
         },
@@ -105,6 +108,7 @@ def describe(run: Run) -> Report:
         "instructions": {name: _instructions(found) for name, found in run.measured("instructions").items()},
         "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
         "budget": _budget(run),
+        "mcu": _mcu(run),
         "gate": _gate(run.job.max_accuracy_drop, accuracy, agreement),
     }
 
@@ -128,6 +132,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     del config["prune"]
     config["pattern"] = str(run.job.prune.pattern)
     config["sparsity"] = _requested_sparsity(run)
+    config["quantize"] = run.job.requested_quantize
     config["rewrite"] = run.job.requested_rewrite
     config["benchmark"] = list(run.job.benchmark)
     config["preprocessing"] = _plain(run.loaded.preprocessing)
@@ -179,6 +184,23 @@ def _budget(run: Run) -> dict[str, Any] | None:
     passed = foreseen.admits(measured) if measured is not None else None if run.verdict.eligible else False
     described = {"name": foreseen.flag, "value": foreseen.value, "estimate": foreseen.estimate}
     return described | {"measured": measured, "passed": passed}
+
+
+def _mcu(run: Run) -> dict[str, Any] | None:
+    """Flash and RAM on a microcontroller, and whether they keep to their budgets."""
+    if run.footprint is None:
+        return None
+    described = _plain(run.footprint) | {
+        name: [_plain(part) for part in getattr(run.footprint, name)] for name in ("flash_largest", "ram_largest")
+    }
+    budgets = {"flash": run.job.flash_budget, "ram": run.job.ram_budget}
+    taken = {"flash": run.footprint.flash_bytes, "ram": run.footprint.arena_bytes}
+    passed = [taken[name] <= budget for name, budget in budgets.items() if budget is not None]
+    return described | {
+        "flash_budget": budgets["flash"],
+        "ram_budget": budgets["ram"],
+        "passed": all(passed) if passed else None,
+    }
 
 
 def _sparsity(run: Run) -> dict[str, Any]:

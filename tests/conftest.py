@@ -104,10 +104,33 @@ def settled():
 
 
 @pytest.fixture(scope="session")
+def int8_file():
+    """An int8 .tflite with dense storage, four fifths of its weights zero, and float32 inputs for it."""
+    from reflow_tf.export.tflite import export_tflite
+
+    inputs = make_images(128, seed=0).astype(np.float32) / 127.5 - 1
+    model = settle(build_classifier(widths=(8, 48, 64)), inputs)
+    for layer in model.layers:
+        if "conv" in layer.name:
+            kernel = np.array(layer.kernel)
+            layer.kernel.assign(kernel * (np.abs(kernel) >= np.quantile(np.abs(kernel), 0.8)))
+    return export_tflite(model, quantize="int8", calibration=[inputs], storage="dense").content, inputs
+
+
+@pytest.fixture(scope="session")
 def inputs(settled, tmp_path_factory):
     """Files: model.keras; data.npz and heldout.npz, with the network's own predictions as labels; unlabelled.npz."""
-    folder = tmp_path_factory.mktemp("inputs")
-    model, _ = settled
+    return _write_inputs(tmp_path_factory.mktemp("inputs"), settled[0])
+
+
+@pytest.fixture(scope="session")
+def wide_inputs(tmp_path_factory):
+    """The same with a network whose kernels are large enough that bitmaps pay."""
+    colours = make_images(96, seed=0).astype(np.float32) / 127.5 - 1
+    return _write_inputs(tmp_path_factory.mktemp("wide"), settle(build_classifier(widths=(8, 48, 64)), colours))
+
+
+def _write_inputs(folder, model):
     model.save(folder / "model.keras")
     for name, seed in (("data", 1), ("heldout", 2)):
         x = make_images(96, seed)

@@ -82,7 +82,7 @@ def test_outputs_that_should_all_be_zero(monkeypatch):
     model = make_model()
     for layer in model.layers[:2]:
         layer.set_weights([np.zeros_like(weights) for weights in layer.get_weights()])
-    content = export_tflite(model, sparse=False).content
+    content = export_tflite(model, storage="dense").content
 
     class Offset(Another):
         def run(self, batch):

@@ -43,7 +43,7 @@ def test_the_paddings_of_keras_are_in_the_way_until_they_are_rewritten():
 
 
 def test_a_dense_model_lacks_zeros_and_nothing_else_once_it_is_rewritten():
-    explained = explain(export_tflite(build(zeros=0), sparse=False).content)
+    explained = explain(export_tflite(build(zeros=0), storage="dense").content)
     assert not explained.rewritten.eligible
     assert explained.rewritten.fits
     (blocker,) = explained.rewritten.blockers
@@ -80,7 +80,7 @@ def test_what_keras_applications_lack_is_what_exact_rewriting_does(name):
     keras.utils.set_random_seed(0)
     settings = {"alpha": 0.35} if name == "MobileNetV2" else {}
     model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=10, **settings)
-    explained = explain(export_tflite(model, sparse=False).content)
+    explained = explain(export_tflite(model, storage="dense").content)
     assert not explained.as_given.fits
     assert all("--rewrite=exact" in blocker.remedy for blocker in explained.as_given.blockers)
     assert explained.rewritten.fits, explained.rewritten.blockers

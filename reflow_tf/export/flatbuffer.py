@@ -117,5 +117,11 @@ def operator_kind(model: schema.ModelT, operator: schema.OperatorT) -> str:
     return _OPERATOR_NAMES.get(operator_code(model, operator), "UNKNOWN")
 
 
+def custom_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """The name of a custom operator, 'TFLM_DECODE'; '' for a builtin one."""
+    name = model.operatorCodes[operator.opcodeIndex].customCode
+    return (name or b"").decode("utf-8", "replace")
+
+
 def _damaged(content: bytes, found: str) -> InputError:
     return InputError(f"A .tflite file must be whole. Received: {len(content)} bytes; reading them gave {found}")

@@ -5,15 +5,17 @@ these need not be known.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
-from reflow_tf.export import flatbuffer
+from reflow_tf.export import bitmap_format, flatbuffer
+from reflow_tf.export.bitmap_storage import store_bitmaps
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.placement import Place, find_places
+from reflow_tf.export.slimming import slim
 from reflow_tf.export.sparse_format import encode
 from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.sparsity.masks import Masks
@@ -25,12 +27,29 @@ Noun = TypeVar("Noun")
 _PADDING_BYTES = 32
 
 
+@dataclass(frozen=True)
+class _Form:
+    """A way to store zeros: what writes a file so, and the bytes of one tensor's numbers in it."""
+
+    store: Callable[[bytes], bytes]
+    measure: Callable[[np.ndarray, Place], int]
+
+
+_FORMS = {
+    "sparse": _Form(store_sparse, lambda dense, place: encode(dense).size_bytes + place.scale_size_bytes),
+    "bitmap": _Form(
+        store_bitmaps, lambda dense, _: bitmap_format.measure(dense.size, int(np.count_nonzero(dense)), dense.itemsize)
+    ),
+}
+
+
 class Forecast:
     """The dense file of a model, with the model's kernels found in it.
 
     Args:
         content: the model as a .tflite file with dense weights, rewritten or not as the file in question will be.
         kernels: path -> kernel in canonical layout (output, *spatial, input).
+        storage: how the file in question will store zeros: 'sparse' or 'bitmap'.
 
     Attributes:
         graph: the dense file as targets judge it.
@@ -40,14 +59,17 @@ class Forecast:
         InputError: `content` is not a whole .tflite file.
     """
 
-    def __init__(self, content: bytes, kernels: Mapping[str, np.ndarray]):
+    def __init__(self, content: bytes, kernels: Mapping[str, np.ndarray], storage: str = "sparse"):
+        self._storage = storage
+        if storage == "bitmap":
+            content = slim(content)
         self.graph: OperatorGraph = read_operators(content)
         self._kernels = kernels
         self._places = find_places(content, kernels)
         self.unfound: tuple[str, ...] = tuple(path for path, places in self._places.items() if not places)
         self._size_bytes = len(content)
         places = [place for found in self._places.values() for place in found]
-        self._changed_size_bytes, self._overhead_bytes, self._sparse = _probe(content, places)
+        self._changed_size_bytes, self._overhead_bytes, self._sparse = _probe(content, places, storage)
 
     def assign(self, nouns: Mapping[int, Noun]) -> dict[str, Noun]:
         """What is known of the file's values, by the paths of the kernels that they hold; others are left out."""
@@ -73,7 +95,7 @@ class Forecast:
             kept = mask & (self._kernels[path] != 0)
             for place in (place for place in self._places[path] if place.tensor in self._sparse):
                 # Sizes do not depend on the order of the axes, which differs between the layouts.
-                numbers = encode(kept.astype(place.dtype)).size_bytes + place.scale_size_bytes
+                numbers = _FORMS[self._storage].measure(kept.astype(place.dtype), place)
                 saved += max(0, place.size_bytes - numbers - self._overhead_bytes - _PADDING_BYTES)
         # Where nothing is saved, the file is not written anew.
         return min(self._size_bytes, math.ceil(self._changed_size_bytes - saved)) if saved else self._size_bytes
@@ -84,29 +106,29 @@ class Forecast:
         for path, mask in masks.items():
             num_zeros = mask.size - int(np.count_nonzero(mask & (self._kernels[path] != 0)))
             for place in self._places[path]:
-                sparse = num_zeros > 0 and place.tensor in self._sparse
+                stored = self._storage if num_zeros > 0 and place.tensor in self._sparse else "dense"
                 for index in place.values:
-                    values[index] = replace(values[index], num_zeros=num_zeros, stored_sparse=sparse)
+                    values[index] = replace(values[index], num_zeros=num_zeros, storage=stored)
         return replace(self.graph, values=tuple(values))
 
 
-def _probe(content: bytes, places: list[Place]) -> tuple[int, float, frozenset[int]]:
+def _probe(content: bytes, places: list[Place], storage: str) -> tuple[int, float, frozenset[int]]:
     """What sparse storage does to this file, seen where all kernels are emptied.
 
     Returns:
         Bytes of the file where it is written anew and all else stays; bytes for each tensor that is stored sparse,
         besides its numbers; and the tensors that can be.
     """
-    model = flatbuffer.parse(content)
+    model, form = flatbuffer.parse(content), _FORMS[storage]
     saved_bytes = {}
     for place in places:
         emptied = np.zeros(place.shape, place.dtype)
         emptied.flat[0] = 1  # sparse storage needs a value
         model.buffers[place.buffer].data = np.frombuffer(emptied.tobytes(), np.uint8)
-        saved_bytes[place.tensor] = place.size_bytes - encode(emptied).size_bytes - place.scale_size_bytes
+        saved_bytes[place.tensor] = place.size_bytes - form.measure(emptied, place)
     changed = flatbuffer.serialize(model, size_hint=len(content))
-    written = store_sparse(changed)
+    written = form.store(changed)
     values = read_operators(written).values
-    sparse = frozenset(tensor for tensor in saved_bytes if values[tensor].stored_sparse)
+    sparse = frozenset(tensor for tensor in saved_bytes if values[tensor].storage == storage)
     added = len(written) - len(changed) + sum(saved_bytes[tensor] for tensor in sparse)
     return len(changed), added / max(len(sparse), 1), sparse

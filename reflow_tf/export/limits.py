@@ -78,10 +78,10 @@ class SizeLimit:
     flag = "max_size_bytes"
     least_zeros = 0
 
-    def __init__(self, forecast: Forecast, value: float):
+    def __init__(self, forecast: Forecast, pricing: HardwareTarget, value: float):
         self._forecast = forecast
         self.value = value
-        prices = forecast.assign(Storage().price(forecast.graph).prices)
+        prices = forecast.assign(pricing.price(forecast.graph).prices)
         self.prices: Mapping[str, Price] = {path: price for path, price in prices.items() if forecast.shrinks(path)}
         self.unfound = forecast.unfound
 
@@ -134,10 +134,11 @@ def open_limit(config: PruneConfig, content: bytes, kernels: Mapping[str, np.nda
     """
     assert config.budget is not None
     name, value = config.budget
-    forecast = Forecast(content, kernels)
+    target = TARGETS[config.target]
+    forecast = Forecast(content, kernels, target.storage)
     if name == SizeLimit.flag:
-        return SizeLimit(forecast, value)
-    return SpeedLimit(forecast, TARGETS[config.target], value)
+        return SizeLimit(forecast, target if target.storage == "bitmap" else Storage(), value)
+    return SpeedLimit(forecast, target, value)
 
 
 def require_reachable(limit: Limit, specs: Sequence[LayerSpec], most: float) -> None:

@@ -1,13 +1,14 @@
 """A .tflite file's bytes become the graph of operators that targets judge."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.errors import InputError
-from reflow_tf.export import flatbuffer
+from reflow_tf.export import bitmap_format, flatbuffer
 from reflow_tf.targets.operators import Operator, OperatorGraph, Value
 
 _OPERATOR = schema.BuiltinOperator
@@ -65,7 +66,7 @@ def _read_value(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Val
         shape=shape,
         dtype=_TYPES.get(tensor.type, str(tensor.type)),
         constant=constant,
-        stored_sparse=constant and tensor.sparsity is not None,
+        storage="" if not constant else "dense" if tensor.sparsity is None else "sparse",
         num_zeros=num_zeros,
         stored_dtype=_TYPES.get(tensor.type, str(tensor.type)) if constant else "",
     )
@@ -79,6 +80,8 @@ def _zero_point(tensor: schema.TensorT) -> int:
 
 def _unpacks(model: schema.ModelT, operator: schema.OperatorT, values: list[Value]) -> bool:
     """Whether an operator only unpacks a constant; if so, its output becomes that constant in `values`."""
+    if flatbuffer.custom_name(model, operator) == bitmap_format.OPERATOR:
+        return _expands(model, operator, values)
     if flatbuffer.operator_code(model, operator) not in (_OPERATOR.DENSIFY, _OPERATOR.DEQUANTIZE):
         return False
     source, target = values[operator.inputs[0]], values[operator.outputs[0]]
@@ -90,10 +93,25 @@ def _unpacks(model: schema.ModelT, operator: schema.OperatorT, values: list[Valu
         shape=target.shape,
         dtype=target.dtype,
         constant=True,
-        stored_sparse=source.stored_sparse,
+        storage=source.storage,
         num_zeros=source.num_zeros,
         stored_dtype=source.stored_dtype,
     )
+    return True
+
+
+def _expands(model: schema.ModelT, operator: schema.OperatorT, values: list[Value]) -> bool:
+    """Makes constants of what a DECODE expands; always True."""
+    for bits, index in zip(operator.inputs[::2], operator.outputs, strict=True):
+        stored = model.buffers[model.subgraphs[0].tensors[bits].buffer].data
+        target = values[index]
+        values[index] = replace(
+            target,
+            constant=True,
+            num_zeros=target.num_elements - int(np.bitwise_count(np.asarray(stored, np.uint8)).sum()),
+            stored_dtype=target.dtype,
+            storage="bitmap",
+        )
     return True
 
 

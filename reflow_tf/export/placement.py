@@ -11,7 +11,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export import flatbuffer
-from reflow_tf.export.sparse_storage import read_tensor
+from reflow_tf.export.constants import read_tensor
 
 _TYPES = frozenset({schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.INT8})
 # Of the largest weight of an output: int8 has steps of 1/127.

@@ -9,15 +9,14 @@ consumer, it unpacks the tensor itself and remembers that it was sparse (delegat
 """
 
 import copy
-import dataclasses
-from collections import defaultdict
-from collections.abc import Iterator
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export import flatbuffer
-from reflow_tf.export.sparse_format import Level, SparseTensor, decode, encode
+from reflow_tf.export.constants import VECTOR_TYPES, read_tensor
+from reflow_tf.export.sparse_format import SparseTensor, encode
+from reflow_tf.export.weight_tensors import group_weights
 
 _OPERATOR = schema.BuiltinOperator
 _TYPE = schema.TensorType
@@ -35,36 +34,6 @@ _READERS = {
 }
 # A file pads each buffer to 16 bytes: two buffers can shift by this much between the measurement and the file.
 _PADDING_BYTES = 32
-_SMALL_BYTES = 256
-
-_VECTOR_TYPES: dict[np.dtype, tuple[int, type]] = {
-    np.dtype(np.uint8): (schema.SparseIndexVector.Uint8Vector, schema.Uint8VectorT),
-    np.dtype(np.uint16): (schema.SparseIndexVector.Uint16Vector, schema.Uint16VectorT),
-    np.dtype(np.int32): (schema.SparseIndexVector.Int32Vector, schema.Int32VectorT),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """One constant tensor as it lies in a file.
-
-    Attributes:
-        name: the tensor's name, as in `read_constants`.
-        shape: its dense shape.
-        dtype: NumPy's name of its element type.
-        num_zeros: how many of its elements are zero.
-        storage: 'dense' or 'sparse'.
-        size_bytes: values and, if sparse, indices; without the tables around them.
-        dense_size_bytes: what the values would take if stored dense.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    num_zeros: int
-    storage: str
-    size_bytes: int
-    dense_size_bytes: int
 
 
 def store_sparse(content: bytes) -> bytes:
@@ -85,9 +54,9 @@ def store_sparse(content: bytes) -> bytes:
     model = flatbuffer.parse(content)
     graph = model.subgraphs[0]
     densified = []
-    for group in _weight_groups(model):
+    for group in group_weights(model, _READERS):
         tensors = [graph.tensors[index] for index in group]
-        dense = _read_buffer(model, tensors[0])
+        dense = read_tensor(model, tensors[0])
         # Before anything is encoded: an element costs at least one byte of index, so a fully dense tensor cannot gain.
         if np.count_nonzero(dense) == dense.size:
             continue
@@ -99,145 +68,6 @@ def store_sparse(content: bytes) -> bytes:
     graph.operators = densified + list(graph.operators)
     smaller = flatbuffer.serialize(model, size_hint=len(content))
     return smaller if len(smaller) < len(content) else content
-
-
-def read_constants(content: bytes) -> dict[str, np.ndarray]:
-    """Every numeric constant tensor of a file, sparse ones expanded, by name.
-
-    Tensors of several graphs, or without a name, are told apart by '#' and their index.
-
-    Raises:
-        InputError: not a .tflite file, or a sparse tensor whose indices contradict its shape.
-    """
-    model = flatbuffer.parse(content)
-    return {name: read_tensor(model, tensor) for name, tensor in _constants(model)}
-
-
-def list_tensors(content: bytes) -> tuple[StoredTensor, ...]:
-    """The constant tensors of more than 256 dense bytes, in the order of the file.
-
-    Raises:
-        InputError: as `read_constants`.
-    """
-    model = flatbuffer.parse(content)
-    stored = []
-    for name, tensor in _constants(model):
-        dense = read_tensor(model, tensor)
-        if dense.nbytes <= _SMALL_BYTES:
-            continue
-        size_bytes = dense.nbytes if tensor.sparsity is None else _read_sparse(model, tensor).size_bytes
-        stored.append(
-            StoredTensor(
-                name=name,
-                shape=dense.shape,
-                dtype=dense.dtype.name,
-                num_zeros=dense.size - int(np.count_nonzero(dense)),
-                storage="dense" if tensor.sparsity is None else "sparse",
-                size_bytes=size_bytes,
-                dense_size_bytes=dense.nbytes,
-            )
-        )
-    return tuple(stored)
-
-
-def _constants(model: schema.ModelT) -> Iterator[tuple[str, schema.TensorT]]:
-    taken = set()
-    for graph in model.subgraphs:
-        for index, tensor in enumerate(graph.tensors):
-            if model.buffers[tensor.buffer].data is None or tensor.type not in flatbuffer.NUMPY_TYPES:
-                continue
-            name = (tensor.name or b"").decode()
-            if not name or name in taken:
-                name = f"{name}#{index}"
-            while name in taken:
-                name += "'"
-            taken.add(name)
-            yield name, tensor
-
-
-def read_tensor(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
-    if tensor.sparsity is None:
-        return _read_buffer(model, tensor)
-    return decode(_read_sparse(model, tensor))
-
-
-def _read_buffer(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
-    values = np.frombuffer(model.buffers[tensor.buffer].data, flatbuffer.NUMPY_TYPES[tensor.type])
-    shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
-    return values.reshape(shape)
-
-
-def _read_sparse(model: schema.ModelT, tensor: schema.TensorT) -> SparseTensor:
-    shape = tuple(int(size) for size in tensor.shape)
-    sparsity = tensor.sparsity
-    levels = []
-    for axis, metadata in zip(sparsity.traversalOrder, sparsity.dimMetadata, strict=True):
-        if metadata.format == schema.DimensionType.DENSE:
-            levels.append(Level(int(axis), int(metadata.denseSize)))
-        else:
-            levels.append(
-                Level(int(axis), shape[axis], _read_vector(metadata, "Segments"), _read_vector(metadata, "Indices"))
-            )
-    values = np.frombuffer(model.buffers[tensor.buffer].data, flatbuffer.NUMPY_TYPES[tensor.type])
-    block_map = tuple(int(axis) for axis in (sparsity.blockMap if sparsity.blockMap is not None else ()))
-    sizes = {level.axis: level.size for level in levels}
-    block_sizes = tuple(sizes[len(shape) + block] for block in range(len(block_map)))
-    return SparseTensor(shape, tuple(levels), values, block_map, block_sizes)
-
-
-def _read_vector(metadata: schema.DimensionMetadataT, part: str) -> np.ndarray:
-    kind = getattr(metadata, f"array{part}Type")
-    dtype = next(dtype for dtype, (code, _) in _VECTOR_TYPES.items() if code == kind)
-    return np.asarray(getattr(metadata, f"array{part}").values, dtype)
-
-
-def _weight_groups(model: schema.ModelT) -> Iterator[list[int]]:
-    """Tensors of the main graph that only weigh, grouped by the buffer that they share."""
-    graph = model.subgraphs[0]
-    by_buffer: defaultdict[int, list[int]] = defaultdict(list)
-    for index, tensor in enumerate(graph.tensors):
-        by_buffer[tensor.buffer].append(index)
-    elsewhere = {tensor.buffer for other in model.subgraphs[1:] for tensor in other.tensors}
-    elsewhere |= {metadata.buffer for metadata in model.metadata or ()}
-    weights = _weight_tensors(model)
-    for buffer, group in by_buffer.items():
-        if buffer == 0 or buffer in elsewhere or not weights.issuperset(group):
-            continue
-        forms = {(tuple(graph.tensors[index].shape), graph.tensors[index].type) for index in group}
-        if len(forms) == 1:
-            yield group
-
-
-def _weight_tensors(model: schema.ModelT) -> set[int]:
-    """Constants that are the weights of every operator that reads them, float16 through a DEQUANTIZE."""
-    graph = model.subgraphs[0]
-    readers = defaultdict(list)
-    for operator in graph.operators:
-        for slot, index in enumerate(operator.inputs if operator.inputs is not None else ()):
-            readers[index].append((flatbuffer.operator_code(model, operator), slot, operator))
-    ends = set(graph.outputs) | set(graph.inputs)
-
-    def only_weighs(index: int, kind: int, dequantized: bool) -> bool:
-        if index in ends or not readers[index]:
-            return False
-        if kind == _TYPE.FLOAT16 and not dequantized:
-            return all(
-                code == _OPERATOR.DEQUANTIZE and only_weighs(operator.outputs[0], kind, True)
-                for code, _, operator in readers[index]
-            )
-        return all(code in _READERS[kind] and slot == 1 for code, slot, _ in readers[index])
-
-    return {
-        index
-        for index, tensor in enumerate(graph.tensors)
-        if tensor.type in _READERS
-        and tensor.sparsity is None
-        and not tensor.isVariable
-        and model.buffers[tensor.buffer].data is not None
-        and tensor.shape is not None
-        and len(tensor.shape) > 1
-        and only_weighs(index, tensor.type, False)
-    }
 
 
 def _replace(model: schema.ModelT, group: list[int], encoded: SparseTensor) -> list[schema.OperatorT]:
@@ -274,8 +104,8 @@ def _pack_levels(encoded: SparseTensor) -> schema.SparsityParametersT:
         if level.segments is None or level.indices is None:
             metadata.append(schema.DimensionMetadataT(format=schema.DimensionType.DENSE, denseSize=level.size))
             continue
-        segments_type, segments_vector = _VECTOR_TYPES[level.segments.dtype]
-        indices_type, indices_vector = _VECTOR_TYPES[level.indices.dtype]
+        segments_type, segments_vector = VECTOR_TYPES[level.segments.dtype]
+        indices_type, indices_vector = VECTOR_TYPES[level.indices.dtype]
         metadata.append(
             schema.DimensionMetadataT(
                 format=schema.DimensionType.SPARSE_CSR,

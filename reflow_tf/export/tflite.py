@@ -2,19 +2,22 @@
 
 import dataclasses
 import gzip
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from reflow_tf.config import REWRITES, check_choice
+from reflow_tf.config import REWRITES, STORAGES, check_choice
 from reflow_tf.export import flatbuffer
+from reflow_tf.export.bitmap_storage import store_bitmaps
+from reflow_tf.export.constants import StoredTensor, list_tensors, read_constants
 from reflow_tf.export.conversion import convert_dense
 from reflow_tf.export.equivalence import compute_same, relative_difference
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
-from reflow_tf.export.sparse_storage import StoredTensor, list_tensors, store_sparse
+from reflow_tf.export.slimming import slim
+from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.targets.xnnpack import XNNPack
 
 _OPERATOR = schema.BuiltinOperator
@@ -22,8 +25,8 @@ _NOT_EQUAL_NOTE = (
     "Stored dense: with sparse storage, the outputs in LiteRT were not bit-equal to those of the dense file."
 )
 _INT8_NOTE = (
-    "Sparse int8 filters need the DENSIFY operator, which microcontrollers (TFLM) and NPU compilers lack: export with "
-    "sparse=False for them."
+    "Sparse int8 filters need the DENSIFY operator, which microcontrollers (TFLM) and NPU compilers lack: prune "
+    "for them with --target=tflm or --target=ethos_u."
 )
 _INT8_DENSE_NOTE = (
     "The int8 weights of FULLY_CONNECTED are stored dense, because LiteRT's XNNPACK delegate refuses to prepare "
@@ -39,6 +42,9 @@ _INEXACT_NOTE = (
 )
 # Sums in another order: measured at most 2e-5 over MobileNetV2.
 _MOST_RELATIVE_DIFFERENCE = 1e-4
+_BITMAP_NOTE = (
+    "Filters are stored as bitmaps, which only TensorFlow Lite for Microcontrollers reads (operator TFLM_DECODE)."
+)
 _LOOP_NOTE = "Weights used inside loops or branches (recurrent layers) are stored dense."
 
 
@@ -48,7 +54,7 @@ class ExportedFile:
 
     Attributes:
         content: the file.
-        dense_size_bytes: size of the same file with every tensor dense.
+        dense_content: the same file with every tensor dense.
         gzip_size_bytes: size of `content` after gzip, level 6, as an app store or a web server would send it.
         tensors: the constants of more than 256 dense bytes, in the order of the file.
         notes: sentences for the person who reads the report; often none.
@@ -57,7 +63,7 @@ class ExportedFile:
     """
 
     content: bytes
-    dense_size_bytes: int
+    dense_content: bytes
     gzip_size_bytes: int
     tensors: tuple[StoredTensor, ...]
     notes: tuple[str, ...]
@@ -71,15 +77,15 @@ def export_tflite(
     quantize: str = "none",
     calibration: Iterable[np.ndarray] | None = None,
     batch_size: int = 1,
-    sparse: bool = True,
+    storage: str = "sparse",
     rewrite: str = "none",
     input_shape: tuple[int, ...] | None = None,
 ) -> ExportedFile:
     """Converts a model into a .tflite file, weights sparse wherever that makes the file smaller.
 
-    A sparse file is run once in LiteRT beside the dense one; unless both agree bit for bit, the dense one is returned
-    and `notes` says so. So it is where XNNPACK's rules say that sparse storage would make a phone compute something
-    else: some graphs end a sparse cluster in the middle, and its output is then read in the wrong layout.
+    A file with sparse tensors is run once in LiteRT beside the dense one; unless both agree bit for bit, the dense one
+    is returned and `notes` says so. So it is where XNNPACK's rules say that sparse storage would make a phone compute
+    something else: some graphs end a sparse cluster in the middle, and its output is then read in the wrong layout.
 
     Args:
         model: a built Keras 3 model with one float input and one output. It is not changed. Mixed precision is
@@ -87,7 +93,9 @@ def export_tflite(
         quantize: 'none'; 'float16': weights only; 'int8': weights, activations, input and output.
         calibration: for int8: batches of float32 (n, *sample), preprocessed as for the model; each sample counts once.
         batch_size: the batch of the file, fixed because LiteRT.js and XNNPACK's sparse kernels want it fixed.
-        sparse: False stores every tensor dense.
+        storage: how weights that are mostly zeros lie in the file, each only where that makes it smaller: 'sparse':
+            TFLite's sparse tensors; 'bitmap': TFLM's bitmaps, and without what TFLM never reads (see
+            `export.slimming`); 'dense': every tensor dense.
         rewrite: 'exact' changes the graph, and nothing that it computes, so that XNNPACK can run it sparse (see
             `export.rewriting`); the result is compared with the original in LiteRT, and dropped with a note if they
             differ by more than float noise. 'none' leaves it.
@@ -97,21 +105,19 @@ def export_tflite(
         InputError: the model, the calibration data or an argument cannot be used; the message names which.
     """
     check_choice("rewrite", rewrite, REWRITES)
+    check_choice("storage", storage, STORAGES)
     converted = convert_dense(
         model, quantize=quantize, calibration=calibration, batch_size=batch_size, input_shape=input_shape
     )
     rewritten, notes = _rewrite(converted) if rewrite == "exact" else (Rewritten(converted, (), ()), [])
-    dense = rewritten.content
-    if sparse:
-        content, storage_notes = _store(dense)
-        notes += storage_notes
-    else:
-        content = dense
+    dense = slim(rewritten.content) if storage == "bitmap" else rewritten.content
+    content, storage_notes = _STORES[storage](dense)
+    notes += storage_notes
     if quantize == "int8" and (kept := _float_operators(content)):
         notes.append(f"These operators have no int8 form in TFLite and compute in float32: {', '.join(kept)}.")
     return ExportedFile(
         content=content,
-        dense_size_bytes=len(dense),
+        dense_content=dense,
         gzip_size_bytes=len(gzip.compress(content, 6, mtime=0)),
         tensors=list_tensors(content),
         notes=tuple(notes),
@@ -131,7 +137,7 @@ def _rewrite(converted: bytes) -> tuple[Rewritten, list[str]]:
     return Rewritten(converted, (), rewritten.refused), [_INEXACT_NOTE.format(difference=difference)]
 
 
-def _store(dense: bytes) -> tuple[bytes, list[str]]:
+def _store_sparse(dense: bytes) -> tuple[bytes, list[str]]:
     """The sparse file, provided that LiteRT computes the same with it as with the dense one; and what to say."""
     model = flatbuffer.parse(dense)
     notes = [_LOOP_NOTE] if len(model.subgraphs) > 1 else []
@@ -149,6 +155,29 @@ def _store(dense: bytes) -> tuple[bytes, list[str]]:
     if corrupted := XNNPack().judge(read_operators(content)).corrupted_by:
         return dense, [*notes, _CORRUPTED_NOTE.format(runtimes=", ".join(corrupted))]
     return content, [*notes, _INT8_NOTE] if int8 else notes
+
+
+def _store_bitmaps(dense: bytes) -> tuple[bytes, list[str]]:
+    """The file with bitmaps, provided that all its constants can be read back; and what to say."""
+    content = store_bitmaps(dense)
+    wanted, found = read_constants(dense), read_constants(content)
+    if content is not dense and not _equal_arrays(wanted, found):
+        raise AssertionError("A filter that was stored as a bitmap differs when it is read back.")
+    return content, [_BITMAP_NOTE] if content is not dense else []
+
+
+def _equal_arrays(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
+    def sort(constants: Mapping[str, np.ndarray]) -> list[tuple]:
+        return sorted((array.shape, array.dtype.str, array.tobytes()) for array in constants.values())
+
+    return sort(first) == sort(second)
+
+
+_STORES: Mapping[str, Callable[[bytes], tuple[bytes, list[str]]]] = {
+    "sparse": _store_sparse,
+    "bitmap": _store_bitmaps,
+    "dense": lambda dense: (dense, []),
+}
 
 
 def _float_operators(content: bytes) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.export.sparse_storage import StoredTensor, list_tensors, read_constants
+from reflow_tf.export.constants import StoredTensor, list_tensors, read_constants
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,6 +147,42 @@ def budget_sentence(report: Report) -> str | None:
     return f"--min_speedup={budget['value']:g} {outcome}: {facts}."
 
 
+def mcu_sentences(report: Report) -> list[str]:
+    """What the file takes on a microcontroller, budgets last; empty where the target is none."""
+    mcu = report["mcu"]
+    if mcu is None:
+        return []
+    sentences = [
+        f"{mcu['runtime']}: {count(mcu['flash_bytes'])} bytes of flash (dense {count(mcu['dense_flash_bytes'])}), "
+        f"{count(mcu['arena_bytes'])} bytes of RAM (dense {count(mcu['dense_arena_bytes'])})."
+    ]
+    if mcu["arena_beside_bytes"] is not None:
+        sentences.append(
+            f"Weights are expanded in the arena; with {count(mcu['decode_bytes'])} bytes of other memory for that, an "
+            f"arena of {count(mcu['arena_beside_bytes'])} bytes does."
+        )
+    sentences.append(
+        f"On {count(mcu['num_equal'])} of {plural(mcu['num_compared'], 'image')} all outputs equal those of the same "
+        f"weights stored dense, bit for bit."
+    )
+    return sentences + mcu_misses(report)
+
+
+def mcu_misses(report: Report) -> list[str]:
+    """The budgets of a microcontroller that were missed, each with what takes most."""
+    mcu = report["mcu"] or {}
+    return [
+        f"The file takes {count(mcu[taken])} bytes of {what}; --{budget} allows {count(mcu[budget])}. Most go to "
+        + ", ".join(f"{part['name']} ({size(part['size_bytes'])})" for part in mcu[largest])
+        + "."
+        for what, taken, budget, largest in (
+            ("flash", "flash_bytes", "flash_budget", "flash_largest"),
+            ("RAM", "arena_bytes", "ram_budget", "ram_largest"),
+        )
+        if mcu and mcu[budget] is not None and mcu[taken] > mcu[budget]
+    ]
+
+
 def _largest_parts(report: Report) -> str:
     if report["budget"]["passed"]:
         return ""

@@ -129,6 +129,8 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "", f"{blocker['operator'] or 'the file'}: {blocker['reason']}; {blocker['remedy']}", ""
     for index, sentence in enumerate(story.speed_sentences(report)):
         yield "" if index else "speed", sentence, ""
+    for index, sentence in enumerate(story.mcu_sentences(report)):
+        yield "" if index else "device", sentence, ""
     for index, (reason, paths) in enumerate(grouped_skips(report["skipped"])):
         yield "" if index else "skipped", f"{plural(len(paths), 'kernel')}: {reason}", ""
     for index, note in enumerate(report["notes"]):

@@ -16,9 +16,10 @@ class Value:
         name: as the file has it.
         shape: fixed sizes; () for a scalar.
         dtype: as NumPy spells it: 'float32', 'float16', 'int8', 'int32', ...
-        constant: known before the first inference. What DENSIFY or DEQUANTIZE make of a constant is one, too, with that
-            constant's zeros: those operators are not in the graph.
-        stored_sparse: a constant of which the file holds only what is not zero.
+        constant: known before the first inference. What DENSIFY, DEQUANTIZE or TFLM's DECODE make of a constant is one,
+            too, with that constant's zeros: those operators are not in the graph.
+        storage: how the file holds a constant: 'dense'; 'sparse': as TFLite's sparse tensor, for DENSIFY; 'bitmap': for
+            TFLM's DECODE; '' otherwise.
         num_zeros: zeros of a constant; 0 otherwise.
         stored_dtype: type of a constant in the file: 'float16' where DEQUANTIZE makes it 'float32'; '' otherwise.
     """
@@ -28,7 +29,7 @@ class Value:
     shape: tuple[int, ...]
     dtype: str
     constant: bool = False
-    stored_sparse: bool = False
+    storage: str = ""
     num_zeros: int = 0
     stored_dtype: str = ""
 
@@ -70,7 +71,7 @@ class OperatorGraph:
     """A network as operators in the order of execution.
 
     Attributes:
-        operators: all of them but those that only unpack constants (DENSIFY, DEQUANTIZE of a constant).
+        operators: all of them but those that only unpack constants (DENSIFY, DECODE, DEQUANTIZE of a constant).
         values: every tensor that an operator, the input or the output names.
         inputs: indices of the values that are fed.
         outputs: indices of the values that are read.

@@ -20,6 +20,10 @@ class Storage:
     name: str = "storage"
     description: str = "A smaller file: zeros are saved in every kernel, so every kernel is pruned."
     rewrite: str = "none"
+    quantize: str = "none"
+    storage: str = "sparse"
+    runtime: str = "litert"
+    is_microcontroller: bool = False
     promises_speed: bool = False
 
     def obstacle(self, quantize: str) -> str | None:

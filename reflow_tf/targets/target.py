@@ -117,6 +117,26 @@ class HardwareTarget(Protocol):
         ...
 
     @property
+    def quantize(self) -> str:
+        """The quantization of files that the target wants by default, as `--quantize` spells it."""
+        ...
+
+    @property
+    def storage(self) -> str:
+        """How its files store zeros: 'sparse', 'bitmap' or 'dense', as `export_tflite` spells it."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """What runs its files on this machine: 'litert' or 'tflm'."""
+        ...
+
+    @property
+    def is_microcontroller(self) -> bool:
+        """Whether its files have budgets of flash and RAM."""
+        ...
+
+    @property
     def promises_speed(self) -> bool:
         """Whether its verdicts say how much faster a file gets."""
         ...

@@ -112,7 +112,7 @@ def _read(config: ExplainConfig) -> bytes:
             f"--image_size must say the input size that the model leaves open. Received: none, for an input of shape "
             f"{loaded.model.input_shape[1:]}"
         )
-    return export_tflite(loaded.model, sparse=False).content
+    return export_tflite(loaded.model, storage="dense").content
 
 
 def _describe(explained: "Explanation") -> Iterator[str]:

@@ -22,6 +22,7 @@ from reflow_tf.config import (
     JobConfig,
     PruneConfig,
 )
+from reflow_tf.errors import InputError
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.tools import command_line
@@ -30,6 +31,7 @@ FLAGS = command_line.new_flags()
 
 _PRUNE = PruneConfig()
 _JOB = JobConfig(model="", output_dir="")
+_AUTO = "auto"
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -79,11 +81,11 @@ PREPROCESS = flags.DEFINE_string(
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
 )
-SPARSITY = flags.DEFINE_float(
+SPARSITY = flags.DEFINE_string(
     "sparsity",
     None,
     f"Fraction of zeros over the prunable kernels, in [0, 1). Default: {_PRUNE.requested_sparsity:g}, just over the "
-    "two thirds that XNNPACK asks for; N:M patterns have their own.",
+    "two thirds that XNNPACK asks for; N:M patterns have their own. auto: the least that fits --flash_budget.",
     flag_values=FLAGS,
 )
 MAX_SIZE_BYTES = flags.DEFINE_integer(
@@ -154,8 +156,10 @@ SEED = flags.DEFINE_integer(
 )
 QUANTIZE = flags.DEFINE_string(
     "quantize",
-    _JOB.quantize,
-    f"{', '.join(QUANTIZATIONS)}. int8: full integer, calibrated on the calibration images after the repair.",
+    None,
+    f"{', '.join(QUANTIZATIONS)}. int8: full integer, calibrated on the calibration images after the repair. Default: "
+    + ", ".join(f"{target.quantize} for {target.name}" for target in TARGETS.values())
+    + ".",
     flag_values=FLAGS,
 )
 REWRITE = flags.DEFINE_string(
@@ -166,6 +170,16 @@ REWRITE = flags.DEFINE_string(
     + ", ".join(f"{target.rewrite} for {target.name}" for target in TARGETS.values())
     + ".",
     flag_values=FLAGS,
+)
+FLASH_BUDGET = flags.DEFINE_integer(
+    "flash_budget",
+    None,
+    "Bytes that the file may take on a microcontroller (--target=tflm). Beyond them the results are still written, and "
+    "the exit code is 3. With --sparsity=auto the least sparsity is found that fits.",
+    flag_values=FLAGS,
+)
+RAM_BUDGET = flags.DEFINE_integer(
+    "ram_budget", None, "Bytes of RAM that it may need there; beyond them the exit code is 3.", flag_values=FLAGS
 )
 EXPORT_BATCH_SIZE = flags.DEFINE_integer(
     "export_batch_size", _JOB.export_batch_size, "The file's fixed batch size.", flag_values=FLAGS
@@ -199,8 +213,8 @@ def read_config() -> JobConfig:
         model=model,
         output_dir=OUTPUT_DIR.value or f"reflow_out/{_base_name(model)}",
         prune=PruneConfig(
-            sparsity=SPARSITY.value,
-            max_size_bytes=MAX_SIZE_BYTES.value,
+            sparsity=None if SPARSITY.value == _AUTO else _read_sparsity(SPARSITY.value),
+            max_size_bytes=_choose_max_size(),
             min_speedup=MIN_SPEEDUP.value,
             pattern=patterns.parse(PATTERN.value),
             criterion=CRITERION.value,
@@ -224,7 +238,28 @@ def read_config() -> JobConfig:
         export_batch_size=EXPORT_BATCH_SIZE.value,
         overwrite=OVERWRITE.value,
         max_accuracy_drop=MAX_ACCURACY_DROP.value,
+        flash_budget=FLASH_BUDGET.value,
+        ram_budget=RAM_BUDGET.value,
     )
+
+
+def _read_sparsity(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise InputError(f"--sparsity must be a number, or {_AUTO}. Received: {text}") from None
+
+
+def _choose_max_size() -> int | None:
+    """The limit of the file's size: --max_size_bytes, or the flash where the sparsity is to be found."""
+    if SPARSITY.value != _AUTO:
+        return MAX_SIZE_BYTES.value
+    if FLASH_BUDGET.value is None or MAX_SIZE_BYTES.value is not None:
+        raise InputError(
+            f"--sparsity={_AUTO} needs --flash_budget, which is the limit then, and no --max_size_bytes. "
+            f"Received: --flash_budget={FLASH_BUDGET.value} --max_size_bytes={MAX_SIZE_BYTES.value}"
+        )
+    return FLASH_BUDGET.value
 
 
 def prune(job: JobConfig, command: Sequence[str]) -> int:
@@ -244,6 +279,7 @@ def prune(job: JobConfig, command: Sequence[str]) -> int:
         unmet.append(f"the file lost {drop:.2f} points; --max_accuracy_drop allows {limit:g}")
     if (budget := story.budget_sentence(report)) is not None and report["budget"]["passed"] is False:
         unmet.append(budget.replace(SPACE, " "))
+    unmet += [sentence.replace(SPACE, " ") for sentence in story.mcu_misses(report)]
     for reason in unmet:
         print(f"error: {reason}", file=sys.stderr)
     return command_line.UNMET if unmet else command_line.DONE
@@ -262,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
         __doc__,
         FLAGS,
         argv,
-        unmet="the file missed --max_accuracy_drop, --max_size_bytes or --min_speedup",
+        unmet="the file missed --max_accuracy_drop or a budget: size, speed, flash or RAM",
     )
 
 

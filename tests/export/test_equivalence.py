@@ -19,7 +19,7 @@ def build(*, scale=1.0, softmax=True, bias=0.0):
 
 
 def content(model):
-    return export_tflite(model, sparse=False).content
+    return export_tflite(model, storage="dense").content
 
 
 def test_a_file_is_like_itself():

@@ -9,10 +9,11 @@ from keras import layers
 
 from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer, sparse_storage, tflite
+from reflow_tf.export.constants import read_constants
 from reflow_tf.export.equivalence import compute_same
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.rewriting import Applied, Rewritten
-from reflow_tf.export.sparse_storage import read_constants, store_sparse
+from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
 from reflow_tf.targets.xnnpack import XNNPack
@@ -65,7 +66,7 @@ def exported(mobilenet):
 
 def test_a_pruned_mobilenet_is_smaller_and_computes_what_keras_does(exported, mobilenet):
     model, masks = mobilenet
-    assert len(exported.content) < 0.45 * exported.dense_size_bytes
+    assert len(exported.content) < 0.45 * len(exported.dense_content)
     assert exported.gzip_size_bytes == len(gzip.compress(exported.content, 6))
     assert exported.notes == ()
     batch = images((32, 32, 3))
@@ -97,8 +98,8 @@ def test_our_encoder_beats_the_converters_own(exported, mobilenet):
 
 
 def test_dense_on_demand(mobilenet, exported):
-    dense = export_tflite(mobilenet[0], sparse=False)
-    assert len(dense.content) == dense.dense_size_bytes
+    dense = export_tflite(mobilenet[0], storage="dense")
+    assert len(dense.content) == len(dense.dense_content)
     assert {stored.storage for stored in dense.tensors} == {"dense"}
     assert compute_same(dense.content, exported.content)
 
@@ -111,7 +112,7 @@ def test_int8_zeros_stay_zero(mobilenet):
     checks = check_masks(exported.content, masks)
     assert all(check.ok for check in checks)
     assert any(check.storage == "sparse" for check in checks)
-    assert len(exported.content) < 0.8 * exported.dense_size_bytes
+    assert len(exported.content) < 0.8 * len(exported.dense_content)
     assert any("DENSIFY" in note for note in exported.notes)
     assert any("FULLY_CONNECTED" in note for note in exported.notes)
     weights = {stored.name: stored for stored in exported.tensors}
@@ -204,7 +205,7 @@ def test_a_sparse_file_that_computes_something_else_is_not_returned(monkeypatch)
 
     monkeypatch.setattr(tflite, "store_sparse", broken)
     exported = export_tflite(model)
-    assert len(exported.content) == exported.dense_size_bytes
+    assert len(exported.content) == len(exported.dense_content)
     assert any("bit-equal" in note for note in exported.notes)
 
 
@@ -322,7 +323,7 @@ def test_masks_of_turned_kernels_are_found_again(mobilenet):
 
 def test_a_rewrite_that_computes_something_else_is_dropped(monkeypatch, mobilenet):
     other = keras.models.clone_model(mobilenet[0])  # other weights
-    wrong = Rewritten(export_tflite(other, sparse=False).content, (Applied("rotation", ("Conv1",), "Turned."),), ())
+    wrong = Rewritten(export_tflite(other, storage="dense").content, (Applied("rotation", ("Conv1",), "Turned."),), ())
     monkeypatch.setattr(tflite, "rewrite_exact", lambda content: wrong)
     exported = export_tflite(mobilenet[0], rewrite="exact")
     assert exported.rewrites == ()

@@ -20,7 +20,7 @@ def model(strided):
 
 @pytest.fixture(scope="module")
 def forecast(model):
-    return Forecast(export_tflite(model, sparse=False, rewrite="exact").content, find_kernels(model).read())
+    return Forecast(export_tflite(model, storage="dense", rewrite="exact").content, find_kernels(model).read())
 
 
 def draw_masks(model, sparsity, seed=0):
@@ -54,7 +54,7 @@ def test_int8_has_scales_that_are_written_twice(model, images):
     calibration = [images(16, seed=1, size=32).astype(np.float32) / 127.5 - 1]
     settings = {"quantize": "int8", "calibration": calibration}
     masks = draw_masks(model, 0.9)
-    forecast = Forecast(export_tflite(model, sparse=False, **settings).content, find_kernels(model).read())
+    forecast = Forecast(export_tflite(model, storage="dense", **settings).content, find_kernels(model).read())
     assert forecast.unfound == ()
     content = export_pruned(model, masks, **settings)
     assert 0 <= forecast.measure_size(masks) - len(content) <= 80 * len(masks)
@@ -66,7 +66,7 @@ def test_zeros_that_are_there_already_count(model):
     masks = draw_masks(model, 0.8)
     pruned = copy_model(model)
     write_masks(find_kernels(pruned), masks)
-    forecast = Forecast(export_tflite(pruned, sparse=False).content, find_kernels(pruned).read())
+    forecast = Forecast(export_tflite(pruned, storage="dense").content, find_kernels(pruned).read())
     everything = {path: np.ones_like(mask) for path, mask in masks.items()}
     assert forecast.measure_size(everything) == forecast.measure_size(masks)
     assert forecast.foresee(everything) == forecast.foresee(masks)
@@ -83,7 +83,7 @@ def test_what_is_known_of_constants_is_told_by_path(forecast):
 
 def test_a_kernel_that_is_not_in_the_file_counts_as_dense(forecast, model):
     other = {"elsewhere/kernel": np.ones((3, 1, 1, 7), np.float32)}
-    found = Forecast(export_tflite(model, sparse=False).content, other)
+    found = Forecast(export_tflite(model, storage="dense").content, other)
     assert found.unfound == ("elsewhere/kernel",)
     masks = {"elsewhere/kernel": np.zeros((3, 1, 1, 7), bool)}
     assert found.measure_size(masks) == found.measure_size({}) and found.foresee(masks) == found.graph

@@ -66,7 +66,7 @@ def opened(strided):
     kernels = find_kernels(model)
     specs = [spec for spec in kernels.specs if spec.kind is Kind.POINTWISE_CONV]
     weights = {path: kernel for path, kernel in kernels.read().items() if path in {spec.path for spec in specs}}
-    files = {rewrite: export_tflite(model, sparse=False, rewrite=rewrite).content for rewrite in ("exact", "none")}
+    files = {rewrite: export_tflite(model, storage="dense", rewrite=rewrite).content for rewrite in ("exact", "none")}
 
     def open_it(rewrite="exact", **budget):
         return open_limit(PruneConfig(**budget), files[rewrite], weights), specs

@@ -73,18 +73,18 @@ def test_what_unpacks_a_constant_is_that_constant(small, quantize, stored):
     project = next(operator for operator in graph.operators if operator.name == "project")
     weights = graph.values[project.inputs[1]]
     assert weights.constant
-    assert weights.stored_sparse
+    assert weights.storage == "sparse"
     assert (weights.shape, weights.num_elements, weights.num_zeros) == ((64, 1, 1, 8), 512, 256)
     assert (weights.dtype, weights.stored_dtype) == ("float32", stored)
     stem = graph.values[graph.operators[0].inputs[1]]
-    assert (stem.constant, stem.stored_sparse, stem.num_zeros) == (True, False, 0)
+    assert (stem.constant, stem.storage, stem.num_zeros) == (True, "dense", 0)
 
 
 def test_stored_dense_has_the_same_zeros(small):
-    graph = read_operators(export_tflite(small, sparse=False).content)
+    graph = read_operators(export_tflite(small, storage="dense").content)
     project = next(operator for operator in graph.operators if operator.name == "project")
     weights = graph.values[project.inputs[1]]
-    assert (weights.stored_sparse, weights.num_zeros) == (False, 256)
+    assert (weights.storage, weights.num_zeros) == ("dense", 256)
 
 
 def test_int8(small):

@@ -51,7 +51,7 @@ def test_a_kernel_without_anything_in_it_is_nowhere():
 @pytest.mark.parametrize(("quantize", "rewrite"), [("none", "exact"), ("float16", "none")])
 def test_every_kernel_of_a_network_has_its_place(mobilenet, quantize, rewrite):
     model, _ = mobilenet
-    content = export_tflite(model, sparse=False, quantize=quantize, rewrite=rewrite).content
+    content = export_tflite(model, storage="dense", quantize=quantize, rewrite=rewrite).content
     kernels = find_kernels(model).read()
     places = find_places(content, kernels)
     assert list(places) == list(kernels)
@@ -71,7 +71,7 @@ def test_kernels_of_equal_values_each_get_a_place():
     for layer, factor in (("first", 2.0), ("second", 3.0)):
         layer = model.get_layer(layer)
         layer.kernel.assign(np.full((1, 1, 8, 8), factor))
-    places = find_places(export_tflite(model, sparse=False).content, find_kernels(model).read())
+    places = find_places(export_tflite(model, storage="dense").content, find_kernels(model).read())
     assert [len(found) for found in places.values()] == [1, 1]
 
 
@@ -83,5 +83,5 @@ def test_a_kernel_that_serves_twice_lies_where_each_batch_norm_left_it():
     x = norms[1](shared(keras.ops.relu(norms[0](shared(image)))))
     model = keras.Model(image, layers.Flatten()(x))
     norms[1].gamma.assign(np.linspace(0.5, 2, 8))
-    (found,) = find_places(export_tflite(model, sparse=False).content, find_kernels(model).read()).values()
+    (found,) = find_places(export_tflite(model, storage="dense").content, find_kernels(model).read()).values()
     assert len(found) == 2

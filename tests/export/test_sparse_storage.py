@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer, sparse_storage
+from reflow_tf.export.constants import list_tensors, read_constants
 from reflow_tf.export.sparse_format import _layouts, encode_as
-from reflow_tf.export.sparse_storage import list_tensors, read_constants, store_sparse
+from reflow_tf.export.sparse_storage import store_sparse
 
 
 def invoke(content, plain=False):

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from .sample import sample_report
+from .sample import MCU, sample_report
 
 
 @pytest.fixture
@@ -27,6 +27,7 @@ def make_report() -> Callable[..., dict[str, Any]]:
         {"repair": "none", "collapsed_after": True, "max_accuracy_drop": None},
         {"repair": "auto"},
         {"budget": {"name": "min_speedup", "value": 1.8, "estimate": 1.81, "measured": 1.6, "passed": False}},
+        {"mcu": MCU},
         {"name": "/models/" + "very_long_folder_name/" * 12 + "model.keras", "prefix": "outer/inner/" * 15},
     ],
     ids=lambda keywords: "-".join(keywords) or "usual",

@@ -18,6 +18,27 @@ BLOCKER = {
 }
 
 
+MCU: dict[str, Any] = {
+    "runtime": "TFLM 1.0",
+    "flash_bytes": 388_944,
+    "dense_flash_bytes": 993_976,
+    "arena_bytes": 306_912,
+    "dense_arena_bytes": 155_440,
+    "arena_beside_bytes": 161_904,
+    "decode_bytes": 204_800,
+    "num_compared": 256,
+    "num_equal": 256,
+    "flash_largest": [
+        {"name": "Conv_1/weights", "size_bytes": 38_800},
+        {"name": "block_16/weights", "size_bytes": 15_500},
+    ],
+    "ram_largest": [{"name": "Conv_1", "size_bytes": 300_000}],
+    "flash_budget": 300_000,
+    "ram_budget": 400_000,
+    "passed": False,
+}
+
+
 def sample_report(
     *,
     labelled: bool = True,
@@ -30,6 +51,7 @@ def sample_report(
     repair: str = "reflow",
     max_accuracy_drop: float | None = 2.0,
     budget: dict[str, Any] | None = None,
+    mcu: dict[str, Any] | None = None,
     name: str = "mobilenet_v2",
     prefix: str = "",
     eligible: bool = True,
@@ -200,6 +222,7 @@ def sample_report(
         },
         "seconds": {"load": 6.1, "plan": 0.4, "signal": 14.2, "repair": 5.8, "export": 9.3, "evaluate": 21.7},
         "budget": budget,
+        "mcu": mcu,
         "gate": {
             "max_accuracy_drop": max_accuracy_drop,
             "drop_points": drop if max_accuracy_drop is not None else None,

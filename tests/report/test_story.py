@@ -2,6 +2,8 @@ import pytest
 
 from reflow_tf.report import story
 
+from .sample import MCU
+
 
 def _headline(report):
     return story.headline(report).replace("\u00a0", " ")
@@ -182,3 +184,20 @@ def test_a_speed_that_the_file_cannot_have(make_report):
     assert _told(report) == (
         "--min_speedup=1.8 was missed: 1.81 times as fast as dense was estimated, but XNNPACK runs nothing sparse."
     )
+
+
+def test_a_microcontroller_is_told_of_only_where_it_is_the_target(make_report):
+    assert story.mcu_sentences(make_report()) == [] == story.mcu_misses(make_report())
+
+
+def test_flash_and_ram_and_what_was_missed(make_report):
+    told = [sentence.replace("\u00a0", " ") for sentence in story.mcu_sentences(make_report(mcu=MCU))]
+    assert told == [
+        "TFLM 1.0: 388,944 bytes of flash (dense 993,976), 306,912 bytes of RAM (dense 155,440).",
+        "Weights are expanded in the arena; with 204,800 bytes of other memory for that, an arena of 161,904 bytes "
+        "does.",
+        "On 256 of 256 images all outputs equal those of the same weights stored dense, bit for bit.",
+        "The file takes 388,944 bytes of flash; --flash_budget allows 300,000. Most go to Conv_1/weights (38.8 kB), "
+        "block_16/weights (15.5 kB).",
+    ]
+    assert story.mcu_misses(make_report(mcu=MCU | {"flash_budget": None, "ram_budget": 306_912})) == []

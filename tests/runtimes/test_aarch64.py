@@ -35,7 +35,7 @@ def files(aarch64):
         if type(layer) is layers.Conv2D and layer.kernel_size == (1, 1):
             layer.kernel.assign(layer.kernel.numpy() * (rng.random(layer.kernel.shape) >= 0.9))
     return {
-        "dense": export_tflite(model, sparse=False).content,
+        "dense": export_tflite(model, storage="dense").content,
         "sparse": export_tflite(model).content,
         "half": export_tflite(model, quantize="float16").content,
     }

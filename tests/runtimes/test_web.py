@@ -183,7 +183,7 @@ def test_sparse_kernels_run_there(browser, quantize):
         if isinstance(layer, layers.Conv2D) and layer.kernel_size == (1, 1):
             kernel, bias = layer.get_weights()
             layer.set_weights([kernel * (rng.random(kernel.shape) < 0.1), bias])
-    dense, sparse = (export_tflite(model, quantize=quantize, sparse=sparse).content for sparse in (False, True))
+    dense, sparse = (export_tflite(model, quantize=quantize, storage=way).content for way in ("dense", "sparse"))
     assert len(sparse) < 0.6 * len(dense)
     batch = make_inputs((2, 64, 64, 3))
     with Web(dense, browser) as slow, Web(sparse, browser) as fast:

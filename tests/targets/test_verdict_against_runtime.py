@@ -70,7 +70,8 @@ def build_int8():
             layer.kernel.assign(layer.kernel.numpy() * (np.random.default_rng(0).random(layer.kernel.shape) > 0.9))
     batches = [np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32)]
     return [
-        export_tflite(model, quantize="int8", calibration=batches, sparse=sparse).content for sparse in (False, True)
+        export_tflite(model, quantize="int8", calibration=batches, storage=storage).content
+        for storage in ("dense", "sparse")
     ]
 
 

@@ -13,7 +13,7 @@ from reflow_tf.tools import benchmark
 @pytest.fixture(scope="module")
 def model(settled, tmp_path_factory):
     path = tmp_path_factory.mktemp("files") / "model.tflite"
-    path.write_bytes(export_tflite(settled[0], sparse=False).content)
+    path.write_bytes(export_tflite(settled[0], storage="dense").content)
     return path
 
 

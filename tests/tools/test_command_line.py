@@ -43,15 +43,16 @@ def test_help_is_for_people(command, tool, flags):
 
 def test_help_tells_the_defaults(command):
     text = command(prune, "--help").out
-    for default in ("auto", "unstructured", "magnitude", "global", "target", "xnnpack", "reflow", "1000", "none"):
+    for default in ("auto", "unstructured", "magnitude", "global", "target", "xnnpack", "reflow", "1000"):
         assert f"(default: {default})" in " ".join(text.split())
+    assert "Default: none for xnnpack, none for storage, int8 for tflm" in " ".join(text.split())
     assert "Default: 0.7" in text and "(default: 0)" in text and "Default: ./reflow_out/<model>" in text
 
 
 @pytest.mark.parametrize(
     "tool, third",
     [
-        (prune, "3 the file missed --max_accuracy_drop, --max_size_bytes or --min_speedup."),
+        (prune, "3 the file missed --max_accuracy_drop or a budget: size, speed, flash or RAM."),
         (benchmark, "3 outputs differ from LiteRT's."),
         (explain, "3 no pruning and no exact rewriting would make this network run sparse."),
         (evaluate, None),
@@ -203,7 +204,7 @@ STAGES = {
     "repairing": (pruning, "_repair"),
     "exporting": (pipeline, "export_tflite"),
     "checking masks": (pipeline, "check_masks"),
-    "opening the file": (pipeline, "LiteRT"),
+    "opening the file": (pipeline, "open_file"),
     "running the file": (pipeline, "rank_outputs"),
     "comparing": (pipeline, "measure_parity"),
     "describing": (record, "describe"),
@@ -257,7 +258,7 @@ from reflow_tf import pipeline
 from reflow_tf.report import terminal
 from reflow_tf.tools import prune
 gate = {"passed": False, "drop_points": 5.0, "max_accuracy_drop": 1.0}
-pipeline.run = lambda job, command: {"gate": gate, "budget": None}
+pipeline.run = lambda job, command: {"gate": gate, "budget": None, "mcu": None}
 terminal.print_summary = lambda report: (time.sleep(0.5), print("x" * 100_000, flush=True))
 sys.exit(prune.main(["prune", "--model=resnet20", "--output_dir=x"]))
 """

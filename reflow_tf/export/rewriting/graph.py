@@ -6,8 +6,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export import flatbuffer
+from reflow_tf.export.constants import read_tensor
 from reflow_tf.export.operators import read_operators
-from reflow_tf.export.sparse_storage import read_tensor
 
 _TENSOR_TYPES = {dtype: code for code, dtype in flatbuffer.NUMPY_TYPES.items()}
 # What may be left without a reader by a change; nothing else is ever dropped.

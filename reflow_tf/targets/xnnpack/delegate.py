@@ -52,7 +52,7 @@ def refusal(graph: OperatorGraph, operator: Operator, version: Version) -> str |
 def is_unpacked_wrong(graph: OperatorGraph, operator: Operator, version: Version) -> bool:
     """Whether TFLite gives an operator that the delegate refuses garbage for weights: it unpacks no sparse float16."""
     weights = [graph.values[index] for index in operator.inputs if index != ABSENT]
-    half = any(value.stored_sparse and value.stored_dtype == "float16" for value in weights)
+    half = any(value.storage == "sparse" and value.stored_dtype == "float16" for value in weights)
     return half and refusal(graph, operator, version) is not None
 
 
@@ -130,7 +130,7 @@ def _build(graph: OperatorGraph, part: list[Operator], version: Version) -> Subg
         values=tuple(values),
         external=read_outside | fed,
         returned=read_outside - read_elsewhere,
-        hints_sparse=any(graph.values[index].stored_sparse for index in weights),
+        hints_sparse=any(graph.values[index].storage == "sparse" for index in weights),
     )
 
 

@@ -25,6 +25,10 @@ class XNNPack:
     description: str = "XNNPACK on mobile CPUs can run 1x1 convolutions sparse, so only their kernels are pruned."
 
     rewrite: str = "exact"
+    quantize: str = "none"
+    storage: str = "sparse"
+    runtime: str = "litert"
+    is_microcontroller: bool = False
     promises_speed: bool = True
 
     def obstacle(self, quantize: str) -> str | None:

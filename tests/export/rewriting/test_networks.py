@@ -77,7 +77,7 @@ def network(request, draw):
     if name in ("MobileNetV3Small", "squeeze-excite"):  # they rescale pixels themselves
         images = np.clip(images * 60 + 128, 0, 255)
     model = settle(build(name, size), images)
-    return name, export_tflite(model, sparse=False).content, [image[None] for image in images]
+    return name, export_tflite(model, storage="dense").content, [image[None] for image in images]
 
 
 def test_networks_compute_the_same(draw, network):
@@ -112,7 +112,7 @@ def test_nothing_is_left_that_blocks_a_cluster(draw, network):
 
 def test_the_embedded_network(draw):
     loaded = load_model("mobilenet_v2")
-    content = export_tflite(loaded.model, sparse=False).content
+    content = export_tflite(loaded.model, storage="dense").content
     rewritten = rewrite_exact(content)
     source = EmbeddedSource("evaluation")
     tint = np.float32([0.6, 1, 0.8])  # the images are grey, and reversed channels would not show

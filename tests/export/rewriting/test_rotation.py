@@ -5,8 +5,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export import flatbuffer
+from reflow_tf.export.constants import list_tensors
 from reflow_tf.export.rewriting import rewrite_exact
-from reflow_tf.export.sparse_storage import list_tensors, store_sparse
+from reflow_tf.export.sparse_storage import store_sparse
 
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 NOISE = 1e-5

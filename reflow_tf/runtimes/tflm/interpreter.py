@@ -1,0 +1,77 @@
+"""A .tflite file in TFLM's interpreter (PyPI `tflite-micro`), which says on descriptor 2 why it fails."""
+
+import contextlib
+import importlib
+import importlib.metadata
+import io
+from typing import Any
+
+import numpy as np
+
+from reflow_tf.errors import InputError
+from reflow_tf.native_stderr import native_stderr_dropped, native_stderr_recorded
+
+VERSION = "0.dev20261023182759"
+
+
+class ArenaTooSmall(InputError):
+    """TFLM ran out of memory while it prepared the file."""
+
+
+def require_tflm() -> Any:
+    """The module `runtime` of tflite_micro.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        return importlib.import_module("tflite_micro").runtime
+    except ImportError as error:
+        raise InputError(
+            f"TensorFlow Lite for Microcontrollers is needed: pip install 'reflow_tf[tflm]' (tflite-micro {VERSION}, "
+            f"x86-64 Linux). Received: {error}"
+        ) from error
+
+
+def name_tflm() -> str:
+    """'TFLM' and the version of the package."""
+    return f"TFLM {importlib.metadata.version('tflite-micro')}"
+
+
+def open_interpreter(content: bytes, arena_bytes: int, decompression_bytes: int = 0) -> Any:
+    """An interpreter with its tensors allocated.
+
+    Args:
+        content: a .tflite file.
+        arena_bytes: the arena. One that is too small can crash the process instead of raising: `find_arena` tries sizes
+            in processes of their own.
+        decompression_bytes: memory beside the arena into which DECODE expands weights; 0: they go into the arena.
+
+    Raises:
+        ArenaTooSmall: it is.
+        InputError: TFLM cannot run the file; its own words are in the message.
+    """
+    runtime = require_tflm()
+    lines: list[str] = []
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), native_stderr_recorded() as lines:
+            return runtime.Interpreter.from_bytes(
+                content, arena_size=arena_bytes, alt_decompression_memory_size=decompression_bytes
+            )
+    except (RuntimeError, ValueError) as error:
+        said = "; ".join(" ".join(line.split()) for line in [*lines, str(error)] if line.strip())
+        if "Requested:" in said:
+            raise ArenaTooSmall(
+                f"TFLM needs a larger arena. Received: {arena_bytes} bytes, with which it says: {said}"
+            ) from error
+        raise InputError(
+            f"TFLM must have every operator of the file; it has none that unpacks sparse tensors. Received: {said}"
+        ) from error
+
+
+def invoke(interpreter: Any, sample: np.ndarray) -> np.ndarray:
+    """Outputs (1, *output) of one sample (1, *sample), both in the file's own types."""
+    with native_stderr_dropped():
+        interpreter.set_input(sample, 0)
+        interpreter.invoke()
+        return interpreter.get_output(0).copy()

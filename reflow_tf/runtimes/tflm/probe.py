@@ -1,0 +1,38 @@
+"""The child process of `arena`: runs a file in arenas of the sizes that it reads, and answers what came out.
+
+    python -m reflow_tf.runtimes.tflm.probe model.tflite DECOMPRESSION_BYTES
+
+reads a size a line and answers each with a line: a digest of the outputs of one fixed input, or 'error ' and why.
+"""
+
+import hashlib
+import pathlib
+import sys
+
+import numpy as np
+
+from reflow_tf.errors import InputError
+from reflow_tf.runtimes.tflm.interpreter import invoke, open_interpreter
+
+
+def answer(content: bytes, arena_bytes: int, decompression_bytes: int) -> str:
+    """One line about one arena."""
+    try:
+        interpreter = open_interpreter(content, arena_bytes, decompression_bytes)
+        details = interpreter.get_input_details(0)
+        numbers = np.random.default_rng(0).integers(-128, 128, tuple(details["shape"]))
+        outputs = invoke(interpreter, numbers.astype(details["dtype"]))
+    except (InputError, RuntimeError) as error:
+        return f"error {' '.join(str(error).split())}"
+    return hashlib.sha256(outputs.tobytes()).hexdigest()
+
+
+def main(path: str, decompression_bytes: int) -> None:
+    """Answers sizes from standard input until it ends."""
+    content = pathlib.Path(path).read_bytes()
+    for line in sys.stdin:
+        print(answer(content, int(line), decompression_bytes), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from reflow_tf.errors import InputError
+from reflow_tf.export import flatbuffer
+from reflow_tf.export.bitmap_storage import store_bitmaps
+from reflow_tf.export.tflite import export_tflite
+from reflow_tf.runtimes.device_script import to_type
+from reflow_tf.runtimes.tflm import arena, interpreter
+from reflow_tf.runtimes.tflm.arena import STEP_BYTES, find_arena
+from reflow_tf.runtimes.tflm.interpreter import ArenaTooSmall, open_interpreter
+from reflow_tf.runtimes.tflm.probe import answer
+from reflow_tf.runtimes.tflm.runtime import TFLM
+
+
+def run_reference(content, inputs):
+    """LiteRT's reference kernels."""
+    loaded = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    loaded.allocate_tensors()
+    (source,), (target,) = loaded.get_input_details(), loaded.get_output_details()
+    outputs = []
+    for image in inputs:
+        loaded.set_tensor(source["index"], to_type(image[None], source))
+        loaded.invoke()
+        outputs.append(loaded.get_tensor(target["index"])[0].copy())
+    return np.array(outputs)
+
+
+def test_outputs_are_those_of_tflites_reference_kernels(int8_file):
+    content, inputs = int8_file
+    runtime = TFLM(content)
+    outputs = runtime.run_int8(inputs)
+    np.testing.assert_array_equal(outputs, run_reference(content, inputs))
+    assert runtime.input_shape == (1, 8, 8, 3) and runtime.output_shape == (1, 4)
+    floats = runtime.run(inputs)
+    assert floats.dtype == np.float32 and np.allclose(floats.sum(axis=1), 1, atol=0.05)  # a softmax
+    assert runtime.measure() > 0 and runtime.name.startswith("TFLM 0.dev")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_arena_found_is_the_smallest(int8_file, stored):
+    content = store_bitmaps(int8_file[0]) if stored else int8_file[0]
+    found = find_arena(content)
+    wanted = answer(content, 1 << 20, 0)
+    assert answer(content, found, 0) == wanted != answer(content, found - STEP_BYTES, 0)
+
+
+def test_memory_beside_the_arena_takes_what_is_expanded(int8_file):
+    content = store_bitmaps(int8_file[0])
+    inside, beside = find_arena(content), find_arena(content, 48 * 64)
+    assert beside < inside <= beside + 48 * 64 + 1024
+
+
+def test_an_arena_that_is_too_small_says_so(int8_file):
+    with pytest.raises(ArenaTooSmall, match=r"larger arena. Received: 6000 bytes, with which it says: .*Requested"):
+        open_interpreter(int8_file[0], 6000)
+
+
+def test_an_arena_that_kills_the_process_counts_as_too_small(int8_file, monkeypatch):
+    """The child is started anew; here every arena under 50,000 bytes kills it."""
+    program = (
+        "import os, sys\n"
+        "for line in sys.stdin:\n"
+        "    if int(line) < 50_000: os.kill(os.getpid(), 11)\n"
+        "    print('equal', flush=True)\n"
+    )
+    start = arena.subprocess.Popen
+    monkeypatch.setattr(
+        arena.subprocess, "Popen", lambda command, **kwargs: start([command[0], "-c", program], **kwargs)
+    )
+    assert find_arena(int8_file[0]) == 50_000
+
+
+def test_an_operator_that_tflm_lacks_is_named(int8_file):
+    model = flatbuffer.parse(int8_file[0])
+    lacking = flatbuffer.OPERATOR_CODES["ATAN2"]
+    code = model.operatorCodes[model.subgraphs[0].operators[-1].opcodeIndex]
+    code.builtinCode = lacking
+    code.deprecatedBuiltinCode = flatbuffer.OPERATOR_CODES["PLACEHOLDER_FOR_GREATER_OP_CODES"]
+    content = flatbuffer.serialize(model)
+    with pytest.raises(InputError, match=r"must have every operator of the file.*ATAN2"):
+        TFLM(content)
+    with pytest.raises(InputError, match="ATAN2"):
+        find_arena(content)
+
+
+def test_sparse_tensors_are_refused_by_name(settled):
+    model = settled[0]
+    kernel = model.get_layer("conv_2").kernel
+    before = np.array(kernel)
+    kernel.assign(before * 0)
+    try:
+        content = export_tflite(model).content
+    finally:
+        kernel.assign(before)
+    with pytest.raises(InputError, match="DENSIFY"):
+        TFLM(content)
+
+
+def test_a_float_file_is_refused(settled):
+    with pytest.raises(InputError, match=r"batch of 1 in int8. Received: \(1, 8, 8, 3\), float32"):
+        TFLM(export_tflite(settled[0], storage="dense").content)
+
+
+def test_without_the_package_the_message_says_what_to_install(int8_file, monkeypatch):
+    def fail(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(interpreter.importlib, "import_module", fail)
+    with pytest.raises(InputError, match=r"pip install 'reflow_tf\[tflm\]'.*No module named 'tflite_micro'"):
+        TFLM(int8_file[0])
