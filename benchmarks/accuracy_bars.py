@@ -19,6 +19,7 @@ machine; memory is the process's peak so far.
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -60,7 +61,7 @@ flags.DEFINE_list(
     "ALLOCATION:REPAIR[+REPAIR...][:PART[/PART...]]: parts of least squares that are left out.",
 )
 flags.DEFINE_integer("most_calibration", 500, "Images that calibrate, at most.")
-flags.DEFINE_integer("draw", 0, "Seed of the draw of calibration images, where --most_calibration leaves some out.")
+flags.DEFINE_list("draws", ["0"], "Seeds of the draws of calibration images, where --most_calibration leaves some out.")
 flags.DEFINE_integer("num_parts", 3, "Into how many the half that is scored is cut.")
 flags.DEFINE_list("parts", None, "Which of them are scored. Default: all.")
 flags.DEFINE_string("output", None, "JSON lines, appended to.", required=True)
@@ -81,12 +82,13 @@ def main(_):
     output = pathlib.Path(FLAGS.output)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     shared, never_scored = Sensitivity(), images[order[: min(len(order) // 2, MOST_FITTED + MOST_JUDGED)]]
-    for part in map(int, FLAGS.parts or range(FLAGS.num_parts)):
+    for part, draw in itertools.product(map(int, FLAGS.parts or range(FLAGS.num_parts)), map(int, FLAGS.draws)):
         others = order[~np.isin(order, parts[part])]
         if len(others) > FLAGS.most_calibration:
-            others = np.random.default_rng(FLAGS.draw).choice(others, FLAGS.most_calibration, replace=False)
+            others = np.random.default_rng(draw).choice(others, FLAGS.most_calibration, replace=False)
         scored = images[parts[part]], labels[parts[part]]
-        for row in measure(loaded.model, images[others], *scored, rows, part, shared, never_scored):
+        key = {"model": FLAGS.model, "part": part, "draw": draw}
+        for row in measure(loaded.model, images[others], *scored, rows, key, shared, never_scored):
             rows.append(row)
             with output.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -107,16 +109,15 @@ class Sensitivity:
             self.seconds = time.monotonic() - start
 
 
-def measure(model, calibration, images, labels, rows, part, shared, never_scored):
-    """The rows of one part that are missing."""
+def measure(model, calibration, images, labels, rows, key, shared, never_scored):
+    """The rows of one part and draw that are missing."""
     specs = [spec for spec in find_kernels(model).specs if spec.kind is Kind.POINTWISE_CONV]
     weights = find_kernels(model).read()
     scores = {spec.path: np.abs(weights[spec.path]) for spec in specs}
-    done = {(row["model"], row["part"], row["method"], row["sparsity"], row["draw"]) for row in rows}
     wanted = [("dense", 0.0)] + [(method, float(text)) for text in FLAGS.sparsities for method in FLAGS.methods]
     for method, sparsity in wanted:
-        key = {"model": FLAGS.model, "part": part, "method": method, "sparsity": sparsity, "draw": FLAGS.draw}
-        if tuple(key.values()) in done:
+        cell = key | {"method": method, "sparsity": sparsity}
+        if any(cell.items() <= row.items() for row in rows):
             continue
         allocation, repairs, left_out = (*method.split(":"), "", "")[:3]
         if allocation == "auto":
@@ -130,7 +131,7 @@ def measure(model, calibration, images, labels, rows, part, shared, never_scored
                 repair(pruned, plan, repairs.split("+") if repairs else [], calibration)
         seconds = time.monotonic() - start + (shared.seconds if allocation == "auto" else 0)
         found = np.concatenate([pruned(images[i : i + 50], training=False).numpy() for i in range(0, len(images), 50)])
-        yield key | {
+        yield cell | {
             "hits": int((found.argmax(-1) == labels).sum()),
             "images": len(images),
             "calibration": len(calibration),
