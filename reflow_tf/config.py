@@ -9,12 +9,16 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.patterns import NM, Pattern, Unstructured
 from reflow_tf.sparsity.plan import check_sparsity
+from reflow_tf.targets.cortex_m import CortexM
+from reflow_tf.targets.ethos_u import ACCELERATORS, EthosU
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.target import HardwareTarget
 from reflow_tf.targets.tflm import TFLM
 from reflow_tf.targets.xnnpack import XNNPack
 
-TARGETS: Mapping[str, HardwareTarget] = {target.name: target for target in (XNNPack(), Storage(), TFLM())}
+TARGETS: Mapping[str, HardwareTarget] = {
+    target.name: target for target in (XNNPack(), Storage(), TFLM(), EthosU(), CortexM())
+}
 # 'auto' measures the network and so is no function of specs and scores alone; `sensitivity` does it.
 ALLOCATION_NAMES = (*ALLOCATIONS, "auto")
 # Names only: the table from names to functions, in `repair.chain`, imports Keras.
@@ -27,6 +31,9 @@ REWRITES = ("exact", "none")
 STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
 BENCHMARKS = ("web", "aarch64")
+
+# The Cortex-Ms for which instructions are counted.
+BOARDS = ("m3", "m4", "m7", "m55")
 
 # Just over the two thirds above which XNNPACK turns to its sparse kernels.
 DEFAULT_SPARSITY = 0.7
@@ -101,6 +108,11 @@ class PruneConfig:
                 f"Received: {' '.join(given)}"
             )
         check_between("max_size_bytes", self.max_size_bytes, 1)
+        if self.max_size_bytes is not None and TARGETS[self.target].storage == "dense":
+            raise InputError(
+                f"--max_size_bytes needs a target whose .tflite gets smaller by zeros; that of --target={self.target} "
+                f"does not. Received: --max_size_bytes={self.max_size_bytes}"
+            )
         if self.min_speedup is None:
             return
         if not 1 < self.min_speedup < math.inf:
@@ -144,6 +156,8 @@ class JobConfig:
             what the target wants.
         flash_budget: bytes that the file may take on a microcontroller.
         ram_budget: bytes of RAM that it may need there.
+        boards: for the target cortex_m: where instructions are counted, of `BOARDS`; flash is that of the first.
+        accelerator: for the target ethos_u: one of `ACCELERATORS`.
         benchmark: runtimes of `BENCHMARKS` in which the dense and the pruned file are measured side by side.
 
     Raises:
@@ -171,6 +185,8 @@ class JobConfig:
     max_accuracy_drop: float | None = None
     flash_budget: int | None = None
     ram_budget: int | None = None
+    boards: tuple[str, ...] = ("m4",)
+    accelerator: str = "ethos-u55-128"
 
     def __post_init__(self) -> None:
         check_choice("quantize", self.requested_quantize, QUANTIZATIONS)
@@ -179,6 +195,11 @@ class JobConfig:
         check_choice("rewrite", self.requested_rewrite, REWRITES)
         for name in self.benchmark:
             check_choice("benchmark", name, BENCHMARKS)
+        if not self.boards:
+            raise InputError(f"--boards must name at least one of {', '.join(BOARDS)}. Received: none")
+        for name in self.boards:
+            check_choice("boards", name, BOARDS)
+        check_choice("accelerator", self.accelerator, ACCELERATORS)
         for name in ("calibration_samples", "batch_size", "export_batch_size", "image_size"):
             check_between(name, getattr(self, name), 1)
         check_between("seed", self.seed, 0, 2**32 - 1)

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.config import EvaluateConfig, check_between
-from reflow_tf.data.batches import EvaluationSet
-from reflow_tf.data.loading import load_evaluation
 from reflow_tf.errors import InputError
-from reflow_tf.evaluation import choose_preprocessing
+from reflow_tf.evaluation import draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.litert import LiteRT, load_tflite, read_tflite
@@ -43,7 +41,7 @@ def write_device_kit(
     folder = OutputFolder(output_dir, _FILES, overwrite, optional=frozenset((device_script.BASELINE,)))
     folder.require_outside({"model": source.model, "data": source.data, "baseline": baseline})
     runtime = load_tflite(pathlib.Path(source.model).expanduser(), num_threads=1)
-    inputs = _read_inputs(source, runtime.input_shape, num_inputs)
+    inputs = draw_inputs(source, runtime.input_shape, num_inputs)
     files: dict[str, Content] = {
         "model.tflite": read_tflite(pathlib.Path(source.model).expanduser()),
         "run.py": pathlib.Path(device_script.__file__).read_text(encoding="utf-8"),
@@ -60,21 +58,6 @@ def write_device_kit(
     files["data.npz"] = _pack(arrays)
     folder.write(files)
     return folder.path
-
-
-def _read_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int) -> np.ndarray:
-    """Real images as the network takes them, float32 (num_inputs, *sample)."""
-    images = load_evaluation(
-        source.data,
-        preprocessing=choose_preprocessing(source, input_shape),
-        num_classes=None,
-        class_names_path=None,
-        batch_size=num_inputs,
-    )
-    if len(images) < num_inputs:
-        raise InputError(f"--num_inputs must be at most the {len(images)} images of --data. Received: {num_inputs}")
-    chosen = images.indices[np.linspace(0, len(images) - 1, num_inputs).round().astype(int)]
-    return np.concatenate(list(EvaluationSet(images.source, chosen, images.preprocessing, num_inputs)))
 
 
 def _load_baseline(path: str, input_shape: tuple[int, ...]) -> LiteRT:

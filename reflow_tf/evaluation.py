@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from reflow_tf.config import EvaluateConfig
+from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
@@ -135,6 +136,25 @@ def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -
     scaling = "none" if config.preprocess == "auto" else config.preprocess
     size, channels = ((sample[0], sample[1]), sample[2]) if len(sample) == 3 else (None, 3)
     return Preprocessing(size, channels, scaling)
+
+
+def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int) -> np.ndarray:
+    """Real images as the network of a file takes them, float32 (num_inputs, *sample), drawn evenly from all.
+
+    Raises:
+        InputError: the data cannot be used, or has fewer images.
+    """
+    images = load_evaluation(
+        source.data,
+        preprocessing=choose_preprocessing(source, input_shape),
+        num_classes=None,
+        class_names_path=None,
+        batch_size=num_inputs,
+    )
+    if len(images) < num_inputs:
+        raise InputError(f"--num_inputs must be at most the {len(images)} images of --data. Received: {num_inputs}")
+    chosen = images.indices[np.linspace(0, len(images) - 1, num_inputs).round().astype(int)]
+    return np.concatenate(list(EvaluationSet(images.source, chosen, images.preprocessing, num_inputs)))
 
 
 def _recorded_preprocessing(config: EvaluateConfig) -> Preprocessing | None:

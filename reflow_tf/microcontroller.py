@@ -1,18 +1,30 @@
-"""What a file takes on a microcontroller: flash, RAM, and what fills them; and that it computes what it should."""
+"""What a file takes on a microcontroller: flash, RAM and work; what fills them; and that it computes what it should."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from reflow_tf.config import JobConfig
+from reflow_tf.export import bitmap_format
+from reflow_tf.export.c_kernels.generation import CSources, generate_c
+from reflow_tf.export.c_kernels.reading import read_network
 from reflow_tf.export.constants import list_tensors
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import ExportedFile
+from reflow_tf.runtimes.cortex_m.runtime import CortexM
+from reflow_tf.runtimes.cortex_m.toolchain import require_toolchain
+from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.runtimes.tflm.arena import STEP_BYTES, find_arena
+from reflow_tf.runtimes.tflm.interpreter import require_tflm
 from reflow_tf.runtimes.tflm.runtime import TFLM
+from reflow_tf.runtimes.vela.compiler import require_vela
+from reflow_tf.runtimes.vela.estimate import Layer, compare, estimate
 from reflow_tf.targets.operators import Operator, OperatorGraph, Value
 
 _MOST_NAMED = 3
+# An emulated board takes a tenth of a second for an image.
+_EMULATED_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +41,62 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pair:
+    """What something takes, in bytes, instructions or cycles.
+
+    Attributes:
+        dense: in the unpruned network.
+        file: in the file.
+    """
+
+    dense: int
+    file: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerFootprint:
+    """One operator of the file, beside the same one of the unpruned network.
+
+    Attributes:
+        name: as the file names it.
+        kind: of operator, as whoever measured it says.
+        storage: of its weights: 'dense', 'sparse', 'bitmap', 'compressed'; '' without weights.
+        size_bytes: what its constants take.
+        work: estimated instructions or cycles of one inference; None where nobody estimates them.
+    """
+
+    name: str
+    kind: str
+    storage: str
+    size_bytes: Pair
+    work: Pair | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Footprint:
     """What a file takes, beside the same network unpruned.
 
     Attributes:
-        runtime: what runs it, with the version.
-        flash_bytes: of the file.
-        dense_flash_bytes: of the unpruned network's int8 file, as the converter writes it.
-        arena_bytes: RAM: the smallest arena, weights expanded in it.
+        runtime: what ran or judged it, with versions and settings.
+        estimated: nothing was run: a compiler's model says so.
+        flash_bytes: of the file, or of the code and constants generated from it.
+        dense_flash_bytes: the same for the unpruned network, in the usual dense form.
+        arena_bytes: RAM for activations, and for weights that are expanded there.
         dense_arena_bytes: RAM of the unpruned network.
         arena_beside_bytes: the smallest arena where weights are expanded in memory of their own; None where none are.
         decode_bytes: that memory.
-        num_compared: images that both this file and the one that stores its weights dense were run on.
+        num_compared: images that the file was run on besides in another way: in TFLM with dense weights, or in TFLite's
+            reference kernels; 0 where it was not.
         num_equal: those of which all outputs were equal, bit for bit.
+        instructions: board -> instructions of one inference, counted.
+        npu_cycles: of one inference on an NPU, estimated; None where there is none.
         flash_largest: what takes most flash, largest first.
-        ram_largest: operators with the most bytes around them (inputs, outputs, expanded weights), largest first.
+        ram_largest: operators with the most bytes around them, largest first.
+        layers: in the order of execution.
     """
 
     runtime: str
+    estimated: bool
     flash_bytes: int
     dense_flash_bytes: int
     arena_bytes: int
@@ -55,41 +105,182 @@ class Footprint:
     decode_bytes: int
     num_compared: int
     num_equal: int
+    instructions: Mapping[str, Pair]
+    npu_cycles: Pair | None
     flash_largest: tuple[Part, ...]
     ram_largest: tuple[Part, ...]
+    layers: tuple[LayerFootprint, ...]
 
 
-def measure_tflm(exported: ExportedFile, dense: ExportedFile, images: np.ndarray) -> Footprint:
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What is measured.
+
+    Attributes:
+        exported: the pruned network's file.
+        dense: the unpruned one's, in the same quantization.
+        images: float32 (n, *sample).
+    """
+
+    exported: ExportedFile
+    dense: ExportedFile
+    images: np.ndarray
+
+
+def measure_tflm(files: Files) -> Footprint:
     """Runs a file in TFLM for what it takes.
-
-    Args:
-        exported: the file, with bitmaps or without.
-        dense: the unpruned network, in the same quantization.
-        images: float32 (n, *sample), which the file and `exported.dense_content` are compared on.
 
     Raises:
         InputError: TFLM is not installed, or cannot run a file.
     """
-    content, graph = exported.content, read_operators(exported.content)
+    content, dense = files.exported.content, files.dense.content
+    graph = read_operators(content)
     decoded = max((_decoded_bytes(operator, graph) for operator in graph.operators), default=0)
-    outputs = [TFLM(each).run_int8(images) for each in (content, exported.dense_content)]
-    equal = (outputs[0] == outputs[1]).reshape(len(images), -1).all(axis=1)
+    runtime = TFLM(content)
+    equal = _count_equal(runtime.run_int8(files.images), TFLM(files.exported.dense_content).run_int8(files.images))
     return Footprint(
-        runtime=TFLM(content).name,
+        runtime=runtime.name,
+        estimated=False,
         flash_bytes=len(content),
-        dense_flash_bytes=len(dense.content),
+        dense_flash_bytes=len(dense),
         arena_bytes=find_arena(content),
-        dense_arena_bytes=find_arena(dense.content),
+        dense_arena_bytes=find_arena(dense),
         arena_beside_bytes=find_arena(content, decoded) if decoded else None,
         decode_bytes=decoded,
-        num_compared=len(images),
-        num_equal=int(np.count_nonzero(equal)),
+        num_compared=len(files.images),
+        num_equal=equal,
+        instructions={},
+        npu_cycles=None,
         flash_largest=_largest({tensor.name: tensor.size_bytes for tensor in list_tensors(content)}),
-        ram_largest=_largest({each.name: _bytes_around(each, graph) for each in graph.operators}),
+        ram_largest=_largest_in_ram(graph),
+        layers=tuple(_describe_weights(operator, graph) for operator in graph.operators),
     )
 
 
-MEASURES: Mapping[str, Callable[[ExportedFile, ExportedFile, np.ndarray], Footprint]] = {"tflm": measure_tflm}
+def measure_ethos_u(files: Files, accelerator: str) -> Footprint:
+    """Has Vela estimate what a file takes.
+
+    Raises:
+        InputError: Vela is not installed, or cannot compile a file.
+    """
+    pruned, dense = (estimate(file.content, accelerator) for file in (files.exported, files.dense))
+
+    names = [operator.name for operator in read_operators(files.exported.content).operators]
+
+    def largest(size: Callable[[Layer], int]) -> tuple[Part, ...]:
+        return _largest({names[layer.operator]: size(layer) for layer in pruned.layers})
+
+    return Footprint(
+        runtime=pruned.name,
+        estimated=True,
+        # Some of Vela's systems have DRAM in place of flash, which then holds the constants.
+        flash_bytes=pruned.flash_bytes or pruned.dram_bytes,
+        dense_flash_bytes=dense.flash_bytes or dense.dram_bytes,
+        arena_bytes=pruned.sram_bytes,
+        dense_arena_bytes=dense.sram_bytes,
+        arena_beside_bytes=None,
+        decode_bytes=0,
+        num_compared=0,
+        num_equal=0,
+        instructions={},
+        npu_cycles=Pair(dense.cycles, pruned.cycles),
+        flash_largest=largest(lambda layer: layer.weight_bytes),
+        ram_largest=largest(lambda layer: layer.sram_bytes),
+        layers=tuple(
+            LayerFootprint(
+                name=names[after.operator],
+                kind=after.kind,
+                storage="compressed" if after.weight_bytes else "",
+                size_bytes=Pair(before.weight_bytes, after.weight_bytes),
+                work=Pair(before.cycles, after.cycles),
+            )
+            for before, after in compare(dense, pruned)
+        ),
+    )
+
+
+def measure_cortex_m(files: Files, boards: Sequence[str]) -> Footprint:
+    """Generates C from a file, and runs it on emulated boards.
+
+    Raises:
+        InputError: a program is not installed, or C cannot be generated.
+    """
+    content = files.exported.content
+    sources, dense = generate_c(content), generate_c(files.dense.content, storage="dense")
+    built = {board: (build(files.dense.content, dense, board), build(content, sources, board)) for board in boards}
+    dense_first, first = built[boards[0]]
+    images = files.images[:_EMULATED_IMAGES]
+    equal = _count_equal(first.run(images), LiteRT(content, reference=True).run(images))
+    return Footprint(
+        runtime=first.name,
+        estimated=False,
+        flash_bytes=first.sizes.flash_bytes,
+        dense_flash_bytes=dense_first.sizes.flash_bytes,
+        arena_bytes=sources.arena_bytes,
+        dense_arena_bytes=dense.arena_bytes,
+        arena_beside_bytes=None,
+        decode_bytes=0,
+        num_compared=len(images),
+        num_equal=equal,
+        instructions={board: Pair(*(int(each.measure()) for each in pair)) for board, pair in built.items()},
+        npu_cycles=None,
+        flash_largest=_largest({layer.name: layer.size_bytes for layer in sources.layers}),
+        ram_largest=_largest_in_ram(read_operators(content)),
+        layers=tuple(
+            LayerFootprint(
+                name=after.name,
+                kind=after.kind,
+                storage=after.storage,
+                size_bytes=Pair(before.size_bytes, after.size_bytes),
+                work=Pair(before.estimated_instructions, after.estimated_instructions),
+            )
+            for before, after in zip(dense.layers, sources.layers, strict=True)
+        ),
+    )
+
+
+def build(content: bytes, sources: CSources, board: str) -> CortexM:
+    """C that was generated from a file, on an emulated board.
+
+    Raises:
+        InputError: as `CortexM`.
+    """
+    network = read_network(content)
+    taken, given = network.input, network.output
+    scales = (taken.scale, taken.zero_point), (given.scale, given.zero_point)
+    return CortexM(sources.files, taken.shape, given.shape, *scales, board=board)
+
+
+def require_measure(job: JobConfig) -> None:
+    """Checks, before the long work, that what measures the target's files is installed; raises InputError."""
+    if (require := _REQUIRED.get(job.target.name)) is not None:
+        require()
+
+
+def measure(job: JobConfig, files: Files) -> Footprint | None:
+    """What a job's file takes, or None where its target is no microcontroller.
+
+    Raises:
+        InputError: something is not installed, or cannot run or judge a file.
+    """
+    if job.target.name == "tflm":
+        return measure_tflm(files)
+    if job.target.name == "ethos_u":
+        return measure_ethos_u(files, job.accelerator)
+    if job.target.name == "cortex_m":
+        return measure_cortex_m(files, job.boards)
+    return None
+
+
+_REQUIRED: Mapping[str, Callable[[], object]] = {
+    "tflm": require_tflm,
+    "ethos_u": require_vela,
+    "cortex_m": require_toolchain,
+}
+
+
+def _count_equal(first: np.ndarray, second: np.ndarray) -> int:
+    return int(np.count_nonzero((first == second).reshape(len(first), -1).all(axis=1)))
 
 
 def _largest(sizes: Mapping[str, int]) -> tuple[Part, ...]:
@@ -97,10 +288,33 @@ def _largest(sizes: Mapping[str, int]) -> tuple[Part, ...]:
     return tuple(Part(name, size) for name, size in ordered[:_MOST_NAMED])
 
 
+def _largest_in_ram(graph: OperatorGraph) -> tuple[Part, ...]:
+    return _largest({operator.name: _bytes_around(operator, graph) for operator in graph.operators})
+
+
 def _bytes_around(operator: Operator, graph: OperatorGraph) -> int:
     """Bytes that must be in RAM while an operator runs: what it reads and computes, and weights that were expanded."""
     values = [graph.values[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
     return sum(_size_bytes(value) for value in values if not value.constant or value.storage == "bitmap")
+
+
+def _describe_weights(operator: Operator, graph: OperatorGraph) -> LayerFootprint:
+    """What the constants of an operator take in a file with bitmaps."""
+    constants = [graph.values[index] for index in operator.inputs if index >= 0 and graph.values[index].constant]
+    weights = next((value for value in constants if value.storage == "bitmap"), constants[0] if constants else None)
+    sizes = {value.index: _size_bytes(value) for value in constants}
+    stored = {
+        value.index: bitmap_format.measure(value.num_elements, value.num_elements - value.num_zeros, 1)
+        for value in constants
+        if value.storage == "bitmap"
+    }
+    return LayerFootprint(
+        name=operator.name,
+        kind=operator.kind,
+        storage=weights.storage if weights else "",
+        size_bytes=Pair(sum(sizes.values()), sum((sizes | stored).values())),
+        work=None,
+    )
 
 
 def _decoded_bytes(operator: Operator, graph: OperatorGraph) -> int:

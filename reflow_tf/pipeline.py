@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import keras
 
-from reflow_tf import record
+from reflow_tf import microcontroller, record
 from reflow_tf.benchmark import Benchmark, Candidate, measure_files, require_runtime
 from reflow_tf.config import JobConfig
 from reflow_tf.data.loading import load_sets
@@ -15,7 +15,6 @@ from reflow_tf.explanation import explain
 from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
-from reflow_tf.microcontroller import MEASURES
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
 from reflow_tf.report.document import Report
@@ -46,6 +45,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     folder = _open_folder(job)
     for name in job.benchmark:
         require_runtime(name)
+    microcontroller.require_measure(job)
     keras.utils.set_random_seed(job.seed)
     stopwatch = Stopwatch()
     with stage("Loading the model"), stopwatch.timed("load model"):
@@ -93,10 +93,8 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         parity = measure_parity(result.model, runtime, evaluation)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
         benchmarks = {name: _measure(name, exported.content, dense_file.content) for name in job.benchmark}
-    footprint = None
-    if job.target.name in MEASURES:
-        with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
-            footprint = MEASURES[job.target.name](exported, dense_file, first_images(evaluation))
+    with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
+        footprint = microcontroller.measure(job, microcontroller.Files(exported, dense_file, first_images(evaluation)))
     described = record.Run(
         job=job,
         loaded=loaded,

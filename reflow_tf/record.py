@@ -135,6 +135,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     config["quantize"] = run.job.requested_quantize
     config["rewrite"] = run.job.requested_rewrite
     config["benchmark"] = list(run.job.benchmark)
+    config["boards"] = list(run.job.boards)
     config["preprocessing"] = _plain(run.loaded.preprocessing)
     return config
 
@@ -190,9 +191,8 @@ def _mcu(run: Run) -> dict[str, Any] | None:
     """Flash and RAM on a microcontroller, and whether they keep to their budgets."""
     if run.footprint is None:
         return None
-    described = _plain(run.footprint) | {
-        name: [_plain(part) for part in getattr(run.footprint, name)] for name in ("flash_largest", "ram_largest")
-    }
+    described = dataclasses.asdict(run.footprint)
+    described |= {name: list(described[name]) for name in ("flash_largest", "ram_largest", "layers")}
     budgets = {"flash": run.job.flash_budget, "ram": run.job.ram_budget}
     taken = {"flash": run.footprint.flash_bytes, "ram": run.footprint.arena_bytes}
     passed = [taken[name] <= budget for name, budget in budgets.items() if budget is not None]

@@ -19,7 +19,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = "reflow_tf"
 # Import name -> name on PyPI, where they differ by more than a hyphen.
-DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py"}
+DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "ethosu": "ethos-u-vela"}
 HEADER = '''"""Written by tools/write_build_files.py; do not edit."""
 
 '''

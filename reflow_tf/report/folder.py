@@ -21,7 +21,7 @@ class OutputFolder:
 
     Args:
         path: the folder to make.
-        names: of the files that will be in it.
+        names: of the files and folders that will be in it.
         overwrite: whether a folder of an earlier run may be replaced.
         optional: names of files that some runs write and others do not.
 
@@ -42,18 +42,20 @@ class OutputFolder:
         """Writes all files, then makes them visible at once; on any error what was there before is untouched.
 
         Args:
-            files: name -> text, bytes, or a function that writes to the path it is given.
+            files: name, perhaps in a folder of `names`, -> text, bytes, or a function that writes to the path it is
+                given.
 
         Raises:
             InputError: the disk is full or refuses to be written to, or somebody put something at the path meanwhile.
         """
-        if set(files) - self._optional != self._names:
+        if {name.partition("/")[0] for name in files} - self._optional != self._names:
             raise ValueError(f"the files must be {sorted(self._names)}. Received: {sorted(files)}")
         try:
             with self._workplace() as workplace:
                 finished = workplace / "new"
                 finished.mkdir()
                 for name, content in files.items():
+                    (finished / name).parent.mkdir(exist_ok=True)
                     _write_file(finished / name, content)
                 self._check()
                 _swap(finished, self.path, workplace / "old")

@@ -161,11 +161,25 @@ def mcu_sentences(report: Report) -> list[str]:
             f"Weights are expanded in the arena; with {count(mcu['decode_bytes'])} bytes of other memory for that, an "
             f"arena of {count(mcu['arena_beside_bytes'])} bytes does."
         )
-    sentences.append(
-        f"On {count(mcu['num_equal'])} of {plural(mcu['num_compared'], 'image')} all outputs equal those of the same "
-        f"weights stored dense, bit for bit."
-    )
+    for board, work in mcu["instructions"].items():
+        sentences.append(f"Cortex-{board.upper()}: {_worked(work, 'instructions')}.")
+    if mcu["npu_cycles"]:
+        sentences.append(f"NPU: {_worked(mcu['npu_cycles'], 'cycles')}. All of this is estimated, and nothing was run.")
+    if mcu["num_compared"]:
+        other = "TFLite's reference kernels" if mcu["instructions"] else "the same weights stored dense"
+        compared = plural(mcu["num_compared"], "image")
+        sentences.append(f"On {count(mcu['num_equal'])} of {compared} all outputs equal those of {other}, bit for bit.")
     return sentences + mcu_misses(report)
+
+
+def mcu_work(report: Report) -> str:
+    """What the work of a microcontroller's layers is counted in."""
+    return "estimated cycles" if report["mcu"]["npu_cycles"] else "estimated instructions"
+
+
+def _worked(work: dict[str, int], unit: str) -> str:
+    ratio = significant(work["file"] / work["dense"]) if work["dense"] else "0"
+    return f"{count(work['file'])} {unit} (dense {count(work['dense'])}: {ratio} times)"
 
 
 def mcu_misses(report: Report) -> list[str]:

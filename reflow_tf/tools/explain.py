@@ -105,6 +105,7 @@ def _read(config: ExplainConfig) -> bytes:
     command_line.start_tensorflow()
     from reflow_tf.export.tflite import export_tflite
     from reflow_tf.models.loading import load_model
+    from reflow_tf.runtimes.runtime import make_inputs
 
     loaded = load_model(config.model, weights=config.weights, image_size=config.image_size)
     if None in loaded.model.input_shape[1:]:
@@ -112,7 +113,10 @@ def _read(config: ExplainConfig) -> bytes:
             f"--image_size must say the input size that the model leaves open. Received: none, for an input of shape "
             f"{loaded.model.input_shape[1:]}"
         )
-    return export_tflite(loaded.model, storage="dense").content
+    target = TARGETS[config.target]
+    # Only the structure is judged, so any numbers do to find the ranges of activations.
+    calibration = [make_inputs((4, *loaded.model.input_shape[1:]))]
+    return export_tflite(loaded.model, quantize=target.quantize, calibration=calibration, storage="dense").content
 
 
 def _describe(explained: "Explanation") -> Iterator[str]:

@@ -22,9 +22,13 @@ from reflow_tf.config import (
     JobConfig,
     PruneConfig,
 )
+from reflow_tf.config import (
+    BOARDS as BOARD_NAMES,
+)
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.criteria import CRITERIA
+from reflow_tf.targets.ethos_u import ACCELERATORS
 from reflow_tf.tools import command_line
 
 FLAGS = command_line.new_flags()
@@ -174,12 +178,25 @@ REWRITE = flags.DEFINE_string(
 FLASH_BUDGET = flags.DEFINE_integer(
     "flash_budget",
     None,
-    "Bytes that the file may take on a microcontroller (--target=tflm). Beyond them the results are still written, and "
-    "the exit code is 3. With --sparsity=auto the least sparsity is found that fits.",
+    "Bytes that the file may take on a microcontroller (--target=tflm, ethos_u or cortex_m). Beyond them the results "
+    "are still written, and the exit code is 3. With --target=tflm, --sparsity=auto finds the least that fits.",
     flag_values=FLAGS,
 )
 RAM_BUDGET = flags.DEFINE_integer(
     "ram_budget", None, "Bytes of RAM that it may need there; beyond them the exit code is 3.", flag_values=FLAGS
+)
+BOARDS = flags.DEFINE_list(
+    "boards",
+    list(_JOB.boards),
+    f"For --target=cortex_m: where instructions are counted, one or more of {', '.join(BOARD_NAMES)}; flash is that of "
+    "the first.",
+    flag_values=FLAGS,
+)
+ACCELERATOR = flags.DEFINE_string(
+    "accelerator",
+    _JOB.accelerator,
+    f"For --target=ethos_u: what Vela estimates for: {', '.join(ACCELERATORS)}.",
+    flag_values=FLAGS,
 )
 EXPORT_BATCH_SIZE = flags.DEFINE_integer(
     "export_batch_size", _JOB.export_batch_size, "The file's fixed batch size.", flag_values=FLAGS
@@ -240,6 +257,8 @@ def read_config() -> JobConfig:
         max_accuracy_drop=MAX_ACCURACY_DROP.value,
         flash_budget=FLASH_BUDGET.value,
         ram_budget=RAM_BUDGET.value,
+        boards=tuple(BOARDS.value),
+        accelerator=ACCELERATOR.value,
     )
 
 
@@ -254,10 +273,11 @@ def _choose_max_size() -> int | None:
     """The limit of the file's size: --max_size_bytes, or the flash where the sparsity is to be found."""
     if SPARSITY.value != _AUTO:
         return MAX_SIZE_BYTES.value
-    if FLASH_BUDGET.value is None or MAX_SIZE_BYTES.value is not None:
+    if FLASH_BUDGET.value is None or MAX_SIZE_BYTES.value is not None or TARGET.value != "tflm":
         raise InputError(
-            f"--sparsity={_AUTO} needs --flash_budget, which is the limit then, and no --max_size_bytes. "
-            f"Received: --flash_budget={FLASH_BUDGET.value} --max_size_bytes={MAX_SIZE_BYTES.value}"
+            f"--sparsity={_AUTO} needs --target=tflm and --flash_budget, which is the limit then, and no "
+            f"--max_size_bytes. Received: --target={TARGET.value} --flash_budget={FLASH_BUDGET.value} "
+            f"--max_size_bytes={MAX_SIZE_BYTES.value}"
         )
     return FLASH_BUDGET.value
 

@@ -20,6 +20,7 @@ BLOCKER = {
 
 MCU: dict[str, Any] = {
     "runtime": "TFLM 1.0",
+    "estimated": False,
     "flash_bytes": 388_944,
     "dense_flash_bytes": 993_976,
     "arena_bytes": 306_912,
@@ -28,11 +29,29 @@ MCU: dict[str, Any] = {
     "decode_bytes": 204_800,
     "num_compared": 256,
     "num_equal": 256,
+    "instructions": {},
+    "npu_cycles": None,
     "flash_largest": [
         {"name": "Conv_1/weights", "size_bytes": 38_800},
         {"name": "block_16/weights", "size_bytes": 15_500},
     ],
     "ram_largest": [{"name": "Conv_1", "size_bytes": 300_000}],
+    "layers": [
+        {
+            "name": "Conv_1",
+            "kind": "CONV_2D",
+            "storage": "bitmap",
+            "size_bytes": {"dense": 204_800, "file": 38_800},
+            "work": None,
+        },
+        {
+            "name": "softmax",
+            "kind": "SOFTMAX",
+            "storage": "",
+            "size_bytes": {"dense": 0, "file": 0},
+            "work": {"dense": 1_000, "file": 900},
+        },
+    ],
     "flash_budget": 300_000,
     "ram_budget": 400_000,
     "passed": False,

@@ -52,6 +52,16 @@ class TFLM:
         """(1, *output)."""
         return self._output["shape"]
 
+    @property
+    def input_quantization(self) -> tuple[float, int]:
+        """Scale and zero point: real = (stored - zero_point) * scale."""
+        return self._input["quantization"]
+
+    @property
+    def output_quantization(self) -> tuple[float, int]:
+        """Scale and zero point of the output."""
+        return self._output["quantization"]
+
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample).
 

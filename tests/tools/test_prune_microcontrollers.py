@@ -6,17 +6,21 @@ import pytest
 from reflow_tf.export.constants import has_bitmaps, list_tensors
 from reflow_tf.tools import evaluate, prune
 
-TFLM = ("--target=tflm", "--preprocess=tf", "--calibration_samples=48")
-
 
 @pytest.fixture(scope="module")
 def model(wide_inputs):
     found = wide_inputs
-    return (f"--model={found.model}", f"--data={found.data}", f"--eval_data={found.heldout}", *TFLM)
+    return (
+        f"--model={found.model}",
+        f"--data={found.data}",
+        f"--eval_data={found.heldout}",
+        "--preprocess=tf",
+        "--calibration_samples=48",
+    )
 
 
-def run(model, folder, *flags):
-    code = prune.main(["prune", *model, f"--output_dir={folder}", *flags])
+def run(model, folder, *flags, target="tflm"):
+    code = prune.main(["prune", *model, f"--target={target}", f"--output_dir={folder}", *flags])
     return code, json.loads((pathlib.Path(folder) / "report.json").read_text())
 
 
@@ -75,12 +79,48 @@ def test_zeros_of_the_masks_are_zeros_of_the_bytes(finished):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--sparsity=auto"], "--sparsity=auto needs --flash_budget"),
+        (["--sparsity=auto"], "--sparsity=auto needs --target=tflm and --flash_budget"),
         (["--sparsity=much"], "--sparsity must be a number, or auto. Received: much"),
         (["--quantize=float16"], "microcontrollers compute in int8"),
     ],
 )
 def test_bad_flags_give_2(model, tmp_path, capsys, flags, said):
-    assert prune.main(["prune", *model, f"--output_dir={tmp_path / 'out'}", *flags]) == 2
+    assert prune.main(["prune", *model, "--target=tflm", f"--output_dir={tmp_path / 'out'}", *flags]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_c_for_a_cortex_m_is_counted_and_compared(model, tmp_path):
+    folder = tmp_path / "out"
+    code, report = run(model, folder, "--sparsity=0.8", "--allocation=uniform", "--boards=m4,m3", target="cortex_m")
+    mcu = report["mcu"]
+    assert code == 0 and report["target"]["eligible"] and report["config"]["boards"] == ["m4", "m3"]
+    assert mcu["num_equal"] == mcu["num_compared"] == 96 and not mcu["estimated"]
+    for work in mcu["instructions"].values():
+        assert work["file"] < work["dense"]
+    assert mcu["flash_bytes"] < mcu["dense_flash_bytes"]
+    assert not has_bitmaps((folder / "model.tflite").read_bytes())
+    page = (folder / "report.html").read_text()
+    assert "Cortex-M4" in page and "reference kernels" in page
+
+
+def test_vela_estimates_for_an_ethos_u(model, tmp_path, capsys):
+    code, report = run(
+        model, tmp_path / "out", "--sparsity=0.8", "--accelerator=ethos-u55-32", "--flash_budget=100", target="ethos_u"
+    )
+    mcu = report["mcu"]
+    assert code == 3 and mcu["estimated"] and "ethos-u55-32" in mcu["runtime"]
+    assert mcu["npu_cycles"]["file"] > 0 and mcu["flash_bytes"] < mcu["dense_flash_bytes"]
+    told = capsys.readouterr()
+    assert "estimated, and nothing was run" in " ".join(told.out.split())
+    assert "--flash_budget allows 100" in told.err
+
+
+def test_what_is_not_installed_is_said_before_the_work(model, tmp_path, monkeypatch, capsys):
+    from reflow_tf import pipeline
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(pipeline, "load_model", None)
+    arguments = ["prune", *model, "--target=cortex_m", f"--output_dir={tmp_path / 'out'}"]
+    assert prune.main(arguments) == 2
+    assert "apt-get install" in capsys.readouterr().err

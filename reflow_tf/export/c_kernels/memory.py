@@ -1,0 +1,91 @@
+"""Which activations share memory, and where in the arena each lies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reflow_tf.export.c_kernels.arena import ArenaPlan, Buffer, plan_arena
+from reflow_tf.export.c_kernels.calls import Call
+from reflow_tf.export.c_kernels.network import Network, Reshape, Tensor
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where everything lies.
+
+    Attributes:
+        places: of each activation by its index: 'input', 'output' or an offset in the arena.
+        scratches: offset of the scratch of each call that has one, by its position.
+        size_bytes: of the arena.
+    """
+
+    places: Mapping[int, str | int]
+    scratches: Mapping[int, int]
+    size_bytes: int
+
+
+def plan_memory(network: Network, calls: Sequence[Call]) -> MemoryPlan:
+    """Plans the arena. The input and the output of the network are the caller's memory.
+
+    A call writes over one of its inputs where it may and nobody needs that input later. A reshape is the same memory
+    under another name.
+    """
+    owners = _find_owners(network)
+    uses: dict[int, list[int]] = {}
+    for step, call in enumerate(calls):
+        for tensor in (*call.inputs, call.output):
+            uses.setdefault(owners[tensor.index], []).append(step)
+    ends = {owners[network.input.index]: "input", owners[network.output.index]: "output"}
+    _share(calls, owners, uses, ends)
+    sizes: dict[int, int] = {}
+    for tensor in _tensors(network):
+        sizes[owners[tensor.index]] = max(tensor.size, sizes.get(owners[tensor.index], 0))
+    buffers = {
+        f"activation {owner}": Buffer(sizes[owner], min(steps), max(steps))
+        for owner, steps in uses.items()
+        if owner not in ends
+    }
+    for step, call in enumerate(calls):
+        if call.scratch_bytes:
+            buffers[f"scratch {step}"] = Buffer(call.scratch_bytes, step, step)
+    return _resolve(plan_arena(buffers), owners, ends)
+
+
+def _resolve(plan: ArenaPlan, owners: Mapping[int, int], ends: Mapping[int, str]) -> MemoryPlan:
+    places = {}
+    for index, owner in owners.items():
+        if owner in ends or f"activation {owner}" in plan.offsets:
+            places[index] = ends.get(owner) or plan.offsets[f"activation {owner}"]
+    scratches = {
+        int(name.removeprefix("scratch ")): offset
+        for name, offset in plan.offsets.items()
+        if name.startswith("scratch ")
+    }
+    return MemoryPlan(places, scratches, plan.size_bytes)
+
+
+def _tensors(network: Network) -> list[Tensor]:
+    return [network.input, *(tensor for layer in network.layers for tensor in (*layer.inputs, layer.output))]
+
+
+def _find_owners(network: Network) -> dict[int, int]:
+    """Each activation -> the one whose memory it is."""
+    owners = {tensor.index: tensor.index for tensor in _tensors(network)}
+    for layer in network.layers:
+        if isinstance(layer.operation, Reshape):
+            owners[layer.output.index] = owners[layer.inputs[0].index]
+    return owners
+
+
+def _share(calls: Sequence[Call], owners: dict[int, int], uses: dict[int, list[int]], ends: Mapping[int, str]) -> None:
+    """Gives outputs the memory of inputs, in `owners` and `uses`."""
+    for step, call in enumerate(calls):
+        target = owners[call.output.index]
+        for tensor in call.in_place:
+            source = owners[tensor.index]
+            if target in ends or source in ends or max(uses[source]) > step:
+                continue
+            for index, owner in owners.items():
+                if owner == target:
+                    owners[index] = source
+            uses[source] += uses.pop(target)
+            break

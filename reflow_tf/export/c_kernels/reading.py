@@ -1,0 +1,263 @@
+"""The bytes of a full-int8 .tflite file become the network that C is generated from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from reflow_tf.errors import InputError
+from reflow_tf.export import flatbuffer
+from reflow_tf.export.c_kernels.network import (
+    Addition,
+    Convolution,
+    Dense,
+    DepthwiseConvolution,
+    Layer,
+    Mean,
+    Network,
+    Operation,
+    Padding,
+    Pooling,
+    Relu,
+    Reshape,
+    Softmax,
+    Tensor,
+    Weights,
+    Window,
+)
+from reflow_tf.export.c_kernels.padding import absorb_padding
+from reflow_tf.export.constants import read_tensor
+from reflow_tf.export.operators import read_operators
+from reflow_tf.targets.operators import Operator, OperatorGraph
+
+_INT8 = schema.TensorType.INT8
+_ACTIVATIONS = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+_MOST_SIZE = 32767  # the kernels' structures hold sizes in 16 bits
+
+
+def read_network(content: bytes) -> Network:
+    """Reads a .tflite file whose inputs, outputs and activations are int8, with a batch of 1.
+
+    Raises:
+        InputError: not such a file, or it has an operator that no kernel here computes; the message names it.
+    """
+    reader = _Reader(content)
+    graph = reader.graph
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise InputError(
+            f"C is generated for models with one input and one output. "
+            f"Received: {len(graph.inputs)} and {len(graph.outputs)}"
+        )
+    ends = reader.activation(graph.inputs[0], "the input"), reader.activation(graph.outputs[0], "the output")
+    network = absorb_padding(Network(tuple(map(reader.layer, graph.operators)), *ends))
+    origin = network.output.index
+    for layer in reversed(network.layers):
+        if layer.output.index == origin and isinstance(layer.operation, Reshape):
+            origin = layer.inputs[0].index
+    if origin == network.input.index:
+        raise InputError("C is generated for models whose output a layer computes. Received: one that is the input")
+    return network
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An operator, where its message would say that it stands."""
+
+    operator: Operator
+
+    def __str__(self) -> str:
+        return f"{self.operator.kind} '{self.operator.name}'"
+
+    def demand(self, met: bool, requirement: str, received: object) -> None:
+        if not met:
+            raise InputError(
+                f"C is generated for {self.operator.kind} only with {requirement}: change layer "
+                f"'{self.operator.name}'. Received: {received}"
+            )
+
+
+class _Reader:
+    def __init__(self, content: bytes):
+        self.model = flatbuffer.parse(content)
+        self.graph: OperatorGraph = read_operators(content)
+        self._stored = self.model.subgraphs[0]
+        packed = [value.name for value in self.graph.values if value.constant and value.storage != "dense"]
+        if packed:
+            raise InputError(
+                f"C is generated from a file with dense storage: export with storage='dense'. "
+                f"Received: {len(packed)} tensors stored otherwise, '{packed[0]}' among them"
+            )
+
+    def layer(self, operator: Operator) -> Layer:
+        place = _Place(operator)
+        if operator.kind not in _OPERATIONS:
+            raise InputError(
+                f"C is generated for {', '.join(_OPERATIONS)}: replace or remove layer '{operator.name}', or use "
+                f"--target=tflm. Received: {operator.kind}"
+            )
+        activations = [i for i in operator.inputs if i >= 0 and not self.graph.values[i].constant]
+        inputs = tuple(self.activation(index, str(place)) for index in activations)
+        output = self.activation(operator.outputs[0], str(place))
+        for tensor in (*inputs, output):
+            place.demand(max(tensor.shape, default=1) <= _MOST_SIZE, f"sizes up to {_MOST_SIZE}", tensor.shape)
+        place.demand(bool(inputs), "an input that is no constant", "constants")
+        activation = operator.kind if operator.kind in _RELUS else operator.attributes.get("activation", "NONE")
+        place.demand(activation in _ACTIVATIONS, f"one of {', '.join(_ACTIVATIONS)} fused", activation)
+        operation = _OPERATIONS[operator.kind](self, place, inputs, output)
+        name = operator.name or operator.kind.lower()
+        return Layer(name, operator.kind, operation, inputs, output, _limits(output, activation))
+
+    def activation(self, index: int, where: str) -> Tensor:
+        tensor = self._stored.tensors[index]
+        shape = tuple(int(size) for size in (tensor.shape if tensor.shape is not None else ()))
+        if tensor.type != _INT8:
+            kind = self.graph.values[index].dtype
+            raise InputError(
+                f"C is generated for full-int8 models: export with quantize='int8'. Received: {kind} at {where}"
+            )
+        if tensor.quantization is None or tensor.quantization.scale is None or len(tensor.quantization.scale) != 1:
+            raise InputError(f"An int8 activation must have one scale. Received: another number at {where}")
+        if shape[:1] != (1,) or min(shape) < 1:
+            raise InputError(f"C is generated for a batch of 1 and fixed sizes. Received: {shape} at {where}")
+        scale, zero_point = tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]
+        return Tensor(index, shape, float(np.float32(scale)), int(zero_point))
+
+    def weights(self, place: _Place, source: Tensor, output: Tensor) -> tuple[np.ndarray, Weights]:
+        """The filter as the file has it, and everything but its values as the kernels take it, channels last."""
+        operator = place.operator
+        tensor = self._stored.tensors[operator.inputs[1]]
+        place.demand(self.graph.values[operator.inputs[1]].constant, "constant weights", "computed ones")
+        place.demand(tensor.type == _INT8, "int8 weights", self.graph.values[operator.inputs[1]].dtype)
+        points = np.asarray(tensor.quantization.zeroPoint)
+        place.demand(not points.any(), "weights whose zero point is 0", points)
+        values = read_tensor(self.model, tensor)
+        num_outputs = output.shape[-1]
+        biases = np.zeros(num_outputs, np.int64)
+        if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+            biases = read_tensor(self.model, self._stored.tensors[operator.inputs[2]]).astype(np.int64)
+        scales = np.asarray(tensor.quantization.scale, np.float32)
+        if operator.kind == "FULLY_CONNECTED" and len(scales) == 1:
+            # TFLite multiplies these two, and only here, as float32 (kernel_util.cc).
+            products = (np.float32(source.scale) * scales).astype(np.float64)
+        else:
+            products = np.float64(source.scale) * scales.astype(np.float64)
+        return values, Weights(values, biases, np.broadcast_to(products / np.float64(output.scale), num_outputs))
+
+    def option(self, operator: Operator, name: str) -> Any:
+        return getattr(self._stored.operators[operator.index].builtinOptions, name)
+
+
+def _limits(tensor: Tensor, activation: str) -> tuple[int, int]:
+    """CalculateActivationRangeQuantized of kernel_util.cc: divides as float32, rounds ties away from zero."""
+
+    def quantize(value: float) -> int:
+        steps = np.float32(value) / np.float32(tensor.scale)
+        return tensor.zero_point + int(np.sign(steps) * np.floor(np.abs(np.float64(steps)) + 0.5))
+
+    lowest, highest = _ACTIVATIONS[activation]
+    return (
+        -128 if lowest is None else max(-128, quantize(lowest)),
+        127 if highest is None else min(127, quantize(highest)),
+    )
+
+
+def _window(place: _Place, kernel: tuple[int, int], source: Tensor, output: Tensor) -> Window:
+    attributes = place.operator.attributes
+    place.demand(attributes.get("dilations", (1, 1)) == (1, 1), "dilation 1", attributes.get("dilations"))
+    strides, sizes, results = attributes["strides"], source.shape[1:3], output.shape[1:3]
+    padding = (0, 0)
+    if attributes["padding"] == "SAME":
+        missing = [
+            max((r - 1) * stride + k - size, 0)
+            for r, stride, k, size in zip(results, strides, kernel, sizes, strict=True)
+        ]
+        padding = (missing[0] // 2, missing[1] // 2)
+    return Window(kernel, strides, padding, (sizes[0], sizes[1]), (results[0], results[1]))
+
+
+def _convolution(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    values, weights = reader.weights(place, inputs[0], output)
+    place.demand(values.shape[3] == inputs[0].shape[3], "one group", f"{inputs[0].shape[3] // values.shape[3]} groups")
+    window = _window(place, (values.shape[1], values.shape[2]), inputs[0], output)
+    if values.shape[1:3] == window.input_size == (1, 1):
+        return Dense(replace(weights, values=values.reshape(len(values), -1)))
+    return Convolution(weights, window)
+
+
+def _depthwise(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    values, weights = reader.weights(place, inputs[0], output)
+    window = _window(place, (values.shape[1], values.shape[2]), inputs[0], output)
+    return DepthwiseConvolution(replace(weights, values=np.ascontiguousarray(values[0].transpose(2, 0, 1))), window)
+
+
+def _dense(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    values, weights = reader.weights(place, inputs[0], output)
+    place.demand(inputs[0].size == values.shape[1], "a single vector", inputs[0].shape)
+    place.demand(place.operator.attributes.get("weights_format", 0) == 0, "weights in rows", "shuffled ones")
+    return Dense(weights)
+
+
+def _addition(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    place.demand([tensor.shape for tensor in inputs] == [output.shape] * 2, "two tensors of one shape", inputs)
+    return Addition()
+
+
+def _pooling(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    _demand_same_steps(place, inputs, output)
+    kind = "max" if place.operator.kind == "MAX_POOL_2D" else "average"
+    return Pooling(kind, _window(place, place.operator.attributes["window"], inputs[0], output))
+
+
+def _mean(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    axes = place.operator.attributes.get("axes")
+    place.demand(len(inputs[0].shape) == 4 and axes == (1, 2), "the axes height and width", axes)
+    return Mean()
+
+
+def _relu(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    return Relu()
+
+
+def _softmax(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    # softmax.cc demands this of int8 outputs.
+    steps = (output.scale, output.zero_point)
+    place.demand(steps == (1 / 256, -128), "an output of scale 1/256 and zero point -128", steps)
+    return Softmax(float(np.float32(reader.option(place.operator, "beta"))))
+
+
+def _padding(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    _demand_same_steps(place, inputs, output)
+    paddings = place.operator.attributes.get("paddings", ())
+    flat = len(paddings) == 4 and paddings[0] == paddings[3] == (0, 0)
+    place.demand(flat, "constant padding of height and width", paddings)
+    return Padding(paddings[1], paddings[2])
+
+
+def _reshape(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    _demand_same_steps(place, inputs, output)
+    return Reshape()
+
+
+def _demand_same_steps(place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    steps = [(tensor.scale, tensor.zero_point) for tensor in (inputs[0], output)]
+    place.demand(steps[0] == steps[1], "input and output of one scale and zero point", steps)
+
+
+_RELUS = ("RELU", "RELU6", "RELU_N1_TO_1")
+_OPERATIONS: dict[str, Callable[[_Reader, _Place, tuple[Tensor, ...], Tensor], Operation]] = {
+    "CONV_2D": _convolution,
+    "DEPTHWISE_CONV_2D": _depthwise,
+    "FULLY_CONNECTED": _dense,
+    "ADD": _addition,
+    "MAX_POOL_2D": _pooling,
+    "AVERAGE_POOL_2D": _pooling,
+    "MEAN": _mean,
+    "RELU": _relu,
+    "RELU6": _relu,
+    "RELU_N1_TO_1": _relu,
+    "SOFTMAX": _softmax,
+    "PAD": _padding,
+    "RESHAPE": _reshape,
+}

@@ -1,0 +1,71 @@
+/* Convolution by dense weights. */
+#include "conv_gather.h"
+#include "conv_rows.h"
+
+static void multiply_large(const struct reflow_conv *layer, const int32_t *tile, int8_t *output) {
+  const int8_t *weights = layer->weights;
+  const struct reflow_rescaling rescaling = layer->rescaling;
+  const int64_t *const starts = layer->starts;
+  const int32_t pitch = layer->output_channels;
+  const int32_t length = layer->kernel_height * layer->kernel_width * layer->input_channels;
+  int32_t row;
+  for (row = 0; row < pitch; ++row) {
+    const struct reflow_channel channel = reflow_channel_at(&rescaling, row);
+    int8_t *to;
+    const int8_t *const end = weights + length;
+    const int32_t *words = tile;
+    int64_t a = starts[row], b = a, c = a, d = a;
+    do {
+      const int32_t weight = *weights++ * 256;
+      a += (int64_t)weight * words[0];
+      b += (int64_t)weight * words[1];
+      c += (int64_t)weight * words[2];
+      d += (int64_t)weight * words[3];
+      words += 4;
+    } while (weights != end);
+    to = output + row;
+    REFLOW_FORGET(to);
+    /* One piece of code for each rounding, without a question in it. */
+    if (rescaling.rounding == REFLOW_UP)
+      reflow_store_4(a, b, c, d, to, pitch, channel, REFLOW_UP, &rescaling);
+    else if (rescaling.rounding == REFLOW_AWAY)
+      reflow_store_4(a, b, c, d, to, pitch, channel, REFLOW_AWAY, &rescaling);
+    else
+      reflow_store_4(a, b, c, d, to, pitch, channel, REFLOW_EXACT, &rescaling);
+  }
+}
+
+static void multiply_small(const struct reflow_conv *layer, const int32_t *tile, int8_t *output) {
+  const int8_t *weights = layer->weights;
+  const struct reflow_rescaling rescaling = layer->rescaling;
+  const int64_t *const starts = layer->starts;
+  const int32_t pitch = layer->output_channels;
+  const int32_t length = layer->kernel_height * layer->kernel_width * layer->input_channels;
+  int32_t row;
+  for (row = 0; row < pitch; ++row) {
+    const struct reflow_channel channel = reflow_channel_at(&rescaling, row);
+    int8_t *to;
+    const int8_t *const end = weights + length;
+    const int32_t *words = tile;
+    int64_t a = starts[row], b = a;
+    do {
+      const int32_t weight = *weights++ * 256;
+      a += (int64_t)weight * words[0];
+      b += (int64_t)weight * words[1];
+      words += 2;
+    } while (weights != end);
+    to = output + row;
+    REFLOW_FORGET(to);
+    /* One piece of code for each rounding, without a question in it. */
+    if (rescaling.rounding == REFLOW_UP)
+      reflow_store_2(a, b, to, pitch, channel, REFLOW_UP, &rescaling);
+    else if (rescaling.rounding == REFLOW_AWAY)
+      reflow_store_2(a, b, to, pitch, channel, REFLOW_AWAY, &rescaling);
+    else
+      reflow_store_2(a, b, to, pitch, channel, REFLOW_EXACT, &rescaling);
+  }
+}
+
+void reflow_conv_dense(const struct reflow_conv *layer, const int8_t *input, int8_t *output, int32_t *scratch) {
+  reflow_conv_tiles(layer, input, output, scratch, multiply_large, multiply_small);
+}

@@ -1,0 +1,136 @@
+"""A model as C sources on an emulated microcontroller."""
+
+import functools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from reflow_tf.errors import InputError
+from reflow_tf.runtimes.cortex_m.boards import BOARDS
+from reflow_tf.runtimes.cortex_m.emulator import Execution, emulator_name, execute
+from reflow_tf.runtimes.cortex_m.toolchain import Sizes, build_image, compiler_name
+from reflow_tf.runtimes.device_script import to_float, to_type
+from reflow_tf.runtimes.runtime import check_batch, make_inputs
+
+DEFAULT_BOARD = "m4"
+
+
+class CortexM:
+    """C sources of an int8 model with one input and one output, on a Cortex-M that QEMU plays.
+
+    The sources define `void reflow_invoke(const int8_t *input, int8_t *output)`, and `REFLOW_INPUT_BYTES` and
+    `REFLOW_OUTPUT_BYTES` in model.h. Its cost is the number of instructions that one call executes, the same every
+    time, and never a time: the emulator knows no caches, flash wait states or pipelines. It counts what the CPU is
+    given: a skipped instruction of an IT block counts, as does the LE at the end of each turn of an M55's loop.
+
+    Args:
+        files: name -> text of the C sources and headers.
+        input_shape: (1, *sample).
+        output_shape: (1, *output).
+        input_quantization: scale and zero point of the input: real = (stored - zero_point) * scale.
+        output_quantization: of the output.
+        board: of `BOARDS`.
+        optimisation: of GCC: '-O3', '-O2' or '-Os'.
+
+    Raises:
+        InputError: a batch other than 1, no such board, a program is not installed, the sources do not compile, or do
+            not fit the board.
+    """
+
+    unit = "instructions"
+
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        input_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+        input_quantization: tuple[float, int],
+        output_quantization: tuple[float, int],
+        board: str = DEFAULT_BOARD,
+        optimisation: str = "-O3",
+    ):
+        if board not in BOARDS:
+            raise InputError(f"The board must be one of {', '.join(BOARDS)}. Received: {board}")
+        if input_shape[:1] != (1,) or output_shape[:1] != (1,):
+            raise InputError(f"A microcontroller runs batches of 1. Received: {input_shape} and {output_shape}")
+        self._shapes = input_shape, output_shape
+        self._input = {"dtype": np.int8, "quantization": input_quantization}
+        self._output = {"dtype": np.int8, "quantization": output_quantization}
+        self._optimisation = optimisation
+        sizes = math.prod(input_shape), math.prod(output_shape)
+        self._image = build_image(files, BOARDS[board], *sizes, optimisation)
+
+    @property
+    def name(self) -> str:
+        """The compiler, the emulator and the board, with their versions."""
+        return f"C, {compiler_name()} {self._optimisation}, {emulator_name(self._image)}"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(1, *sample)."""
+        return self._shapes[0]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(1, *output)."""
+        return self._shapes[1]
+
+    @property
+    def sizes(self) -> Sizes:
+        """Flash and RAM, of the model's own sources and of the whole image."""
+        return self._image.sizes
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Computes float32 outputs (n, *output) of float32 samples (n, *sample).
+
+        Raises:
+            InputError: no samples, samples of another shape, or the program crashes; the message says why.
+        """
+        return to_float(self.run_int8(to_type(batch, self._input)), self._output)
+
+    def run_int8(self, batch: np.ndarray) -> np.ndarray:
+        """Computes int8 outputs (n, *output) of int8 samples (n, *sample), as the device does.
+
+        Raises:
+            InputError: as `run`; or the samples are not int8.
+        """
+        return self._execute(batch).outputs.reshape(len(batch), *self.output_shape[1:])
+
+    def measure(self) -> float:
+        """Instructions that one call of `reflow_invoke` executes, for an input by seed; input and output are not in it.
+
+        Raises:
+            InputError: the program crashes.
+        """
+        return float(sum(self.profile().values()))
+
+    def profile(self) -> Mapping[str, int]:
+        """The same instructions by function of the image, most first; what is inlined counts where it ended up.
+
+        Raises:
+            InputError: the program crashes.
+        """
+        return self._measured.profiles[0]
+
+    def memory_bytes(self) -> int | None:
+        """RAM that the model's own sources take; input, output and the stack come on top."""
+        return self.sizes.ram_bytes
+
+    def stack_bytes(self) -> int:
+        """How far one call of `reflow_invoke` reaches down the stack, and a few words of what calls it.
+
+        Raises:
+            InputError: the program crashes.
+        """
+        return self._measured.stack_bytes
+
+    @functools.cached_property
+    def _measured(self) -> Execution:
+        return self._execute(to_type(make_inputs(self.input_shape), self._input), count=True)
+
+    def _execute(self, batch: np.ndarray, count: bool = False) -> Execution:
+        check_batch(batch, self.input_shape)
+        if batch.dtype != np.int8:
+            raise InputError(f"A microcontroller's samples must be int8. Received: {batch.dtype}")
+        return execute(self._image, batch.reshape(len(batch), -1), math.prod(self.output_shape), count)
