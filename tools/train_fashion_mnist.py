@@ -1,15 +1,16 @@
-"""Trains the MobileNetV2 that ships inside the package, and packs the images that ship with it.
+"""Trains the networks that ship inside the package, and packs the images that ship with it.
 
-    python tools/train_fashion_mnist.py --work_dir=/tmp/train_fashion_mnist
+    python tools/train_fashion_mnist.py --architecture=mobilenet_v2 --work_dir=/tmp/train_fashion_mnist/mobilenet_v2
 
-reads the official Fashion-MNIST files (Debian package `dataset-fashion-mnist`), trains MobileNetV2 (width 0.5) on all
-60,000 training images, evaluates it once on all 10,000 test images, and writes the three files of
-`reflow_tf/models/zoo/weights/` and `reflow_tf/data/`. It resumes from the last finished epoch when it is started again
-with the same `--work_dir`. The last epoch is the one that ships: no epoch is chosen on the test images.
+reads the official Fashion-MNIST files (Debian package `dataset-fashion-mnist`), trains the architecture's embedded
+network on all 60,000 training images, evaluates it once on all 10,000 test images, and writes the weights and their
+card to `reflow_tf/models/zoo/weights/`, the images to `reflow_tf/data/`. It resumes from the last finished epoch when
+it is started again with the same `--work_dir`. The last epoch is the one that ships: no epoch is chosen on the test
+images.
 
-Two cosine cycles: the first sees 32x32 images, then 64x64 ones (at both sizes every stride-2 layer has an even input,
-so the padding is the same and the weights carry over; the early epochs cost a third) with random erasing; the second
-sees 64x64 images without erasing.
+Two cosine cycles: the first sees images that grow, with random erasing; the second sees the largest ones at last,
+without erasing. At each of these sizes every stride-2 layer has an even input, so the padding is the same and the
+weights carry over, and the early epochs cost a fraction.
 """
 
 import dataclasses
@@ -25,17 +26,17 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from reflow_tf.models.zoo.architectures import ARCHITECTURES
+from reflow_tf.models.zoo.embedded import NUM_CLASSES
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string("source_dir", "/usr/share/datasets/fashion-mnist", "Folder of the four official idx.gz files.")
 flags.DEFINE_string("work_dir", "/tmp/train_fashion_mnist", "Folder for checkpoints.")
 flags.DEFINE_string("package_dir", "reflow_tf", "The package that the results are written into.")
 flags.DEFINE_integer("seed", 20, "Seed of the initial weights, the order of the images and the augmentation.")
-flags.DEFINE_float("width", 0.5, "MobileNetV2 width multiplier.")
 flags.DEFINE_integer("batch_size", 128, "Images per gradient step.")
 flags.DEFINE_integer("calibration_images", 2000, "Training images to embed, the same number of each class.")
 flags.DEFINE_integer("evaluation_images", 5000, "Test images to embed: the first ones of the official order.")
-
-NUM_CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +49,38 @@ class Cycle:
     erase: bool
 
 
-CYCLES = (
-    Cycle(sizes=(32,) * 14 + (64,) * 6, learning_rate=0.1, shift=2, erase=True),
-    Cycle(sizes=(64,) * 10, learning_rate=0.05, shift=1, erase=False),
-)
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one architecture is trained; `network` has what the card says of it before all else."""
+
+    network: dict[str, str | float]
+    cycles: tuple[Cycle, ...]
+
+
+RECIPES = {
+    "mobilenet_v2": Recipe(
+        network={"architecture": "keras.applications.MobileNetV2", "width": 0.5},
+        cycles=(
+            Cycle(sizes=(32,) * 14 + (64,) * 6, learning_rate=0.1, shift=2, erase=True),
+            Cycle(sizes=(64,) * 10, learning_rate=0.05, shift=1, erase=False),
+        ),
+    ),
+    "resnet8": Recipe(
+        network={"architecture": "resnet8"},
+        cycles=(
+            Cycle(sizes=(16,) * 6 + (32,) * 6, learning_rate=0.1, shift=2, erase=True),
+            Cycle(sizes=(32,) * 3, learning_rate=0.05, shift=1, erase=False),
+        ),
+    ),
+    "mobilenet_v1_025": Recipe(
+        network={"architecture": "mobilenet_v1_025"},
+        cycles=(
+            Cycle(sizes=(32,) * 12 + (64,) * 4, learning_rate=0.1, shift=2, erase=True),
+            Cycle(sizes=(96,) * 2, learning_rate=0.05, shift=1, erase=False),
+        ),
+    ),
+}
+flags.DEFINE_enum("architecture", "mobilenet_v2", list(RECIPES), "The zoo name of what is trained.")
 
 
 def read_idx(path):
@@ -95,9 +124,7 @@ def training_batches(images, labels, size, cycle, seed):
 
 
 def build(size):
-    model = keras.applications.MobileNetV2(
-        input_shape=(size, size, 3), alpha=FLAGS.width, weights=None, classes=NUM_CLASSES
-    )
+    model = ARCHITECTURES[FLAGS.architecture].embedded.build(size, NUM_CLASSES)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.99  # keras.applications' 0.999 needs more steps than this training has
@@ -127,9 +154,10 @@ def train(images, labels):
     """Runs the cycles, one checkpoint an epoch. Returns the model at the last epoch's image size."""
     work_dir = pathlib.Path(FLAGS.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    epochs = [(cycle, number, size) for cycle in CYCLES for number, size in enumerate(cycle.sizes)]
+    cycles = RECIPES[FLAGS.architecture].cycles
+    epochs = [(cycle, number, size) for cycle in cycles for number, size in enumerate(cycle.sizes)]
     steps_per_epoch = len(images) // FLAGS.batch_size
-    model = build(CYCLES[0].sizes[0])
+    model = build(cycles[0].sizes[0])
     for epoch, (cycle, number, size) in enumerate(epochs):
         checkpoint = work_dir / f"epoch_{epoch:03d}.weights.h5"
         if model.input_shape[1] != size:
@@ -194,18 +222,19 @@ def main(_):
     top1 = evaluate(model, *test_split)
     shipped = build(model.input_shape[1])  # never compiled, so that no optimizer state is saved with it
     shipped.set_weights(model.get_weights())
-    shipped.save_weights(weights_dir / "mobilenet_v2_fashion_mnist.weights.h5")
+    files = ARCHITECTURES[FLAGS.architecture].embedded
+    shipped.save_weights(weights_dir / files.weights_file)
+    recipe = RECIPES[FLAGS.architecture]
     card = {
-        "architecture": "keras.applications.MobileNetV2",
-        "width": FLAGS.width,
+        **recipe.network,
         "image_size": model.input_shape[1],
         "preprocess": "tf",
-        "cycles": [dataclasses.asdict(cycle) for cycle in CYCLES],
+        "cycles": [dataclasses.asdict(cycle) for cycle in recipe.cycles],
         "seed": FLAGS.seed,
         "test_images": len(test_split[0]),
         "test_top1": round(top1, 4),
     }
-    (weights_dir / "mobilenet_v2_fashion_mnist.json").write_text(json.dumps(card, indent=2) + "\n")
+    (weights_dir / files.card_file).write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from reflow_tf.errors import InputError
 
-SCALINGS: tuple[str, ...] = ("tf", "torch", "caffe", "lite", "none")
+SCALINGS: tuple[str, ...] = ("tf", "torch", "caffe", "lite", "unit", "none")
 RESIZES: tuple[str, ...] = ("bilinear", "bicubic")
 
 # keras.applications.imagenet_utils: the constants of the published ImageNet weights.
@@ -29,7 +29,8 @@ class Preprocessing:
     Attributes:
         size: (height, width) the network wants; None leaves images as they are.
         channels: the channels the network wants. 3: grey images are repeated to RGB; 1: RGB images are turned grey.
-        scaling: 'tf' x/127.5-1; 'torch' (x/255-mean)/std; 'caffe' BGR minus mean; 'lite' (x-127)/128; 'none'.
+        scaling: 'tf' x/127.5-1; 'torch' (x/255-mean)/std; 'caffe' BGR minus mean; 'lite' (x-127)/128; 'unit'
+            x/255; 'none'.
         resize: 'bilinear' or 'bicubic'.
         crop_fraction: share of the resized short side that the centre crop keeps, in (0, 1]; 1.0 crops no margin.
 
@@ -138,5 +139,7 @@ def _scale(image: np.ndarray, scaling: str) -> np.ndarray:
             return x[..., ::-1] - _CAFFE_MEAN_BGR
         case "lite":
             return (x - np.float32(127)) / np.float32(128)
+        case "unit":
+            return x / np.float32(255)
         case _:
             return x

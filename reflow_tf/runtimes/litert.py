@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.interpreter import Interpreter
 
 from reflow_tf.errors import InputError
 from reflow_tf.native_stderr import native_stderr_dropped
@@ -26,7 +26,6 @@ class LiteRT:
     Args:
         content: a .tflite file.
         num_threads: CPU threads.
-        reference: TFLite's reference kernels, which are slow, in place of the optimized ones and XNNPACK.
 
     Raises:
         InputError: the bytes are not a whole .tflite file, need an operator that LiteRT lacks, have several inputs or
@@ -35,9 +34,9 @@ class LiteRT:
 
     unit = "ms"
 
-    def __init__(self, content: bytes, num_threads: int = 2, reference: bool = False):
+    def __init__(self, content: bytes, num_threads: int = 2):
         _check_identifier(content)
-        self._interpreter = _load(content, num_threads, reference)
+        self._interpreter = _load(content, num_threads)
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise InputError(
@@ -129,13 +128,10 @@ def _check_identifier(content: bytes) -> None:
         )
 
 
-def _load(content: bytes, num_threads: int, reference: bool) -> Interpreter:
-    kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+def _load(content: bytes, num_threads: int) -> Interpreter:
     try:
         with native_stderr_dropped():
-            interpreter = Interpreter(
-                model_content=content, num_threads=num_threads, experimental_op_resolver_type=kernels
-            )
+            interpreter = Interpreter(model_content=content, num_threads=num_threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

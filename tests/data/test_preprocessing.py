@@ -21,9 +21,10 @@ def test_scaling_equals_keras(scaling, pixels):
     np.testing.assert_array_equal(result, expected)
 
 
-def test_scaling_lite_and_none():
+def test_scaling_lite_unit_and_none():
     image = np.array([[[0, 127, 255]]], np.uint8)
     np.testing.assert_array_equal(Preprocessing(None, scaling="lite")(image), [[[-127 / 128, 0, 1]]])
+    np.testing.assert_array_equal(Preprocessing(None, scaling="unit")(image), np.float32([[[0, 127 / 255, 1]]]))
     np.testing.assert_array_equal(Preprocessing(None)(image), [[[0, 127, 255]]])
 
 
@@ -97,7 +98,7 @@ def test_channels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scaling": "zca"}, "preprocess must be one of tf, torch, caffe, lite, none"),
+        ({"scaling": "zca"}, "preprocess must be one of tf, torch, caffe, lite, unit, none"),
         ({"resize": "nearest"}, "resize must be"),
         ({"size": (0, 4)}, "image size"),
         ({"crop_fraction": 0.0}, "crop_fraction"),

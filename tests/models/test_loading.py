@@ -225,7 +225,10 @@ def test_another_suffix_is_refused(tmp_path):
 
 
 def test_an_unknown_name_lists_the_zoo_and_suggests():
-    with pytest.raises(InputError, match=r"regnet_x_32gf, or the path .* Did you mean mobilenet_v2\?") as error:
+    with pytest.raises(
+        InputError,
+        match=r"regnet_x_32gf, resnet8, mobilenet_v1_025, ds_cnn, or the path .* Did you mean mobilenet_v2\?",
+    ) as error:
         load_model("mobilnet_v2")
     assert str(error.value).endswith("Received: mobilnet_v2")
     with pytest.raises(InputError) as error:
@@ -235,7 +238,7 @@ def test_an_unknown_name_lists_the_zoo_and_suggests():
 
 def test_an_unknown_preprocess_is_refused():
     with pytest.raises(
-        InputError, match=r"--preprocess must be auto, tf, torch, caffe, lite, none\. Received: imagenet"
+        InputError, match=r"--preprocess must be auto, tf, torch, caffe, lite, unit, none\. Received: imagenet"
     ):
         load_model("resnet20", weights="random", preprocess="imagenet")
 
@@ -274,13 +277,17 @@ def test_large_finite_weights_of_any_type_pass(dtype):
         check_finite(model)
 
 
-def test_the_embedded_model_recognizes_fashion():
-    loaded = load_model("mobilenet_v2")
-    assert (loaded.name, loaded.num_classes, loaded.default_data) == ("mobilenet_v2", 10, "fashion_mnist")
+@pytest.mark.parametrize(
+    ("name", "top1"),  # on all test images, from the cards; 500 of them scatter by 1.3 points
+    [("mobilenet_v2", 0.9285), ("resnet8", 0.9165), ("mobilenet_v1_025", 0.9035)],
+)
+def test_the_embedded_models_recognize_fashion(name, top1):
+    loaded = load_model(name)
+    assert (loaded.name, loaded.num_classes, loaded.default_data) == (name, 10, "fashion_mnist")
     assert loaded.preprocessing.size == loaded.model.input_shape[1:3]
     with (resources.files("reflow_tf.data") / "fashion_mnist" / "images.npz").open("rb") as file:
         archive = np.load(file)
         images, labels = archive["x_evaluation"][:500], archive["y_evaluation"][:500]
     batch = np.stack([loaded.preprocessing(image) for image in images])
     predicted = np.argmax(loaded.model.predict(batch, batch_size=100, verbose=0), -1)
-    assert np.mean(predicted == labels) > 0.90  # 92 % and more on all test images; 500 of them scatter by 1.2 points
+    assert np.mean(predicted == labels) > top1 - 0.03

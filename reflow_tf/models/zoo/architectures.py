@@ -11,6 +11,7 @@ import keras
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.models.zoo import (
     efficientnet_lite,
+    mlperf_tiny,
     resnet20,
     timm_mobilenet_v1,
     torchvision_mobilenet_v2,
@@ -18,6 +19,7 @@ from reflow_tf.models.zoo import (
     torchvision_resnet,
 )
 from reflow_tf.models.zoo.bottlenecks import Stage
+from reflow_tf.models.zoo.embedded import EmbeddedWeights
 from reflow_tf.models.zoo.torch_layouts import TorchLayout
 
 
@@ -27,12 +29,13 @@ class Architecture:
 
     Attributes:
         name: what `--model` calls it.
-        build: (image_size, num_classes) -> network with fresh weights, softmax outputs.
+        build: (height, num_classes) -> network with fresh weights, softmax outputs; the width of its input equals the
+            height, unless `preprocessing.size` says otherwise.
         preprocessing: what its reference evaluation feeds it; `size` is the default input size.
         num_classes: how many classes it has unless its weights say otherwise.
         download: () -> network with ImageNet weights, fetched by keras.applications; None where there are none.
         torch_layout: the PyTorch checkpoints it can be loaded from, if any.
-        is_embedded: whether weights trained on Fashion-MNIST ship with the package.
+        embedded: the weights trained on Fashion-MNIST that ship with the package, if any.
     """
 
     name: str
@@ -41,13 +44,22 @@ class Architecture:
     num_classes: int = 1000
     download: Callable[[], keras.Model] | None = None
     torch_layout: TorchLayout | None = None
-    is_embedded: bool = False
+    embedded: EmbeddedWeights | None = None
 
     @property
     def image_size(self) -> int:
-        """Default height and width in pixels."""
+        """Default height in pixels."""
+        return self._size[0]
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether inputs are square, as images are resized to be; the keyword spotter's are windows x coefficients."""
+        return self._size[0] == self._size[1]
+
+    @property
+    def _size(self) -> tuple[int, int]:
         assert self.preprocessing.size is not None  # every network of the zoo has one
-        return self.preprocessing.size[0]
+        return self.preprocessing.size
 
 
 def _from_applications(name: str, function: Callable[..., keras.Model], **facts: Any) -> Architecture:
@@ -55,6 +67,12 @@ def _from_applications(name: str, function: Callable[..., keras.Model], **facts:
         return function(input_shape=(image_size, image_size, 3), classes=num_classes, weights=None)
 
     return Architecture(name, build, download=functools.partial(function, weights="imagenet"), **facts)
+
+
+def _build_half_mobilenet_v2(image_size: int, num_classes: int) -> keras.Model:
+    return keras.applications.MobileNetV2(
+        input_shape=(image_size, image_size, 3), alpha=0.5, classes=num_classes, weights=None
+    )
 
 
 def _describe_efficientnet_lite(name: str, scaling: efficientnet_lite.Scaling) -> Architecture:
@@ -114,6 +132,32 @@ _TORCHVISION_MOBILENET_V2 = TorchLayout(
 )
 _IN_MODEL = Preprocessing((224, 224), scaling="none")  # the network begins with Rescaling
 
+
+def _describe_mlperf_tiny() -> tuple[Architecture, ...]:
+    """The reference trains on the bytes of CIFAR-10, on visual wake words / 255, and on the cepstrum as it comes."""
+    resnet8 = Preprocessing((32, 32), scaling="none", crop_fraction=1.0)
+    mobilenet = Preprocessing((96, 96), scaling="unit", crop_fraction=1.0)
+    ds_cnn = Preprocessing((49, 10), channels=1, scaling="none", crop_fraction=1.0)
+    build_resnet8, build_mobilenet = mlperf_tiny.build_resnet8, mlperf_tiny.build_mobilenet_v1_025
+    return (
+        Architecture(
+            "resnet8",
+            build_resnet8,
+            resnet8,
+            num_classes=10,
+            embedded=EmbeddedWeights("resnet8_fashion_mnist", build_resnet8),
+        ),
+        Architecture(
+            "mobilenet_v1_025",
+            build_mobilenet,
+            mobilenet,
+            num_classes=2,
+            embedded=EmbeddedWeights("mobilenet_v1_025_fashion_mnist", build_mobilenet),
+        ),
+        Architecture("ds_cnn", mlperf_tiny.build_ds_cnn, ds_cnn, num_classes=12),
+    )
+
+
 _ALL = (
     _from_applications(
         "mobilenet",
@@ -126,7 +170,7 @@ _ALL = (
         keras.applications.MobileNetV2,
         preprocessing=Preprocessing((224, 224), scaling="tf"),
         torch_layout=_TORCHVISION_MOBILENET_V2,
-        is_embedded=True,
+        embedded=EmbeddedWeights("mobilenet_v2_fashion_mnist", _build_half_mobilenet_v2),
     ),
     _from_applications("mobilenet_v3_small", keras.applications.MobileNetV3Small, preprocessing=_IN_MODEL),
     _from_applications("mobilenet_v3_large", keras.applications.MobileNetV3Large, preprocessing=_IN_MODEL),
@@ -154,6 +198,7 @@ _ALL = (
         dataclasses.replace(_TORCHVISION, crop_fraction=224 / 232),
     ),
     *(_describe_regnet(name, stages) for name, stages in torchvision_regnet.REGNETS_X.items()),
+    *_describe_mlperf_tiny(),
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType({item.name: item for item in _ALL})

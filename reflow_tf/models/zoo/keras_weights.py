@@ -1,6 +1,7 @@
-"""Weights that Keras saved (`.weights.h5`, or those inside a `.keras` archive), read into an architecture of the zoo.
+"""Weights that Keras saved, read into an architecture of the zoo.
 
-Nothing but arrays is read: the configuration in a `.keras` archive is never deserialized here.
+Keras 3 writes them to `.weights.h5` and inside `.keras` archives, Keras 2 and `model.save("....h5")` to `.h5`. Nothing
+but arrays is read: the configuration beside them is never deserialized here, so it may be one that Keras 3 rejects.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import keras
 from reflow_tf.errors import InputError
 from reflow_tf.models.zoo.architectures import Architecture
 
-SUFFIXES = (".weights.h5", ".keras")
+SUFFIXES = (".weights.h5", ".keras", ".h5")
 _ARCHIVE_MEMBER = "model.weights.h5"
 
 
@@ -33,15 +34,15 @@ def build_from_keras_weights(architecture: Architecture, path: pathlib.Path, ima
     """
     try:
         with _open(path) as file:
-            sizes = _read_shapes(file)
+            shapes = _read_legacy_shapes(file) if _is_legacy(path) else _read_shapes(file)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"--weights must be a complete file of Keras weights ({error}). Received: {path}") from error
     model = architecture.build(image_size, architecture.num_classes)
-    classifier_bias = f"layers/{_locate_classifier(model)}/vars/1"
-    num_classes = math.prod(sizes.get(classifier_bias, (architecture.num_classes,)))
+    last = next(reversed(shapes), "") if _is_legacy(path) else f"layers/{_locate_classifier(model)}/vars/1"
+    num_classes = (shapes.get(last) or (architecture.num_classes,))[-1]
     if num_classes != architecture.num_classes:
         model = architecture.build(image_size, num_classes)
-    stored, wanted = sum(math.prod(shape) for shape in sizes.values()), model.count_params()
+    stored, wanted = sum(math.prod(shape) for shape in shapes.values()), model.count_params()
     advice = "a whole model of another width or depth belongs in --model"
     if stored != wanted:
         raise InputError(
@@ -65,6 +66,26 @@ def _open(path: pathlib.Path) -> Iterator[h5py.File]:
             content = io.BytesIO(archive.read(_ARCHIVE_MEMBER))
     with h5py.File(content, "r") as file:
         yield file
+
+
+def _is_legacy(path: pathlib.Path) -> bool:
+    """Whether Keras reads the file as Keras 2 wrote it: it goes by the name alone."""
+    return path.suffix == ".h5" and not path.name.endswith(".weights.h5")
+
+
+def _read_legacy_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
+    """Path inside the file -> shape, of every weight, in the order of the layers."""
+    group = file["model_weights"] if "layer_names" not in file.attrs and "model_weights" in file else file
+    layers = [group[_decode(name)] for name in group.attrs["layer_names"]]
+    return {
+        layer[_decode(name)].name: layer[_decode(name)].shape
+        for layer in layers
+        for name in layer.attrs["weight_names"]
+    }
+
+
+def _decode(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def _read_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:

@@ -44,6 +44,11 @@ def build_pretrained(architecture: Architecture, weights: str | None, image_size
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"--image_size must be at least 1 pixel. Received: {image_size}")
+    if image_size is not None and not architecture.takes_images:
+        raise InputError(
+            f"--image_size is for networks that take images; {architecture.name} takes inputs of shape "
+            f"{architecture.preprocessing.size}. Received: {image_size}"
+        )
     weights = weights or choose_weights(architecture)
     try:
         if weights == FASHION_MNIST:
@@ -67,7 +72,7 @@ def build_pretrained(architecture: Architecture, weights: str | None, image_size
 
 def choose_weights(architecture: Architecture) -> str:
     """The weights that come without being named; raises InputError where there are none."""
-    if architecture.is_embedded:
+    if architecture.embedded is not None:
         return FASHION_MNIST
     if architecture.download is not None:
         return IMAGENET
@@ -82,10 +87,10 @@ def _fit_size(preprocessing: Preprocessing, image_size: int | None) -> Preproces
 
 
 def _build_fashion_mnist(architecture: Architecture, image_size: int | None) -> PretrainedModel:
-    if not architecture.is_embedded:
-        names = [name for name, other in ARCHITECTURES.items() if other.is_embedded]
+    if architecture.embedded is None:
+        names = [name for name, other in ARCHITECTURES.items() if other.embedded]
         raise InputError(f"--weights=fashion_mnist is embedded for {', '.join(names)}. Received: {architecture.name}")
-    return PretrainedModel(*embedded.build_embedded(image_size), default_data=FASHION_MNIST)
+    return PretrainedModel(*embedded.build_embedded(architecture.embedded, image_size), default_data=FASHION_MNIST)
 
 
 def _build_imagenet(architecture: Architecture, image_size: int | None) -> PretrainedModel:

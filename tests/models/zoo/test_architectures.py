@@ -6,7 +6,7 @@ import pytest
 
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 
-# name: (scaling, resize, default image size), from each network's reference evaluation
+# name: (scaling, resize, default input size), from each network's reference evaluation
 REFERENCE = {
     "mobilenet": ("tf", "bilinear", 224),
     "mobilenet_v2": ("tf", "bilinear", 224),
@@ -28,6 +28,9 @@ REFERENCE = {
     "regnet_x_8gf": ("torch", "bilinear", 224),
     "regnet_x_16gf": ("torch", "bilinear", 224),
     "regnet_x_32gf": ("torch", "bilinear", 224),
+    "resnet8": ("none", "bilinear", 32),
+    "mobilenet_v1_025": ("unit", "bilinear", 96),
+    "ds_cnn": ("none", "bilinear", (49, 10)),
 }
 # Seconds each to run: these are built for the number of their parameters only, and tools/torch_logits.py runs them.
 LARGE = {"resnext101_32x8d", "resnext101_64x4d", "regnet_x_3_2gf", "regnet_x_8gf", "regnet_x_16gf", "regnet_x_32gf"}
@@ -41,8 +44,9 @@ def test_the_table_is_what_the_issue_names():
 def test_preprocessing_is_the_reference_evaluation(name):
     preprocessing = ARCHITECTURES[name].preprocessing
     scaling, resize, size = REFERENCE[name]
-    assert (preprocessing.scaling, preprocessing.resize, preprocessing.size) == (scaling, resize, (size, size))
-    assert ARCHITECTURES[name].image_size == size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    assert (preprocessing.scaling, preprocessing.resize, preprocessing.size) == (scaling, resize, (height, width))
+    assert ARCHITECTURES[name].image_size == height
 
 
 def test_crop_fractions():
@@ -66,11 +70,19 @@ def test_pytorch_weights_bring_their_own_preprocessing(name, scaling, resize):
     assert preprocessing.crop_fraction == 0.875
 
 
-@pytest.mark.parametrize("name", [name for name in REFERENCE if name not in LARGE])
+@pytest.mark.parametrize("name", [name for name in REFERENCE if name not in LARGE | {"ds_cnn"}])
 def test_builds_at_a_given_size_for_given_classes(name):
     model = ARCHITECTURES[name].build(32, 7)
     assert model.input_shape == (None, 32, 32, 3)
     outputs = np.asarray(model(np.full((2, 32, 32, 3), 0.5, np.float32), training=False))
+    assert outputs.shape == (2, 7)
+    np.testing.assert_allclose(outputs.sum(-1), 1, atol=1e-5)
+
+
+def test_the_keyword_spotter_takes_windows_of_ten_coefficients():
+    model = ARCHITECTURES["ds_cnn"].build(49, 7)
+    assert model.input_shape == (None, 49, 10, 1)
+    outputs = np.asarray(model(np.full((2, 49, 10, 1), 0.5, np.float32), training=False))
     assert outputs.shape == (2, 7)
     np.testing.assert_allclose(outputs.sum(-1), 1, atol=1e-5)
 
@@ -105,6 +117,16 @@ def test_published_number_of_parameters(name, num_parameters):
     architecture = ARCHITECTURES[name]
     model = architecture.build(32, architecture.num_classes)
     assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == num_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    # MLPerf Tiny: values in the published trained_models/pretrainedResnet.h5, vww_96.h5 and kws_ref_model
+    [("resnet8", 78_666), ("mobilenet_v1_025", 221_794), ("ds_cnn", 24_908)],
+)
+def test_published_number_of_parameters_with_moments(name, num_parameters):
+    architecture = ARCHITECTURES[name]
+    assert architecture.build(architecture.image_size, architecture.num_classes).count_params() == num_parameters
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -45,6 +46,33 @@ def test_keras_weights_of_a_trained_model_with_optimizer(seven_classes, tmp_path
     assert_same_weights(build_pretrained(RESNET20, str(tmp_path / "trained.keras"), None).model, model)
 
 
+@pytest.mark.parametrize("is_whole_model", [True, False])
+def test_weights_that_keras_2_wrote(is_whole_model, seven_classes, tmp_path):
+    path = tmp_path / "w.h5"
+    seven_classes.save(path)
+    if not is_whole_model:  # what Keras 2's save_weights writes: the same group, at the root of a file
+        with h5py.File(path) as whole, h5py.File(tmp_path / "alone.h5", "w") as alone:
+            alone.attrs.update(whole["model_weights"].attrs)
+            for name in whole["model_weights"]:
+                whole.copy(f"model_weights/{name}", alone)
+        path = tmp_path / "alone.h5"
+    built = build_pretrained(RESNET20, str(path), None)
+    assert built.model.output_shape == (None, 7)
+    assert_same_weights(built.model, seven_classes)
+
+
+def test_a_configuration_that_keras_3_rejects_does_not_matter(tmp_path):
+    # MLPerf Tiny's vww_96.h5 was written by Keras 2.4, whose depthwise convolutions say `groups`
+    model = ARCHITECTURES["mobilenet_v1_025"].build(32, 2)
+    path = tmp_path / "vww_96.h5"
+    model.save(path)
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"depth_multiplier"', '"groups": 1, "depth"')
+    with pytest.raises(TypeError, match="groups"):
+        keras.models.load_model(path)
+    assert_same_weights(build_pretrained(ARCHITECTURES["mobilenet_v1_025"], str(path), 32).model, model)
+
+
 @pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small", "efficientnet_b0"])
 def test_keras_weights_of_other_kinds_of_classifier(name, tmp_path):
     # mobilenet and mobilenet_v3 end in a 1x1 convolution; efficientnet_b0 has Normalization and Dropout
@@ -55,10 +83,11 @@ def test_keras_weights_of_other_kinds_of_classifier(name, tmp_path):
     assert_same_weights(built.model, model)
 
 
+@pytest.mark.parametrize("file_name", ["w.weights.h5", "w.h5"])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenet_v2"])
-def test_keras_weights_of_another_architecture_are_refused(name, seven_classes, tmp_path):
-    path = tmp_path / "w.weights.h5"
-    seven_classes.save_weights(path)
+def test_keras_weights_of_another_architecture_are_refused(name, file_name, seven_classes, tmp_path):
+    path = tmp_path / file_name
+    seven_classes.save(path) if file_name == "w.h5" else seven_classes.save_weights(path)
     with pytest.raises(InputError, match=name):
         build_pretrained(ARCHITECTURES[name], str(path), 32)
 
@@ -84,11 +113,11 @@ def test_keras_weights_of_equal_count_and_other_shapes_are_refused(tmp_path):
         build_pretrained(other, str(tmp_path / "w.weights.h5"), None)
 
 
-@pytest.mark.parametrize("file_name", ["w.weights.h5", "w.keras"])
+@pytest.mark.parametrize("file_name", ["w.weights.h5", "w.keras", "w.h5"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
 def test_truncated_keras_weights_are_refused(file_name, share, seven_classes, tmp_path):
     path = tmp_path / file_name
-    seven_classes.save(path) if file_name == "w.keras" else seven_classes.save_weights(path)
+    seven_classes.save_weights(path) if file_name == "w.weights.h5" else seven_classes.save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match="complete file of Keras weights"):
@@ -113,9 +142,10 @@ def test_image_size_reaches_model_and_preprocessing():
     [
         ("resnet20", None, "--weights=random or a path is required"),
         ("efficientnet_lite0", "imagenet", "--weights=random or a path is required"),
-        ("resnet50", "fashion_mnist", "embedded for mobilenet_v2"),
+        ("resnet50", "fashion_mnist", "embedded for mobilenet_v2, resnet8, mobilenet_v1_025. Received"),
         ("resnet20", "imagenette", r"must be fashion_mnist, imagenet, random, or a path that ends in \.weights\.h5"),
-        ("resnet20", "model.h5", r"path that ends in \.weights\.h5"),
+        ("resnet20", "model.hdf5", r"path that ends in \.weights\.h5"),
+        ("ds_cnn", None, "--weights=random or a path is required"),
         ("resnet20", "missing.safetensors", "must be an existing file"),
     ],
 )
@@ -124,7 +154,7 @@ def test_weights_that_there_are_not(name, weights, message):
         build_pretrained(ARCHITECTURES[name], weights, None)
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet20", 0), ("resnet20", -32), ("mobilenet_v2", 16)])
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 0), ("resnet20", -32), ("mobilenet_v2", 16), ("ds_cnn", 49)])
 def test_an_image_size_that_cannot_be(name, size):
     with pytest.raises(InputError, match=f"image_size.*Received: {size}"):
         build_pretrained(ARCHITECTURES[name], "random", size)
@@ -152,16 +182,17 @@ def test_imagenet_at_another_size_computes_what_a_network_of_that_size_computes(
 
 
 def test_embedded_weights_are_read_as_their_card_says(tmp_path, monkeypatch):
-    model = keras.applications.MobileNetV2(input_shape=(32, 32, 3), alpha=0.35, weights=None, classes=10)
-    model.save_weights(tmp_path / embedded.WEIGHTS_FILE)
-    card = {"architecture": "keras.applications.MobileNetV2", "width": 0.35, "image_size": 32, "preprocess": "tf"}
-    (tmp_path / embedded.CARD_FILE).write_text(json.dumps(card))
+    files = embedded.EmbeddedWeights("small", build_resnet20)
+    architecture = dataclasses.replace(RESNET20, embedded=files)
+    model = build_resnet20(16, 10)
+    model.save_weights(tmp_path / "small.weights.h5")
+    (tmp_path / "small.json").write_text(json.dumps({"image_size": 16, "preprocess": "tf"}))
     monkeypatch.setattr(embedded, "locate_weights", lambda: tmp_path)
-    built = build_pretrained(ARCHITECTURES["mobilenet_v2"], None, None)
+    built = build_pretrained(architecture, None, None)
     assert_same_weights(built.model, model)
     assert built.default_data == "fashion_mnist"
-    assert (built.preprocessing.size, built.preprocessing.scaling) == ((32, 32), "tf")
+    assert (built.preprocessing.size, built.preprocessing.scaling) == ((16, 16), "tf")
     assert built.preprocessing.crop_fraction == 1.0
-    larger = build_pretrained(ARCHITECTURES["mobilenet_v2"], "fashion_mnist", 64)
+    larger = build_pretrained(architecture, "fashion_mnist", 64)
     assert larger.model.input_shape == (None, 64, 64, 3)
     assert_same_weights(larger.model, model)
