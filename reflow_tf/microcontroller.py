@@ -14,7 +14,6 @@ from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.runtimes.cortex_m.runtime import CortexM
 from reflow_tf.runtimes.cortex_m.toolchain import require_toolchain
-from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.runtimes.tflm.arena import STEP_BYTES, find_arena
 from reflow_tf.runtimes.tflm.interpreter import require_tflm
 from reflow_tf.runtimes.tflm.runtime import TFLM
@@ -85,8 +84,7 @@ class Footprint:
         dense_arena_bytes: RAM of the unpruned network.
         arena_beside_bytes: the smallest arena where weights are expanded in memory of their own; None where none are.
         decode_bytes: that memory.
-        num_compared: images that the file was run on besides in another way: in TFLM with dense weights, or in TFLite's
-            reference kernels; 0 where it was not.
+        num_compared: images that TFLM was run on besides, with dense weights; 0 where it was not.
         num_equal: those of which all outputs were equal, bit for bit.
         instructions: board -> instructions of one inference, counted.
         npu_cycles: of one inference on an NPU, estimated; None where there is none.
@@ -200,7 +198,10 @@ def measure_ethos_u(files: Files, accelerator: str) -> Footprint:
 
 
 def measure_cortex_m(files: Files, boards: Sequence[str]) -> Footprint:
-    """Generates C from a file, and runs it on emulated boards.
+    """Generates C from a file, and runs it on emulated boards, and beside it TFLM.
+
+    TFLM has TFLite's reference kernels as they were; LiteRT 2.3 rounds once in FULLY_CONNECTED where they round twice,
+    and differs by a step now and then.
 
     Raises:
         InputError: a program is not installed, or C cannot be generated.
@@ -210,7 +211,7 @@ def measure_cortex_m(files: Files, boards: Sequence[str]) -> Footprint:
     built = {board: (build(files.dense.content, dense, board), build(content, sources, board)) for board in boards}
     dense_first, first = built[boards[0]]
     images = files.images[:_EMULATED_IMAGES]
-    equal = _count_equal(first.run(images), LiteRT(content, reference=True).run(images))
+    equal = _count_equal(first.run(images), TFLM(content).run(images))
     return Footprint(
         runtime=first.name,
         estimated=False,
@@ -272,10 +273,15 @@ def measure(job: JobConfig, files: Files) -> Footprint | None:
     return None
 
 
+def _require_cortex_m() -> None:
+    require_toolchain()
+    require_tflm()
+
+
 _REQUIRED: Mapping[str, Callable[[], object]] = {
     "tflm": require_tflm,
     "ethos_u": require_vela,
-    "cortex_m": require_toolchain,
+    "cortex_m": _require_cortex_m,
 }
 
 

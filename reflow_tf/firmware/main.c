@@ -1,4 +1,5 @@
-/* Runs the network on real images and compares its outputs, bit for bit, with those that TFLite's reference kernels gave.
+/* Runs the network on real images and compares its outputs, bit for bit, with those that TFLM gave, TFLite's reference
+ * kernels.
  * Exits with 0 if all are equal.
  */
 #include <stddef.h>

@@ -18,7 +18,7 @@ from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes.cortex_m.boards import BOARDS, Board
 from reflow_tf.runtimes.cortex_m.toolchain import data_file, linker_script
 from reflow_tf.runtimes.device_script import to_type
-from reflow_tf.runtimes.litert import LiteRT, read_tflite
+from reflow_tf.runtimes.litert import read_tflite
 from reflow_tf.runtimes.tflm.arena import find_arena
 from reflow_tf.runtimes.tflm.runtime import TFLM
 
@@ -55,7 +55,7 @@ def write_firmware(
 def _write_sources(content: bytes, source: EvaluateConfig, board: Board, num_inputs: int) -> dict[str, Content]:
     sources, network = generate_c(content), read_network(content)
     images = draw_inputs(source, network.input.shape, num_inputs)
-    expected = LiteRT(content, reference=True).run(images)
+    expected = TFLM(content).run(images)
     taken, given = ((end.scale, end.zero_point) for end in (network.input, network.output))
     words = {
         "cpu": board.cpu,
@@ -114,7 +114,7 @@ def _to_int8(values: np.ndarray, quantization: tuple[float, int]) -> np.ndarray:
 
 
 def _write_images(images: np.ndarray, expected: np.ndarray) -> str:
-    lines = ["/* What goes into the network, and what comes out of TFLite's reference kernels. */"]
+    lines = ["/* What goes into the network, and what comes out of TFLM. */"]
     lines += ["#include <stdint.h>", ""]
     lines.append(f"enum {{ NUM_IMAGES = {len(images)} }};")
     for name, arrays in (("images", images), ("expected", expected)):

@@ -166,7 +166,7 @@ def mcu_sentences(report: Report) -> list[str]:
     if mcu["npu_cycles"]:
         sentences.append(f"NPU: {_worked(mcu['npu_cycles'], 'cycles')}. All of this is estimated, and nothing was run.")
     if mcu["num_compared"]:
-        other = "TFLite's reference kernels" if mcu["instructions"] else "the same weights stored dense"
+        other = "TFLM" if mcu["instructions"] else "the same weights stored dense"
         compared = plural(mcu["num_compared"], "image")
         sentences.append(f"On {count(mcu['num_equal'])} of {compared} all outputs equal those of {other}, bit for bit.")
     return sentences + mcu_misses(report)

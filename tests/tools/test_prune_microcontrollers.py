@@ -101,7 +101,7 @@ def test_c_for_a_cortex_m_is_counted_and_compared(model, tmp_path):
     assert mcu["flash_bytes"] < mcu["dense_flash_bytes"]
     assert not has_bitmaps((folder / "model.tflite").read_bytes())
     page = (folder / "report.html").read_text()
-    assert "Cortex-M4" in page and "reference kernels" in page
+    assert "Cortex-M4" in page and "equal those of TFLM" in page
 
 
 def test_vela_estimates_for_an_ethos_u(model, tmp_path, capsys):

@@ -138,11 +138,7 @@ class _Reader:
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             biases = read_tensor(self.model, self._stored.tensors[operator.inputs[2]]).astype(np.int64)
         scales = np.asarray(tensor.quantization.scale, np.float32)
-        if operator.kind == "FULLY_CONNECTED" and len(scales) == 1:
-            # TFLite multiplies these two, and only here, as float32 (kernel_util.cc).
-            products = (np.float32(source.scale) * scales).astype(np.float64)
-        else:
-            products = np.float64(source.scale) * scales.astype(np.float64)
+        products = np.float64(source.scale) * scales.astype(np.float64)
         return values, Weights(values, biases, np.broadcast_to(products / np.float64(output.scale), num_outputs))
 
     def option(self, operator: Operator, name: str) -> Any:
