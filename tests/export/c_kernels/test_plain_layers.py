@@ -1,0 +1,131 @@
+"""Layers without weights, one at a time: C computes what TFLite's reference kernels compute, bit for bit."""
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from reflow_tf.errors import InputError
+from reflow_tf.export.c_kernels.generation import generate_c
+
+SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
+ACTIVATIONS = {name: getattr(schema.ActivationFunctionType, name) for name in ("NONE", "RELU", "RELU6")}
+
+
+def draw_addition(drawing, scales, points, activation):
+    """Two different rescalings of the input, by ReLUs whose limits reach beyond int8 or not, and their sum."""
+    source = drawing.activation((1, 4, 5, 3), 0.05, points[0])
+    other = drawing.operator("RELU", [source], drawing.activation((1, 4, 5, 3), scales[0], points[1]))
+    output = drawing.activation((1, 4, 5, 3), scales[1], points[2])
+    options = schema.AddOptionsT(fusedActivationFunction=ACTIVATIONS[activation])
+    drawing.operator("ADD", [source, other], output, options, version=2)
+    return drawing.finish(source, output)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("scales", "points"),
+    [((0.03, 0.08), (3, -9, -20)), ((0.05, 0.1), (-128, -128, -128)), ((0.4, 0.02), (127, -60, 127))],
+)
+def test_additions(drawing, compare, scales, points, activation):
+    compare(draw_addition(drawing, scales, points, activation))
+
+
+def test_a_tensor_is_added_to_itself(drawing, compare):
+    source = drawing.activation((1, 2, 2, 3), 0.1, 5)
+    relu = drawing.operator("RELU", [source], drawing.activation((1, 2, 2, 3), 0.07, -128))
+    output = drawing.activation((1, 2, 2, 3), 0.15, -128)
+    drawing.operator("ADD", [relu, relu], output, schema.AddOptionsT(), version=2)
+    compare(drawing.finish(source, output))
+
+
+@pytest.mark.parametrize("kind", ["RELU", "RELU6"])
+@pytest.mark.parametrize("scale", [0.01, 0.05, 0.3])
+def test_relus_as_operators(drawing, compare, kind, scale):
+    source = drawing.activation((1, 3, 4, 5), 0.05, 3)
+    output = drawing.operator(kind, [source], drawing.activation((1, 3, 4, 5), scale, -100), version=2)
+    compare(drawing.finish(source, output))
+
+
+@pytest.mark.parametrize("kind", ["MAX_POOL_2D", "AVERAGE_POOL_2D"])
+@pytest.mark.parametrize(
+    ("padding", "window", "strides", "size"),
+    [(SAME, (3, 3), (2, 2), (3, 4)), (VALID, (2, 3), (1, 2), (5, 3)), (VALID, (6, 7), (6, 7), (1, 1))],
+)
+@pytest.mark.parametrize("activation", ["NONE", "RELU"])
+def test_pooling(drawing, compare, kind, padding, window, strides, size, activation):
+    source = drawing.activation((1, 6, 7, 5), 0.05, 3)
+    output = drawing.activation((1, *size, 5), 0.05, 3)
+    options = schema.Pool2DOptionsT(
+        padding=padding,
+        strideH=strides[0],
+        strideW=strides[1],
+        filterHeight=window[0],
+        filterWidth=window[1],
+        fusedActivationFunction=ACTIVATIONS[activation],
+    )
+    drawing.operator(kind, [source], output, options, version=2)
+    compare(drawing.finish(source, output))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("scales", [(0.05, 0.05), (0.05, 0.031), (0.05, 0.2)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 7)])
+def test_means(drawing, compare, keep, scales, size):
+    source = drawing.activation((1, *size, 6), scales[0], -17)
+    output = drawing.activation((1, 1, 1, 6) if keep else (1, 6), scales[1], 9)
+    axes = drawing.constant(np.array([1, 2], np.int32))
+    drawing.operator("MEAN", [source, axes], output, schema.ReducerOptionsT(keepDims=keep), version=2)
+    compare(drawing.finish(source, output))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10), (1, 100), (1, 3, 4, 5)], ids=str)
+@pytest.mark.parametrize("scale", [0.004, 0.05, 0.2, 1.5])
+def test_softmaxes(drawing, compare, shape, scale):
+    source = drawing.activation(shape, scale, 11)
+    output = drawing.activation(shape, 1 / 256, -128)
+    drawing.operator("SOFTMAX", [source], output, schema.SoftmaxOptionsT(beta=1.0), version=2)
+    compare(drawing.finish(source, output))
+
+
+def draw_padding(drawing, source, shape):
+    paddings = drawing.constant(np.array([[0, 0], [1, 2], [0, 3], [0, 0]], np.int32))
+    output = drawing.activation((1, shape[1] + 3, shape[2] + 3, shape[3]), 0.05, 3)
+    return drawing.operator("PAD", [source, paddings], output, schema.PadOptionsT(), version=2)
+
+
+def test_padding(drawing, compare):
+    source = drawing.activation((1, 3, 4, 5), 0.05, 3)
+    sources, _ = compare(drawing.finish(source, draw_padding(drawing, source, (1, 3, 4, 5))))
+    assert [layer.function for layer in sources.layers] == ["reflow_pad"]
+
+
+@pytest.mark.parametrize("kind", ["CONV_2D", "DEPTHWISE_CONV_2D"])
+def test_a_convolution_takes_over_the_padding_before_it(drawing, compare, kind):
+    rng = np.random.default_rng(0)
+    source = drawing.activation((1, 5, 6, 4), 0.05, 3)
+    padded = draw_padding(drawing, source, (1, 5, 6, 4))
+    output = drawing.activation((1, 3, 4, 4), 0.6, -11)
+    options = schema.Conv2DOptionsT if kind == "CONV_2D" else schema.DepthwiseConv2DOptionsT
+    options = options(padding=VALID, strideH=2, strideW=2, dilationHFactor=1, dilationWFactor=1)
+    options.depthMultiplier = 1
+    values = rng.integers(-127, 128, (4 if kind == "CONV_2D" else 1, 3, 3, 4)).astype(np.int8)
+    drawing.weighted(kind, padded, values, rng.integers(-99, 99, 4), output, options)
+    sources, _ = compare(drawing.finish(source, output))
+    assert len(sources.layers) == 1
+
+
+def test_reshapes_are_names(drawing, compare):
+    source = drawing.activation((1, 2, 3, 4), 0.05, 3)
+    relu = drawing.operator("RELU", [source], drawing.activation((1, 2, 3, 4), 0.05, 3), version=2)
+    shape = drawing.constant(np.array([1, 24], np.int32))
+    flat = drawing.operator("RESHAPE", [relu, shape], drawing.activation((1, 24), 0.05, 3), schema.ReshapeOptionsT())
+    output = drawing.operator("RELU6", [flat], drawing.activation((1, 24), 0.1, -128), version=2)
+    sources, _ = compare(drawing.finish(source, output))
+    assert [layer.kind for layer in sources.layers] == ["RELU", "RELU6"]
+    assert sources.arena_bytes == 24
+
+
+def test_scales_that_additions_cannot_take_are_refused(drawing):
+    content = draw_addition(drawing, (0.05, 1e-9), (0, 0, 0), "NONE")
+    with pytest.raises(InputError, match=r"ADD only with scales .* change layer 'tensor2'\. Received: \[0\.05"):
+        generate_c(content)
