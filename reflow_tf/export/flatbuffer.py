@@ -47,6 +47,39 @@ class AlignedBuffer(schema.BufferT):
         return schema.BufferEnd(builder)
 
 
+class SharedQuantization(schema.QuantizationParametersT):
+    """The scales and zero points of one tensor, in a file that holds equal vectors once.
+
+    A flatbuffer may point to one vector from many tables; the generated code never does it. Filters that are quantized
+    per channel have eight bytes of zero for each.
+
+    Args:
+        full: what to write.
+        shared: bytes of a vector -> where it lies in the file that is being written.
+    """
+
+    def __init__(self, full: schema.QuantizationParametersT, shared: dict[bytes, int]):
+        super().__init__()
+        self.__dict__ |= vars(full)
+        self._shared = shared
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        fields = (("Scale", self.scale), ("ZeroPoint", self.zeroPoint), ("Min", self.min), ("Max", self.max))
+        places = [(name, self._share(builder, name, vector)) for name, vector in fields if vector is not None]
+        schema.QuantizationParametersStart(builder)
+        for name, place in places:
+            getattr(schema, f"QuantizationParametersAdd{name}")(builder, place)
+        schema.QuantizationParametersAddQuantizedDimension(builder, self.quantizedDimension)
+        return schema.QuantizationParametersEnd(builder)
+
+    def _share(self, builder: flatbuffers.Builder, name: str, vector: np.ndarray) -> int:
+        values = np.asarray(vector, np.int64 if name == "ZeroPoint" else np.float32)
+        key = values.dtype.str.encode() + values.tobytes()
+        if key not in self._shared:
+            self._shared[key] = builder.CreateNumpyVector(values)
+        return self._shared[key]
+
+
 def parse(content: bytes) -> schema.ModelT:
     """Reads every table of a .tflite file.
 
@@ -72,13 +105,18 @@ def parse(content: bytes) -> schema.ModelT:
 
 
 def serialize(model: schema.ModelT, size_hint: int = 1024) -> bytes:
-    """Writes a .tflite file, each weight buffer aligned to 16 bytes.
+    """Writes a .tflite file, each weight buffer aligned to 16 bytes, equal vectors of scales and zero points once.
 
     Args:
         model: what `parse` returned, changed or not.
         size_hint: bytes to reserve; with enough of them the builder never has to grow.
     """
     model.buffers = [AlignedBuffer(data=buffer.data) for buffer in model.buffers]
+    shared: dict[bytes, int] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.quantization is not None:
+                tensor.quantization = SharedQuantization(tensor.quantization, shared)
     builder = flatbuffers.Builder(size_hint)
     builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
     return bytes(builder.Output())

@@ -5,8 +5,6 @@ of their operands, and writes a vector of zeros, eight bytes a channel, beside t
 MobileNetV2 of width 0.5 that is a fifth of the file.
 """
 
-import flatbuffers
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export import flatbuffer
@@ -22,7 +20,7 @@ def slim(content: bytes) -> bytes:
     """The same network in fewer bytes: bit-equal in TFLM and in LiteRT.
 
     Names stay only on what operators compute, and say the layer; descriptions and metadata go, so do ranges and the
-    scales of the biases of convolutions; equal vectors of zero points are one.
+    scales of the biases of convolutions; equal vectors of zero points become one when the file is written.
 
     Args:
         content: a .tflite file.
@@ -33,46 +31,23 @@ def slim(content: bytes) -> bytes:
     model = flatbuffer.parse(content)
     names = {operator.outputs[0]: operator.name for operator in read_operators(content).operators if operator.outputs}
     biases = _convolution_biases(model)
-    shared: dict[bytes, int] = {}
     for graph in model.subgraphs:
         for index, tensor in enumerate(graph.tensors):
             tensor.name = names[index].encode() if graph is model.subgraphs[0] and index in names else None
             quantization = tensor.quantization
             scaled = quantization is not None and quantization.scale is not None
             dropped = not scaled or (graph is model.subgraphs[0] and index in biases)
-            tensor.quantization = None if dropped else _SlimQuantization(quantization, shared)
+            tensor.quantization = None if dropped else _without_ranges(quantization)
     model.description, model.metadata, model.metadataBuffer = None, None, None
     _drop_unused_buffers(model)
     return flatbuffer.serialize(model, size_hint=len(content))
 
 
-class _SlimQuantization(schema.QuantizationParametersT):
-    """Scales and zero points of one tensor, whose vectors are written once for all tensors that share them.
-
-    A flatbuffer may point to one vector from many tables; the generated code never does it.
-    """
-
-    def __init__(self, full: schema.QuantizationParametersT, shared: dict[bytes, int]):
-        super().__init__()
-        self.scale, self.zeroPoint = full.scale, full.zeroPoint
-        self.quantizedDimension = full.quantizedDimension
-        self._shared = shared
-
-    def Pack(self, builder: flatbuffers.Builder) -> int:
-        scale = self._share(builder, np.asarray(self.scale, np.float32))
-        zero_point = None if self.zeroPoint is None else self._share(builder, np.asarray(self.zeroPoint, np.int64))
-        schema.QuantizationParametersStart(builder)
-        schema.QuantizationParametersAddScale(builder, scale)
-        if zero_point is not None:
-            schema.QuantizationParametersAddZeroPoint(builder, zero_point)
-        schema.QuantizationParametersAddQuantizedDimension(builder, self.quantizedDimension)
-        return schema.QuantizationParametersEnd(builder)
-
-    def _share(self, builder: flatbuffers.Builder, vector: np.ndarray) -> int:
-        key = vector.dtype.str.encode() + vector.tobytes()
-        if key not in self._shared:
-            self._shared[key] = builder.CreateNumpyVector(vector)
-        return self._shared[key]
+def _without_ranges(full: schema.QuantizationParametersT) -> schema.QuantizationParametersT:
+    """Scales and zero points alone."""
+    return schema.QuantizationParametersT(
+        scale=full.scale, zeroPoint=full.zeroPoint, quantizedDimension=full.quantizedDimension
+    )
 
 
 def _convolution_biases(model: schema.ModelT) -> set[int]:

@@ -30,7 +30,7 @@ PREPROCESS = flags.DEFINE_string(
     "preprocess",
     "auto",
     "Scaling of the pixels: auto (as the config.json beside the file says, which the pruning tool writes; otherwise "
-    "none), tf, torch, caffe, lite or none.",
+    "none), tf, torch, caffe, lite, unit or none.",
     flag_values=FLAGS,
 )
 IMAGE_SIZE = flags.DEFINE_integer(

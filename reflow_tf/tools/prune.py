@@ -42,16 +42,16 @@ MODEL = flags.DEFINE_string(
     None,
     "A zoo name (mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_lite0, "
     "efficientnet_lite1, efficientnet_lite2, resnet50, resnet20, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d, "
-    "regnet_x_400mf, regnet_x_800mf, regnet_x_1_6gf, regnet_x_3_2gf, regnet_x_8gf, regnet_x_16gf, regnet_x_32gf) "
-    "or the path of a .keras or Keras .h5 file.",
+    "regnet_x_400mf, regnet_x_800mf, regnet_x_1_6gf, regnet_x_3_2gf, regnet_x_8gf, regnet_x_16gf, regnet_x_32gf, "
+    "resnet8, mobilenet_v1_025, ds_cnn) or the path of a .keras or Keras .h5 file.",
     flag_values=FLAGS,
 )
 WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2), imagenet (downloaded by "
-    "keras.applications; the default for the others it has), random, or the path of a file: .weights.h5, "
-    ".keras, torchvision- or timm-layout .safetensors, or .pth/.pt/.th (needs torch).",
+    "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2, resnet8 and mobilenet_v1_025), imagenet "
+    "(downloaded by keras.applications; the default for the others it has), random, or the path of a file: .weights.h5, "
+    ".keras, Keras 2's .h5, torchvision- or timm-layout .safetensors, or .pth/.pt/.th (needs torch).",
     flag_values=FLAGS,
 )
 DATA = flags.DEFINE_string(
@@ -79,7 +79,7 @@ PREPROCESS = flags.DEFINE_string(
     "preprocess",
     _JOB.preprocess,
     "Scaling of the pixels: auto (what the zoo knows; none for a model file and for models that rescale by "
-    "themselves), tf, torch, caffe, lite or none.",
+    "themselves), tf, torch, caffe, lite, unit or none.",
     flag_values=FLAGS,
 )
 IMAGE_SIZE = flags.DEFINE_integer(

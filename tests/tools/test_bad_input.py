@@ -59,7 +59,10 @@ DATA = {
         "--model={m}/dense_norm.keras --target=storage --calibration_samples=1",
         "batches of one",
     ),
-    "unknown scaling": ("--preprocess=imagenet", "--preprocess must be auto, tf, torch, caffe, lite, none. Received: "),
+    "unknown scaling": (
+        "--preprocess=imagenet",
+        "--preprocess must be auto, tf, torch, caffe, lite, unit, none. Received: ",
+    ),
 }
 PRUNING = {
     "everything": ("--sparsity=1", "[0, 1). Received: 1.0"),

@@ -1,0 +1,154 @@
+"""Whole networks, on this machine and on an emulated Cortex-M; storage; and what is refused."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from reflow_tf.errors import InputError
+from reflow_tf.export.c_kernels.generation import generate_c
+from reflow_tf.export.c_kernels.reading import read_network
+from reflow_tf.runtimes.cortex_m import toolchain
+from reflow_tf.runtimes.cortex_m.runtime import CortexM
+
+
+def draw_convolution(drawing, sparsity=0.0, kind=schema.TensorType.INT8, batch=1, dilation=1):
+    rng = np.random.default_rng(0)
+    source = drawing.activation((batch, 4, 4, 16), 0.05, 3, kind)
+    output = drawing.activation((batch, 4, 4, 40), 0.3, -5)
+    options = schema.Conv2DOptionsT(strideH=1, strideW=1, dilationHFactor=dilation, dilationWFactor=dilation)
+    values = rng.integers(-127, 128, (40, 1, 1, 16)) * (rng.random((40, 1, 1, 16)) >= sparsity)
+    drawing.weighted("CONV_2D", source, values.astype(np.int8), rng.integers(-99, 99, 40), output, options)
+    return drawing.finish(source, output)
+
+
+@pytest.mark.parametrize("storage", ["dense", "auto"])
+def test_mobilenet_pruned_to_80_percent(mobilenet_files, compare, storage):
+    content = mobilenet_files(0.8)
+    inputs = np.random.default_rng(1).integers(-128, 128, (6, 64, 64, 3)).astype(np.int8)
+    sources, outputs = compare(content, storage, inputs)
+    assert len(np.unique(outputs)) > 5
+    pointwise = [layer for layer in sources.layers if layer.kind == "CONV_2D" and layer.name != "Conv1"]
+    assert {layer.storage for layer in pointwise} == {"dense" if storage == "dense" else "sparse"}
+    assert not [layer.function for layer in sources.layers if layer.function.endswith("_exact")][1:]
+
+
+def test_what_is_sparse_takes_fewer_bytes_and_instructions(mobilenet_files):
+    dense, sparse = (generate_c(mobilenet_files(0.8), storage=storage) for storage in ("dense", "auto"))
+    assert sparse.weight_bytes < 0.55 * dense.weight_bytes
+    costs = [sum(layer.estimated_instructions for layer in sources.layers) for sources in (dense, sparse)]
+    assert costs[1] < 0.6 * costs[0]
+    assert [layer.num_macs for layer in sparse.layers] == [layer.num_macs for layer in dense.layers]
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "chosen"),
+    [
+        (0.0, {"auto": "dense", "speed": "dense", "size": "dense", "dense": "dense"}),
+        (0.3, {"auto": "dense", "speed": "sparse", "size": "dense", "dense": "dense"}),
+        (0.8, {"auto": "sparse", "speed": "sparse", "size": "sparse", "dense": "dense"}),
+    ],
+)
+def test_storage_follows_the_objective(drawing, sparsity, chosen):
+    content = draw_convolution(drawing, sparsity)
+    assert {name: generate_c(content, storage=name).layers[0].storage for name in chosen} == chosen
+
+
+def test_only_the_kernels_that_are_called_are_written(drawing):
+    files = set(generate_c(draw_convolution(drawing, 0.8)).files)
+    headers = {"kernels.h", "rescaling.h", "conv_rows.h", "conv_gather.h"}
+    assert files == headers | {"model.h", "model.c", "conv_gather.c", "conv_sparse.c"}
+
+
+def test_the_header_says_what_goes_in_and_out(drawing):
+    header = generate_c(draw_convolution(drawing), name="keyword").files["keyword.h"]
+    for line in (
+        "#define REFLOW_INPUT_BYTES 256",
+        "#define REFLOW_INPUT_SCALE 0.0500000007",
+        "#define REFLOW_INPUT_ZERO_POINT (3)",
+        "#define REFLOW_OUTPUT_BYTES 640",
+        "#define REFLOW_OUTPUT_ZERO_POINT (-5)",
+        "#define REFLOW_ARENA_BYTES 256",
+        "#ifndef REFLOW_KEYWORD_H",
+    ):
+        assert line in header.splitlines()
+
+
+@pytest.mark.parametrize("board", ["m3", "m4", "m55"])
+def test_boards_compute_the_same(mobilenet_files, compare, board):
+    """With and without the DSP instructions that this machine lacks."""
+    try:
+        toolchain.require_toolchain()
+    except InputError as error:
+        pytest.skip(str(error))
+    content = mobilenet_files(0.8)
+    inputs = np.random.default_rng(2).integers(-128, 128, (3, 64, 64, 3)).astype(np.int8)
+    sources, expected = compare(content, "auto", inputs, options=("-O1",))
+    network = read_network(content)
+    ends = [(end.scale, end.zero_point) for end in (network.input, network.output)]
+    runtime = CortexM(sources.files, network.input.shape, network.output.shape, *ends, board=board)
+    np.testing.assert_array_equal(runtime.run_int8(inputs), expected)
+
+
+@pytest.mark.parametrize("cpu", ["cortex-m3", "cortex-m4", "cortex-m55"])
+def test_arm_compilers_have_nothing_to_warn_of(mobilenet_files, tmp_path, cpu):
+    try:
+        toolchain.require_toolchain()
+    except InputError as error:
+        pytest.skip(str(error))
+    for name, text in generate_c(mobilenet_files(0.8)).files.items():
+        (tmp_path / name).write_text(text)
+    options = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2", f"-mcpu={cpu}", "-mthumb"]
+    command = ["arm-none-eabi-gcc", *options, "-c", *sorted(path.name for path in tmp_path.glob("*.c"))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_operators_without_a_kernel_are_named(drawing):
+    source = drawing.activation((1, 4), 0.05, 0)
+    output = drawing.operator("LOGISTIC", [source], drawing.activation((1, 4), 1 / 256, -128))
+    message = r"C is generated for CONV_2D, .*, RESHAPE: replace or remove layer 'tensor1'.*\. Received: LOGISTIC"
+    with pytest.raises(InputError, match=message):
+        generate_c(drawing.finish(source, output))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": schema.TensorType.FLOAT32}, r"export with quantize='int8'\. Received: float32 at the input"),
+        ({"batch": 2}, r"a batch of 1 .* Received: \(2, 4, 4, 16\)"),
+        ({"dilation": 2}, r"CONV_2D only with dilation 1: change layer 'tensor1'\. Received: \(2, 2\)"),
+    ],
+)
+def test_other_files_are_refused(drawing, arguments, message):
+    with pytest.raises(InputError, match=message):
+        generate_c(draw_convolution(drawing, **arguments))
+
+
+def test_sparse_files_are_refused(drawing, mobilenet_files):
+    from reflow_tf.export.sparse_storage import store_sparse
+
+    with pytest.raises(InputError, match=r"export with storage='dense'\. Received: \d+ tensors stored otherwise"):
+        generate_c(store_sparse(mobilenet_files(0.8)))
+
+
+def test_a_model_that_hands_its_input_through_is_refused(drawing):
+    source = drawing.activation((1, 4), 0.05, 0)
+    shape = drawing.constant(np.array([1, 2, 2], np.int32))
+    output = drawing.operator("RESHAPE", [source, shape], drawing.activation((1, 2, 2), 0.05, 0))
+    with pytest.raises(InputError, match="Received: one that is the input"):
+        generate_c(drawing.finish(source, output))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"storage": "small"}, "storage must be one of auto, speed, size, dense. Received: small"),
+        ({"name": "my-model"}, "must be a C identifier. Received: my-model"),
+        ({"name": "conv_gather"}, "must not be a kernel's. Received: conv_gather"),
+    ],
+)
+def test_arguments_are_checked(drawing, arguments, message):
+    with pytest.raises(InputError, match=message):
+        generate_c(draw_convolution(drawing, 0.8), **arguments)
