@@ -49,9 +49,9 @@ MODEL = flags.DEFINE_string(
 WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2, resnet8 and mobilenet_v1_025), imagenet "
-    "(downloaded by keras.applications; the default for the others it has), random, or the path of a file: .weights.h5, "
-    ".keras, Keras 2's .h5, torchvision- or timm-layout .safetensors, or .pth/.pt/.th (needs torch).",
+    "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2, resnet8 and mobilenet_v1_025), "
+    "imagenet (downloaded by keras.applications; the default for the others it has), random, or the path of a file: "
+    ".weights.h5, .keras, Keras 2's .h5, torchvision- or timm-layout .safetensors, or .pth/.pt/.th (needs torch).",
     flag_values=FLAGS,
 )
 DATA = flags.DEFINE_string(
