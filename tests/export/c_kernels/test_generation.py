@@ -1,6 +1,7 @@
 """Whole networks, on this machine and on an emulated Cortex-M; storage; and what is refused."""
 
 import subprocess
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ def draw_convolution(drawing, sparsity=0.0, kind=schema.TensorType.INT8, batch=1
 @pytest.mark.parametrize("storage", ["dense", "auto"])
 def test_mobilenet_pruned_to_80_percent(mobilenet_files, compare, storage):
     content = mobilenet_files(0.8)
-    inputs = np.random.default_rng(1).integers(-128, 128, (6, 64, 64, 3)).astype(np.int8)
-    sources, outputs = compare(content, storage, inputs)
+    inputs = np.random.default_rng(1).integers(-128, 128, (20, 64, 64, 3)).astype(np.int8)
+    sources, outputs = compare(content, storage, inputs, options=("-O1",))
     assert len(np.unique(outputs)) > 5
     pointwise = [layer for layer in sources.layers if layer.kind == "CONV_2D" and layer.name != "Conv1"]
     assert {layer.storage for layer in pointwise} == {"dense" if storage == "dense" else "sparse"}
@@ -45,7 +46,7 @@ def test_what_is_sparse_takes_fewer_bytes_and_instructions(mobilenet_files):
 @pytest.mark.parametrize(
     ("sparsity", "chosen"),
     [
-        (0.0, {"auto": "dense", "speed": "dense", "size": "dense", "dense": "dense"}),
+        (0.0, {"auto": "dense", "size": "dense", "dense": "dense"}),
         (0.3, {"auto": "dense", "speed": "sparse", "size": "dense", "dense": "dense"}),
         (0.8, {"auto": "sparse", "speed": "sparse", "size": "sparse", "dense": "dense"}),
     ],
@@ -75,32 +76,60 @@ def test_the_header_says_what_goes_in_and_out(drawing):
         assert line in header.splitlines()
 
 
-@pytest.mark.parametrize("board", ["m3", "m4", "m55"])
-def test_boards_compute_the_same(mobilenet_files, compare, board):
-    """With and without the DSP instructions that this machine lacks."""
+def draw_block(drawing):
+    """What MobileNetV2 repeats: expand and clip at zero, 3x3 depthwise, project, add; then classes."""
+    rng = np.random.default_rng(4)
+
+    def draw(kind, source, values, shape, scale, point):
+        options = schema.Conv2DOptionsT if kind == "CONV_2D" else schema.DepthwiseConv2DOptionsT
+        options = options(strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+        options.depthMultiplier = 1
+        options.fusedActivationFunction = int(point == -128)
+        biases, output = rng.integers(-99, 99, shape[-1]), drawing.activation(shape, scale, point)
+        return drawing.weighted(kind, source, values.astype(np.int8), biases, output, options)
+
+    source = drawing.activation((1, 5, 5, 12), 0.05, 3)
+    kernel = rng.integers(-127, 128, (30, 1, 1, 12)) * (rng.random((30, 1, 1, 12)) < 0.3)
+    expanded = draw("CONV_2D", source, kernel, (1, 5, 5, 30), 0.1, -128)
+    filtered = draw("DEPTHWISE_CONV_2D", expanded, rng.integers(-127, 128, (1, 3, 3, 30)), (1, 5, 5, 30), 0.3, -128)
+    kernel = rng.integers(-127, 128, (12, 1, 1, 30)) * (rng.random((12, 1, 1, 30)) < 0.3)
+    projected = draw("CONV_2D", filtered, kernel, (1, 5, 5, 12), 1.5, -7)
+    added = drawing.activation((1, 5, 5, 12), 1.3, 5)
+    drawing.operator("ADD", [source, projected], added, schema.AddOptionsT(), version=2)
+    output = draw("CONV_2D", added, rng.integers(-127, 128, (6, 3, 3, 12)), (1, 5, 5, 6), 3.0, 0)
+    return drawing.finish(source, output)
+
+
+@pytest.fixture
+def toolchain_installed():
     try:
         toolchain.require_toolchain()
     except InputError as error:
         pytest.skip(str(error))
-    content = mobilenet_files(0.8)
-    inputs = np.random.default_rng(2).integers(-128, 128, (3, 64, 64, 3)).astype(np.int8)
-    sources, expected = compare(content, "auto", inputs, options=("-O1",))
+
+
+@pytest.mark.usefixtures("toolchain_installed")
+@pytest.mark.parametrize("board", ["m3", "m4", "m55"])
+def test_boards_compute_the_same(drawing, compare, board):
+    """With and without the DSP instructions that this machine lacks."""
+    content = draw_block(drawing)
+    inputs = np.random.default_rng(2).integers(-128, 128, (16, 5, 5, 12)).astype(np.int8)
+    sources, expected = compare(content, "auto", inputs)
+    assert {layer.storage for layer in sources.layers} == {"sparse", "dense", ""}
     network = read_network(content)
     ends = [(end.scale, end.zero_point) for end in (network.input, network.output)]
     runtime = CortexM(sources.files, network.input.shape, network.output.shape, *ends, board=board)
-    np.testing.assert_array_equal(runtime.run_int8(inputs), expected)
+    np.testing.assert_array_equal(runtime.run_int8(inputs).reshape(len(inputs), -1), expected)
+    assert len(np.unique(expected)) > 50
 
 
+@pytest.mark.usefixtures("toolchain_installed")
 @pytest.mark.parametrize("cpu", ["cortex-m3", "cortex-m4", "cortex-m55"])
-def test_arm_compilers_have_nothing_to_warn_of(mobilenet_files, tmp_path, cpu):
-    try:
-        toolchain.require_toolchain()
-    except InputError as error:
-        pytest.skip(str(error))
-    for name, text in generate_c(mobilenet_files(0.8)).files.items():
-        (tmp_path / name).write_text(text)
+def test_arm_compilers_have_nothing_to_warn_of(tmp_path, cpu):
+    folder = resources.files("reflow_tf.export.c_kernels") / "sources"
     options = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2", f"-mcpu={cpu}", "-mthumb"]
-    command = ["arm-none-eabi-gcc", *options, "-c", *sorted(path.name for path in tmp_path.glob("*.c"))]
+    sources = sorted(str(path) for path in folder.iterdir() if path.name.endswith(".c"))
+    command = ["arm-none-eabi-gcc", *options, "-c", *sources]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -41,10 +41,10 @@ def test_a_multiplier_is_as_near_as_31_bits_come(scale):
 
 @pytest.mark.parametrize(
     ("value", "scale", "expected"),
-    [(3, 0.5, 2), (-3, 0.5, -1), (5, 0.25, 1), (6, 0.25, 2), (-6, 0.25, -2), (9535, 2.0**-7, 75), (7, 4.0, 28)],
+    [(3, 0.5, 2), (-3, 0.5, -1), (5, 0.25, 2), (4, 0.25, 1), (-6, 0.25, -2), (9535, 2.0**-7, 75), (7, 4.0, 28)],
 )
 def test_rounding_twice_by_hand(value, scale, expected):
-    """A product of 1/2 rounds up, a shift's half away from zero; 9535 / 128 = 74.49 becomes 75 by way of 74.5."""
+    """A product of 1/2 rounds up, a shift's half away from zero; 5 / 4 becomes 2 by way of 3 / 2."""
     assert rescale(np.array([value]), np.array([scale])).tolist() == [expected]
 
 
