@@ -78,6 +78,7 @@ def test_the_fast_way_rounds_as_twice(value, scale, zero_point):
     [
         (0.01, (-128, 127), -128, Rounding.UP),
         (0.01, (-128, 127), 0, Rounding.AWAY),
+        (0.01, (-128, 127), -127, Rounding.AWAY),
         (0.01, (-128, 100), -128, Rounding.EXACT),
         (0.6, (-128, 127), -128, Rounding.EXACT),
         (3.0, (-128, 127), -128, Rounding.EXACT),

@@ -2,6 +2,7 @@
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,13 @@ def test_a_long_gap_rests_on_a_zero():
     row = np.zeros((1, 600), np.int8)
     row[0, 599] = -128
     assert encode(row).tolist() == [256 + 255, -256, 256 + 255, -256, -128 * 256 + 89, 0]
+
+
+@pytest.mark.parametrize("position", [254, 255, 256, 510, 511])
+def test_gaps_about_the_longest_step(position):
+    row = np.zeros((1, 600), np.int8)
+    row[0, [position, position + 1]] = 7, -7
+    np.testing.assert_array_equal(decode(encode(row), row.shape), row)
 
 
 @given(draw_rows((3, 256)))
