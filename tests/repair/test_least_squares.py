@@ -1,5 +1,7 @@
 """Least squares: what it restores, what it leaves alone, and that it can be told from doing nothing."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -162,10 +164,10 @@ def test_views_of_the_images_help_the_late_layers(monkeypatch):
         stack += [layers.Conv2D(width, 3, stride, padding="same"), layers.BatchNormalization(), layers.ReLU()]
     model = keras.Sequential([*stack, layers.GlobalAveragePooling2D(), layers.Dense(10)])
     recalibrate(model, [draw(0, 256)])
-    lost = {}
-    for count in (0, 3):
+    lost = {0: 0.0, 3: 0.0}
+    for count, seed in itertools.product(lost, (1, 2, 3)):  # one draw by itself can go either way on another CPU
         monkeypatch.setattr("reflow_tf.repair.least_squares.NUM_VIEWS", count)
         pruned, plan = prune(model, choose=lambda specs: specs[1:4])
-        least_squares(pruned, [draw(1, 24)], show_nothing, plan=plan)
-        lost[count] = lose(pruned.model, model)
+        least_squares(pruned, [draw(seed, 24)], show_nothing, plan=plan)
+        lost[count] += lose(pruned.model, model)
     assert lost[3] < 0.95 * lost[0], lost
