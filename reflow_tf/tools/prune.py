@@ -179,7 +179,7 @@ FLASH_BUDGET = flags.DEFINE_integer(
     "flash_budget",
     None,
     "Bytes that the file may take on a microcontroller (--target=tflm, ethos_u or cortex_m). Beyond them the results "
-    "are still written, and the exit code is 3. With --target=tflm, --sparsity=auto finds the least that fits.",
+    "are still written, and the exit code is 3. For tflm, a sparsity of auto is the least that fits.",
     flag_values=FLAGS,
 )
 RAM_BUDGET = flags.DEFINE_integer(

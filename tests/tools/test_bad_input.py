@@ -68,7 +68,7 @@ PRUNING = {
     "everything": ("--sparsity=1", "[0, 1). Received: 1.0"),
     "less than nothing": ("--sparsity=-0.1", "[0, 1). Received: -0.1"),
     "no number": ("--sparsity=nan", "[0, 1). Received: nan"),
-    "percent": ("--sparsity=70%", "flag --sparsity=70%"),
+    "percent": ("--sparsity=70%", "--sparsity must be a number, or auto. Received: 70%"),
     "an expression that matches nothing": ("--prunable=nothing_like_it", "Received: --prunable=nothing_like_it"),
     "no expression": ("--prunable=conv(", "Received: conv( (missing ), unterminated subpattern"),
     "N:M that does not divide": (
@@ -91,7 +91,7 @@ PRUNING = {
         "--allocation must be one of global, uniform, erk, lamp, auto. Received: best",
     ),
     "no criterion": ("--criterion=luck", "--criterion must be one of magnitude, activation, "),
-    "no target": ("--target=gpu", "--target must be one of xnnpack, storage. Received: gpu"),
+    "no target": ("--target=gpu", "--target must be one of xnnpack, storage, tflm, ethos_u, cortex_m. Received: gpu"),
     "no repair": ("--repair=glue", "--repair must be one of none, reflow, "),
     "two repairs of which one stands alone": ("--repair=none,reflow", "stands alone. Received: none,reflow"),
     "no quantization": ("--quantize=int4", "--quantize must be one of none, float16, int8. Received: int4"),
