@@ -10,7 +10,7 @@ from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.patterns import NM, Pattern, Unstructured
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.cortex_m import CortexM
-from reflow_tf.targets.ethos_u import ACCELERATORS, EthosU
+from reflow_tf.targets.ethos_u import ACCELERATORS, DEFAULT_ACCELERATOR, EthosU
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.target import HardwareTarget
 from reflow_tf.targets.tflm import TFLM
@@ -186,7 +186,7 @@ class JobConfig:
     flash_budget: int | None = None
     ram_budget: int | None = None
     boards: tuple[str, ...] = ("m4",)
-    accelerator: str = "ethos-u55-128"
+    accelerator: str = DEFAULT_ACCELERATOR
 
     def __post_init__(self) -> None:
         check_choice("quantize", self.requested_quantize, QUANTIZATIONS)

@@ -258,8 +258,8 @@ def require_measure(job: JobConfig) -> None:
         require()
 
 
-def measure(job: JobConfig, files: Files) -> Footprint | None:
-    """What a job's file takes, or None where its target is no microcontroller.
+def measure(job: JobConfig, files: Files) -> Footprint:
+    """What the file of a job takes whose target is a microcontroller.
 
     Raises:
         InputError: something is not installed, or cannot run or judge a file.
@@ -268,9 +268,7 @@ def measure(job: JobConfig, files: Files) -> Footprint | None:
         return measure_tflm(files)
     if job.target.name == "ethos_u":
         return measure_ethos_u(files, job.accelerator)
-    if job.target.name == "cortex_m":
-        return measure_cortex_m(files, job.boards)
-    return None
+    return measure_cortex_m(files, job.boards)
 
 
 def _require_cortex_m() -> None:

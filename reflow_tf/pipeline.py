@@ -93,8 +93,11 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         parity = measure_parity(result.model, runtime, evaluation)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
         benchmarks = {name: _measure(name, exported.content, dense_file.content) for name in job.benchmark}
-    with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
-        footprint = microcontroller.measure(job, microcontroller.Files(exported, dense_file, first_images(evaluation)))
+    footprint = None
+    if job.target.is_microcontroller:
+        with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
+            files = microcontroller.Files(exported, dense_file, first_images(evaluation))
+            footprint = microcontroller.measure(job, files)
     described = record.Run(
         job=job,
         loaded=loaded,

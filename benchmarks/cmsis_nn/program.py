@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from sources import has_function
-from tensors import Tensor, padding_before, quantize_multiplier, read_tensors
+from tensors import Tensor, padding_before, read_tensors
 
 from reflow_tf.errors import InputError
+from reflow_tf.export.c_kernels.rescaling import quantize_multiplier
 from reflow_tf.export.operators import read_operators
 from reflow_tf.runtimes.cortex_m.runtime import CortexM
 from reflow_tf.targets.operators import Operator

@@ -1,6 +1,5 @@
-"""What an int8 .tflite file says in numbers: tensors, scales as integers, padding as a number of pixels."""
+"""What an int8 .tflite file says in numbers: tensors, and padding as a number of pixels."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,12 +54,3 @@ def padding_before(
         for axis in (0, 1)
     ]
     return totals[0] // 2, totals[1] // 2
-
-
-def quantize_multiplier(scale: float) -> tuple[int, int]:
-    """TFLite's: scale = multiplier / 2^31 * 2^shift, the multiplier with 31 bits."""
-    fraction, shift = math.frexp(scale)
-    multiplier = math.floor(fraction * (1 << 31) + 0.5)
-    if multiplier == 1 << 31:
-        multiplier, shift = multiplier // 2, shift + 1
-    return (0, 0) if shift < -31 else (multiplier, shift)

@@ -115,7 +115,7 @@ def serialize(model: schema.ModelT, size_hint: int = 1024) -> bytes:
     shared: dict[bytes, int] = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            if tensor.quantization is not None:
+            if tensor.quantization is not None and tensor.quantization.details is None:
                 tensor.quantization = SharedQuantization(tensor.quantization, shared)
     builder = flatbuffers.Builder(size_hint)
     builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)

@@ -9,7 +9,7 @@ import dataclasses
 from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import Pattern
-from reflow_tf.targets.operators import Operator, OperatorGraph
+from reflow_tf.targets.operators import OperatorGraph, group_by_kind, name_first
 from reflow_tf.targets.target import Blocker, Tariff, Verdict
 
 _FILTERED = frozenset({"CONV_2D", "FULLY_CONNECTED"})  # have sparse kernels
@@ -80,25 +80,17 @@ def _judge_types(graph: OperatorGraph) -> tuple[Blocker, ...]:
         return ()
     dtype = graph.values[others[0].outputs[0]].dtype
     remedy = "--quantize=int8, which --target=cortex_m does by itself; operators that have no int8 form need replacing"
-    return (Blocker(_name(others), others[0].kind, f"computes in {dtype}, and C is generated for int8", remedy),)
+    return (Blocker(name_first(others), others[0].kind, f"computes in {dtype}, and C is generated for int8", remedy),)
 
 
 def _judge_operators(graph: OperatorGraph) -> tuple[Blocker, ...]:
-    missing: dict[str, list[Operator]] = {}
-    for operator in graph.operators:
-        if operator.kind not in OPERATORS:
-            missing.setdefault(operator.kind, []).append(operator)
+    missing = group_by_kind(operator for operator in graph.operators if operator.kind not in OPERATORS)
     return tuple(
         Blocker(
-            _name(operators),
+            name_first(operators),
             kind,
             f"is a {kind}, for which there is no C kernel",
             f"replace the layer by one of {', '.join(sorted(OPERATORS))}, or use --target=tflm",
         )
         for kind, operators in missing.items()
     )
-
-
-def _name(operators: list[Operator]) -> str:
-    first, *others = [operator.name for operator in operators]
-    return f"{first} and {len(others)} more" if others else first

@@ -9,13 +9,14 @@ import dataclasses
 from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import NM, Pattern
-from reflow_tf.targets.operators import ABSENT, Operator, OperatorGraph
+from reflow_tf.targets.operators import ABSENT, Operator, OperatorGraph, group_by_kind, name_first
 from reflow_tf.targets.target import Blocker, Tariff, Verdict
 
 ACCELERATORS = (
     *("ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512"),
     *("ethos-u85-128", "ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048"),
 )
+DEFAULT_ACCELERATOR = "ethos-u55-128"
 _FILTERED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})  # input 1: weights
 _FLOATS = ("float32", "float16")
 _FLOOR, _KEPT = 0.03, 1.2  # bytes of any weight, and of one that is kept: see EthosU.price
@@ -149,7 +150,7 @@ def _judge_types(graph: OperatorGraph) -> tuple[Blocker, ...]:
     kinds = ", ".join(sorted({operator.kind for operator in floats}))
     return (
         Blocker(
-            _name(floats),
+            name_first(floats),
             kinds,
             "reads or writes floating point, which an Ethos-U leaves to the CPU",
             "--quantize=int8, which --target=ethos_u does by itself; operators that have no int8 form need replacing",
@@ -158,13 +159,14 @@ def _judge_types(graph: OperatorGraph) -> tuple[Blocker, ...]:
 
 
 def _judge_operators(graph: OperatorGraph) -> tuple[Blocker, ...]:
-    left: dict[str, list[Operator]] = {}
-    for operator in graph.operators:
-        if operator.kind not in OPERATORS and not _touches_floats(operator, graph):
-            left.setdefault(operator.kind, []).append(operator)
+    left = group_by_kind(
+        operator
+        for operator in graph.operators
+        if operator.kind not in OPERATORS and not _touches_floats(operator, graph)
+    )
     return tuple(
         Blocker(
-            _name(operators),
+            name_first(operators),
             kind,
             f"is a {kind}, which {'the U55 and the U65 leave' if kind in U85_OPERATORS else 'Vela leaves'} to the CPU",
             "replace the layer by one that the NPU has, or accept that the CPU runs it",
@@ -176,8 +178,3 @@ def _judge_operators(graph: OperatorGraph) -> tuple[Blocker, ...]:
 def _touches_floats(operator: Operator, graph: OperatorGraph) -> bool:
     values = (graph.values[index] for index in (*operator.inputs, *operator.outputs) if index != ABSENT)
     return any(value.dtype in _FLOATS for value in values)
-
-
-def _name(operators: list[Operator]) -> str:
-    first, *others = [operator.name for operator in operators]
-    return f"{first} and {len(others)} more" if others else first

@@ -1,7 +1,7 @@
 """What a target judges: operators and the values between them, as a file spells them, without the weights."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 ABSENT = -1  # in `Operator.inputs`: an optional input that is not given
@@ -81,3 +81,17 @@ class OperatorGraph:
     values: tuple[Value, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+
+def name_first(operators: Sequence[Operator]) -> str:
+    """The name of the first, and how many more there are: 'conv1 and 2 more'."""
+    first, *others = operators
+    return f"{first.name} and {len(others)} more" if others else first.name
+
+
+def group_by_kind(operators: Iterable[Operator]) -> dict[str, list[Operator]]:
+    """Kind -> operators of it, kinds in the order in which they first come."""
+    groups: dict[str, list[Operator]] = {}
+    for operator in operators:
+        groups.setdefault(operator.kind, []).append(operator)
+    return groups

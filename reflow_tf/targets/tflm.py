@@ -9,7 +9,7 @@ import dataclasses
 from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import Pattern
-from reflow_tf.targets.operators import Operator, OperatorGraph
+from reflow_tf.targets.operators import Operator, OperatorGraph, group_by_kind, name_first
 from reflow_tf.targets.target import Blocker, Tariff, Verdict
 
 _FILTERED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})  # read bitmaps: export.bitmap_storage
@@ -84,7 +84,7 @@ def _judge_types(graph: OperatorGraph) -> tuple[Blocker, ...]:
     kinds = ", ".join(sorted({operator.kind for operator in floats}))
     return (
         Blocker(
-            _name(floats),
+            name_first(floats),
             kinds,
             f"computes in {_computes_in(floats[0], graph)}, and a microcontroller file must be int8 throughout",
             "--quantize=int8, which --target=tflm does by itself; operators that have no int8 form need replacing",
@@ -103,13 +103,10 @@ def _judge_storage(graph: OperatorGraph) -> tuple[Blocker, ...]:
 
 
 def _judge_operators(graph: OperatorGraph) -> tuple[Blocker, ...]:
-    missing: dict[str, list[Operator]] = {}
-    for operator in graph.operators:
-        if operator.kind not in OPERATORS:
-            missing.setdefault(operator.kind, []).append(operator)
+    missing = group_by_kind(operator for operator in graph.operators if operator.kind not in OPERATORS)
     return tuple(
         Blocker(
-            _name(operators),
+            name_first(operators),
             kind,
             f"is a {kind}, which TFLM does not have",
             "replace the layer by one whose operators TFLM has, or register a kernel of your own",
@@ -120,8 +117,3 @@ def _judge_operators(graph: OperatorGraph) -> tuple[Blocker, ...]:
 
 def _computes_in(operator: Operator, graph: OperatorGraph) -> str:
     return graph.values[operator.outputs[0]].dtype if operator.outputs else ""
-
-
-def _name(operators: list[Operator]) -> str:
-    first, *others = [operator.name for operator in operators]
-    return f"{first} and {len(others)} more" if others else first

@@ -42,8 +42,3 @@ def decode(stream: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         else:
             rows[row, place] += weight
     return rows.astype(np.int8)
-
-
-def count_entries(rows: np.ndarray) -> int:
-    """Length of the stream, faster than by encoding."""
-    return len(encode(rows))

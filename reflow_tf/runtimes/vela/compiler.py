@@ -21,8 +21,6 @@ from collections.abc import Mapping, Sequence
 from reflow_tf.errors import InputError
 from reflow_tf.targets.ethos_u import ACCELERATORS
 
-DEFAULT_ACCELERATOR = "ethos-u55-128"
-
 Row = Mapping[str, str]
 
 _OLDEST = (5, 2)  # the tables have these columns from then on

@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from reflow_tf.errors import InputError
-from reflow_tf.runtimes.vela.compiler import DEFAULT_ACCELERATOR, Report, Row, run_vela
+from reflow_tf.runtimes.vela.compiler import Report, Row, run_vela
+from reflow_tf.targets.ethos_u import DEFAULT_ACCELERATOR
 
 _ON_CPU = "Passthrough"
 _SPARSE_2_4 = "Sparse2_4"

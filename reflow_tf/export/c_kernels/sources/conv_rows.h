@@ -36,4 +36,16 @@ static inline void reflow_store_4(int64_t a, int64_t b, int64_t c, int64_t d, in
   reflow_store_2(c, d, output, pitch, channel, rounding, rescaling);
 }
 
+/* Stores the accumulators of a row with `store`, reflow_store_2 or reflow_store_4: one piece of code for each rounding,
+ * without a question in it. */
+#define REFLOW_STORE_ROW(store, rescaling, output, pitch, channel, ...)      \
+  do {                                                                       \
+    if ((rescaling).rounding == REFLOW_UP)                                   \
+      store(__VA_ARGS__, output, pitch, channel, REFLOW_UP, &(rescaling));   \
+    else if ((rescaling).rounding == REFLOW_AWAY)                            \
+      store(__VA_ARGS__, output, pitch, channel, REFLOW_AWAY, &(rescaling)); \
+    else                                                                     \
+      store(__VA_ARGS__, output, pitch, channel, REFLOW_EXACT, &(rescaling)); \
+  } while (0)
+
 #endif

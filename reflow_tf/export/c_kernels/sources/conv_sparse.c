@@ -25,13 +25,7 @@ static void multiply_large(const struct reflow_conv *layer, const int32_t *tile,
     }
     to = output + row;
     REFLOW_FORGET(to);
-    /* One piece of code for each rounding, without a question in it. */
-    if (rescaling.rounding == REFLOW_UP)
-      reflow_store_4(a, b, c, d, to, pitch, channel, REFLOW_UP, &rescaling);
-    else if (rescaling.rounding == REFLOW_AWAY)
-      reflow_store_4(a, b, c, d, to, pitch, channel, REFLOW_AWAY, &rescaling);
-    else
-      reflow_store_4(a, b, c, d, to, pitch, channel, REFLOW_EXACT, &rescaling);
+    REFLOW_STORE_ROW(reflow_store_4, rescaling, to, pitch, channel, a, b, c, d);
   }
 }
 
@@ -56,13 +50,7 @@ static void multiply_small(const struct reflow_conv *layer, const int32_t *tile,
     }
     to = output + row;
     REFLOW_FORGET(to);
-    /* One piece of code for each rounding, without a question in it. */
-    if (rescaling.rounding == REFLOW_UP)
-      reflow_store_2(a, b, to, pitch, channel, REFLOW_UP, &rescaling);
-    else if (rescaling.rounding == REFLOW_AWAY)
-      reflow_store_2(a, b, to, pitch, channel, REFLOW_AWAY, &rescaling);
-    else
-      reflow_store_2(a, b, to, pitch, channel, REFLOW_EXACT, &rescaling);
+    REFLOW_STORE_ROW(reflow_store_2, rescaling, to, pitch, channel, a, b);
   }
 }
 
