@@ -46,6 +46,7 @@ class PruneConfig:
     Attributes:
         sparsity: fraction of zeros over the prunable kernels, in [0, 1). None: 0.7, or what an N:M pattern implies.
         max_size_bytes: instead of a sparsity: the least at which the file has at most so many bytes.
+        max_size_flag: what messages call `max_size_bytes`, which the command line knows by two names.
         min_speedup: instead of a sparsity: the least at which the file is estimated to be so many times as fast as the
             dense one; over 1, and only for a target that promises speed.
         pattern: what shape the zeros take.
@@ -68,6 +69,7 @@ class PruneConfig:
     prunable: str = "target"
     repair: str = "reflow"
     max_size_bytes: int | None = None
+    max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
 
     def __post_init__(self) -> None:
@@ -107,11 +109,11 @@ class PruneConfig:
                 f"At most one of --sparsity, --max_size_bytes and --min_speedup may be given. "
                 f"Received: {' '.join(given)}"
             )
-        check_between("max_size_bytes", self.max_size_bytes, 1)
+        check_between(self.max_size_flag, self.max_size_bytes, 1)
         if self.max_size_bytes is not None and TARGETS[self.target].storage == "dense":
             raise InputError(
-                f"--max_size_bytes needs a target whose .tflite gets smaller by zeros; that of --target={self.target} "
-                f"does not. Received: --max_size_bytes={self.max_size_bytes}"
+                f"--{self.max_size_flag} needs a target whose .tflite gets smaller by zeros; that of "
+                f"--target={self.target} does not. Received: --{self.max_size_flag}={self.max_size_bytes}"
             )
         if self.min_speedup is None:
             return
@@ -125,7 +127,11 @@ class PruneConfig:
 
     @property
     def _budgets(self) -> dict[str, float | None]:
-        return {name: getattr(self, name) for name in ("sparsity", "max_size_bytes", "min_speedup")}
+        return {
+            "sparsity": self.sparsity,
+            self.max_size_flag: self.max_size_bytes,
+            "min_speedup": self.min_speedup,
+        }
 
     @property
     def budget(self) -> tuple[str, float] | None:
@@ -202,6 +208,10 @@ class JobConfig:
         check_choice("accelerator", self.accelerator, ACCELERATORS)
         for name in ("calibration_samples", "batch_size", "export_batch_size", "image_size"):
             check_between(name, getattr(self, name), 1)
+        if self.target.is_microcontroller and self.export_batch_size != 1:
+            raise InputError(
+                f"--export_batch_size must be 1 for --target={self.target.name}. Received: {self.export_batch_size}"
+            )
         check_between("seed", self.seed, 0, 2**32 - 1)
         for name in ("flash_budget", "ram_budget"):
             value = getattr(self, name)

@@ -142,8 +142,13 @@ def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs
     """Real images as the network of a file takes them, float32 (num_inputs, *sample), drawn evenly from all.
 
     Raises:
-        InputError: the data cannot be used, or has fewer images.
+        InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
     """
+    if source.preprocess == "auto" and _recorded_preprocessing(source) is None:
+        raise InputError(
+            f"--preprocess must say how pixels are scaled where no config.json of the pruning tool is beside the model "
+            f"('none' where they are not). Received: {source.model}, alone"
+        )
     images = load_evaluation(
         source.data,
         preprocessing=choose_preprocessing(source, input_shape),

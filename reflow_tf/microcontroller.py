@@ -1,20 +1,22 @@
 """What a file takes on a microcontroller: flash, RAM and work; what fills them; and that it computes what it should."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from reflow_tf.config import JobConfig
 from reflow_tf.export import bitmap_format
+from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import CSources, generate_c
 from reflow_tf.export.c_kernels.reading import read_network
 from reflow_tf.export.constants import list_tensors
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import ExportedFile
+from reflow_tf.export.tflm_operators import settle_relu6
 from reflow_tf.runtimes.cortex_m.runtime import CortexM
 from reflow_tf.runtimes.cortex_m.toolchain import require_toolchain
-from reflow_tf.runtimes.tflm.arena import STEP_BYTES, find_arena
+from reflow_tf.runtimes.tflm.arena import find_arena
 from reflow_tf.runtimes.tflm.interpreter import require_tflm
 from reflow_tf.runtimes.tflm.runtime import TFLM
 from reflow_tf.runtimes.vela.compiler import require_vela
@@ -78,13 +80,16 @@ class Footprint:
     Attributes:
         runtime: what ran or judged it, with versions and settings.
         estimated: nothing was run: a compiler's model says so.
-        flash_bytes: of the file, or of the code and constants generated from it.
+        flash_bytes: of the file (without TFLM's own code), of the code and constants generated from it (without
+            start-up and C library), or of the compiled network.
         dense_flash_bytes: the same for the unpruned network, in the usual dense form.
-        arena_bytes: RAM for activations, and for weights that are expanded there.
+        arena_bytes: RAM for activations, and for weights that are expanded there; TFLM's own tables are in it, too, as
+            large as they are on this 64-bit machine.
         dense_arena_bytes: RAM of the unpruned network.
         arena_beside_bytes: the smallest arena where weights are expanded in memory of their own; None where none are.
         decode_bytes: that memory.
-        num_compared: images that TFLM was run on besides, with dense weights; 0 where it was not.
+        num_compared: images that were run twice: in TFLM with bitmaps and with dense weights, or as C and in TFLM; 0
+            where none were.
         num_equal: those of which all outputs were equal, bit for bit.
         instructions: board -> instructions of one inference, counted.
         npu_cycles: of one inference on an NPU, estimated; None where there is none.
@@ -133,7 +138,7 @@ def measure_tflm(files: Files) -> Footprint:
     """
     content, dense = files.exported.content, files.dense.content
     graph = read_operators(content)
-    decoded = max((_decoded_bytes(operator, graph) for operator in graph.operators), default=0)
+    decoded = count_decoded_bytes(content)
     runtime = TFLM(content)
     equal = _count_equal(runtime.run_int8(files.images), TFLM(files.exported.dense_content).run_int8(files.images))
     return Footprint(
@@ -149,7 +154,7 @@ def measure_tflm(files: Files) -> Footprint:
         num_equal=equal,
         instructions={},
         npu_cycles=None,
-        flash_largest=_largest({tensor.name: tensor.size_bytes for tensor in list_tensors(content)}),
+        flash_largest=_largest(Part(tensor.name, tensor.size_bytes) for tensor in list_tensors(content)),
         ram_largest=_largest_in_ram(graph),
         layers=tuple(_describe_weights(operator, graph) for operator in graph.operators),
     )
@@ -166,7 +171,7 @@ def measure_ethos_u(files: Files, accelerator: str) -> Footprint:
     names = [operator.name for operator in read_operators(files.exported.content).operators]
 
     def largest(size: Callable[[Layer], int]) -> tuple[Part, ...]:
-        return _largest({names[layer.operator]: size(layer) for layer in pruned.layers})
+        return _largest(Part(names[layer.operator], size(layer)) for layer in pruned.layers)
 
     return Footprint(
         runtime=pruned.name,
@@ -211,7 +216,7 @@ def measure_cortex_m(files: Files, boards: Sequence[str]) -> Footprint:
     built = {board: (build(files.dense.content, dense, board), build(content, sources, board)) for board in boards}
     dense_first, first = built[boards[0]]
     images = files.images[:_EMULATED_IMAGES]
-    equal = _count_equal(first.run(images), TFLM(content).run(images))
+    equal = _count_equal(first.run(images), TFLM(settle_relu6(content)).run(images))
     return Footprint(
         runtime=first.name,
         estimated=False,
@@ -225,7 +230,7 @@ def measure_cortex_m(files: Files, boards: Sequence[str]) -> Footprint:
         num_equal=equal,
         instructions={board: Pair(*(int(each.measure()) for each in pair)) for board, pair in built.items()},
         npu_cycles=None,
-        flash_largest=_largest({layer.name: layer.size_bytes for layer in sources.layers}),
+        flash_largest=_largest(Part(layer.name, layer.size_bytes) for layer in sources.layers),
         ram_largest=_largest_in_ram(read_operators(content)),
         layers=tuple(
             LayerFootprint(
@@ -258,6 +263,19 @@ def require_measure(job: JobConfig) -> None:
         require()
 
 
+def require_runnable(job: JobConfig, content: bytes) -> None:
+    """Checks, before the long work, that the target can run the unpruned network; raises InputError.
+
+    Args:
+        job: of any target.
+        content: the network as a dense .tflite file in the job's quantization.
+    """
+    if job.target.name == "tflm":
+        TFLM(settle_relu6(content))
+    elif job.target.name == "cortex_m":
+        generate_c(content, storage="dense")
+
+
 def measure(job: JobConfig, files: Files) -> Footprint:
     """What the file of a job takes whose target is a microcontroller.
 
@@ -287,13 +305,12 @@ def _count_equal(first: np.ndarray, second: np.ndarray) -> int:
     return int(np.count_nonzero((first == second).reshape(len(first), -1).all(axis=1)))
 
 
-def _largest(sizes: Mapping[str, int]) -> tuple[Part, ...]:
-    ordered = sorted(sizes.items(), key=lambda item: -item[1])
-    return tuple(Part(name, size) for name, size in ordered[:_MOST_NAMED])
+def _largest(parts: Iterable[Part]) -> tuple[Part, ...]:
+    return tuple(sorted(parts, key=lambda part: -part.size_bytes)[:_MOST_NAMED])
 
 
 def _largest_in_ram(graph: OperatorGraph) -> tuple[Part, ...]:
-    return _largest({operator.name: _bytes_around(operator, graph) for operator in graph.operators})
+    return _largest(Part(operator.name, _bytes_around(operator, graph)) for operator in graph.operators)
 
 
 def _bytes_around(operator: Operator, graph: OperatorGraph) -> int:
@@ -319,11 +336,6 @@ def _describe_weights(operator: Operator, graph: OperatorGraph) -> LayerFootprin
         size_bytes=Pair(sum(sizes.values()), sum((sizes | stored).values())),
         work=None,
     )
-
-
-def _decoded_bytes(operator: Operator, graph: OperatorGraph) -> int:
-    values = [graph.values[index] for index in operator.inputs if index >= 0]
-    return sum(-(-_size_bytes(value) // STEP_BYTES) * STEP_BYTES for value in values if value.storage == "bitmap")
 
 
 def _size_bytes(value: Value) -> int:

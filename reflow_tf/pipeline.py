@@ -71,6 +71,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     )
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
         dense_file = export(loaded.model, storage="dense")
+        microcontroller.require_runnable(job, dense_file.content)
         foreseen = explain(dense_file.content, job.target)
     _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
     result = prune(
@@ -82,6 +83,8 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         progress=show_progress,
     )
     stopwatch.seconds.update(result.report.seconds)
+    if (emptied := record.describe_emptied(result.masks)) is not None:
+        announce(emptied)
     with stage("Exporting the file"), stopwatch.timed("export"):
         exported = export(result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
         verdict = explain(exported.content, job.target).as_given

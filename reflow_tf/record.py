@@ -12,6 +12,7 @@ import numpy as np
 from reflow_tf.benchmark import Benchmark
 from reflow_tf.config import JobConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
+from reflow_tf.export.limits import SpeedLimit
 from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.export.verification import MaskCheck
 from reflow_tf.microcontroller import Footprint
@@ -132,6 +133,8 @@ def describe_config(run: Run) -> dict[str, Any]:
     del config["prune"]
     config["pattern"] = str(run.job.prune.pattern)
     config["sparsity"] = _requested_sparsity(run)
+    if config.pop("max_size_flag") == "flash_budget":
+        config["max_size_bytes"] = None  # it is the flash_budget, which is there
     config["quantize"] = run.job.requested_quantize
     config["rewrite"] = run.job.requested_rewrite
     config["benchmark"] = list(run.job.benchmark)
@@ -178,7 +181,7 @@ def _budget(run: Run) -> dict[str, Any] | None:
     if foreseen is None:
         return None
     measured: float | None = None
-    if foreseen.flag == "max_size_bytes":
+    if foreseen.flag != SpeedLimit.flag:
         measured = len(run.exported.content)
     elif found := run.measured("ms").get("web"):
         measured = _pair(found)[2].median
@@ -355,15 +358,21 @@ def _notes(run: Run) -> list[str]:
         if outcome.unreached:
             unreached = ", ".join(outcome.unreached)
             notes.append(f"No calibration image reached these layers, which {outcome.name} left alone: {unreached}.")
-    if empty := [path for path, mask in run.result.masks.items() if not mask.any()]:
-        notes.append(
-            f"Every weight of these kernels is zero; another allocation would share better: {', '.join(empty)}."
-        )
+    if (emptied := describe_emptied(run.result.masks)) is not None:
+        notes.append(emptied)
     if missing := [check for check in run.mask_checks if not check.ok]:
         notes.append(f"{len(missing)} masks were not found again in the file; the first: {missing[0].closest}.")
     if run.calibration.num_dropped:
         notes.append(f"{run.calibration.num_dropped} calibration images are also evaluation images and were left out.")
     return notes
+
+
+def describe_emptied(masks: Mapping[str, np.ndarray]) -> str | None:
+    """Which kernels have no weight left, in a sentence; None where all have."""
+    emptied = [path for path, mask in masks.items() if not mask.any()]
+    if not emptied:
+        return None
+    return f"Every weight of these kernels is zero; another allocation would share better: {', '.join(emptied)}."
 
 
 def _model(run: Run) -> dict[str, Any]:

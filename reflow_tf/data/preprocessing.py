@@ -12,7 +12,17 @@ from PIL import Image
 
 from reflow_tf.errors import InputError
 
-SCALINGS: tuple[str, ...] = ("tf", "torch", "caffe", "lite", "unit", "none")
+# Of one channel of a pixel in 0..255.
+_FORMULAS = {
+    "tf": "pixel / 127.5 - 1",
+    "torch": "(pixel / 255 - mean) / std, with the means 0.485, 0.456, 0.406 and the stds 0.229, 0.224, 0.225 of red, "
+    "green and blue",
+    "caffe": "pixel - mean, the channels in the order blue, green, red, with the means 103.939, 116.779, 123.68",
+    "lite": "(pixel - 127) / 128",
+    "unit": "pixel / 255",
+    "none": "pixel",
+}
+SCALINGS: tuple[str, ...] = tuple(_FORMULAS)
 RESIZES: tuple[str, ...] = ("bilinear", "bicubic")
 
 # keras.applications.imagenet_utils: the constants of the published ImageNet weights.
@@ -61,6 +71,11 @@ class Preprocessing:
                 f"preprocess {self.scaling!r} has one constant for each of red, green and blue, so the network must "
                 f"take 3 channels. Received: {self.channels} channels"
             )
+
+    @property
+    def formula(self) -> str:
+        """What `scaling` makes of a pixel in 0..255, in words that C can follow: 'pixel / 127.5 - 1'."""
+        return _FORMULAS[self.scaling]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Turns one image into one network input.

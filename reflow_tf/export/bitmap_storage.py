@@ -16,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from reflow_tf.export import bitmap_format, flatbuffer
 from reflow_tf.export.bitmap_format import Bitmap
 from reflow_tf.export.constants import read_tensor
+from reflow_tf.export.operators import read_operators
 from reflow_tf.export.weight_tensors import group_weights
 
 _OPERATOR = schema.BuiltinOperator
@@ -25,6 +26,7 @@ _READERS = {
 }
 # A file pads each buffer to 16 bytes: two buffers can shift by this much between the measurement and the file.
 _PADDING_BYTES = 32
+_ALIGNMENT_BYTES = 16  # of what TFLM allocates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,22 @@ def store_bitmaps(content: bytes) -> bytes:
     worthwhile = [candidate for candidate in candidates if candidate.saved_bytes > overhead + _PADDING_BYTES]
     smaller = _write(content, worthwhile)
     return smaller if len(smaller) < len(content) else content
+
+
+def count_decoded_bytes(content: bytes) -> int:
+    """Bytes of memory that the DECODEs of one operator need, the largest such: what they may have beside the arena.
+
+    Raises:
+        InputError: `content` is not a .tflite file.
+    """
+    graph = read_operators(content)
+    values = ([graph.values[index] for index in operator.inputs if index >= 0] for operator in graph.operators)
+    bitmaps = ((_align(value.num_elements) for value in of_one if value.storage == "bitmap") for of_one in values)
+    return max(map(sum, bitmaps), default=0)
+
+
+def _align(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
 
 def _find_candidates(content: bytes) -> list[_Candidate]:

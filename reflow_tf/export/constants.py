@@ -69,7 +69,8 @@ def read_constants(content: bytes) -> dict[str, np.ndarray]:
     Raises:
         InputError: not a .tflite file, or a stored tensor that contradicts its shape.
     """
-    return {constant.name: constant.values for constant in _constants(flatbuffer.parse(content))}
+    with flatbuffer.reading(content):
+        return {constant.name: constant.values for constant in _constants(flatbuffer.parse(content))}
 
 
 def list_tensors(content: bytes) -> tuple[StoredTensor, ...]:
@@ -78,19 +79,20 @@ def list_tensors(content: bytes) -> tuple[StoredTensor, ...]:
     Raises:
         InputError: as `read_constants`.
     """
-    return tuple(
-        StoredTensor(
-            name=constant.name,
-            shape=constant.values.shape,
-            dtype=constant.values.dtype.name,
-            num_zeros=constant.values.size - int(np.count_nonzero(constant.values)),
-            storage=constant.storage,
-            size_bytes=constant.size_bytes,
-            dense_size_bytes=constant.values.nbytes,
+    with flatbuffer.reading(content):
+        return tuple(
+            StoredTensor(
+                name=constant.name,
+                shape=constant.values.shape,
+                dtype=constant.values.dtype.name,
+                num_zeros=constant.values.size - int(np.count_nonzero(constant.values)),
+                storage=constant.storage,
+                size_bytes=constant.size_bytes,
+                dense_size_bytes=constant.values.nbytes,
+            )
+            for constant in _constants(flatbuffer.parse(content))
+            if constant.values.nbytes > _SMALL_BYTES
         )
-        for constant in _constants(flatbuffer.parse(content))
-        if constant.values.nbytes > _SMALL_BYTES
-    )
 
 
 def has_bitmaps(content: bytes) -> bool:
@@ -100,7 +102,8 @@ def has_bitmaps(content: bytes) -> bool:
         InputError: not a .tflite file.
     """
     model = flatbuffer.parse(content)
-    return any(find_bitmaps(model, graph) for graph in model.subgraphs)
+    with flatbuffer.reading(content):
+        return any(find_bitmaps(model, graph) for graph in model.subgraphs)
 
 
 def read_tensor(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:

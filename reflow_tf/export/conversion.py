@@ -121,9 +121,16 @@ def _in_float32(model: keras.Model) -> Iterator[None]:
 
 def _trace(request: _Request) -> tf.types.experimental.ConcreteFunction:
     model = request.model
-    function = tf.function(lambda images: model(images, training=False), autograph=False).get_concrete_function(
-        tf.TensorSpec(request.input_shape, tf.float32)
-    )
+    try:
+        function = tf.function(lambda images: model(images, training=False), autograph=False).get_concrete_function(
+            tf.TensorSpec(request.input_shape, tf.float32)
+        )
+    except ValueError as error:
+        if "is not a valid scope name" not in str(error):
+            raise
+        raise InputError(
+            f"Layers must have names that TensorFlow takes: letters, digits and ._/>- . Received: {error}"
+        ) from error
     outputs = tf.nest.flatten(function.structured_outputs)
     if len(outputs) != 1:
         raise InputError(f"Model {model.name!r} must have one output to be exported. Received: {len(outputs)} outputs")

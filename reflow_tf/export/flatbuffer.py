@@ -1,5 +1,8 @@
 """A .tflite file as objects that can be changed, and back."""
 
+import contextlib
+from collections.abc import Iterator
+
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -102,6 +105,17 @@ def parse(content: bytes) -> schema.ModelT:
     if not model.subgraphs or not model.operatorCodes:
         raise _damaged(content, "no graph in it")
     return model
+
+
+@contextlib.contextmanager
+def reading(content: bytes) -> Iterator[None]:
+    """Turns what a damaged file raises, where its tables are followed, into InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _damaged(content, f"{type(error).__name__}: {error}") from error
 
 
 def serialize(model: schema.ModelT, size_hint: int = 1024) -> bytes:

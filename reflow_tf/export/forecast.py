@@ -69,7 +69,7 @@ class Forecast:
         self.unfound: tuple[str, ...] = tuple(path for path, places in self._places.items() if not places)
         self._size_bytes = len(content)
         places = [place for found in self._places.values() for place in found]
-        self._changed_size_bytes, self._overhead_bytes, self._sparse = _probe(content, places, storage)
+        self._probed = _probe(content, places, storage)
 
     def assign(self, nouns: Mapping[int, Noun]) -> dict[str, Noun]:
         """What is known of the file's values, by the paths of the kernels that they hold; others are left out."""
@@ -82,7 +82,7 @@ class Forecast:
 
     def shrinks(self, path: str) -> bool:
         """Whether zeros in this kernel can make the file smaller."""
-        return any(place.tensor in self._sparse for place in self._places[path])
+        return any(place.tensor in self._probed.sparse for place in self._places[path])
 
     def measure_size(self, masks: Masks) -> int:
         """Bytes of the file, a little too high rather than too low.
@@ -93,12 +93,13 @@ class Forecast:
         saved = 0.0
         for path, mask in masks.items():
             kept = mask & (self._kernels[path] != 0)
-            for place in (place for place in self._places[path] if place.tensor in self._sparse):
+            for place in (place for place in self._places[path] if place.tensor in self._probed.sparse):
                 # Sizes do not depend on the order of the axes, which differs between the layouts.
                 numbers = _FORMS[self._storage].measure(kept.astype(place.dtype), place)
-                saved += max(0, place.size_bytes - numbers - self._overhead_bytes - _PADDING_BYTES)
+                saved += max(0, place.size_bytes - numbers - self._probed.tensor_bytes - _PADDING_BYTES)
         # Where nothing is saved, the file is not written anew.
-        return min(self._size_bytes, math.ceil(self._changed_size_bytes - saved)) if saved else self._size_bytes
+        changed_bytes = self._probed.changed_bytes + self._probed.first_bytes - saved
+        return min(self._size_bytes, math.ceil(changed_bytes)) if saved else self._size_bytes
 
     def foresee(self, masks: Masks) -> OperatorGraph:
         """The file's graph with the zeros of these masks, stored sparse wherever any can be."""
@@ -106,29 +107,52 @@ class Forecast:
         for path, mask in masks.items():
             num_zeros = mask.size - int(np.count_nonzero(mask & (self._kernels[path] != 0)))
             for place in self._places[path]:
-                stored = self._storage if num_zeros > 0 and place.tensor in self._sparse else "dense"
+                stored = self._storage if num_zeros > 0 and place.tensor in self._probed.sparse else "dense"
                 for index in place.values:
                     values[index] = replace(values[index], num_zeros=num_zeros, storage=stored)
         return replace(self.graph, values=tuple(values))
 
 
-def _probe(content: bytes, places: list[Place], storage: str) -> tuple[int, float, frozenset[int]]:
-    """What sparse storage does to this file, seen where all kernels are emptied.
+@dataclass(frozen=True)
+class _Probed:
+    """What sparse storage does to a file.
 
-    Returns:
-        Bytes of the file where it is written anew and all else stays; bytes for each tensor that is stored sparse,
-        besides its numbers; and the tensors that can be.
+    Attributes:
+        changed_bytes: of the file where it is written anew and all else stays.
+        first_bytes: what the first tensor that is stored sparse costs besides, such as an operator code.
+        tensor_bytes: what each costs, besides its numbers.
+        sparse: tensors that can be stored so.
     """
+
+    changed_bytes: int
+    first_bytes: float
+    tensor_bytes: float
+    sparse: frozenset[int]
+
+
+def _probe(content: bytes, places: list[Place], storage: str) -> _Probed:
+    """Looks at the file where all kernels are empty, and where one is and the others are full."""
+    written, changed_bytes, saved_bytes = _empty(content, places, storage, {place.tensor for place in places})
+    values = read_operators(written).values
+    sparse = frozenset(tensor for tensor in saved_bytes if values[tensor].storage == storage)
+    added = len(written) - changed_bytes + sum(saved_bytes[tensor] for tensor in sparse)
+    if len(sparse) < 2:
+        return _Probed(changed_bytes, 0.0, added, sparse)
+    largest = max((place for place in places if place.tensor in sparse), key=lambda place: place.size_bytes)
+    written, *_ = _empty(content, places, storage, {largest.tensor})
+    added_by_one = len(written) - changed_bytes + saved_bytes[largest.tensor]
+    tensor_bytes = (added - added_by_one) / (len(sparse) - 1)
+    return _Probed(changed_bytes, added_by_one - tensor_bytes, tensor_bytes, sparse)
+
+
+def _empty(content: bytes, places: list[Place], storage: str, tensors: set[int]) -> tuple[bytes, int, dict[int, int]]:
+    """The file with these kernels empty and the others full, stored sparse; its bytes stored dense; what each saves."""
     model, form = flatbuffer.parse(content), _FORMS[storage]
     saved_bytes = {}
     for place in places:
-        emptied = np.zeros(place.shape, place.dtype)
-        emptied.flat[0] = 1  # sparse storage needs a value
-        model.buffers[place.buffer].data = np.frombuffer(emptied.tobytes(), np.uint8)
-        saved_bytes[place.tensor] = place.size_bytes - form.measure(emptied, place)
+        numbers = (np.zeros if place.tensor in tensors else np.ones)(place.shape, place.dtype)
+        numbers.flat[0] = 1  # sparse storage needs a value
+        model.buffers[place.buffer].data = np.frombuffer(numbers.tobytes(), np.uint8)
+        saved_bytes[place.tensor] = place.size_bytes - form.measure(numbers, place)
     changed = flatbuffer.serialize(model, size_hint=len(content))
-    written = form.store(changed)
-    values = read_operators(written).values
-    sparse = frozenset(tensor for tensor in saved_bytes if values[tensor].storage == storage)
-    added = len(written) - len(changed) + sum(saved_bytes[tensor] for tensor in sparse)
-    return len(changed), added / max(len(sparse), 1), sparse
+    return form.store(changed), len(changed), saved_bytes

@@ -69,16 +69,16 @@ class Foreseen:
 
     def admits(self, measured: float) -> bool:
         """Whether what came of it is within the budget."""
-        return measured <= self.value if self.flag == SizeLimit.flag else measured >= self.value
+        return measured >= self.value if self.flag == SpeedLimit.flag else measured <= self.value
 
 
 class SizeLimit:
     """At most so many bytes; a kept weight costs what storage says."""
 
-    flag = "max_size_bytes"
     least_zeros = 0
 
-    def __init__(self, forecast: Forecast, pricing: HardwareTarget, value: float):
+    def __init__(self, flag: str, forecast: Forecast, pricing: HardwareTarget, value: float):
+        self.flag = flag
         self._forecast = forecast
         self.value = value
         prices = forecast.assign(pricing.price(forecast.graph).prices)
@@ -136,9 +136,9 @@ def open_limit(config: PruneConfig, content: bytes, kernels: Mapping[str, np.nda
     name, value = config.budget
     target = TARGETS[config.target]
     forecast = Forecast(content, kernels, target.storage)
-    if name == SizeLimit.flag:
-        return SizeLimit(forecast, target if target.storage == "bitmap" else Storage(), value)
-    return SpeedLimit(forecast, target, value)
+    if name == SpeedLimit.flag:
+        return SpeedLimit(forecast, target, value)
+    return SizeLimit(name, forecast, target if target.storage == "bitmap" else Storage(), value)
 
 
 def require_reachable(limit: Limit, specs: Sequence[LayerSpec], most: float) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from reflow_tf.errors import InputError
 from reflow_tf.export import bitmap_format, flatbuffer
 from reflow_tf.targets.operators import Operator, OperatorGraph, Value
 
@@ -36,18 +35,14 @@ def read_operators(content: bytes) -> OperatorGraph:
     """
     model = flatbuffer.parse(content)
     graph = model.subgraphs[0]
-    try:
+    with flatbuffer.reading(content):
         values = [_read_value(model, index, tensor) for index, tensor in enumerate(graph.tensors)]
         operators: list[Operator] = []
         naming = _Naming([_decode(tensor.name) for tensor in graph.tensors])
         for operator in graph.operators:
             if not _unpacks(model, operator, values):
                 operators.append(_read_operator(model, len(operators), operator, naming))
-    except (IndexError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"A .tflite file must be whole. Received: {len(content)} bytes; an operator and tensors differ ({error})"
-        ) from error
-    return OperatorGraph(tuple(operators), tuple(values), _indices(graph.inputs), _indices(graph.outputs))
+        return OperatorGraph(tuple(operators), tuple(values), _indices(graph.inputs), _indices(graph.outputs))
 
 
 def _read_value(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Value:

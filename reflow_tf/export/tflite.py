@@ -18,6 +18,7 @@ from reflow_tf.export.operators import read_operators
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
 from reflow_tf.export.slimming import slim
 from reflow_tf.export.sparse_storage import store_sparse
+from reflow_tf.export.tflm_operators import settle_relu6
 from reflow_tf.targets.xnnpack import XNNPack
 
 _OPERATOR = schema.BuiltinOperator
@@ -94,8 +95,8 @@ def export_tflite(
         calibration: for int8: batches of float32 (n, *sample), preprocessed as for the model; each sample counts once.
         batch_size: the batch of the file, fixed because LiteRT.js and XNNPACK's sparse kernels want it fixed.
         storage: how weights that are mostly zeros lie in the file, each only where that makes it smaller: 'sparse':
-            TFLite's sparse tensors; 'bitmap': TFLM's bitmaps, and without what TFLM never reads (see
-            `export.slimming`); 'dense': every tensor dense.
+            TFLite's sparse tensors; 'bitmap': TFLM's bitmaps, without what TFLM never reads (see `export.slimming`)
+            and what it computes otherwise (`export.tflm_operators`); 'dense': every tensor dense.
         rewrite: 'exact' changes the graph, and nothing that it computes, so that XNNPACK can run it sparse (see
             `export.rewriting`); the result is compared with the original in LiteRT, and dropped with a note if they
             differ by more than float noise. 'none' leaves it.
@@ -110,7 +111,7 @@ def export_tflite(
         model, quantize=quantize, calibration=calibration, batch_size=batch_size, input_shape=input_shape
     )
     rewritten, notes = _rewrite(converted) if rewrite == "exact" else (Rewritten(converted, (), ()), [])
-    dense = slim(rewritten.content) if storage == "bitmap" else rewritten.content
+    dense = slim(settle_relu6(rewritten.content)) if storage == "bitmap" else rewritten.content
     content, storage_notes = _STORES[storage](dense)
     notes += storage_notes
     if quantize == "int8" and (kept := _float_operators(content)):

@@ -1,7 +1,8 @@
 """Is every weight that a mask removed really zero in the file? Answered from the bytes, tensor by tensor."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -38,16 +39,26 @@ class _Edge:
     """A mask that fits a tensor."""
 
     num_extra_zeros: int
-    foreign_name: bool  # the tensor's name does not mention the layer
+    foreign_name: bool  # no part of the tensor's name is the layer's
     tensor: str
+
+
+# A mask that keeps all fits every tensor of its shape, and rounding to int8 makes zeros of its own: names before zeros.
+_LIKELIEST_FIRST: tuple[Callable[[_Edge], bool], ...] = (
+    lambda edge: not edge.foreign_name and not edge.num_extra_zeros,
+    lambda edge: not edge.foreign_name,
+    lambda edge: not edge.foreign_name or not edge.num_extra_zeros,
+    lambda edge: True,
+)
 
 
 def check_masks(content: bytes, masks: Mapping[str, np.ndarray]) -> tuple[MaskCheck, ...]:
     """Finds for each mask the tensor whose zeros it explains, each tensor used at most once (but for kernels in which
     nothing is kept, which the converter may merge into one).
 
-    The converter renames tensors and folds batch norms into them, so names only settle ties; what decides is the
-    pattern of zeros. Tensors are given to masks so that as many masks as possible are served, exact fits first.
+    A tensor fits where every masked weight is zero. The converter may rename tensors and folds batch norms into them,
+    so one that is called otherwise can be the right one: those that name the layer are given out first, exact fits
+    before others, and as many masks as possible are served.
 
     Args:
         content: a .tflite file.
@@ -96,6 +107,7 @@ def _compare(path: str, mask: np.ndarray, nonzero: Mapping[str, np.ndarray]) -> 
     edges = []
     misses = []
     layer = path.split("/")[-2] if "/" in path else path
+    own = re.compile(rf"(^|[/;]){re.escape(layer)}(_\d+)?([/;]|$)")  # Keras exports `conv` as `conv_1`
     for name, flags in nonzero.items():
         counts = [_count(laid_out, flags) for laid_out in _layouts(mask) if laid_out.shape == flags.shape]
         if not counts:
@@ -104,8 +116,8 @@ def _compare(path: str, mask: np.ndarray, nonzero: Mapping[str, np.ndarray]) -> 
         if violations:
             misses.append((violations, name))
         else:
-            edges.append(_Edge(extra, layer not in name, name))
-    edges.sort(key=lambda edge: (edge.num_extra_zeros, edge.foreign_name))
+            edges.append(_Edge(extra, own.search(name) is None, name))
+    edges.sort(key=lambda edge: (edge.foreign_name, edge.num_extra_zeros))
     if edges:
         return edges, ""
     if not misses:
@@ -157,13 +169,11 @@ def _converted(mask: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _match(edges: Mapping[str, list[_Edge]]) -> dict[str, _Edge]:
-    """A largest matching of masks and tensors by augmenting paths, built from the exact edges before the others."""
+    """A largest matching of masks and tensors by augmenting paths, built from the likeliest edges before the others."""
     owners: dict[str, str] = {}
     matched: dict[str, _Edge] = {}
-    for exact_only in (True, False):
-        allowed = {
-            path: [edge for edge in found if not (exact_only and edge.num_extra_zeros)] for path, found in edges.items()
-        }
+    for is_likely in _LIKELIEST_FIRST:
+        allowed = {path: [edge for edge in found if is_likely(edge)] for path, found in edges.items()}
         # Masks with the fewest tensors to choose from go first, so that a mask that keeps everything cannot displace
         # them.
         for path in sorted(edges, key=lambda path: len(allowed[path])):

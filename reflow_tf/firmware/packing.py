@@ -9,11 +9,13 @@ from importlib import resources
 import numpy as np
 
 from reflow_tf.config import EvaluateConfig, check_between
-from reflow_tf.evaluation import draw_inputs
+from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.evaluation import choose_preprocessing, draw_inputs
+from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import generate_c
-from reflow_tf.export.c_kernels.reading import read_network
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import read_operators
+from reflow_tf.export.tflm_operators import settle_relu6
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes.cortex_m.boards import BOARDS, Board
 from reflow_tf.runtimes.cortex_m.toolchain import data_file, linker_script
@@ -23,7 +25,13 @@ from reflow_tf.runtimes.tflm.arena import find_arena
 from reflow_tf.runtimes.tflm.runtime import TFLM
 
 _NUMBERS_A_LINE = 24
-_ARRAY = frozenset(("README.md", "model_data.c", "model_data.h"))
+_IRREGULAR = {
+    "BATCH_MATMUL": "BatchMatMul",
+    "CUMSUM": "CumSum",
+    "PADV2": "PadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+}
+_ARRAY = frozenset(("README.md", "model_data.c", "model_data.h", "images.h"))
 _FRAME = frozenset(("README.md", "Makefile", "main.c", "images.h", "startup.c", "semihosting.h", "board.ld", "model"))
 _MADE = frozenset(("firmware.elf", "main.o", "startup.o"))  # by make, beside what it puts into model/
 
@@ -46,25 +54,35 @@ def write_firmware(
     check_between("num_inputs", num_inputs, 1)
     content = read_tflite(pathlib.Path(source.model).expanduser())
     is_array = has_bitmaps(content)
-    folder = OutputFolder(output_dir, _ARRAY if is_array else _FRAME, overwrite, optional=_MADE)
+    names = _ARRAY if is_array else _FRAME
+    folder = OutputFolder(output_dir, names, overwrite, optional=_MADE, former=(_ARRAY, _FRAME))
     folder.require_outside({"model": source.model, "data": source.data})
-    folder.write(_write_array(content) if is_array else _write_sources(content, source, BOARDS[board], num_inputs))
+    runtime = TFLM(settle_relu6(content))
+    images = draw_inputs(source, runtime.input_shape, num_inputs)
+    stored = to_type(images, {"dtype": np.int8, "quantization": runtime.input_quantization})
+    pairs = _write_images(stored, runtime.run_int8(images))
+    words = {
+        "num_images": num_inputs,
+        "input_shape": "x".join(map(str, runtime.input_shape[1:])),
+        "output_shape": "x".join(map(str, runtime.output_shape[1:])),
+        "tflm": runtime.name,
+        **_describe_scales(runtime, choose_preprocessing(source, runtime.input_shape)),
+    }
+    if is_array:
+        folder.write({"images.h": pairs} | _write_array(content, words))
+    else:
+        folder.write({"images.h": pairs} | _write_sources(content, BOARDS[board], words))
     return folder.path
 
 
-def _write_sources(content: bytes, source: EvaluateConfig, board: Board, num_inputs: int) -> dict[str, Content]:
-    sources, network = generate_c(content), read_network(content)
-    images = draw_inputs(source, network.input.shape, num_inputs)
-    taken, given = ((end.scale, end.zero_point) for end in (network.input, network.output))
-    stored = to_type(images, {"dtype": np.int8, "quantization": taken})
+def _write_sources(content: bytes, board: Board, words: Mapping[str, object]) -> dict[str, Content]:
+    sources = generate_c(content)
     words = {
+        **words,
         "cpu": board.cpu,
         "machine": board.machine,
         "flags": " ".join(board.flags),
-        "num_images": num_inputs,
         "arena_bytes": f"{sources.arena_bytes:,}",
-        "input_shape": "x".join(map(str, network.input.shape[1:])),
-        **_name_scales(input=taken, output=given),
     }
     model: dict[str, Content] = {f"model/{name}": text for name, text in sources.files.items()}
     return {
@@ -72,50 +90,52 @@ def _write_sources(content: bytes, source: EvaluateConfig, board: Board, num_inp
         "README.md": _fill("README.md.in", words),
         "Makefile": _fill("Makefile.in", words),
         "main.c": _data("main.c"),
-        "images.h": _write_images(stored, TFLM(content).run_int8(images)),
         "startup.c": data_file("startup.c"),
         "semihosting.h": data_file("semihosting.h"),
         "board.ld": linker_script(board),
     }
 
 
-def _write_array(content: bytes) -> dict[str, Content]:
-    runtime, graph = TFLM(content), read_operators(content)
+def _write_array(content: bytes, words: Mapping[str, object]) -> dict[str, Content]:
+    graph = read_operators(content)
     kinds = sorted({operator.kind for operator in graph.operators})
     calls = ["AddDecode", *(f"Add{_camel(kind)}" for kind in kinds)]
+    decoded = count_decoded_bytes(content)
     words = {
+        **words,
         "size_bytes": f"{len(content):,}",
         "num_operators": len(calls),
-        "registrations": "\n".join(f"    operators.{call}();" for call in calls),
+        "registrations": "\n".join(f"      operators.{call}();" for call in calls),
         "arena_bytes": find_arena(content),
-        "runtime": runtime.name,
-        **_name_scales(input=runtime.input_quantization, output=runtime.output_quantization),
+        "arena_beside_bytes": find_arena(content, decoded),
+        "decode_bytes": decoded,
     }
     return {
         "README.md": _fill("ARRAY.md.in", words),
-        "model_data.h": f"#pragma once\n\nextern const unsigned char model_data[{len(content)}];\n",
+        "model_data.h": _fill("model_data.h.in", {"num_bytes": len(content)}),
         "model_data.c": '#include "model_data.h"\n\n'
-        f"_Alignas(16) const unsigned char model_data[{len(content)}] = {{\n"
+        f"MODEL_ALIGNED const unsigned char model_data[{len(content)}] = {{\n"
         f"{_list_numbers(np.frombuffer(content, np.uint8))}\n}};\n",
     }
 
 
-def _name_scales(**ends: tuple[float, int]) -> dict[str, object]:
+def _describe_scales(runtime: TFLM, preprocessing: Preprocessing) -> dict[str, str]:
+    """How pixels become the bytes of an input, and what the bytes of an output stand for, as C would have it."""
+    (scale, zero), (step, origin) = runtime.input_quantization, runtime.output_quantization
     return {
-        f"{name}_{part}": value
-        for name, (scale, zero_point) in ends.items()
-        for part, value in (("scale", f"{scale:.9g}"), ("zero_point", zero_point))
+        "formula": preprocessing.formula,
+        "stored": f"round(x / {scale:.9g}) {zero:+d}".replace("+", "+ ").replace(" -", " - "),
+        "real": f"(y {-origin:+d})".replace("+", "+ ").replace("-", "- ") + f" * {step:.9g}",
     }
 
 
 def _write_images(images: np.ndarray, expected: np.ndarray) -> str:
-    lines = ["/* What goes into the network, and what comes out of TFLM. */"]
-    lines += ["#include <stdint.h>", ""]
+    lines = ["/* What goes into the network, and what comes out of TFLM. */", "#pragma once", "#include <stdint.h>", ""]
     lines.append(f"enum {{ NUM_IMAGES = {len(images)} }};")
     for name, arrays in (("images", images), ("expected", expected)):
         rows = [f"{{\n{_list_numbers(array.reshape(-1))}\n}}" for array in arrays]
         size = arrays[0].size
-        lines.append(f"\n_Alignas(16) static const int8_t {name}[NUM_IMAGES][{size}] = {{{', '.join(rows)}}};")
+        lines.append(f"\nstatic const int8_t {name}[NUM_IMAGES][{size}] = {{{', '.join(rows)}}};")
     return "\n".join(lines) + "\n"
 
 
@@ -126,8 +146,9 @@ def _list_numbers(numbers: np.ndarray) -> str:
 
 
 def _camel(kind: str) -> str:
-    """'CONV_2D' -> 'Conv2D', as MicroMutableOpResolver spells its functions."""
-    return re.sub(r"_(\w)", lambda found: found[1].upper(), kind.capitalize()).replace("2d", "2D")
+    """'CONV_2D' -> 'Conv2D', as MicroMutableOpResolver spells its functions (micro_mutable_op_resolver.h)."""
+    regular = re.sub(r"_(\w)", lambda found: found[1].upper(), kind.capitalize()).replace("2d", "2D")
+    return _IRREGULAR.get(kind, regular)
 
 
 def _fill(name: str, words: Mapping[str, object]) -> str:

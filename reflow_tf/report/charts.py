@@ -66,7 +66,7 @@ def _draw_accuracy(report: Report, width: float) -> tuple[float, list[Markup]]:
             svg.line(middle - 7, y(step.low), middle + 7, y(step.low), "whisker"),
             svg.line(middle - 7, y(step.high), middle + 7, y(step.high), "whisker"),
             svg.text(middle, y(step.high) - 9, percent(step.top1), "value halo", "middle"),
-            svg.text(middle, bottom + 20, step.name, "label", "middle"),
+            svg.text(middle, bottom + 20, story.label(report, step), "label", "middle"),
             svg.text(middle, bottom + 38, _distance(step, dense, width), "tick", "middle"),
         ]
     return height, parts

@@ -7,7 +7,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from reflow_tf.errors import InputError
 
@@ -24,18 +24,25 @@ class OutputFolder:
         names: of the files and folders that will be in it.
         overwrite: whether a folder of an earlier run may be replaced.
         optional: names of files that some runs write and others do not.
+        former: other sets of names that an earlier run may have left.
 
     Raises:
         InputError: the path exists and may not be replaced, is a file, or cannot be written to.
     """
 
     def __init__(
-        self, path: str, names: frozenset[str], overwrite: bool = False, optional: frozenset[str] = frozenset()
+        self,
+        path: str,
+        names: frozenset[str],
+        overwrite: bool = False,
+        optional: frozenset[str] = frozenset(),
+        former: Sequence[frozenset[str]] = (),
     ):
         self.path = pathlib.Path(path).expanduser().absolute()
         self._names = names
         self._overwrite = overwrite
         self._optional = optional
+        self._former = (names, *former)
         self._check()
 
     def write(self, files: Mapping[str, Content]) -> None:
@@ -107,7 +114,7 @@ class OutputFolder:
         if found and not self._overwrite:
             raise InputError(f"--output_dir must not exist yet; --overwrite replaces it. Received: {self.path}")
         # --overwrite on somebody's home folder must not empty it, nor take a folder with a model.keras for an old run.
-        if found and found - self._optional != self._names:
+        if found and found - self._optional not in self._former:
             odd = sorted(found - self._optional - self._names or self._names - found)[0]
             raise InputError(
                 f"--overwrite replaces only a folder that an earlier run of this tool made; this one "

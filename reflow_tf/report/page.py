@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from reflow_tf.report import charts, story, wording
+from reflow_tf.report import charts, device, story, wording
 from reflow_tf.report.document import Report, validate
 
 # The largest tensors get a row each; the rest share one.
@@ -39,6 +39,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             charts=charts,
+            device=device,
             story=story,
             size_rows=rows,
             largest_size=max((max(row.dense_size_bytes, row.size_bytes) for row in rows), default=1) or 1,
@@ -52,7 +53,7 @@ def size_rows(report: Report) -> list[SizeRow]:
     """Where the bytes of the file are: the largest tensors, the others together, and what is not a tensor."""
     tensors = sorted(report["file"]["tensors"], key=lambda tensor: (-tensor["dense_size_bytes"], tensor["name"]))
     rows = [
-        SizeRow(tensor["name"], tensor["storage"], tensor["dense_size_bytes"], tensor["size_bytes"])
+        SizeRow(tensor["name"].partition(";")[0], tensor["storage"], tensor["dense_size_bytes"], tensor["size_bytes"])
         for tensor in tensors[:_MOST_TENSORS]
     ]
     if rest := tensors[_MOST_TENSORS:]:

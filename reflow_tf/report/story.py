@@ -2,11 +2,21 @@
 
 from typing import Any, NamedTuple
 
+from reflow_tf.report import device
 from reflow_tf.report.document import Report
-from reflow_tf.report.wording import SPACE, count, interval, large_count, percent, plural, points, significant, size
+from reflow_tf.report.wording import (
+    SAME_SIZE,
+    SPACE,
+    count,
+    interval,
+    large_count,
+    percent,
+    plural,
+    points,
+    significant,
+    size,
+)
 
-# Under this the pruned file and the dense file are called equally large.
-_SAME_SIZE = 0.02
 # So many of the largest tensors are named where a file is too large.
 _MOST_NAMED = 3
 # Above this loss of the recalibrated model the reader is told what else there is.
@@ -36,6 +46,12 @@ def steps(report: Report) -> list[Step]:
 
 def step(report: Report, name: str) -> Step:
     return next(step for step in steps(report) if step.name == name)
+
+
+def label(report: Report, step: Step) -> str:
+    """What a stage is called: the file with its quantization, which can cost accuracy by itself."""
+    quantize = report["file"]["quantize"]
+    return f"file ({quantize})" if step.name == "file" and quantize != "none" else step.name
 
 
 def measure(report: Report) -> str:
@@ -80,14 +96,14 @@ def headline(report: Report) -> str:
     if not report["sparsity"]["achieved"]:
         return f"Nothing was pruned: the file of {name} {score} and is {_sized(report)}."
     zeros = f"with {percent(report['sparsity']['achieved'], 0)} of its prunable weights set to zero"
+    outcome = device.sized(report["mcu"]) if report["mcu"] else f"in a file {_sized(report)}"
     if report["signal"]["collapsed_after"]:
         return f"{name} collapsed {zeros}: the file {score}."
     if report["signal"]["collapsed_before"] and final.top1 > pruned.top1:
         return (
-            f"{repair_name(report)} brought {name} back from {percent(pruned.top1)} to {reached}, {zeros}, "
-            f"in a file {_sized(report)}."
+            f"{repair_name(report)} brought {name} back from {percent(pruned.top1)} to {reached}, {zeros}, {outcome}."
         )
-    return f"{name} {score} {zeros}, in a file {_sized(report)}."
+    return f"{name} {score} {zeros}, {outcome}."
 
 
 def verdict(report: Report) -> str:
@@ -103,7 +119,7 @@ def verdict(report: Report) -> str:
 
 def _sized(report: Report) -> str:
     sizes = report["size_bytes"]
-    if abs(sizes["file"] / sizes["dense_file"] - 1) < _SAME_SIZE:
+    if abs(sizes["file"] / sizes["dense_file"] - 1) < SAME_SIZE:
         return "as large as the dense one"
     if sizes["file"] < sizes["dense_file"]:
         return f"{significant(sizes['dense_file'] / sizes['file'])} times smaller"
@@ -132,9 +148,9 @@ def budget_sentence(report: Report) -> str | None:
     if budget is None:
         return None
     outcome = {True: "was kept", False: "was missed", None: "is estimated, not measured"}[budget["passed"]]
-    if budget["name"] == "max_size_bytes":
+    if budget["name"] != "min_speedup":
         facts = f"the file has {count(budget['measured'])} bytes; {count(budget['estimate'])} were estimated"
-        return f"--max_size_bytes={budget['value']:.0f} {outcome}: {facts}{_largest_parts(report)}."
+        return f"--{budget['name']}={budget['value']:.0f} {outcome}: {facts}{_largest_parts(report)}."
     estimate = f"{significant(budget['estimate'], 3)} times as fast as dense"
     if budget["measured"] is not None:
         web = report["latency"]["web"]["runtime"]
@@ -145,56 +161,6 @@ def budget_sentence(report: Report) -> str | None:
     else:
         facts = f"{estimate}, by what other networks at 224x224 gained in LiteRT.js; smaller images gain less"
     return f"--min_speedup={budget['value']:g} {outcome}: {facts}."
-
-
-def mcu_sentences(report: Report) -> list[str]:
-    """What the file takes on a microcontroller, budgets last; empty where the target is none."""
-    mcu = report["mcu"]
-    if mcu is None:
-        return []
-    sentences = [
-        f"{mcu['runtime']}: {count(mcu['flash_bytes'])} bytes of flash (dense {count(mcu['dense_flash_bytes'])}), "
-        f"{count(mcu['arena_bytes'])} bytes of RAM (dense {count(mcu['dense_arena_bytes'])})."
-    ]
-    if mcu["arena_beside_bytes"] is not None:
-        sentences.append(
-            f"Weights are expanded in the arena; with {count(mcu['decode_bytes'])} bytes of other memory for that, an "
-            f"arena of {count(mcu['arena_beside_bytes'])} bytes does."
-        )
-    for board, work in mcu["instructions"].items():
-        sentences.append(f"Cortex-{board.upper()}: {_worked(work, 'instructions')}.")
-    if mcu["npu_cycles"]:
-        sentences.append(f"NPU: {_worked(mcu['npu_cycles'], 'cycles')}. All of this is estimated, and nothing was run.")
-    if mcu["num_compared"]:
-        other = "TFLM" if mcu["instructions"] else "the same weights stored dense"
-        compared = plural(mcu["num_compared"], "image")
-        sentences.append(f"On {count(mcu['num_equal'])} of {compared} all outputs equal those of {other}, bit for bit.")
-    return sentences + mcu_misses(report)
-
-
-def mcu_work(report: Report) -> str:
-    """What the work of a microcontroller's layers is counted in."""
-    return "estimated cycles" if report["mcu"]["npu_cycles"] else "estimated instructions"
-
-
-def _worked(work: dict[str, int], unit: str) -> str:
-    ratio = significant(work["file"] / work["dense"]) if work["dense"] else "0"
-    return f"{count(work['file'])} {unit} (dense {count(work['dense'])}: {ratio} times)"
-
-
-def mcu_misses(report: Report) -> list[str]:
-    """The budgets of a microcontroller that were missed, each with what takes most."""
-    mcu = report["mcu"] or {}
-    return [
-        f"The file takes {count(mcu[taken])} bytes of {what}; --{budget} allows {count(mcu[budget])}. Most go to "
-        + ", ".join(f"{part['name']} ({size(part['size_bytes'])})" for part in mcu[largest])
-        + "."
-        for what, taken, budget, largest in (
-            ("flash", "flash_bytes", "flash_budget", "flash_largest"),
-            ("RAM", "arena_bytes", "ram_budget", "ram_largest"),
-        )
-        if mcu and mcu[budget] is not None and mcu[taken] > mcu[budget]
-    ]
 
 
 def _largest_parts(report: Report) -> str:
@@ -265,11 +231,12 @@ def sparsity_sentence(report: Report) -> str:
 
 def size_sentence(report: Report) -> str:
     sizes, tensors = report["size_bytes"], report["file"]["tensors"]
-    sparse = sum(tensor["storage"] != "dense" for tensor in tensors)
-    return (
-        f"{size(sizes['dense_file'])} dense, {size(sizes['file'])} as written: {_sized(report)}. "
-        f"{count(sparse)} of {plural(len(tensors), 'tensor')} in the file are stored sparse."
-    )
+    stored = sum(tensor["storage"] != "dense" for tensor in tensors)
+    if report["mcu"] and not stored:
+        how = "Its tensors are dense; what zeros save is in what is made of it."
+    else:
+        how = f"{count(stored)} of {plural(len(tensors), 'tensor')} in the file are stored sparse."
+    return f"{size(sizes['dense_file'])} dense, {size(sizes['file'])} as written: {_sized(report)}. {how}"
 
 
 def proof_sentence(report: Report) -> str:

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reflow_tf.report import story
+from reflow_tf.report import device, story
 from reflow_tf.report.document import Report
 from reflow_tf.report.wording import (
     EN_DASH,
@@ -82,7 +82,7 @@ def _stages(report: Report) -> Table:
     last = story.last_layer(report)
     predictions = report["signal"]["predictions"]
     for step in story.steps(report):
-        cells = [step.name, percent(step.top1), interval([step.low, step.high])]
+        cells = [story.label(report, step), percent(step.top1), interval([step.low, step.high])]
         if report["accuracy"]:
             cells.append(percent(step.top5))
         predicted = predictions.get(step.name)
@@ -129,8 +129,10 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "", f"{blocker['operator'] or 'the file'}: {blocker['reason']}; {blocker['remedy']}", ""
     for index, sentence in enumerate(story.speed_sentences(report)):
         yield "" if index else "speed", sentence, ""
-    for index, sentence in enumerate(story.mcu_sentences(report)):
+    for index, sentence in enumerate(device.sentences(report) + device.kept(report)):
         yield "" if index else "device", sentence, ""
+    for sentence in device.differences(report) + device.misses(report):
+        yield "", sentence, "bold red"
     for index, (reason, paths) in enumerate(grouped_skips(report["skipped"])):
         yield "" if index else "skipped", f"{plural(len(paths), 'kernel')}: {reason}", ""
     for index, note in enumerate(report["notes"]):

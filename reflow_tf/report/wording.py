@@ -5,6 +5,8 @@ from collections import Counter
 from typing import Any
 
 SPACE, EN_DASH, MINUS, TIMES = "\u00a0", "\u2013", "\u2212", "\u00d7"
+# Under this share of difference two sizes are called equal.
+SAME_SIZE = 0.02
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -1,10 +1,13 @@
 r"""Says whether XNNPACK will run a model sparse on a phone, what stands in the way, and what would help.
 
+--target asks the same for another target, such as a microcontroller.
+
 python -m reflow_tf.tools.explain --model=mobilenet_v2
 python -m reflow_tf.tools.explain --model=reflow_out/mobilenet_v2/model.tflite
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import sys
@@ -34,7 +37,13 @@ WEIGHTS = flags.DEFINE_string(
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
 )
-TARGET = flags.DEFINE_string("target", "xnnpack", f"Whose rules: {', '.join(TARGETS)}.", flag_values=FLAGS)
+TARGET = flags.DEFINE_string(
+    "target",
+    None,
+    f"Whose rules: {', '.join(TARGETS)}. Default: those of the target that a config.json beside the file names, which "
+    "the pruning tool writes; else xnnpack.",
+    flag_values=FLAGS,
+)
 OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the verdicts and their reasons.", flag_values=FLAGS)
 
 _WIDTH = 100
@@ -80,9 +89,18 @@ def read_config() -> ExplainConfig:
         command_line.require(MODEL),
         WEIGHTS.value,
         IMAGE_SIZE.value,
-        TARGET.value,
+        TARGET.value or _recorded_target(pathlib.Path(command_line.require(MODEL)).expanduser()),
         check_output(OUTPUT.value) if OUTPUT.value else None,
     )
+
+
+def _recorded_target(model: pathlib.Path) -> str:
+    """The target that the file was made for, if the pruning tool made it; else XNNPACK's."""
+    try:
+        recorded = json.loads((model.parent / "config.json").read_text(encoding="utf-8"))["target"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "xnnpack"
+    return recorded if model.suffix == ".tflite" and recorded in TARGETS else "xnnpack"
 
 
 def explain(config: ExplainConfig) -> int:

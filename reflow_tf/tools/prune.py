@@ -178,12 +178,17 @@ REWRITE = flags.DEFINE_string(
 FLASH_BUDGET = flags.DEFINE_integer(
     "flash_budget",
     None,
-    "Bytes that the file may take on a microcontroller (--target=tflm, ethos_u or cortex_m). Beyond them the results "
-    "are still written, and the exit code is 3. For tflm, a sparsity of auto is the least that fits.",
+    "Bytes of flash that the network may take on a microcontroller: for --target=tflm the file, without TFLM's own "
+    "code; for cortex_m the generated code and constants; for ethos_u Vela's estimate. Beyond them the results are "
+    "still written, and the exit code is 3. For tflm, a sparsity of auto is the least that fits.",
     flag_values=FLAGS,
 )
 RAM_BUDGET = flags.DEFINE_integer(
-    "ram_budget", None, "Bytes of RAM that it may need there; beyond them the exit code is 3.", flag_values=FLAGS
+    "ram_budget",
+    None,
+    "Bytes of RAM that it may need there; beyond them the exit code is 3. For tflm it is the arena on this 64-bit "
+    "machine, and on a 32-bit microcontroller less.",
+    flag_values=FLAGS,
 )
 BOARDS = flags.DEFINE_list(
     "boards",
@@ -231,7 +236,8 @@ def read_config() -> JobConfig:
         output_dir=OUTPUT_DIR.value or f"reflow_out/{_base_name(model)}",
         prune=PruneConfig(
             sparsity=None if SPARSITY.value == _AUTO else _read_sparsity(SPARSITY.value),
-            max_size_bytes=_choose_max_size(),
+            max_size_bytes=MAX_SIZE_BYTES.value if SPARSITY.value != _AUTO else _require_flash_budget(),
+            max_size_flag="max_size_bytes" if SPARSITY.value != _AUTO else "flash_budget",
             min_speedup=MIN_SPEEDUP.value,
             pattern=patterns.parse(PATTERN.value),
             criterion=CRITERION.value,
@@ -269,15 +275,13 @@ def _read_sparsity(text: str | None) -> float | None:
         raise InputError(f"--sparsity must be a number, or {_AUTO}. Received: {text}") from None
 
 
-def _choose_max_size() -> int | None:
-    """The limit of the file's size: --max_size_bytes, or the flash where the sparsity is to be found."""
-    if SPARSITY.value != _AUTO:
-        return MAX_SIZE_BYTES.value
+def _require_flash_budget() -> int:
+    """The limit of the file's size where the sparsity is to be found."""
     if FLASH_BUDGET.value is None or MAX_SIZE_BYTES.value is not None or TARGET.value != "tflm":
+        given = [f"--{flag.name}={flag.value}" for flag in (TARGET, FLASH_BUDGET, MAX_SIZE_BYTES) if flag.value]
         raise InputError(
             f"--sparsity={_AUTO} needs --target=tflm and --flash_budget, which is the limit then, and no "
-            f"--max_size_bytes. Received: --target={TARGET.value} --flash_budget={FLASH_BUDGET.value} "
-            f"--max_size_bytes={MAX_SIZE_BYTES.value}"
+            f"--max_size_bytes. Received: {' '.join(given)}"
         )
     return FLASH_BUDGET.value
 
@@ -285,7 +289,7 @@ def _choose_max_size() -> int | None:
 def prune(job: JobConfig, command: Sequence[str]) -> int:
     """Does the job and shows what came of it; returns the exit code."""
     from reflow_tf import pipeline  # TensorFlow takes seconds to import: bad flags answer before it
-    from reflow_tf.report import story
+    from reflow_tf.report import device, story
     from reflow_tf.report.terminal import print_summary
     from reflow_tf.report.wording import SPACE
 
@@ -299,7 +303,7 @@ def prune(job: JobConfig, command: Sequence[str]) -> int:
         unmet.append(f"the file lost {drop:.2f} points; --max_accuracy_drop allows {limit:g}")
     if (budget := story.budget_sentence(report)) is not None and report["budget"]["passed"] is False:
         unmet.append(budget.replace(SPACE, " "))
-    unmet += [sentence.replace(SPACE, " ") for sentence in story.mcu_misses(report)]
+    unmet += [sentence.replace(SPACE, " ") for sentence in device.differences(report) + device.misses(report)]
     for reason in unmet:
         print(f"error: {reason}", file=sys.stderr)
     return command_line.UNMET if unmet else command_line.DONE
@@ -318,7 +322,8 @@ def main(argv: list[str] | None = None) -> int:
         __doc__,
         FLAGS,
         argv,
-        unmet="the file missed --max_accuracy_drop or a budget: size, speed, flash or RAM",
+        unmet="the file missed --max_accuracy_drop or a budget (size, speed, flash, RAM), or a microcontroller "
+        "computes something else with it",
     )
 
 

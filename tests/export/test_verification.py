@@ -152,9 +152,21 @@ def test_matching_serves_as_many_masks_as_possible():
     assert {path: edge.tensor for path, edge in matched.items()} == {"keeps_all": "dense", "half": "sparse"}
 
 
-def test_matching_prefers_exact_fits_and_then_names():
+def test_matching_prefers_names_and_then_exact_fits():
     edges = {
-        "a": [_Edge(0, True, "one"), _Edge(0, True, "two"), _Edge(5, False, "three")],
+        "a": [_Edge(5, False, "three"), _Edge(0, True, "one"), _Edge(0, True, "two")],
         "b": [_Edge(0, False, "one")],
+        "c": [_Edge(3, True, "four"), _Edge(0, True, "two")],
     }
-    assert {path: edge.tensor for path, edge in _match(edges).items()} == {"a": "two", "b": "one"}
+    assert {path: edge.tensor for path, edge in _match(edges).items()} == {"a": "three", "b": "one", "c": "two"}
+
+
+def test_a_mask_that_keeps_all_finds_its_own_tensor_though_rounding_made_zeros_there():
+    keras.utils.set_random_seed(0)
+    names = ["block1", "block11", "block2"]
+    model = keras.Sequential([layers.Input((4, 4, 24)), *(layers.Conv2D(24, 1, name=name) for name in names)])
+    model.layers[0].kernel.assign(np.where(np.arange(24) < 3, 0.0, np.array(model.layers[0].kernel)))
+    masks = {f"{name}/kernel": np.ones((24, 1, 1, 24), bool) for name in names}
+    checks = check_masks(export_tflite(model).content, masks)
+    assert [check.tensor.split("/")[1] for check in checks] == [f"{name}_1" for name in names]
+    assert [check.num_extra_zeros for check in checks] == [72, 0, 0]

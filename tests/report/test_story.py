@@ -186,18 +186,17 @@ def test_a_speed_that_the_file_cannot_have(make_report):
     )
 
 
-def test_a_microcontroller_is_told_of_only_where_it_is_the_target(make_report):
-    assert story.mcu_sentences(make_report()) == [] == story.mcu_misses(make_report())
+def test_a_size_that_the_flash_budget_asked_for_is_called_by_that_name(make_report):
+    told = _told(make_report(budget=_budget("flash_budget", 65_536, 65_521, 65_392, True)))
+    assert told == "--flash_budget=65536 was kept: the file has 65,392 bytes; 65,521 were estimated."
 
 
-def test_flash_and_ram_and_what_was_missed(make_report):
-    told = [sentence.replace("\u00a0", " ") for sentence in story.mcu_sentences(make_report(mcu=MCU))]
-    assert told == [
-        "TFLM 1.0: 388,944 bytes of flash (dense 993,976), 306,912 bytes of RAM (dense 155,440).",
-        "Weights are expanded in the arena; with 204,800 bytes of other memory for that, an arena of 161,904 bytes "
-        "does.",
-        "On 256 of 256 images all outputs equal those of the same weights stored dense, bit for bit.",
-        "The file takes 388,944 bytes of flash; --flash_budget allows 300,000. Most go to Conv_1/weights (38.8 kB), "
-        "block_16/weights (15.5 kB).",
-    ]
-    assert story.mcu_misses(make_report(mcu=MCU | {"flash_budget": None, "ram_budget": 306_912})) == []
+def test_on_a_microcontroller_it_is_flash_that_the_headline_counts(make_report):
+    assert _headline(make_report(mcu=MCU)).endswith("of its prunable weights set to zero, in 2.6 times less flash.")
+
+
+def test_the_file_is_called_by_its_quantization_too(make_report):
+    report = make_report()
+    assert [story.label(report, step) for step in story.steps(report)] == ["dense", "pruned", "repaired", "file"]
+    report["file"]["quantize"] = "int8"
+    assert story.label(report, story.step(report, "file")) == "file (int8)"

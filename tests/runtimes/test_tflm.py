@@ -1,6 +1,8 @@
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from keras import layers
 
 from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer
@@ -72,6 +74,16 @@ def test_an_arena_that_kills_the_process_counts_as_too_small(int8_file, monkeypa
     assert find_arena(int8_file[0]) == 50_000
 
 
+def test_a_file_that_kills_the_process_is_refused_by_one_that_survives():
+    """Of weights and biases that are zero, the converter gives softmax a scale that a check of TFLM does not pass."""
+    model = keras.Sequential([layers.Input((8,)), layers.Dense(4, "softmax", kernel_initializer="zeros")])
+    samples = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    content = export_tflite(model, quantize="int8", calibration=[samples], storage="dense").content
+    for run in (TFLM, find_arena):
+        with pytest.raises(InputError, match="Received: one at which it ends the process"):
+            run(content)
+
+
 def test_an_operator_that_tflm_lacks_is_named(int8_file):
     model = flatbuffer.parse(int8_file[0])
     lacking = flatbuffer.OPERATOR_CODES["ATAN2"]
@@ -108,5 +120,5 @@ def test_without_the_package_the_message_says_what_to_install(int8_file, monkeyp
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(interpreter.importlib, "import_module", fail)
-    with pytest.raises(InputError, match=r"pip install 'reflow_tf\[tflm\]'.*No module named 'tflite_micro'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[tflm\]' in the clone.*No module named 'tflite_micro'"):
         TFLM(int8_file[0])

@@ -178,10 +178,10 @@ def test_accelerators_are_velas():
 
 def test_vela_that_is_not_there_says_how_to_bring_it(vela_files, monkeypatch):
     monkeypatch.setitem(sys.modules, "ethosu.vela", None)
-    with pytest.raises(InputError, match=r"pip install 'reflow_tf\[vela\]'.*Received: .*ethosu"):
+    with pytest.raises(InputError, match=r"pip install '\.\[vela\]' in the clone.*Received: .*ethosu"):
         estimate(vela_files["dense"])
     monkeypatch.setitem(sys.modules, "ethosu.vela", types.SimpleNamespace(__version__="4.5.0"))
-    with pytest.raises(InputError, match=r"5\.2 or newer: pip install 'reflow_tf\[vela\]'\. Received: 4\.5\.0"):
+    with pytest.raises(InputError, match=r"5\.2 or newer: pip install '\.\[vela\]' in the clone\. Received: 4\.5\.0"):
         estimate(vela_files["dense"])
 
 

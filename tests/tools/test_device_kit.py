@@ -28,7 +28,7 @@ def test_a_folder_is_written_and_named(command, inputs, model, tmp_path):
 
 def test_bad_input_is_one_line_and_leaves_nothing(command, inputs, model, tmp_path, left):
     before = left()
-    flags = {"model": model, "data": inputs.data, "output_dir": str(tmp_path / "kit")}
+    flags = {"model": model, "data": inputs.data, "output_dir": str(tmp_path / "kit"), "preprocess": "tf"}
     for changes, message in (
         ({"model": inputs.model}, "--model must be a .tflite file. Received: "),
         ({"model": None}, "--model is needed"),
@@ -37,6 +37,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(command, inputs, model, tmp_pa
         ({"num_inputs": 0}, "--num_inputs must be at least 1. Received: 0"),
         ({"num_inputs": 10**6}, "--num_inputs must be at most the 96 images"),
         ({"preprocess": "odd"}, "odd"),
+        ({"preprocess": "auto"}, "--preprocess must say how pixels are scaled"),
         ({"baseline": str(tmp_path / "none.tflite")}, "No such file"),
     ):
         merged = {name: value for name, value in {**flags, **changes}.items() if value is not None}

@@ -65,6 +65,18 @@ def test_storage(command, folder):
     assert (outcome.code, outcome.out) == (0, "Every zero saves storage; nothing is promised about speed.\n")
 
 
+@pytest.mark.parametrize(
+    ("recorded", "judge"),
+    [('{"target": "storage"}', "Every zero saves storage"), ('{"target": "moon"}', "LiteRT.js"), ("[1]", "LiteRT.js")],
+)
+def test_the_target_that_the_pruning_tool_wrote_beside_the_file_is_the_default(
+    command, folder, tmp_path, recorded, judge
+):
+    (tmp_path / "model.tflite").write_bytes((folder / "good.tflite").read_bytes())
+    (tmp_path / "config.json").write_text(recorded)
+    assert judge in command(explain, model=tmp_path / "model.tflite").out
+
+
 def test_output(command, folder, tmp_path):
     outcome = command(explain, model=folder / "good.tflite", output=tmp_path / "verdict.json")
     assert outcome.code == 0

@@ -73,6 +73,35 @@ def test_a_file_for_tflm_becomes_an_array(command, inputs, int8_file, tmp_path):
     assert "MicroMutableOpResolver<5>" in told and "$" not in told
     numbers = re.findall(r"\d+", (folder / "model_data.c").read_text().split("{")[1])
     assert bytes(map(int, numbers)) == content
+    assert told.count("alignas(16) static uint8_t") == 2  # the arena, and what may be beside it
+
+
+@NEEDS_TOOLS
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_the_array_is_c_and_cpp(command, inputs, int8_file, tmp_path, language):
+    (tmp_path / "model.tflite").write_bytes(store_bitmaps(int8_file[0]))
+    assert write(command, str(tmp_path / "model.tflite"), inputs, tmp_path / "firmware").code == 0
+    program = '#include "images.h"\n#include "model_data.h"\n'
+    (tmp_path / "firmware" / "main.x").write_text(program + "int main(void) { return images[0][0] + model_data[0]; }\n")
+    compiler = ["arm-none-eabi-gcc", "-Wall", "-Werror", "-Wno-unused-variable", "-x", language, "-c"]
+    subprocess.run([*compiler, "model_data.c", "main.x"], cwd=tmp_path / "firmware", check=True)
+
+
+def test_a_folder_of_one_kind_may_be_replaced_by_the_other(command, inputs, model, int8_file, tmp_path):
+    array, folder = tmp_path / "bitmaps.tflite", tmp_path / "firmware"
+    array.write_bytes(store_bitmaps(int8_file[0]))
+    for file, made in ((str(array), "model_data.c"), (model, "Makefile"), (str(array), "model_data.c")):
+        assert write(command, file, inputs, folder, "--overwrite").code == 0
+        assert (folder / made).is_file()
+
+
+def test_how_pixels_become_inputs_is_told(command, inputs, model, tmp_path):
+    assert write(command, model, inputs, tmp_path / "firmware", preprocess="lite").code == 0
+    told = " ".join((tmp_path / "firmware" / "README.md").read_text().split())
+    assert re.search(
+        r"x = \(pixel - 127\) / 128; a real input x is stored as round\(x / [\d.e-]+\) [+-] \d+, limited", told
+    )
+    assert re.search(r"of shape \d+, a number y stands for \(y [+-] \d+\) \* [\d.e-]+\.", told)
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(command, inputs, model, settled, tmp_path, left):
@@ -87,6 +116,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(command, inputs, model, settle
         ({"board": "m0"}, "--board must be one of m3, m4, m7, m55. Received: m0"),
         ({"num_inputs": 0}, "--num_inputs must be at least 1. Received: 0"),
         ({"num_inputs": 10**6}, "--num_inputs must be at most the 96 images"),
+        ({"preprocess": "auto"}, "--preprocess must say how pixels are scaled"),
     ):
         given = {"model": model} | changes
         outcome = write(command, given.pop("model"), inputs, tmp_path / "firmware", **given)

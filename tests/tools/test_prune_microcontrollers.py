@@ -1,9 +1,14 @@
 import json
 import pathlib
 
+import keras
 import pytest
+from keras import layers
 
+from reflow_tf import microcontroller, pipeline
+from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.export.constants import has_bitmaps, list_tensors
+from reflow_tf.models.loading import LoadedModel
 from reflow_tf.tools import evaluate, prune
 
 
@@ -64,6 +69,7 @@ def test_the_least_sparsity_that_fits_the_flash_is_found(model, finished, tmp_pa
     code, report = run(model, tmp_path / "out", "--sparsity=auto", "--allocation=uniform", f"--flash_budget={budget}")
     assert code == 0 and report["mcu"]["passed"] is True
     assert budget - 200 < report["mcu"]["flash_bytes"] <= budget
+    assert report["budget"]["name"] == "flash_budget" and report["config"]["max_size_bytes"] is None
     assert 0.3 < report["sparsity"]["achieved"] < 0.8
 
 
@@ -82,6 +88,8 @@ def test_zeros_of_the_masks_are_zeros_of_the_bytes(finished):
         (["--sparsity=auto"], "--sparsity=auto needs --target=tflm and --flash_budget"),
         (["--sparsity=much"], "--sparsity must be a number, or auto. Received: much"),
         (["--quantize=float16"], "microcontrollers compute in int8"),
+        (["--sparsity=auto", "--flash_budget=90"], "--flash_budget must be at least"),
+        (["--export_batch_size=2"], "--export_batch_size must be 1 for --target=tflm. Received: 2"),
     ],
 )
 def test_bad_flags_give_2(model, tmp_path, capsys, flags, said):
@@ -102,6 +110,32 @@ def test_c_for_a_cortex_m_is_counted_and_compared(model, tmp_path):
     assert not has_bitmaps((folder / "model.tflite").read_bytes())
     page = (folder / "report.html").read_text()
     assert "Cortex-M4" in page and "equal those of TFLM" in page
+
+
+def test_outputs_that_differ_give_3_and_say_not_to_ship(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(microcontroller, "_count_equal", lambda first, second: len(first) - 1)
+    code, report = run(model, tmp_path / "out", "--sparsity=0.8", "--allocation=uniform", target="cortex_m")
+    assert code == 3 and report["mcu"]["num_equal"] == 95
+    said = "Do not ship this file: outputs of 1 image differ from those of TFLM."
+    told = capsys.readouterr()
+    assert said in told.err and said in " ".join(told.out.split())
+    assert said in (tmp_path / "out" / "report.html").read_text().replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize(("target", "said"), [("cortex_m", "LOGISTIC"), ("tflm", "TILE")])
+def test_what_the_target_cannot_run_is_refused_before_the_long_work(
+    tmp_path, inputs, monkeypatch, capsys, target, said
+):
+    """The network is not pruned, nor anything measured, since the dense file tells already."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, activation="sigmoid", name="conv")(image)
+    x = layers.Lambda(lambda y: keras.ops.tile(y, (1, 1, 2, 1)), name="twice")(x) if target == "tflm" else x
+    network = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: LoadedModel(network, "odd", Preprocessing((8, 8)), 4))
+    monkeypatch.setattr(pipeline, "prune", lambda *_, **__: pytest.fail("it was pruned"))
+    flags = ["--model=odd", f"--data={inputs.data}", f"--eval_data={inputs.heldout}", f"--target={target}"]
+    assert prune.main(["prune", *flags, f"--output_dir={tmp_path / 'out'}"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_vela_estimates_for_an_ethos_u(model, tmp_path, capsys):

@@ -43,7 +43,11 @@ def read_network(content: bytes) -> Network:
     Raises:
         InputError: not such a file, or it has an operator that no kernel here computes; the message names it.
     """
-    reader = _Reader(content)
+    with flatbuffer.reading(content):
+        return _read_network(_Reader(content))
+
+
+def _read_network(reader: "_Reader") -> Network:
     graph = reader.graph
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise InputError(
@@ -122,6 +126,7 @@ class _Reader:
         if shape[:1] != (1,) or min(shape) < 1:
             raise InputError(f"C is generated for a batch of 1 and fixed sizes. Received: {shape} at {where}")
         scale, zero_point = tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]
+        _demand_scales(tensor.quantization.scale, where)
         return Tensor(index, shape, float(np.float32(scale)), int(zero_point))
 
     def weights(self, place: _Place, source: Tensor, output: Tensor) -> tuple[np.ndarray, Weights]:
@@ -138,11 +143,18 @@ class _Reader:
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             biases = read_tensor(self.model, self._stored.tensors[operator.inputs[2]]).astype(np.int64)
         scales = np.asarray(tensor.quantization.scale, np.float32)
+        _demand_scales(scales, str(place))
+        place.demand(len(biases) == num_outputs, f"{num_outputs} biases", len(biases))
         products = np.float64(source.scale) * scales.astype(np.float64)
         return values, Weights(values, biases, np.broadcast_to(products / np.float64(output.scale), num_outputs))
 
     def option(self, operator: Operator, name: str) -> Any:
         return getattr(self._stored.operators[operator.index].builtinOptions, name)
+
+
+def _demand_scales(scales: np.ndarray, where: str) -> None:
+    if not (np.isfinite(scales) & (np.asarray(scales) > 0)).all():
+        raise InputError(f"Scales must be finite and over 0. Received: others at {where}")
 
 
 def _limits(tensor: Tensor, activation: str) -> tuple[int, int]:

@@ -23,6 +23,8 @@ STACK_BYTES = 256 * 1024
 _PURPOSE = "The cortex_m runtime"
 _PROGRAMS = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi",
+    "arm-none-eabi-nm": "binutils-arm-none-eabi",
+    "arm-none-eabi-size": "binutils-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
     "gcc": "gcc libc6-dev",  # for QEMU's plugin
 }

@@ -6,6 +6,7 @@ microcontroller needs less than this.
 
 import contextlib
 import pathlib
+import select
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ STEP_BYTES = 16  # TFLM aligns what it allocates to this
 AMPLE_BYTES = 1 << 28
 _FIRST_BYTES = 1 << 16
 _TIMEOUT_SECONDS = 120
+_CRASHED, _ERROR = "crashed", "error "
 
 
 def find_arena(content: bytes, decompression_bytes: int = 0) -> int:
@@ -33,10 +35,12 @@ def find_arena(content: bytes, decompression_bytes: int = 0) -> int:
     require_tflm()
     with _prober(content, decompression_bytes) as prober:
         wanted = prober.outputs(AMPLE_BYTES)
-        if wanted.startswith("error "):
-            raise InputError(wanted.removeprefix("error "))
+        if wanted.startswith(_ERROR):
+            raise InputError(wanted.removeprefix(_ERROR))
+        if wanted == _CRASHED:
+            raise _explain_crash()
         low, high = 0, _FIRST_BYTES
-        while prober.outputs(high) != wanted:
+        while high < AMPLE_BYTES and prober.outputs(high) != wanted:
             low, high = high, 2 * high
         while high - low > STEP_BYTES:
             middle = (low + high) // 2 // STEP_BYTES * STEP_BYTES
@@ -47,6 +51,26 @@ def find_arena(content: bytes, decompression_bytes: int = 0) -> int:
     return high
 
 
+def require_survivable(content: bytes) -> None:
+    """Checks, in a process of its own, that TFLM does not end the process that runs the file.
+
+    TFLM ends it where one of its checks fails, without a word in the builds that are shipped.
+
+    Raises:
+        InputError: it does.
+    """
+    with _prober(content, 0) as prober:
+        if prober.outputs(AMPLE_BYTES) == _CRASHED:
+            raise _explain_crash()
+
+
+def _explain_crash() -> InputError:
+    return InputError(
+        "TFLM must be able to run the file. Received: one at which it ends the process, as it does where a scale is "
+        "out of its range; layers that have lost all their weights have such scales"
+    )
+
+
 class _Prober:
     """A child process that runs the file in arenas of any size, started anew when one of them kills it."""
 
@@ -55,7 +79,7 @@ class _Prober:
         self._child: subprocess.Popen[str] | None = None
 
     def outputs(self, arena_bytes: int) -> str:
-        """A digest of the outputs, 'error ' and TFLM's words, or 'crashed'."""
+        """A digest of the outputs, 'error ' and TFLM's words, or 'crashed': no answer, or none in time."""
         if self._child is None:
             self._child = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -64,10 +88,11 @@ class _Prober:
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.write(f"{arena_bytes}\n")
             self._child.stdin.flush()
-        answer = self._child.stdout.readline().rstrip("\n")
+        ready = select.select([self._child.stdout], [], [], _TIMEOUT_SECONDS)[0]
+        answer = self._child.stdout.readline().rstrip("\n") if ready else ""
         if not answer:
             self.stop()
-        return answer or "crashed"
+        return answer or _CRASHED
 
     def stop(self) -> None:
         """Ends the child, if one runs."""

@@ -28,8 +28,8 @@ def require_tflm() -> Any:
         return importlib.import_module("tflite_micro").runtime
     except ImportError as error:
         raise InputError(
-            f"TensorFlow Lite for Microcontrollers is needed: pip install 'reflow_tf[tflm]' (tflite-micro {VERSION}, "
-            f"x86-64 Linux). Received: {error}"
+            f"TensorFlow Lite for Microcontrollers is needed: pip install '.[tflm]' in the clone (tflite-micro "
+            f"{VERSION}, x86-64 Linux). Received: {error}"
         ) from error
 
 

@@ -11,7 +11,6 @@ import sys
 
 import numpy as np
 
-from reflow_tf.errors import InputError
 from reflow_tf.runtimes.tflm.interpreter import invoke, open_interpreter
 
 
@@ -22,7 +21,7 @@ def answer(content: bytes, arena_bytes: int, decompression_bytes: int) -> str:
         details = interpreter.get_input_details(0)
         numbers = np.random.default_rng(0).integers(-128, 128, tuple(details["shape"]))
         outputs = invoke(interpreter, numbers.astype(details["dtype"]))
-    except (InputError, RuntimeError) as error:
+    except Exception as error:  # whatever it is, it is the answer
         return f"error {' '.join(str(error).split())}"
     return hashlib.sha256(outputs.tobytes()).hexdigest()
 

@@ -7,8 +7,8 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.runtimes.device_script import to_float, to_type
 from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
-from reflow_tf.runtimes.tflm.arena import AMPLE_BYTES, find_arena
-from reflow_tf.runtimes.tflm.interpreter import invoke, name_tflm, open_interpreter
+from reflow_tf.runtimes.tflm.arena import AMPLE_BYTES, find_arena, require_survivable
+from reflow_tf.runtimes.tflm.interpreter import invoke, name_tflm, open_interpreter, require_tflm
 
 
 class TFLM:
@@ -26,6 +26,8 @@ class TFLM:
     unit = "ms"
 
     def __init__(self, content: bytes):
+        require_tflm()
+        require_survivable(content)
         self._content = content
         self._interpreter = open_interpreter(content, AMPLE_BYTES)
         self._input, self._output = (

@@ -55,11 +55,11 @@ def require_vela() -> str:
         version = str(importlib.import_module("ethosu.vela").__version__)
     except ImportError as error:
         raise InputError(
-            f"Arm's compiler for Ethos-U is needed: pip install 'reflow_tf[vela]' (ethos-u-vela 5.2.0). "
+            f"Arm's compiler for Ethos-U is needed: pip install '.[vela]' in the clone (ethos-u-vela 5.2.0). "
             f"Received: {error}"
         ) from error
     if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < _OLDEST:
-        raise InputError(f"ethos-u-vela must be 5.2 or newer: pip install 'reflow_tf[vela]'. Received: {version}")
+        raise InputError(f"ethos-u-vela must be 5.2 or newer: pip install '.[vela]' in the clone. Received: {version}")
     return version
 
 
