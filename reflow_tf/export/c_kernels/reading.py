@@ -34,6 +34,7 @@ from reflow_tf.targets.operators import Operator, OperatorGraph
 
 _INT8 = schema.TensorType.INT8
 _ACTIVATIONS = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+_MOST_RATIO = 2.0**30
 _MOST_SIZE = 32767  # the kernels' structures hold sizes in 16 bits
 
 
@@ -146,6 +147,11 @@ class _Reader:
         _demand_scales(scales, str(place))
         place.demand(len(biases) == num_outputs, f"{num_outputs} biases", len(biases))
         products = np.float64(source.scale) * scales.astype(np.float64)
+        place.demand(
+            (products < _MOST_RATIO * output.scale).all(),
+            "a scale of the output that its operands can reach",
+            output.scale,
+        )
         return values, Weights(values, biases, np.broadcast_to(products / np.float64(output.scale), num_outputs))
 
     def option(self, operator: Operator, name: str) -> Any:

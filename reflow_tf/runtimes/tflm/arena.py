@@ -18,7 +18,7 @@ from reflow_tf.runtimes.tflm.interpreter import require_tflm
 STEP_BYTES = 16  # TFLM aligns what it allocates to this
 AMPLE_BYTES = 1 << 28
 _FIRST_BYTES = 1 << 16
-_TIMEOUT_SECONDS = 120
+_TIMEOUT_SECONDS = 60
 _CRASHED, _ERROR = "crashed", "error "
 
 
