@@ -6,66 +6,26 @@ The folder holds the file, a few of your images as the network takes them, the o
 needs nothing but numpy and ai_edge_litert or tflite_runtime, and a README that says how to run it.
 """
 
-import dataclasses
 import sys
 
 from absl import flags
 
-from reflow_tf.config import EvaluateConfig, check_between
-from reflow_tf.errors import InputError
 from reflow_tf.tools import command_line
+from reflow_tf.tools.folder_job import FolderFlags, FolderJob
 
 FLAGS = command_line.new_flags()
-
-MODEL = flags.DEFINE_string("model", None, "The path of a .tflite file.", flag_values=FLAGS)
-DATA = flags.DEFINE_string(
-    "data",
-    None,
-    "Images, with labels or without: fashion_mnist, a folder, an .npz with x, or tfds:NAME[:SPLIT]. They are prepared "
-    "as the config.json beside the file says, which the pruning tool writes.",
-    flag_values=FLAGS,
-)
+_FOLDER = FolderFlags(FLAGS, "The path of a .tflite file.", "device_kit")
 BASELINE = flags.DEFINE_string(
     "baseline", None, "Another .tflite file, to be timed in turns with the model.", flag_values=FLAGS
 )
-NUM_INPUTS = flags.DEFINE_integer("num_inputs", 4, "Images, drawn evenly from all.", flag_values=FLAGS)
-PREPROCESS = flags.DEFINE_string(
-    "preprocess", "auto", "Scaling of the pixels, as for the evaluation tool.", flag_values=FLAGS
-)
-OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", "device_kit", "The folder to write; it must not exist yet.", flag_values=FLAGS
-)
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a folder that this tool wrote.", flag_values=FLAGS)
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What to write, and where."""
-
-    source: EvaluateConfig
-    output_dir: str
-    baseline: str | None
-    num_inputs: int
-    overwrite: bool
-
-    def __post_init__(self) -> None:
-        check_between("num_inputs", self.num_inputs, 1)
-        if not self.source.model.endswith(".tflite"):
-            raise InputError(f"--model must be a .tflite file. Received: {self.source.model}")
-
-
-def read_config() -> Job:
-    """The parsed flags as a checked configuration; raises InputError."""
-    source = EvaluateConfig(command_line.require(MODEL), command_line.require(DATA), preprocess=PREPROCESS.value)
-    return Job(source, OUTPUT_DIR.value, BASELINE.value, NUM_INPUTS.value, OVERWRITE.value)
-
-
-def write(job: Job) -> int:
+def write(job: FolderJob) -> int:
     """Writes the folder and says what to do with it; returns the exit code."""
     from reflow_tf.device_kit import write_device_kit  # Keras takes seconds to import: bad flags answer before it
 
     folder = write_device_kit(
-        job.source, job.output_dir, baseline=job.baseline, num_inputs=job.num_inputs, overwrite=job.overwrite
+        job.source, job.output_dir, baseline=BASELINE.value, num_inputs=job.num_inputs, overwrite=job.overwrite
     )
     with command_line.printing():
         print(f"{folder} is ready: copy it to the device and follow its README.md")
@@ -74,7 +34,7 @@ def write(job: Job) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    return command_line.run(read_config, write, __doc__, FLAGS, sys.argv if argv is None else argv)
+    return command_line.run(_FOLDER.read, write, __doc__, FLAGS, sys.argv if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""What the tools share that write a folder from a .tflite file and a few real inputs."""
+
+import dataclasses
+
+from absl import flags
+
+from reflow_tf.config import EvaluateConfig, check_between
+from reflow_tf.errors import InputError
+from reflow_tf.tools import command_line
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderJob:
+    """What to write, and where.
+
+    Attributes:
+        source: the file, and the images.
+        output_dir: the folder.
+        num_inputs: of the images.
+        overwrite: whether a folder of an earlier run may be replaced.
+
+    Raises:
+        InputError: no .tflite file, or a number of inputs below one.
+    """
+
+    source: EvaluateConfig
+    output_dir: str
+    num_inputs: int
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        check_between("num_inputs", self.num_inputs, 1)
+        if not self.source.model.endswith(".tflite"):
+            raise InputError(f"--model must be a .tflite file. Received: {self.source.model}")
+
+
+class FolderFlags:
+    """The flags for it.
+
+    Args:
+        own: of the tool.
+        model_help: what --model is.
+        output_dir: the default.
+    """
+
+    def __init__(self, own: flags.FlagValues, model_help: str, output_dir: str):
+        self._model = flags.DEFINE_string("model", None, model_help, flag_values=own)
+        self._data = flags.DEFINE_string(
+            "data",
+            None,
+            "Images, with labels or without: fashion_mnist, a folder, an .npz with x, or tfds:NAME[:SPLIT]. They are "
+            "prepared as the config.json beside the file says, which the pruning tool writes.",
+            flag_values=own,
+        )
+        self._num_inputs = flags.DEFINE_integer("num_inputs", 4, "Images, drawn evenly from all.", flag_values=own)
+        self._preprocess = flags.DEFINE_string(
+            "preprocess",
+            "auto",
+            "Scaling of the pixels, as for the evaluation tool; needed where no config.json says it.",
+            flag_values=own,
+        )
+        self._output_dir = flags.DEFINE_string(
+            "output_dir", output_dir, "The folder to write; it must not exist yet.", flag_values=own
+        )
+        self._overwrite = flags.DEFINE_bool(
+            "overwrite", False, "Replace a folder that this tool wrote.", flag_values=own
+        )
+
+    def read(self) -> FolderJob:
+        """The parsed flags, checked; raises InputError."""
+        model, data = command_line.require(self._model), command_line.require(self._data)
+        source = EvaluateConfig(model, data, preprocess=self._preprocess.value)
+        return FolderJob(source, self._output_dir.value, self._num_inputs.value, self._overwrite.value)
