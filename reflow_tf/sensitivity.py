@@ -6,16 +6,17 @@ What is measured is the divergence of the outputs from the dense network's, on c
 fitted to.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import Step, Steps, Stretch, read_steps
+from reflow_tf.models.execution import Step, Steps, Stretch, activate, read_steps
 from reflow_tf.models.fisher import gather_output_gains
 from reflow_tf.models.graph import KernelMap, find_kernels
-from reflow_tf.models.observation import check_batch
+from reflow_tf.models.observation import check_batch, without_activation
 from reflow_tf.models.sidebyside import Ledger
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
@@ -61,11 +62,14 @@ def measure_sensitivity(
     chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
     curves = {}
     for step in progress(steps.steps, "Measuring sensitivity layer by layer"):
-        outputs = ledger.compute(step, "dense")
-        for variable in getattr(step.operation, "_trainable_variables", ()):
-            if spec := chosen.get(id(variable)):
+        found = [chosen.get(id(variable)) for variable in getattr(step.operation, "_trainable_variables", ())]
+        with without_activation(step.operation) if any(found) else contextlib.nullcontext():
+            outputs = ledger.compute(step, "dense")
+        for spec in found:
+            if spec is not None:
                 sums = gather_equations(step.operation, spec, ledger[step.inputs[0]].dense, outputs)
                 curves[spec.path] = _measure_kernel(step, steps, kernels, spec, pattern, sums, gains[spec.path], judge)
+        outputs = activate(step.operation, outputs) if any(found) else outputs
         ledger.enter(step, outputs, outputs)
         judge.pass_by(step)
     missing = [spec.path for spec in specs if spec.path not in curves]

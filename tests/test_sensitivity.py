@@ -57,6 +57,21 @@ def test_auto_prunes_it_most_and_spends_the_budget(model):
     assert zeros == pytest.approx(0.6 * sum(mask.size for mask in result.masks.values()), abs=2)
 
 
+def test_an_activation_of_a_layers_own_changes_nothing():
+    found = {}
+    for fused in (True, False):
+        keras.utils.set_random_seed(3)
+        image = keras.Input((8, 8, 3))
+        x = layers.Conv2D(16, 3, activation="relu" if fused else None, name="first")(image)
+        x = layers.GlobalAveragePooling2D()(x if fused else layers.ReLU()(x))
+        x = layers.Dense(5, "softmax" if fused else None, name="last")(x)
+        model = keras.Model(image, x if fused else layers.Softmax()(x))
+        specs = find_kernels(model).specs
+        found[fused] = measure_sensitivity(model, specs, Unstructured(), [images(1)], show_nothing)
+    for path in ("first/kernel", "last/kernel"):
+        np.testing.assert_allclose(found[True][path].divergences, found[False][path].divergences, rtol=1e-3, atol=1e-7)
+
+
 def test_auto_needs_calibration(model):
     with pytest.raises(InputError, match=r"'auto' needs calibration inputs"):
         prune(model, PruneConfig(allocation="auto", repair="none"))

@@ -49,6 +49,17 @@ class Step:
         return outputs
 
 
+def activate(layer: keras.Operation, values: np.ndarray) -> np.ndarray:
+    """The layer's own activation of what it gives without one, (n, ...); written over `values`."""
+    activation = getattr(layer, "activation", None)
+    if activation in (None, keras.activations.linear):
+        return values
+    for start in range(0, len(values), CHUNK):
+        part = slice(start, start + CHUNK)
+        values[part] = activation(tf.convert_to_tensor(values[part])).numpy()
+    return values
+
+
 @dataclasses.dataclass(frozen=True)
 class Steps:
     """The steps of one model in an order in which they can be done.

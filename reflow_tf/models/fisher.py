@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.observation import LayerCall, replaced_calls, run, without_activation
 from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import LayerSpec
@@ -62,7 +62,8 @@ def gather(
 
 
 def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """How much an error in each output of a kernel's layer moves the likelihood: the diagonal Fisher of outputs.
+    """How much an error in each output of a kernel's layer moves the likelihood: the diagonal Fisher of outputs, before
+    the layer's own activation.
 
     For output c with gradient g, sqrt(mean over inputs of the sum over positions of g_c^2): to second order, errors
     that are independent from position to position cost half its square times their mean square.
@@ -118,13 +119,14 @@ def _make_output_gradients(
 
 
 def _watched_call(layer: keras.Layer, outputs: list[tf.Tensor], tape: tf.GradientTape) -> LayerCall:
-    inference_call = layer.call
+    activation, inference_call = getattr(layer, "activation", None), layer.call
 
     def call(*args: object, **options: object) -> tf.Tensor:
-        found = inference_call(*args, **options)
+        with without_activation(layer):
+            found = inference_call(*args, **options)
         tape.watch(found)
         outputs.append(found)
-        return found
+        return found if activation is None else activation(found)
 
     return call
 

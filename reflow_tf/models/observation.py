@@ -27,6 +27,21 @@ def replaced_calls(calls: Mapping[keras.Layer, LayerCall]) -> Iterator[None]:
             layer.__dict__.pop("call", None)
 
 
+@contextlib.contextmanager
+def without_activation(layer: keras.Layer) -> Iterator[None]:
+    """For the time of the block the layer gives what its own activation takes: kernel * inputs + bias."""
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        yield
+        return
+    # Around Keras's `__setattr__`, which would track what comes and goes.
+    layer.__dict__["activation"] = None
+    try:
+        yield
+    finally:
+        layer.__dict__["activation"] = activation
+
+
 def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor]:
     """Yields the model's inference output for each batch; traced anew, so that replaced calls take effect.
 

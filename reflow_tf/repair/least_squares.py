@@ -1,10 +1,11 @@
 """Layer-wise least squares: every pruned layer is refitted so that the pruned network computes what the dense one did.
 
 Both networks are led through the calibration images side by side, each layer once, in order of execution. A pruned
-layer sees the inputs that the pruned network really gives it; its target is the dense network's output, plus, where a
-shortcut is added behind its batch norm, what the shortcut has lost. So each layer makes up for the ones before it.
-Which weights stay is searched together with what they become (`sparsity.reconstruction`); how many stay is the plan's.
-Outputs of a layer share its weights by how much an error in each moves the prediction (`fisher.gather_output_gains`).
+layer sees the inputs that the pruned network really gives it; its target is what the dense network's gave before an
+activation of its own, plus, where a shortcut is added behind its batch norm, what the shortcut has lost. So each layer
+makes up for the ones before it. Which weights stay is searched together with what they become
+(`sparsity.reconstruction`); how many stay is the plan's. Outputs of a layer share its weights by how much an error in
+each moves the prediction (`fisher.gather_output_gains`).
 
 A few hundred images have little to say about the hundreds of weights that an output has in late layers: from where
 activations are small enough, each image is joined by NUM_VIEWS varied ones (`views`), which take at most half of the
@@ -17,6 +18,7 @@ layer). A channel that has next to no variance left would be blown up to the den
 none is taken to have less than VARIANCE_FLOOR of it.
 """
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterable
@@ -25,11 +27,11 @@ import keras
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import CHUNK, Step, Steps, Stretch, read_steps
+from reflow_tf.models.execution import CHUNK, Step, Steps, Stretch, activate, read_steps
 from reflow_tf.models.fisher import gather_output_gains
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.observation import check_batch
+from reflow_tf.models.observation import check_batch, without_activation
 from reflow_tf.models.sidebyside import Ledger, Pair
 from reflow_tf.models.surgery import write_masks
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
@@ -124,11 +126,14 @@ class _Sweep:
             self._follow_moments(step.operation, pairs[0])  # first, since computing may write over the inputs
         now = [np.array(v) for v in getattr(step.operation, "variables", ())]
         self._write_dense(step.operation)
-        dense = self._ledger.compute(step, "dense")
+        is_refitted = id(step.operation) in self._specs
+        with without_activation(step.operation) if is_refitted else contextlib.nullcontext():
+            dense = self._ledger.compute(step, "dense")
         for variable, value in zip(getattr(step.operation, "variables", ()), now, strict=True):
             variable.assign(value)
-        if id(step.operation) in self._specs:
+        if is_refitted:
             self._refit(step, dense)
+            dense = activate(step.operation, dense)
         self._ledger.enter(step, dense, self._ledger.compute(step, "pruned"))
 
     def _add_views(self) -> None:
@@ -220,7 +225,9 @@ def _only(steps: tuple[Step, ...]) -> Step | None:
 
 
 def find_norm(step: Step, steps: Steps) -> keras.layers.BatchNormalization | None:
-    """The batch norm that is all that takes the step's output, if there is one."""
+    """The batch norm that is all that takes the step's output, if there is one and no activation lies between."""
+    if getattr(step.operation, "activation", None) not in (None, keras.activations.linear):
+        return None
     behind = _only(steps.consumers(step.output))
     if behind is None or not isinstance(behind.operation, keras.layers.BatchNormalization):
         return None

@@ -25,7 +25,7 @@ from keras import layers
 from reflow_tf.errors import InputError
 from reflow_tf.models.consumers import NormCover, find_norm_cover
 from reflow_tf.models.moments import Moments, PooledMoments
-from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.observation import LayerCall, replaced_calls, run, without_activation
 from reflow_tf.models.walking import walk
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, show_nothing
 
@@ -163,12 +163,8 @@ def _observed_call(site: _Site, accumulator: PooledMoments, order: dict[str, Non
 
     def call(inputs: tf.Tensor, **options: object) -> tf.Tensor:
         order[site.path] = None
-        # Around Keras's `__setattr__`, which would track what comes and goes.
-        layer.__dict__["activation"] = None
-        try:
+        with without_activation(layer):
             values = inference_call(inputs, **options)
-        finally:
-            layer.__dict__["activation"] = activation
         accumulator.update(values, site.channel_axis)
         return values if activation is None else activation(values)
 

@@ -106,17 +106,21 @@ def test_batches_are_required_and_have_to_fit():
         gather(model, INPUTS[:, :4])
 
 
-def test_output_gains_against_the_gradient_written_out():
-    """logits = W h, h = V x: the gradient of log p_y with respect to h is W^T (e_y - p)."""
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_output_gains_against_the_gradient_written_out(activation):
+    """logits = W h, h = V x: the gradient of log p_y is e_y - p with respect to them and W^T (e_y - p) to h."""
     keras.utils.set_random_seed(2)
     hidden, classes = layers.Dense(4, use_bias=False, name="hidden"), layers.Dense(3, use_bias=False, name="classes")
+    classes.activation = keras.activations.get(activation)
     model = keras.Sequential([keras.Input((5,)), hidden, classes])
     inputs = np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32)
-    logits = model(inputs).numpy().astype(float)
+    logits = (inputs @ hidden.kernel.numpy() @ classes.kernel.numpy()).astype(float)
     residual = np.eye(3)[logits.argmax(1)] - softmax(logits)
     expected = np.sqrt(np.mean((residual @ classes.kernel.numpy().T) ** 2, axis=0))
     gains = fisher.gather_output_gains(model, find_kernels(model).specs, inputs)
     np.testing.assert_allclose(gains["hidden/kernel"], np.maximum(expected / expected.mean(), 0.1), rtol=1e-4)
+    expected = np.sqrt(np.mean(residual**2, axis=0))
+    np.testing.assert_allclose(gains["classes/kernel"], np.maximum(expected / expected.mean(), 0.1), rtol=1e-4)
 
 
 def test_outputs_that_no_gradient_reaches_count_like_any_other():

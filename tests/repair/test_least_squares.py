@@ -78,6 +78,45 @@ def test_at_sparsity_zero_nothing_is_lost():
     assert lose(pruned.model, model) < 0.01
 
 
+def build_activated(fused):
+    """The same network with activations that are the layers' own, or layers by themselves."""
+    keras.utils.set_random_seed(1)
+    x = inputs = keras.Input((8, 8, 3))
+
+    def add(layer, name):
+        nonlocal x
+        activate = keras.activations.get(name)
+        if fused:
+            layer.activation = activate
+        x = layer(x)
+        x = x if fused else layers.Activation(activate)(x)
+
+    add(layers.Conv2D(24, 3, padding="same", bias_initializer="normal"), "relu")
+    add(layers.Conv2D(32, 1, bias_initializer="normal"), "gelu")
+    x = layers.BatchNormalization()(x)
+    add(layers.Conv2D(24, 1, bias_initializer="normal"), "relu")
+    x = layers.GlobalAveragePooling2D()(x)
+    add(layers.Dense(10, bias_initializer="normal"), "softmax")
+    model = keras.Model(inputs, x)
+    recalibrate(model, [draw(0, 256)])
+    return model
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.7])
+def test_an_activation_of_a_layers_own_is_not_fitted_to(sparsity):
+    models = {fused: build_activated(fused) for fused in (True, False)}
+    weights = {}
+    for fused, model in models.items():
+        pruned, plan = prune(model, sparsity, choose=lambda specs: list(specs))
+        least_squares(pruned, [draw(1, 128)], show_nothing, plan=plan)
+        weights[fused] = read_weights(pruned.model)
+        if sparsity == 0:
+            for found, before in zip(weights[fused], read_weights(model), strict=True):
+                np.testing.assert_allclose(found, before, rtol=1e-3, atol=1e-4)
+    for together, apart in zip(weights[True], weights[False], strict=True):
+        np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("text", ["nm:2,4", "block:4x1", "channel"])
 def test_every_pattern_stays_one(text):
     pruned, plan = prune(build(), sparsity=0.5, pattern=patterns.parse(text))
