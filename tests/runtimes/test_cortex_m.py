@@ -183,7 +183,7 @@ def test_bad_samples():
 def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))
-        packages = "gcc libc6-dev gcc-arm-none-eabi qemu-system-arm"
+        packages = "gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
         with pytest.raises(InputError, match=f"apt-get install -y --no-install-recommends {packages}"):
             build(IDENTITY)
     monkeypatch.setattr(toolchain, "_NEWLIB", "absent.specs")

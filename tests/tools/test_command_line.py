@@ -52,7 +52,11 @@ def test_help_tells_the_defaults(command):
 @pytest.mark.parametrize(
     "tool, third",
     [
-        (prune, "3 the file missed --max_accuracy_drop or a budget: size, speed, flash or RAM."),
+        (
+            prune,
+            "3 the file missed --max_accuracy_drop or a budget (size, speed, flash, RAM), or a microcontroller "
+            "computes something else with it.",
+        ),
         (benchmark, "3 outputs differ from LiteRT's."),
         (explain, "3 no pruning and no exact rewriting would make this network run sparse."),
         (evaluate, None),

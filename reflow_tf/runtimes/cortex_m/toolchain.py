@@ -21,14 +21,13 @@ OPTIMISATIONS = ("-O3", "-O2", "-Os")
 STACK_BYTES = 256 * 1024
 
 _PURPOSE = "The cortex_m runtime"
+_NEWLIB, _NEWLIB_PACKAGE = "nano.specs", "libnewlib-arm-none-eabi"
+_COMPILER = f"gcc-arm-none-eabi {_NEWLIB_PACKAGE}"
 _PROGRAMS = {
-    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
-    "arm-none-eabi-nm": "binutils-arm-none-eabi",
-    "arm-none-eabi-size": "binutils-arm-none-eabi",
+    **dict.fromkeys(("arm-none-eabi-gcc", "arm-none-eabi-nm", "arm-none-eabi-size"), _COMPILER),
     "qemu-system-arm": "qemu-system-arm",
     "gcc": "gcc libc6-dev",  # for QEMU's plugin
 }
-_NEWLIB, _NEWLIB_PACKAGE = "nano.specs", "libnewlib-arm-none-eabi"
 _OWN_SOURCES = ("startup.c", "main.c")
 _COMPILER_OPTIONS = ("-std=gnu11", "-mthumb", "-ffunction-sections", "-fdata-sections")
 _LINKER_OPTIONS = ("-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments")
