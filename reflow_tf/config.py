@@ -22,7 +22,7 @@ TARGETS: Mapping[str, HardwareTarget] = {
 # 'auto' measures the network and so is no function of specs and scores alone; `sensitivity` does it.
 ALLOCATION_NAMES = (*ALLOCATIONS, "auto")
 # Names only: the table from names to functions, in `repair.chain`, imports Keras.
-REPAIRS = ("none", "reflow", "woodfisher", "obs", "chita", "least_squares", "moments", "head", "distill", "auto")
+REPAIRS = ("none", "reflow", "woodfisher", "obs", "chita", "least_squares", "moments", "distill", "auto")
 # These are no steps of a chain.
 ALONE = ("none", "auto")
 QUANTIZATIONS = ("none", "float16", "int8")

@@ -10,7 +10,6 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair import batchnorm, impact
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.distillation import distill
-from reflow_tf.repair.head import refit_head
 from reflow_tf.repair.holdout import Part
 from reflow_tf.repair.least_squares import least_squares
 from reflow_tf.repair.moment_matching import match_moments
@@ -41,7 +40,6 @@ REPAIRS: Mapping[str, Callable[..., RepairOutcome]] = {
     "chita": impact.chita,
     "least_squares": least_squares,
     "moments": match_moments,
-    "head": refit_head,
     "distill": distill,
 }
 """Name -> `Repair`; those of TAKES take keywords besides."""

@@ -20,11 +20,8 @@ from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.holdout import HELD_OUT_EVERY, Part
 from reflow_tf.sparsity.plan import PruningPlan
 
-# The simplest first: it wins ties. A chain goes on from the longest of those before it that it begins with.
-CANDIDATES = (
-    *("reflow", "reflow,head", "least_squares", "least_squares,head", "least_squares,reflow"),
-    *("least_squares,reflow,head", "obs,reflow"),
-)
+# The simplest first: it wins ties. A chain that begins with the one before it goes on from there.
+CANDIDATES = ("reflow", "least_squares", "least_squares,reflow", "obs,reflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,21 +81,21 @@ def choose(
     fitting, judging = Part(batches, held_out=False), Part(batches, held_out=True)
     with pruned.as_dense() as model:
         dense = _predict(model, progress(judging, "Evaluating the dense model on held-out calibration images"))
-    start = _State(pruned, pruned.read_weights())
-    known = {start.names: start}
+    start = now = _State(pruned, pruned.read_weights())
     best, least = start, math.inf
     tried: list[Tried] = []
     with pruned.restored_on_error():
         for chain in CANDIDATES:
             names = tuple(chain.split(","))
-            begun = known[max((done for done in known if done == names[: len(done)]), key=len)]
-            pruned.write_weights(begun.weights)
+            if names[: len(now.names)] != now.names:
+                now = start
+                pruned.write_weights(start.weights)
             try:
-                repaired, outcomes = run_chain(names[len(begun.names) :], begun.pruned, fitting, progress, plan=plan)
+                repaired, outcomes = run_chain(names[len(now.names) :], now.pruned, fitting, progress, plan=plan)
             except InputError as error:
                 tried.append(Tried(chain, None, str(error)))
                 continue
-            now = known[names] = _State(repaired, pruned.read_weights(), names, begun.outcomes + outcomes)
+            now = _State(repaired, pruned.read_weights(), names, now.outcomes + outcomes)
             divergence = measure_divergence(_predict(pruned.model, judging), dense)
             if not math.isfinite(divergence):
                 tried.append(Tried(chain, None, "outputs that are not finite"))

@@ -144,8 +144,7 @@ REPAIR = flags.DEFINE_string(
     "repair",
     _PRUNE.repair,
     f"What restores the signal, in this order, with commas (least_squares,reflow): {', '.join(REPAIRS)}. reflow moves "
-    "no weight; moments is its counterpart for layers without batch norm; head fits the last Dense layer anew, which "
-    "is not pruned for XNNPACK; distill trains for minutes. auto: of the "
+    "no weight; moments is its counterpart for layers without batch norm; distill trains for minutes. auto: of the "
     "chains without training, the one that does best on held-out calibration images. none and auto stand alone.",
     flag_values=FLAGS,
 )
