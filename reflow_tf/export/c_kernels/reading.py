@@ -148,7 +148,7 @@ class _Reader:
         place.demand(len(biases) == num_outputs, f"{num_outputs} biases", len(biases))
         products = np.float64(source.scale) * scales.astype(np.float64)
         place.demand(
-            (products < _MOST_RATIO * output.scale).all(),
+            bool((products < _MOST_RATIO * output.scale).all()),
             "a scale of the output that its operands can reach",
             output.scale,
         )
