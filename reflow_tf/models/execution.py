@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.observation import graphs_as_they_are
+from reflow_tf.models.observation import find_activation, graphs_as_they_are
 
 CHUNK = 16
 """Inputs that a step takes at a time: few, so that more of what it reads and writes is in the processor's cache."""
@@ -51,8 +51,8 @@ class Step:
 
 def activate(layer: keras.Operation, values: np.ndarray) -> np.ndarray:
     """The layer's own activation of what it gives without one, (n, ...); written over `values`."""
-    activation = getattr(layer, "activation", None)
-    if activation in (None, keras.activations.linear):
+    activation = find_activation(layer)
+    if activation is None:
         return values
     for start in range(0, len(values), CHUNK):
         part = slice(start, start + CHUNK)

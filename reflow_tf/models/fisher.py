@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.observation import LayerCall, replaced_calls, run, without_activation
+from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
 from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import LayerSpec
@@ -119,7 +119,7 @@ def _make_output_gradients(
 
 
 def _watched_call(layer: keras.Layer, outputs: list[tf.Tensor], tape: tf.GradientTape) -> LayerCall:
-    activation, inference_call = getattr(layer, "activation", None), layer.call
+    activation, inference_call = find_activation(layer), layer.call
 
     def call(*args: object, **options: object) -> tf.Tensor:
         with without_activation(layer):

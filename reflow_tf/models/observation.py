@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 from reflow_tf.errors import InputError
 
 LayerCall = Callable[..., tf.Tensor]
+
+_ACTIVATED = (
+    *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
+    *(layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D),
+    *(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+)
 
 
 @contextlib.contextmanager
@@ -27,10 +34,16 @@ def replaced_calls(calls: Mapping[keras.Layer, LayerCall]) -> Iterator[None]:
             layer.__dict__.pop("call", None)
 
 
+def find_activation(layer: keras.Operation) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """The activation that a layer applies to kernel * inputs + bias, last of all; None for linear and other layers."""
+    activation = layer.activation if isinstance(layer, _ACTIVATED) else None
+    return None if activation is keras.activations.linear else activation
+
+
 @contextlib.contextmanager
 def without_activation(layer: keras.Layer) -> Iterator[None]:
-    """For the time of the block the layer gives what its own activation takes: kernel * inputs + bias."""
-    activation = getattr(layer, "activation", None)
+    """For the time of the block the layer gives what its activation takes (see `find_activation`)."""
+    activation = find_activation(layer)
     if activation is None:
         yield
         return

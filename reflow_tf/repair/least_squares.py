@@ -31,7 +31,7 @@ from reflow_tf.models.execution import CHUNK, Step, Steps, Stretch, activate, re
 from reflow_tf.models.fisher import gather_output_gains
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.observation import check_batch, without_activation
+from reflow_tf.models.observation import check_batch, find_activation, without_activation
 from reflow_tf.models.sidebyside import Ledger, Pair
 from reflow_tf.models.surgery import write_masks
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
@@ -226,7 +226,7 @@ def _only(steps: tuple[Step, ...]) -> Step | None:
 
 def find_norm(step: Step, steps: Steps) -> keras.layers.BatchNormalization | None:
     """The batch norm that is all that takes the step's output, if there is one and no activation lies between."""
-    if getattr(step.operation, "activation", None) not in (None, keras.activations.linear):
+    if find_activation(step.operation) is not None:
         return None
     behind = _only(steps.consumers(step.output))
     if behind is None or not isinstance(behind.operation, keras.layers.BatchNormalization):

@@ -25,7 +25,7 @@ from keras import layers
 from reflow_tf.errors import InputError
 from reflow_tf.models.consumers import NormCover, find_norm_cover
 from reflow_tf.models.moments import Moments, PooledMoments
-from reflow_tf.models.observation import LayerCall, replaced_calls, run, without_activation
+from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
 from reflow_tf.models.walking import walk
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, show_nothing
 
@@ -159,7 +159,7 @@ def _measure(
 
 
 def _observed_call(site: _Site, accumulator: PooledMoments, order: dict[str, None]) -> LayerCall:
-    layer, activation, inference_call = site.layer, site.layer.activation, site.layer.call
+    layer, activation, inference_call = site.layer, find_activation(site.layer), site.layer.call
 
     def call(inputs: tf.Tensor, **options: object) -> tf.Tensor:
         order[site.path] = None

@@ -123,6 +123,16 @@ def test_output_gains_against_the_gradient_written_out(activation):
     np.testing.assert_allclose(gains["classes/kernel"], np.maximum(expected / expected.mean(), 0.1), rtol=1e-4)
 
 
+def test_an_activation_inside_a_layer_stays_where_it_is():
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([keras.Input((5, 4)), layers.GRU(6, name="memory"), layers.Dense(3, "softmax")])
+    inputs = np.random.default_rng(0).normal(size=(8, 5, 4)).astype(np.float32)
+    before = model(inputs).numpy()
+    gains = fisher.gather_output_gains(model, find_kernels(model).specs, inputs)
+    assert all(np.isfinite(found).all() for found in gains.values()) and "dense" in " ".join(gains)
+    np.testing.assert_array_equal(model(inputs).numpy(), before)
+
+
 def test_outputs_that_no_gradient_reaches_count_like_any_other():
     model = keras.Sequential([keras.Input((5,)), layers.Dense(4, name="hidden"), layers.Dense(1)])
     gains = fisher.gather_output_gains(model, find_kernels(model).specs, np.ones((2, 5), np.float32))
