@@ -124,6 +124,8 @@ def _watched_call(layer: keras.Layer, outputs: list[tf.Tensor], tape: tf.Gradien
     def call(*args: object, **options: object) -> tf.Tensor:
         with without_activation(layer):
             found = inference_call(*args, **options)
+        if not tf.is_tensor(found):  # a cell, which also gives what it remembers, from inside a loop
+            return found
         tape.watch(found)
         outputs.append(found)
         return found if activation is None else activation(found)
