@@ -64,9 +64,8 @@ def open_interpreter(content: bytes, arena_bytes: int, decompression_bytes: int 
             raise ArenaTooSmall(
                 f"TFLM needs a larger arena. Received: {arena_bytes} bytes, with which it says: {said}"
             ) from error
-        raise InputError(
-            f"TFLM must have every operator of the file; it has none that unpacks sparse tensors. Received: {said}"
-        ) from error
+        sparse = "; it has none that unpacks sparse tensors" if "DENSIFY" in said else ""
+        raise InputError(f"TFLM must have every operator of the file{sparse}. Received: {said}") from error
 
 
 def invoke(interpreter: Any, sample: np.ndarray) -> np.ndarray:
