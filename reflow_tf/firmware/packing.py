@@ -68,10 +68,8 @@ def write_firmware(
         "tflm": runtime.name,
         **_describe_scales(runtime, choose_preprocessing(source, runtime.input_shape)),
     }
-    if is_array:
-        folder.write({"images.h": pairs} | _write_array(content, words))
-    else:
-        folder.write({"images.h": pairs} | _write_sources(content, BOARDS[board], words))
+    files = _write_array(content, words) if is_array else _write_sources(content, BOARDS[board], words)
+    folder.write({"images.h": pairs, **files})
     return folder.path
 
 
@@ -124,9 +122,14 @@ def _describe_scales(runtime: TFLM, preprocessing: Preprocessing) -> dict[str, s
     (scale, zero), (step, origin) = runtime.input_quantization, runtime.output_quantization
     return {
         "formula": preprocessing.formula,
-        "stored": f"round(x / {scale:.9g}) {zero:+d}".replace("+", "+ ").replace(" -", " - "),
-        "real": f"(y {-origin:+d})".replace("+", "+ ").replace("-", "- ") + f" * {step:.9g}",
+        "stored": f"round(x / {scale:.9g}) {_signed(zero)}",
+        "real": f"(y {_signed(-origin)}) * {step:.9g}",
     }
+
+
+def _signed(number: int) -> str:
+    """A term of a sum: '+ 3', '- 3'."""
+    return f"{'-' if number < 0 else '+'} {abs(number)}"
 
 
 def _write_images(images: np.ndarray, expected: np.ndarray) -> str:

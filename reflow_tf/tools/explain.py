@@ -6,6 +6,7 @@ python -m reflow_tf.tools.explain --model=mobilenet_v2
 python -m reflow_tf.tools.explain --model=reflow_out/mobilenet_v2/model.tflite
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -96,11 +97,11 @@ def read_config() -> ExplainConfig:
 
 def _recorded_target(model: pathlib.Path) -> str:
     """The target that the file was made for, if the pruning tool made it; else XNNPACK's."""
-    try:
-        recorded = json.loads((model.parent / "config.json").read_text(encoding="utf-8"))["target"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "xnnpack"
-    return recorded if model.suffix == ".tflite" and recorded in TARGETS else "xnnpack"
+    recorded = None
+    if model.suffix == ".tflite":
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            recorded = json.loads((model.parent / "config.json").read_text(encoding="utf-8"))["target"]
+    return recorded if recorded in tuple(TARGETS) else "xnnpack"
 
 
 def explain(config: ExplainConfig) -> int:

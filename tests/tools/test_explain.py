@@ -67,7 +67,12 @@ def test_storage(command, folder):
 
 @pytest.mark.parametrize(
     ("recorded", "judge"),
-    [('{"target": "storage"}', "Every zero saves storage"), ('{"target": "moon"}', "LiteRT.js"), ("[1]", "LiteRT.js")],
+    [
+        ('{"target": "storage"}', "Every zero saves storage"),
+        ('{"target": "moon"}', "LiteRT.js"),
+        ('{"target": ["storage"]}', "LiteRT.js"),
+        ("[1]", "LiteRT.js"),
+    ],
 )
 def test_the_target_that_the_pruning_tool_wrote_beside_the_file_is_the_default(
     command, folder, tmp_path, recorded, judge
