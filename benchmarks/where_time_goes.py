@@ -17,8 +17,8 @@ import numpy as np
 from absl import app, flags
 from ai_edge_litert import schema_py_generated as schema
 
-from reflow_tf.benchmark import Candidate, measure_files
 from reflow_tf.export.rewriting.graph import EditableGraph
+from reflow_tf.jobs.benchmark import Candidate, measure_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dense", None, "A .tflite file.", required=True)

@@ -19,10 +19,10 @@ import keras
 import tensorflow as tf
 from absl import app, flags
 
-from reflow_tf.benchmark import RUNTIMES, Candidate, describe, measure_files
 from reflow_tf.config import PruneConfig
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.jobs.benchmark import RUNTIMES, Candidate, describe, measure_files
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
 from reflow_tf.targets.xnnpack import XNNPack

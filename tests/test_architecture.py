@@ -56,16 +56,8 @@ ROOMS = {
     "runtimes": Room(4, 1),
     "report": Room(5, 0),
     "pruning": Room(5, 4),
-    "comparison": Room(5, 4, beside=("evaluation", "report")),
-    "explanation": Room(5, 4),
-    "benchmark": Room(5, 4),
-    "device_kit": Room(5, 4, beside=("evaluation", "report")),
-    "firmware": Room(5, 4, beside=("evaluation", "report")),
-    "microcontroller": Room(5, 4),
-    "evaluation": Room(5, 4, beside=("report",)),
     FACADE: Room(6, 5),
-    "record": Room(6, 5),
-    "pipeline": Room(6, 5, beside=("record",)),
+    "jobs": Room(6, 5),
     "tools": Room(7, 6),
 }
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator
 
 from absl import flags
 
-from reflow_tf.benchmark import RUNTIMES, Benchmark, Candidate, Measured, describe, measure_files
 from reflow_tf.config import check_between, check_choice
+from reflow_tf.jobs.benchmark import RUNTIMES, Benchmark, Candidate, Measured, describe, measure_files
 from reflow_tf.report.progress import track
 from reflow_tf.runtimes.device_script import RELATIVE_TOLERANCE
 from reflow_tf.runtimes.latency import Spread

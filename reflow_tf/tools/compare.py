@@ -164,7 +164,7 @@ def read_sparsity(text: str) -> float:
 
 def compare(given: Comparison) -> int:
     """Measures what is missing and prints the table; returns the exit code."""
-    from reflow_tf import comparison  # TensorFlow takes seconds to import: bad flags answer before it
+    from reflow_tf.jobs import comparison  # TensorFlow takes seconds to import: bad flags answer before it
 
     document = comparison.run(given.job, given.methods, given.sparsities, __version__)
     with command_line.printing():

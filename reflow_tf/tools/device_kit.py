@@ -22,7 +22,7 @@ BASELINE = flags.DEFINE_string(
 
 def write(job: FolderJob) -> int:
     """Writes the folder and says what to do with it; returns the exit code."""
-    from reflow_tf.device_kit import write_device_kit  # Keras takes seconds to import: bad flags answer before it
+    from reflow_tf.jobs.device_kit import write_device_kit  # Keras takes seconds to import: bad flags answer before it
 
     folder = write_device_kit(
         job.source, job.output_dir, baseline=BASELINE.value, num_inputs=job.num_inputs, overwrite=job.overwrite

@@ -53,7 +53,7 @@ def read_config() -> EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> int:
     """Scores the model and prints the result; returns the exit code."""
-    from reflow_tf import evaluation  # TensorFlow takes seconds to import: bad flags answer before it
+    from reflow_tf.jobs import evaluation  # TensorFlow takes seconds to import: bad flags answer before it
     from reflow_tf.report.progress import show_progress
 
     score = evaluation.evaluate(config, progress=show_progress)

@@ -25,7 +25,7 @@ from reflow_tf.tools import command_line
 from reflow_tf.tools.output_file import check_output, write_json
 
 if TYPE_CHECKING:
-    from reflow_tf.explanation import Explanation
+    from reflow_tf.jobs.explanation import Explanation
 
 FLAGS = command_line.new_flags()
 
@@ -106,7 +106,7 @@ def _recorded_target(model: pathlib.Path) -> str:
 
 def explain(config: ExplainConfig) -> int:
     """Judges the model and prints the verdict; returns the exit code."""
-    from reflow_tf import explanation  # LiteRT takes a while to import: bad flags answer before it
+    from reflow_tf.jobs import explanation  # LiteRT takes a while to import: bad flags answer before it
 
     explained = explanation.explain(_read(config), TARGETS[config.target])
     if config.output is not None:

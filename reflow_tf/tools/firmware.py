@@ -29,7 +29,9 @@ def read_config() -> FolderJob:
 
 def write(job: FolderJob) -> int:
     """Writes the folder and says what to do with it; returns the exit code."""
-    from reflow_tf.firmware.packing import write_firmware  # Keras takes seconds to import: bad flags answer before it
+    from reflow_tf.jobs.firmware.packing import (
+        write_firmware,  # Keras takes seconds to import: bad flags answer before it
+    )
 
     folder = write_firmware(
         job.source, job.output_dir, board=BOARD.value, num_inputs=job.num_inputs, overwrite=job.overwrite

@@ -288,7 +288,7 @@ def _require_flash_budget() -> int:
 
 def prune(job: JobConfig, command: Sequence[str]) -> int:
     """Does the job and shows what came of it; returns the exit code."""
-    from reflow_tf import pipeline  # TensorFlow takes seconds to import: bad flags answer before it
+    from reflow_tf.jobs import pipeline  # TensorFlow takes seconds to import: bad flags answer before it
     from reflow_tf.report import device, story
     from reflow_tf.report.terminal import print_summary
     from reflow_tf.report.wording import SPACE

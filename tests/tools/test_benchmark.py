@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from reflow_tf import benchmark as floor
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.jobs import benchmark as floor
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.tools import benchmark
 

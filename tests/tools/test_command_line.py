@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from reflow_tf import pipeline, pruning, record
+from reflow_tf import pruning
 from reflow_tf.errors import InputError
+from reflow_tf.jobs import pipeline, record
 from reflow_tf.report import folder
 from reflow_tf.tools import benchmark, command_line, device_kit, evaluate, explain, prune, setup_runtime
 
@@ -258,7 +259,7 @@ def test_printing_survives_a_reader_that_has_seen_enough(tmp_path, inputs):
 
 _FINISHED = """
 import sys, time
-from reflow_tf import pipeline
+from reflow_tf.jobs import pipeline
 from reflow_tf.report import terminal
 from reflow_tf.tools import prune
 gate = {"passed": False, "drop_points": 5.0, "max_accuracy_drop": 1.0}

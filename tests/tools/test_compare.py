@@ -3,8 +3,8 @@ import xml.etree.ElementTree
 
 import pytest
 
-from reflow_tf import comparison as floor
 from reflow_tf.config import PruneConfig
+from reflow_tf.jobs import comparison as floor
 from reflow_tf.report import comparison as report
 from reflow_tf.tools import compare
 

@@ -5,9 +5,9 @@ import keras
 import pytest
 from keras import layers
 
-from reflow_tf import microcontroller, pipeline
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.export.constants import has_bitmaps, list_tensors
+from reflow_tf.jobs import microcontroller, pipeline
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.tools import evaluate, prune
 
@@ -151,7 +151,7 @@ def test_vela_estimates_for_an_ethos_u(model, tmp_path, capsys):
 
 
 def test_what_is_not_installed_is_said_before_the_work(model, tmp_path, monkeypatch, capsys):
-    from reflow_tf import pipeline
+    from reflow_tf.jobs import pipeline
 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(pipeline, "load_model", None)

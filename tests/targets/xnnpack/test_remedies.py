@@ -2,10 +2,10 @@
 
 import pytest
 
-from reflow_tf.explanation import explain
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.sparse_storage import store_sparse
+from reflow_tf.jobs.explanation import explain
 from reflow_tf.targets.xnnpack import XNNPack
 from reflow_tf.targets.xnnpack.remedies import EXACT
 

@@ -5,8 +5,8 @@ import tensorflow as tf
 from keras import layers
 
 from reflow_tf.errors import InputError
-from reflow_tf.explanation import explain
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.jobs.explanation import explain
 from reflow_tf.targets.storage import Storage
 
 

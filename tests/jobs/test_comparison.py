@@ -3,10 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from reflow_tf import comparison
-from reflow_tf.comparison import Bench, Cell, Outcome, run, study_kernels
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.jobs import comparison
+from reflow_tf.jobs.comparison import Bench, Cell, Outcome, run, study_kernels
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import read_bits

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from reflow_tf.benchmark import Benchmark
 from reflow_tf.config import JobConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.limits import SpeedLimit
 from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.export.verification import MaskCheck
-from reflow_tf.microcontroller import Footprint
+from reflow_tf.jobs.benchmark import Benchmark
+from reflow_tf.jobs.microcontroller import Footprint
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.pruning import PruneResult

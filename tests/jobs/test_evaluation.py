@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reflow_tf import pipeline
 from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
 from reflow_tf.errors import InputError
-from reflow_tf.evaluation import evaluate, measure_parity, rank_outputs, require_classifier
+from reflow_tf.jobs import pipeline
+from reflow_tf.jobs.evaluation import evaluate, measure_parity, rank_outputs, require_classifier
 from reflow_tf.report.interval import wilson_interval
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.tools import evaluate as tool

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from reflow_tf import benchmark
-from reflow_tf.benchmark import Candidate, describe, measure_files, require_runtime
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.jobs import benchmark
+from reflow_tf.jobs.benchmark import Candidate, describe, measure_files, require_runtime
 from reflow_tf.runtimes.latency import Spread
 from reflow_tf.runtimes.litert import LiteRT
 

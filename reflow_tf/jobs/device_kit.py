@@ -9,7 +9,7 @@ import numpy as np
 
 from reflow_tf.config import EvaluateConfig, check_between
 from reflow_tf.errors import InputError
-from reflow_tf.evaluation import draw_inputs
+from reflow_tf.jobs.evaluation import draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.litert import LiteRT, load_tflite, read_tflite

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reflow_tf import pipeline
-from reflow_tf.benchmark import Benchmark, Measured
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.jobs import pipeline
+from reflow_tf.jobs.benchmark import Benchmark, Measured
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import CANDIDATES
 from reflow_tf.report import document, folder

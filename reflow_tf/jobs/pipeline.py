@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 import keras
 
-from reflow_tf import microcontroller, record
-from reflow_tf.benchmark import Benchmark, Candidate, measure_files, require_runtime
 from reflow_tf.config import JobConfig
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
-from reflow_tf.evaluation import first_images, measure_parity, open_file, rank_outputs, require_classifier
-from reflow_tf.explanation import explain
 from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
+from reflow_tf.jobs import microcontroller, record
+from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
+from reflow_tf.jobs.evaluation import first_images, measure_parity, open_file, rank_outputs, require_classifier
+from reflow_tf.jobs.explanation import explain
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
 from reflow_tf.report.document import Report

@@ -8,7 +8,7 @@ from reflow_tf.export import flatbuffer
 from reflow_tf.export.bitmap_storage import store_bitmaps
 from reflow_tf.export.slimming import slim
 from reflow_tf.export.tflite import ExportedFile
-from reflow_tf.microcontroller import Files, measure_cortex_m, measure_ethos_u, measure_tflm
+from reflow_tf.jobs.microcontroller import Files, measure_cortex_m, measure_ethos_u, measure_tflm
 from reflow_tf.runtimes.tflm.arena import find_arena
 
 

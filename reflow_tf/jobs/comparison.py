@@ -23,7 +23,7 @@ from reflow_tf.config import TARGETS, JobConfig, PruneConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet, ImageStream
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
-from reflow_tf.evaluation import require_classifier
+from reflow_tf.jobs.evaluation import require_classifier
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.statistics import Gathered, gather

@@ -10,12 +10,12 @@ import numpy as np
 
 from reflow_tf.config import EvaluateConfig, check_between
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.evaluation import choose_preprocessing, draw_inputs
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflm_operators import settle_relu6
+from reflow_tf.jobs.evaluation import choose_preprocessing, draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes.cortex_m.boards import BOARDS, Board
 from reflow_tf.runtimes.cortex_m.toolchain import data_file, linker_script
@@ -159,4 +159,4 @@ def _fill(name: str, words: Mapping[str, object]) -> str:
 
 
 def _data(name: str) -> bytes:
-    return resources.files("reflow_tf.firmware").joinpath(name).read_bytes()
+    return resources.files("reflow_tf.jobs.firmware").joinpath(name).read_bytes()
