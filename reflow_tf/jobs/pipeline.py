@@ -1,6 +1,5 @@
 """The main job: a model in; kernels scored, planned, masked; the signal restored; a file out, run and measured."""
 
-import functools
 from collections.abc import Sequence
 
 import keras
@@ -9,14 +8,17 @@ from reflow_tf.config import JobConfig
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
 from reflow_tf.export.rewriting import rewrite_exact
-from reflow_tf.export.tflite import export_tflite
+from reflow_tf.export.tflite import ExportedFile, export_tflite
 from reflow_tf.export.verification import check_masks
-from reflow_tf.jobs import microcontroller, record
+from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
 from reflow_tf.jobs.evaluation import first_images, measure_parity, open_file, rank_outputs, require_classifier
 from reflow_tf.jobs.explanation import explain
+from reflow_tf.jobs.record.document import describe, render
+from reflow_tf.jobs.record.notes import describe_emptied
+from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
 from reflow_tf.models.loading import load_model
-from reflow_tf.pruning import prune
+from reflow_tf.pruning import PruneResult, prune
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
@@ -48,6 +50,31 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     microcontroller.require_measure(job)
     keras.utils.set_random_seed(job.seed)
     stopwatch = Stopwatch()
+    given = _open(job, stopwatch)
+    dense = _foresee(job, given, stopwatch)
+    result = prune(
+        given.loaded.model,
+        job.prune,
+        given.calibration,
+        evaluation=given.evaluation,
+        dense_file=_as_to_be(dense.file.content, job) if job.prune.budget else None,
+        progress=show_progress,
+    )
+    stopwatch.seconds.update(result.report.seconds)
+    if (emptied := describe_emptied(result.masks)) is not None:
+        announce(emptied)
+    with stage("Exporting the file"), stopwatch.timed("export"):
+        exported = _export(job, given, result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
+    measured = _measure(job, given, result, exported, dense.file, stopwatch)
+    run = Run(job, given, dense, result, exported, measured, stopwatch.seconds, command)
+    report = describe(run)
+    with stage("Writing the results"):
+        folder.write(render(report, run))
+    return report
+
+
+def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
+    """The model and the images."""
     with stage("Loading the model"), stopwatch.timed("load model"):
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
         require_classifier(loaded.num_classes, job.model)
@@ -62,67 +89,55 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
             batch_size=job.batch_size,
             seed=job.seed,
         )
-    export = functools.partial(
-        export_tflite,
-        quantize=job.requested_quantize,
-        calibration=calibration,
-        batch_size=job.export_batch_size,
-        input_shape=calibration.sample_shape,
-    )
+    return Given(loaded, calibration, evaluation)
+
+
+def _foresee(job: JobConfig, given: Given, stopwatch: Stopwatch) -> Dense:
+    """The dense file, and what the target makes of it: said before the long work where it will not gain."""
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
-        dense_file = export(loaded.model, storage="dense")
-        microcontroller.require_runnable(job, dense_file.content)
-        foreseen = explain(dense_file.content, job.target)
+        file = _export(job, given, given.loaded.model, storage="dense")
+        microcontroller.require_runnable(job, file.content)
+        foreseen = explain(file.content, job.target)
     _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
-    result = prune(
-        loaded.model,
-        job.prune,
-        calibration,
-        evaluation=evaluation,
-        dense_file=_as_to_be(dense_file.content, job) if job.prune.budget else None,
-        progress=show_progress,
+    return Dense(file, foreseen.as_given)
+
+
+def _export(job: JobConfig, given: Given, model: keras.Model, *, storage: str, rewrite: str = "none") -> ExportedFile:
+    return export_tflite(
+        model,
+        quantize=job.requested_quantize,
+        calibration=given.calibration,
+        batch_size=job.export_batch_size,
+        storage=storage,
+        rewrite=rewrite,
+        input_shape=given.calibration.sample_shape,
     )
-    stopwatch.seconds.update(result.report.seconds)
-    if (emptied := record.describe_emptied(result.masks)) is not None:
-        announce(emptied)
-    with stage("Exporting the file"), stopwatch.timed("export"):
-        exported = export(result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
-        verdict = explain(exported.content, job.target).as_given
-        mask_checks = check_masks(exported.content, result.masks)
-        runtime = open_file(exported.content, job.target.runtime)
+
+
+def _measure(
+    job: JobConfig,
+    given: Given,
+    result: PruneResult,
+    exported: ExportedFile,
+    dense: ExportedFile,
+    stopwatch: Stopwatch,
+) -> Measured:
+    """The very file: judged, held against the masks, run, and measured on what it is for."""
+    verdict = explain(exported.content, job.target).as_given
+    mask_checks = check_masks(exported.content, result.masks)
+    runtime = open_file(exported.content, job.target.runtime)
     with stopwatch.timed("evaluate file"):
-        ranked = rank_outputs(map(runtime.run, show_progress(evaluation, "Evaluating the file")))
+        ranked = rank_outputs(map(runtime.run, show_progress(given.evaluation, "Evaluating the file")))
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
-        parity = measure_parity(result.model, runtime, evaluation)
+        parity = measure_parity(result.model, runtime, given.evaluation)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
-        benchmarks = {name: _measure(name, exported.content, dense_file.content) for name in job.benchmark}
+        benchmarks = {name: _time(name, exported.content, dense.content) for name in job.benchmark}
     footprint = None
     if job.target.is_microcontroller:
         with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
-            files = microcontroller.Files(exported, dense_file, first_images(evaluation))
+            files = microcontroller.Files(exported, dense, first_images(given.evaluation))
             footprint = microcontroller.measure(job, files)
-    described = record.Run(
-        job=job,
-        loaded=loaded,
-        calibration=calibration,
-        evaluation=evaluation,
-        result=result,
-        dense_file=dense_file,
-        exported=exported,
-        before=foreseen.as_given,
-        verdict=verdict,
-        mask_checks=mask_checks,
-        ranked_in_file=ranked,
-        parity=parity,
-        benchmarks=benchmarks,
-        footprint=footprint,
-        seconds=stopwatch.seconds,
-        command=command,
-    )
-    report = record.describe(described)
-    with stage("Writing the results"):
-        folder.write(record.render(report, described))
-    return report
+    return Measured(verdict, mask_checks, ranked, parity, benchmarks, footprint)
 
 
 def _open_folder(job: JobConfig) -> OutputFolder:
@@ -145,7 +160,7 @@ def _as_to_be(dense: bytes, job: JobConfig) -> bytes:
     return rewrite_exact(dense).content if job.requested_rewrite == "exact" else dense
 
 
-def _measure(runtime: str, content: bytes, dense: bytes) -> Benchmark | str:
+def _time(runtime: str, content: bytes, dense: bytes) -> Benchmark | str:
     """The two files side by side, or why the runtime cannot run them: by now that must not cost the results."""
     try:
         return measure_files([Candidate("model.tflite", content)], Candidate("the dense file", dense), runtime=runtime)

@@ -422,7 +422,7 @@ def fast(run_job, strided, images, tmp_path, monkeypatch):
             return Benchmark("Chromium", "ms", 1, 1, 0, costs[0], (costs[1],))
 
         monkeypatch.setattr(pipeline, "require_runtime", lambda name: None)
-        monkeypatch.setattr(pipeline, "_measure", measure)
+        monkeypatch.setattr(pipeline, "_time", measure)
         benchmark = ("web",) if measured else ()
         config = PruneConfig(min_speedup=1.3, **settings)
         return run_job(config, model=strided, data=str(tmp_path / "photos.npz"), benchmark=benchmark).report
@@ -486,14 +486,14 @@ def test_a_disk_that_is_full_when_keras_writes(command, inputs, tmp_path, left):
 
 
 def test_a_folder_that_appears_meanwhile_is_not_replaced(inputs, tmp_path, monkeypatch):
-    render = pipeline.record.render
+    render = pipeline.render
 
     def render_slowly(*args):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "precious").write_text("x")
         return render(*args)
 
-    monkeypatch.setattr(pipeline.record, "render", render_slowly)
+    monkeypatch.setattr(pipeline, "render", render_slowly)
     with pytest.raises(InputError, match="must not exist yet"):
         pipeline.run(JobConfig(inputs.model, str(tmp_path / "out"), data=inputs.data))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]

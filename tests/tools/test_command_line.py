@@ -10,7 +10,7 @@ import pytest
 
 from reflow_tf import pruning
 from reflow_tf.errors import InputError
-from reflow_tf.jobs import pipeline, record
+from reflow_tf.jobs import pipeline
 from reflow_tf.report import folder
 from reflow_tf.tools import benchmark, command_line, device_kit, evaluate, explain, prune, setup_runtime
 
@@ -212,8 +212,8 @@ STAGES = {
     "opening the file": (pipeline, "open_file"),
     "running the file": (pipeline, "rank_outputs"),
     "comparing": (pipeline, "measure_parity"),
-    "describing": (record, "describe"),
-    "drawing": (record, "render"),
+    "describing": (pipeline, "describe"),
+    "drawing": (pipeline, "render"),
     "writing": (folder, "_write_file"),
     "renaming": (folder, "_swap"),
 }

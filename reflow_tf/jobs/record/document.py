@@ -1,0 +1,131 @@
+"""What happened, put into the words of the report's schema, and the files that it is written to."""
+
+import dataclasses
+import datetime
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from reflow_tf.jobs.record.device import (
+    describe_budget,
+    describe_file,
+    describe_instructions,
+    describe_latency,
+    describe_mask,
+    describe_mcu,
+    describe_sizes,
+    describe_target,
+)
+from reflow_tf.jobs.record.notes import write_notes
+from reflow_tf.jobs.record.outcome import (
+    describe_gate,
+    describe_repair,
+    describe_scores,
+    describe_signal,
+    describe_sparsity,
+    requested_sparsity,
+)
+from reflow_tf.jobs.record.run import Run, plain
+from reflow_tf.models.walking import find_batch_norms
+from reflow_tf.pruning import PruneResult
+from reflow_tf.report import page
+from reflow_tf.report.document import SCHEMA_VERSION, Report, to_json
+from reflow_tf.report.environment import describe_environment
+from reflow_tf.report.folder import Content
+
+
+def describe(run: Run) -> Report:
+    """The report of the run, in the layout of report/schema.json."""
+    accuracy, agreement = describe_scores(run)
+    signals = run.result.report.signals
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": list(run.command),
+        "config": describe_config(run),
+        "environment": describe_environment(),
+        "model": describe_model(run),
+        "data": describe_data(run),
+        "accuracy": accuracy,
+        "agreement": agreement,
+        "sparsity": describe_sparsity(run),
+        "signal": describe_signal(signals["dense"], signals["pruned"], signals["repaired"]),
+        "repair": describe_repair(run),
+        "size_bytes": describe_sizes(run),
+        "file": describe_file(run),
+        "masks_in_file": [describe_mask(check) for check in run.measured.mask_checks],
+        "parity": plain(run.measured.parity),
+        "skipped": [plain(skipped) for skipped in run.result.report.skipped],
+        "notes": write_notes(run),
+        "target": describe_target(run),
+        "latency": describe_latency(run),
+        "instructions": describe_instructions(run),
+        "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
+        "budget": describe_budget(run),
+        "mcu": describe_mcu(run),
+        "gate": describe_gate(run.job.max_accuracy_drop, accuracy, agreement),
+    }
+
+
+def render(report: Report, run: Run) -> dict[str, Content]:
+    """The files of the output folder: name -> text, or a function that writes it."""
+    return {
+        "model.keras": lambda path: run.result.model.save(path),
+        "model.tflite": run.exported.content,
+        "plan.json": run.result.plan.to_json(),
+        "config.json": json.dumps(report["config"], indent=2) + "\n",
+        "masks.npz": _masks_archive(run.result),
+        "report.json": to_json(report),
+        "report.html": page.render(report),
+    }
+
+
+def describe_config(run: Run) -> dict[str, Any]:
+    """The flags as they were resolved, and how images are prepared, which evaluation reads back."""
+    config = dataclasses.asdict(run.job) | dataclasses.asdict(run.job.prune)
+    del config["prune"]
+    config["pattern"] = str(run.job.prune.pattern)
+    config["sparsity"] = requested_sparsity(run)
+    if config.pop("max_size_flag") == "flash_budget":
+        config["max_size_bytes"] = None  # it is the flash_budget, which is there
+    config["quantize"] = run.job.requested_quantize
+    config["rewrite"] = run.job.requested_rewrite
+    config["benchmark"] = list(run.job.benchmark)
+    config["boards"] = list(run.job.boards)
+    config["preprocessing"] = plain(run.given.loaded.preprocessing)
+    return config
+
+
+def describe_model(run: Run) -> dict[str, Any]:
+    model = run.result.model
+    shape = getattr(model, "input_shape", None) or ()
+    return {
+        "name": run.given.loaded.name,
+        "num_parameters": model.count_params(),
+        "num_batch_norms": len(find_batch_norms(model)),
+        "input_shape": list(shape),
+        "num_classes": run.given.loaded.num_classes,
+        "weights": run.given.loaded.weights,
+    }
+
+
+def describe_data(run: Run) -> dict[str, Any]:
+    calibration = run.job.data or run.given.loaded.default_data
+    return {
+        "calibration": {"description": calibration, "num_images": len(run.given.calibration)},
+        "evaluation": {
+            "description": run.job.eval_data or f"{calibration}, held out",
+            "num_images": len(run.given.evaluation),
+            "labelled": run.given.evaluation.labels is not None,
+        },
+    }
+
+
+def _masks_archive(result: PruneResult) -> bytes:
+    """masks.npz: path -> boolean array of the Keras kernel's own shape, True = kept."""
+    buffer = io.BytesIO()
+    masks = {spec.path: spec.from_canonical(result.masks[spec.path]) for spec in result.report.specs}
+    np.savez_compressed(buffer, **masks)  # type: ignore[arg-type]  # no path is called allow_pickle
+    return buffer.getvalue()

@@ -1,0 +1,43 @@
+"""Sentences for the person who reads the report."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from reflow_tf.jobs.record.run import Run
+
+
+def write_notes(run: Run) -> list[str]:
+    notes = list(run.exported.notes)
+    if (foreseen := run.result.report.budget) and foreseen.unfound:
+        unfound = ", ".join(foreseen.unfound)
+        notes.append(f"Not found in the dense file, and dense in the estimate of the budget therefore: {unfound}.")
+    if caution := run.job.target.caution(run.job.prune.pattern):
+        notes.append(caution)
+    for name, found in run.measured.benchmarks.items():
+        if isinstance(found, str):
+            notes.append(f"Not measured with --benchmark={name}: {found}")
+        elif found.files[0].differs:
+            notes.append(
+                f"Do not ship this file: in {found.runtime} its outputs differ by {found.files[0].difference:.2g} of "
+                f"the largest one from those of LiteRT on this machine."
+            )
+    for outcome in run.result.report.repair:
+        if outcome.unreached:
+            unreached = ", ".join(outcome.unreached)
+            notes.append(f"No calibration image reached these layers, which {outcome.name} left alone: {unreached}.")
+    if (emptied := describe_emptied(run.result.masks)) is not None:
+        notes.append(emptied)
+    if missing := [check for check in run.measured.mask_checks if not check.ok]:
+        notes.append(f"{len(missing)} masks were not found again in the file; the first: {missing[0].closest}.")
+    if dropped := run.given.calibration.num_dropped:
+        notes.append(f"{dropped} calibration images are also evaluation images and were left out.")
+    return notes
+
+
+def describe_emptied(masks: Mapping[str, np.ndarray]) -> str | None:
+    """Which kernels have no weight left, in a sentence; None where all have."""
+    emptied = [path for path, mask in masks.items() if not mask.any()]
+    if not emptied:
+        return None
+    return f"Every weight of these kernels is zero; another allocation would share better: {', '.join(emptied)}."

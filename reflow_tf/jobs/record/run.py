@@ -1,0 +1,91 @@
+"""What one run of the tool has to tell, before it is put into words."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reflow_tf.config import JobConfig
+from reflow_tf.data.batches import CalibrationSet, EvaluationSet
+from reflow_tf.export.tflite import ExportedFile
+from reflow_tf.export.verification import MaskCheck
+from reflow_tf.jobs.benchmark import Benchmark
+from reflow_tf.jobs.microcontroller import Footprint
+from reflow_tf.models.loading import LoadedModel
+from reflow_tf.pruning import PruneResult
+from reflow_tf.report.scores import Parity
+from reflow_tf.targets.target import Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the user brought: a model, and images to calibrate and to score with."""
+
+    loaded: LoadedModel
+    calibration: CalibrationSet
+    evaluation: EvaluationSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """What there was to compare with.
+
+    Attributes:
+        file: what the unpruned model gives with the same quantization, not rewritten.
+        verdict: the target's, on it.
+    """
+
+    file: ExportedFile
+    verdict: Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the file came to.
+
+    Attributes:
+        verdict: the target's, on the file.
+        mask_checks: each mask against the bytes.
+        ranked: the file's best classes of each evaluation image, (images, up to 5), best first.
+        parity: Keras against the file.
+        benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
+            not be.
+        footprint: flash and RAM, where the target is a microcontroller.
+    """
+
+    verdict: Verdict
+    mask_checks: Sequence[MaskCheck]
+    ranked: np.ndarray
+    parity: Parity
+    benchmarks: Mapping[str, Benchmark | str]
+    footprint: Footprint | None
+
+    def benchmarks_in(self, unit: str) -> dict[str, Benchmark]:
+        """What was measured in 'ms' or counted in 'instructions'."""
+        found = {name: found for name, found in self.benchmarks.items() if isinstance(found, Benchmark)}
+        return {name: benchmark for name, benchmark in found.items() if benchmark.unit == unit}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that one run of the tool has to tell.
+
+    Attributes:
+        seconds: stage -> wall-clock seconds.
+        command: the command line.
+    """
+
+    job: JobConfig
+    given: Given
+    dense: Dense
+    result: PruneResult
+    exported: ExportedFile
+    measured: Measured
+    seconds: Mapping[str, float]
+    command: Sequence[str]
+
+
+def plain(noun: Any) -> dict[str, Any]:
+    """A dataclass as a dict of JSON types."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(noun).items()}
