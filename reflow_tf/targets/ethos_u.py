@@ -7,10 +7,10 @@ takes it, which `runtimes.vela` has Vela estimate for a file; nothing is promise
 import dataclasses
 
 from reflow_tf.sparsity.budget import Price
-from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import NM, Pattern
-from reflow_tf.targets.operators import ABSENT, Operator, OperatorGraph, group_by_kind, name_first
-from reflow_tf.targets.target import Blocker, Tariff, Verdict
+from reflow_tf.targets.microcontroller import Microcontroller, refuse_kinds
+from reflow_tf.targets.operators import ABSENT, Operator, OperatorGraph
+from reflow_tf.targets.target import Blocker, Verdict
 
 ACCELERATORS = (
     *("ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512"),
@@ -19,7 +19,7 @@ ACCELERATORS = (
 DEFAULT_ACCELERATOR = "ethos-u55-128"
 _FILTERED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})  # input 1: weights
 _FLOATS = ("float32", "float16")
-_FLOOR, _KEPT = 0.03, 1.2  # bytes of any weight, and of one that is kept: see EthosU.price
+_FLOOR, _KEPT = 0.03, 1.2  # bytes of any weight, and of one that is kept: see EthosU
 # What Vela 5.2.0 can place on the NPU (`vela --supported-ops-report`); each with conditions on shapes and parameters
 # that Vela alone decides.
 _NAMES = """
@@ -35,29 +35,50 @@ NOT_EQUAL READ_VARIABLE REDUCE_ALL REDUCE_ANY SCATTER_ND SELECT SELECT_V2
 """
 OPERATORS = frozenset(_NAMES.split())  # of the U55, the U65 and the U85
 U85_OPERATORS = frozenset(_NAMES_U85.split())  # of the U85 alone
+_WEIGHT = Price(kept=_KEPT, most=1.0 - _FLOOR)
 
 
-@dataclasses.dataclass(frozen=True)
-class EthosU:
-    """Rewards zeros in every int8 kernel, with flash."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EthosU(Microcontroller):
+    """Rewards zeros in every int8 kernel, with flash.
+
+    `why_int8` was measured: of a float32 and of a float16 file, Vela 5.2.0 leaves every operator to the CPU.
+
+    A price is in bytes beyond those that a weight takes even if it is zero. Vela's compressed weights, over all
+    weights, come to min(0.03 + 1.2 (1 - sparsity), 1) bytes: least squares over layers with 30 % of zeros and more.
+    Measured with Vela 5.2.0 (ethos-u55-128; ethos-u85-256 within 0.02 from 50 % on): layers of 64 and more input
+    channels in a network with normal, Laplace and uniform weights, pruned by magnitude, at random and 2:4, and those of
+    MobileNetV2 with over 20,000 weights; means of 24 to 59 layers.
+
+        sparsity  0.01   0.25   0.50   0.65   0.80   0.90   0.95   0.99
+        bytes     0.98   0.95   0.62   0.47   0.29   0.16   0.08   0.03
+        form      1.00   0.93   0.63   0.45   0.27   0.15   0.09   0.04
+
+    Layers of few channels are padded and take more, 1.2 to 1.5 bytes dense; scales and bias, 10 bytes a channel, are
+    not in it.
+    """
 
     name: str = "ethos_u"
     description: str = (
         "Arm Ethos-U: its compiler compresses zeros in every int8 kernel, which saves flash, and time where it is "
         "reading the weights that takes it."
     )
-    rewrite: str = "none"
-    quantize: str = "int8"
-    storage: str = "dense"
-    runtime: str = "litert"
-    is_microcontroller: bool = True
-    promises_speed: bool = False
+    why_int8: str = (
+        "an Ethos-U computes in int8 and leaves operators in floating point to the CPU, so zeros gain nothing"
+    )
+    filtered: frozenset[str] = _FILTERED
+    weight: Price = _WEIGHT
 
-    def obstacle(self, quantize: str) -> str | None:
-        """Measured: of a float32 and of a float16 file, Vela 5.2.0 leaves every operator to the CPU."""
-        if quantize == "int8":
-            return None
-        return "an Ethos-U computes in int8 and leaves operators in floating point to the CPU, so zeros gain nothing"
+    def find_weights(self, graph: OperatorGraph) -> frozenset[int]:
+        """The constants that Vela compresses: int8, dense, and read as weights by what computes in int8."""
+        return frozenset(
+            operator.inputs[1]
+            for operator in graph.operators
+            if operator.kind in self.filtered
+            and not _touches_floats(operator, graph)
+            and (value := graph.values[operator.inputs[1]]).constant
+            and (value.stored_dtype, value.storage) == ("int8", "dense")
+        )
 
     def caution(self, pattern: Pattern) -> str | None:
         """Only the U85 skips zeros, two of four input channels; Vela finds by itself which layers have them.
@@ -78,27 +99,6 @@ class EthosU:
             "only compress them, as they do any zeros."
         )
 
-    def objection(self, spec: LayerSpec) -> str | None:
-        del spec
-        return None
-
-    def price(self, graph: OperatorGraph) -> Tariff:
-        """Bytes beyond those that a weight takes even if it is zero.
-
-        Vela's compressed weights, over all weights, come to min(0.03 + 1.2 (1 - sparsity), 1) bytes: least squares over
-        layers with 30 % of zeros and more. Measured with Vela 5.2.0 (ethos-u55-128; ethos-u85-256 within 0.02 from 50 %
-        on): layers of 64 and more input channels in a network with normal, Laplace and uniform weights, pruned by
-        magnitude, at random and 2:4, and those of MobileNetV2 with over 20,000 weights; means of 24 to 59 layers.
-
-            sparsity  0.01   0.25   0.50   0.65   0.80   0.90   0.95   0.99
-            bytes     0.98   0.95   0.62   0.47   0.29   0.16   0.08   0.03
-            form      1.00   0.93   0.63   0.45   0.27   0.15   0.09   0.04
-
-        Layers of few channels are padded and take more, 1.2 to 1.5 bytes dense; scales and bias, 10 bytes a channel,
-        are not in it.
-        """
-        return Tariff({value: Price(kept=_KEPT, most=1.0 - _FLOOR) for value in _compressed_weights(graph)})
-
     def judge(self, graph: OperatorGraph) -> Verdict:
         """Whether the NPU runs any of the file's kernels, compressed; and what it leaves to the CPU.
 
@@ -106,8 +106,8 @@ class EthosU:
         last word.
         """
         undense = _judge_storage(graph)
-        blockers = (*undense, *_judge_types(graph), *_judge_operators(graph))
-        eligible = not undense and bool(_compressed_weights(graph))
+        blockers = (*undense, *self._judge_types(graph), *_judge_operators(graph))
+        eligible = not undense and bool(self.find_weights(graph))
         if not eligible:
             statement = "An Ethos-U compresses no weights of this file as it is."
         elif blockers:
@@ -116,22 +116,14 @@ class EthosU:
             statement = "An Ethos-U runs this file and compresses its zeros; Vela has the last word on each operator."
         return Verdict(eligible, eligible, (), blockers, None, statement)
 
+    def _judge_types(self, graph: OperatorGraph) -> tuple[Blocker, ...]:
+        floats = (operator for operator in graph.operators if _touches_floats(operator, graph))
+        return self.refuse_types(floats, "reads or writes floating point, which an Ethos-U leaves to the CPU")
+
 
 def _is_2_of_4(pattern: NM) -> bool:
     """Whether any four neighbouring input channels hold at most two weights that are kept."""
     return (pattern.n, pattern.m) == (1, 2) or (pattern.n <= 2 and pattern.m % 4 == 0)
-
-
-def _compressed_weights(graph: OperatorGraph) -> frozenset[int]:
-    """The constants that Vela compresses: int8, dense, and read as weights by what computes in int8."""
-    return frozenset(
-        operator.inputs[1]
-        for operator in graph.operators
-        if operator.kind in _FILTERED
-        and not _touches_floats(operator, graph)
-        and (value := graph.values[operator.inputs[1]]).constant
-        and (value.stored_dtype, value.storage) == ("int8", "dense")
-    )
 
 
 def _judge_storage(graph: OperatorGraph) -> tuple[Blocker, ...]:
@@ -143,35 +135,14 @@ def _judge_storage(graph: OperatorGraph) -> tuple[Blocker, ...]:
     )
 
 
-def _judge_types(graph: OperatorGraph) -> tuple[Blocker, ...]:
-    floats = [operator for operator in graph.operators if _touches_floats(operator, graph)]
-    if not floats:
-        return ()
-    kinds = ", ".join(sorted({operator.kind for operator in floats}))
-    return (
-        Blocker(
-            name_first(floats),
-            kinds,
-            "reads or writes floating point, which an Ethos-U leaves to the CPU",
-            "--quantize=int8, which --target=ethos_u does by itself; operators that have no int8 form need replacing",
-        ),
-    )
-
-
 def _judge_operators(graph: OperatorGraph) -> tuple[Blocker, ...]:
-    left = group_by_kind(
-        operator
-        for operator in graph.operators
-        if operator.kind not in OPERATORS and not _touches_floats(operator, graph)
-    )
-    return tuple(
-        Blocker(
-            name_first(operators),
-            kind,
-            f"is a {kind}, which {'the U55 and the U65 leave' if kind in U85_OPERATORS else 'Vela leaves'} to the CPU",
-            "replace the layer by one that the NPU has, or accept that the CPU runs it",
-        )
-        for kind, operators in left.items()
+    return refuse_kinds(
+        (operator for operator in graph.operators if not _touches_floats(operator, graph)),
+        OPERATORS,
+        lambda kind: (
+            f"is a {kind}, which {'the U55 and the U65 leave' if kind in U85_OPERATORS else 'Vela leaves'} to the CPU"
+        ),
+        "replace the layer by one that the NPU has, or accept that the CPU runs it",
     )
 
 

@@ -5,38 +5,19 @@ import dataclasses
 import numpy as np
 
 from reflow_tf.sparsity.budget import Price
-from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.sparsity.patterns import Pattern
 from reflow_tf.targets.operators import OperatorGraph
-from reflow_tf.targets.target import Tariff, Verdict
+from reflow_tf.targets.target import HardwareTarget, Tariff, Verdict
 
 _DTYPES = frozenset({"float32", "float16", "int8"})
 
 
-@dataclasses.dataclass(frozen=True)
-class Storage:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Storage(HardwareTarget):
     """Rewards zeros in every kernel."""
 
     name: str = "storage"
     description: str = "A smaller file: zeros are saved in every kernel, so every kernel is pruned."
-    rewrite: str = "none"
-    quantize: str = "none"
     storage: str = "sparse"
-    runtime: str = "litert"
-    is_microcontroller: bool = False
-    promises_speed: bool = False
-
-    def obstacle(self, quantize: str) -> str | None:
-        del quantize
-        return None
-
-    def caution(self, pattern: Pattern) -> str | None:
-        del pattern
-        return None
-
-    def objection(self, spec: LayerSpec) -> str | None:
-        del spec
-        return None
 
     def price(self, graph: OperatorGraph) -> Tariff:
         """Bytes: a weight that is kept needs an index beside it, unless its whole tensor is stored dense."""

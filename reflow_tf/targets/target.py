@@ -1,8 +1,8 @@
 """What a kind of hardware is to this tool: a judge of which kernels it pays to prune, and of whole networks."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
 
 from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import LayerSpec
@@ -98,65 +98,49 @@ class Tariff:
     least_zeros: int = 0
 
 
-class HardwareTarget(Protocol):
-    """One kind of hardware, or one thing that a user wants small."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HardwareTarget(abc.ABC):
+    """One kind of hardware, or one thing that a user wants small; what a target does not say is as it is here.
 
-    @property
-    def name(self) -> str:
-        """As `--target` spells it."""
-        ...
+    Attributes:
+        name: as `--target` spells it.
+        description: one sentence on what the target rewards.
+        rewrite: the rewriting of files that the target wants by default, as `--rewrite` spells it.
+        quantize: the quantization of files that the target wants by default, as `--quantize` spells it.
+        storage: how its files store zeros: 'sparse', 'bitmap' or 'dense', as `export_tflite` spells it.
+        runtime: what runs its files on this machine: 'litert' or 'tflm'.
+        is_microcontroller: whether its files have budgets of flash and RAM.
+        promises_speed: whether its verdicts say how much faster a file gets.
+    """
 
-    @property
-    def description(self) -> str:
-        """One sentence on what the target rewards."""
-        ...
-
-    @property
-    def rewrite(self) -> str:
-        """The rewriting of files that the target wants by default, as `--rewrite` spells it."""
-        ...
-
-    @property
-    def quantize(self) -> str:
-        """The quantization of files that the target wants by default, as `--quantize` spells it."""
-        ...
-
-    @property
-    def storage(self) -> str:
-        """How its files store zeros: 'sparse', 'bitmap' or 'dense', as `export_tflite` spells it."""
-        ...
-
-    @property
-    def runtime(self) -> str:
-        """What runs its files on this machine: 'litert' or 'tflm'."""
-        ...
-
-    @property
-    def is_microcontroller(self) -> bool:
-        """Whether its files have budgets of flash and RAM."""
-        ...
-
-    @property
-    def promises_speed(self) -> bool:
-        """Whether its verdicts say how much faster a file gets."""
-        ...
+    name: str
+    description: str
+    rewrite: str = "none"
+    quantize: str = "none"
+    storage: str = "dense"
+    runtime: str = "litert"
+    is_microcontroller: bool = False
+    promises_speed: bool = False
 
     def obstacle(self, quantize: str) -> str | None:
         """Why zeros gain nothing here in a file that is quantized so, or None if they do."""
-        ...
+        del quantize
+        return None
 
     def caution(self, pattern: Pattern) -> str | None:
         """What a person should know who prunes in this pattern for this target, in sentences; None if nothing."""
-        ...
+        del pattern
+        return None
 
     def objection(self, spec: LayerSpec) -> str | None:
         """Why zeros in this kernel gain nothing here, or None if they do."""
-        ...
+        del spec
+        return None
 
+    @abc.abstractmethod
     def price(self, graph: OperatorGraph) -> Tariff:
         """Says what the weights of this network cost, in the unit that the target counts in."""
-        ...
 
+    @abc.abstractmethod
     def judge(self, graph: OperatorGraph) -> Verdict:
         """Says whether this network gets what the target rewards, and what stands in the way."""
-        ...

@@ -9,7 +9,7 @@ import dataclasses
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.sparsity.patterns import Block, Pattern
 from reflow_tf.targets.operators import OperatorGraph
-from reflow_tf.targets.target import Tariff, Verdict
+from reflow_tf.targets.target import HardwareTarget, Tariff, Verdict
 from reflow_tf.targets.xnnpack.judgement import Judgement, judge_version
 from reflow_tf.targets.xnnpack.versions import NEWEST, VERSIONS, Version
 from reflow_tf.targets.xnnpack.workload import bound_speedup, estimate_speedup, price_macs, share_macs
@@ -17,18 +17,14 @@ from reflow_tf.targets.xnnpack.workload import bound_speedup, estimate_speedup, 
 _CORRUPTS = "compute wrong outputs with this file, or refuse it: store it dense."
 
 
-@dataclasses.dataclass(frozen=True)
-class XNNPack:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class XNNPack(HardwareTarget):
     """Rewards zeros in 1x1 convolutions."""
 
     name: str = "xnnpack"
     description: str = "XNNPACK on mobile CPUs can run 1x1 convolutions sparse, so only their kernels are pruned."
-
     rewrite: str = "exact"
-    quantize: str = "none"
     storage: str = "sparse"
-    runtime: str = "litert"
-    is_microcontroller: bool = False
     promises_speed: bool = True
 
     def obstacle(self, quantize: str) -> str | None:
