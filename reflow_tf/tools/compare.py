@@ -18,13 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from absl import flags
 
 from reflow_tf import __version__
-from reflow_tf.config import REPAIRS, TARGETS, JobConfig, PruneConfig, check_choice
+from reflow_tf.config import REPAIRS, JobConfig, PruneConfig, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.report.comparison import BASELINE, format_table
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.tools import command_line
+from reflow_tf.tools.shared_flags import JobFlags, define_overwrite, define_prunable, define_target, name_model
 
 FLAGS = command_line.new_flags()
 
@@ -38,13 +39,10 @@ SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 # 204,800 weights at 90 %), and through an empty layer every method is as bad as any other.
 DEFAULT_ALLOCATION = "lamp"
 
-_PRUNE = PruneConfig()
-_JOB = JobConfig(model="", output_dir="")
 # REFLOW is measured after every chain; 'none' is a method without a plus, and 'auto' chooses among chains.
 _STEPS = tuple(name for name in REPAIRS if name not in ("none", "auto", "reflow"))
 
-MODEL = flags.DEFINE_string("model", None, "As in reflow_tf.tools.prune.", flag_values=FLAGS)
-WEIGHTS = flags.DEFINE_string("weights", None, "As in reflow_tf.tools.prune.", flag_values=FLAGS)
+JOB = JobFlags(FLAGS)
 METHOD_NAMES = flags.DEFINE_list(
     "methods",
     None,
@@ -60,38 +58,21 @@ SPARSITY_TEXTS = flags.DEFINE_list(
     + ".",
     flag_values=FLAGS,
 )
-DATA = flags.DEFINE_string("data", None, "As in reflow_tf.tools.prune.", flag_values=FLAGS)
-EVAL_DATA = flags.DEFINE_string("eval_data", None, "As in reflow_tf.tools.prune.", flag_values=FLAGS)
-CLASS_NAMES = flags.DEFINE_string("class_names", None, "As in reflow_tf.tools.prune.", flag_values=FLAGS)
-PREPROCESS = flags.DEFINE_string("preprocess", _JOB.preprocess, "As in reflow_tf.tools.prune.", flag_values=FLAGS)
-IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "As in reflow_tf.tools.prune.", flag_values=FLAGS)
 ALLOCATION = flags.DEFINE_string(
     "allocation",
     DEFAULT_ALLOCATION,
     f"How the zeros are shared out over layers, by magnitude whatever the criterion: {', '.join(ALLOCATIONS)}.",
     flag_values=FLAGS,
 )
-PRUNABLE = flags.DEFINE_string("prunable", _PRUNE.prunable, "As in reflow_tf.tools.prune.", flag_values=FLAGS)
-TARGET = flags.DEFINE_string("target", _PRUNE.target, f"{', '.join(TARGETS)}.", flag_values=FLAGS)
-CALIBRATION_SAMPLES = flags.DEFINE_integer(
-    "calibration_samples",
-    _JOB.calibration_samples,
-    "Number of images that criteria and repairs estimate statistics on. The Fisher takes a backward pass for each.",
-    flag_values=FLAGS,
-)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", _JOB.batch_size, "Images at a time, at most.", flag_values=FLAGS)
-SEED = flags.DEFINE_integer(
-    "seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.", flag_values=FLAGS
-)
+PRUNABLE = define_prunable(FLAGS)
+TARGET = define_target(FLAGS)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the results go. Default: ./reflow_out/<model>-compared.", flag_values=FLAGS
 )
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite",
-    False,
+OVERWRITE = define_overwrite(
+    FLAGS,
     "Start anew in an --output_dir that holds a comparison. Without it, a run with other settings is refused, and one "
     "with the same settings measures what is missing.",
-    flag_values=FLAGS,
 )
 
 
@@ -106,25 +87,11 @@ class Comparison:
 
 def read_config() -> Comparison:
     """The parsed flags, checked; raises InputError."""
-    model = command_line.require(MODEL)
+    given = JOB.read()
     check_choice("allocation", ALLOCATION.value, ALLOCATIONS)
-    base = PruneConfig(allocation=ALLOCATION.value, target=TARGET.value, prunable=PRUNABLE.value)
-    name = model.replace("\\", "/").rstrip("/").rpartition("/")[2].removesuffix(".keras").removesuffix(".h5")
-    job = JobConfig(
-        model=model,
-        output_dir=OUTPUT_DIR.value or f"reflow_out/{name}-compared",
-        prune=base,
-        weights=WEIGHTS.value,
-        data=DATA.value,
-        eval_data=EVAL_DATA.value,
-        class_names=CLASS_NAMES.value,
-        preprocess=PREPROCESS.value,
-        image_size=IMAGE_SIZE.value,
-        calibration_samples=CALIBRATION_SAMPLES.value,
-        batch_size=BATCH_SIZE.value,
-        seed=SEED.value,
-        overwrite=OVERWRITE.value,
-    )
+    base = PruneConfig(allocation=ALLOCATION.value, target=command_line.require(TARGET), prunable=PRUNABLE.value)
+    output_dir = OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-compared"
+    job = JobConfig(**given, output_dir=output_dir, prune=base, overwrite=OVERWRITE.value)
     methods = {name: read_method(name, base) for name in (BASELINE, *_read_list(METHOD_NAMES, METHODS))}
     texts = _read_list(SPARSITY_TEXTS, map(str, SPARSITIES))
     return Comparison(job, methods, list(dict.fromkeys(map(read_sparsity, texts))))

@@ -7,36 +7,17 @@ With the config.json of a pruning run beside the file, images are prepared as th
 
 import sys
 
-from absl import flags
-
 from reflow_tf.config import EvaluateConfig
-from reflow_tf.tools import command_line
+from reflow_tf.tools import command_line, shared_flags
 
 FLAGS = command_line.new_flags()
 
-MODEL = flags.DEFINE_string(
-    "model", None, "The path of a .keras, Keras .h5 or .tflite file, or a zoo name.", flag_values=FLAGS
-)
-DATA = flags.DEFINE_string(
-    "data",
-    None,
-    "Labelled images: fashion_mnist, a folder of class sub-folders, an .npz with x and y, or tfds:NAME[:SPLIT].",
-    flag_values=FLAGS,
-)
-CLASS_NAMES = flags.DEFINE_string(
-    "class_names", None, "A text file, one class a line, in the order of the model's outputs.", flag_values=FLAGS
-)
-PREPROCESS = flags.DEFINE_string(
-    "preprocess",
-    "auto",
-    "Scaling of the pixels: auto (as the config.json beside the file says, which the pruning tool writes; otherwise "
-    "none), tf, torch, caffe, lite, unit or none.",
-    flag_values=FLAGS,
-)
-IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
-)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, at most.", flag_values=FLAGS)
+MODEL = shared_flags.define_model(FLAGS, ".keras, Keras .h5 or .tflite")
+DATA = shared_flags.define_labelled_data(FLAGS)
+CLASS_NAMES = shared_flags.define_class_names(FLAGS)
+PREPROCESS = shared_flags.define_preprocess(FLAGS, shared_flags.AS_RECORDED)
+IMAGE_SIZE = shared_flags.define_image_size(FLAGS)
+BATCH_SIZE = shared_flags.define_batch_size(FLAGS)
 
 
 def read_config() -> EvaluateConfig:

@@ -21,7 +21,7 @@ from absl import flags
 from reflow_tf.config import TARGETS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.targets.target import Blocker, Cluster, Verdict
-from reflow_tf.tools import command_line
+from reflow_tf.tools import command_line, shared_flags
 from reflow_tf.tools.output_file import check_output, write_json
 
 if TYPE_CHECKING:
@@ -29,21 +29,13 @@ if TYPE_CHECKING:
 
 FLAGS = command_line.new_flags()
 
-MODEL = flags.DEFINE_string(
-    "model", None, "The path of a .tflite, .keras or Keras .h5 file, or a zoo name.", flag_values=FLAGS
-)
-WEIGHTS = flags.DEFINE_string(
-    "weights", None, "For a zoo name: fashion_mnist, imagenet, random or a path.", flag_values=FLAGS
-)
-IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
-)
-TARGET = flags.DEFINE_string(
-    "target",
+MODEL = shared_flags.define_model(FLAGS, ".tflite, .keras or Keras .h5")
+WEIGHTS = shared_flags.define_weights(FLAGS)
+IMAGE_SIZE = shared_flags.define_image_size(FLAGS)
+TARGET = shared_flags.define_target(
+    FLAGS,
     None,
-    f"Whose rules: {', '.join(TARGETS)}. Default: those of the target that a config.json beside the file names, which "
-    "the pruning tool writes; else xnnpack.",
-    flag_values=FLAGS,
+    " Default: the target that a config.json beside the file names, which the pruning tool writes; else xnnpack.",
 )
 OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the verdicts and their reasons.", flag_values=FLAGS)
 

@@ -7,6 +7,7 @@ from absl import flags
 from reflow_tf.config import EvaluateConfig, check_between
 from reflow_tf.errors import InputError
 from reflow_tf.tools import command_line
+from reflow_tf.tools.shared_flags import AS_RECORDED, define_data, define_overwrite, define_preprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,26 +46,13 @@ class FolderFlags:
 
     def __init__(self, own: flags.FlagValues, model_help: str, output_dir: str):
         self._model = flags.DEFINE_string("model", None, model_help, flag_values=own)
-        self._data = flags.DEFINE_string(
-            "data",
-            None,
-            "Images, with labels or without: fashion_mnist, a folder, an .npz with x, or tfds:NAME[:SPLIT]. They are "
-            "prepared as the config.json beside the file says, which the pruning tool writes.",
-            flag_values=own,
-        )
+        self._data = define_data(own)
         self._num_inputs = flags.DEFINE_integer("num_inputs", 4, "Images, drawn evenly from all.", flag_values=own)
-        self._preprocess = flags.DEFINE_string(
-            "preprocess",
-            "auto",
-            "Scaling of the pixels, as for the evaluation tool; needed where no config.json says it.",
-            flag_values=own,
-        )
+        self._preprocess = define_preprocess(own, AS_RECORDED)
         self._output_dir = flags.DEFINE_string(
             "output_dir", output_dir, "The folder to write; it must not exist yet.", flag_values=own
         )
-        self._overwrite = flags.DEFINE_bool(
-            "overwrite", False, "Replace a folder that this tool wrote.", flag_values=own
-        )
+        self._overwrite = define_overwrite(own, "Replace a folder that this tool wrote.")
 
     def read(self) -> FolderJob:
         """The parsed flags, checked; raises InputError."""

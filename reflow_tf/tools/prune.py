@@ -30,6 +30,7 @@ from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.targets.ethos_u import ACCELERATORS
 from reflow_tf.tools import command_line
+from reflow_tf.tools.shared_flags import JobFlags, define_overwrite, define_prunable, define_target, name_model
 
 FLAGS = command_line.new_flags()
 
@@ -37,54 +38,7 @@ _PRUNE = PruneConfig()
 _JOB = JobConfig(model="", output_dir="")
 _AUTO = "auto"
 
-MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "A zoo name (mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_lite0, "
-    "efficientnet_lite1, efficientnet_lite2, resnet50, resnet20, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d, "
-    "regnet_x_400mf, regnet_x_800mf, regnet_x_1_6gf, regnet_x_3_2gf, regnet_x_8gf, regnet_x_16gf, regnet_x_32gf, "
-    "resnet8, mobilenet_v1_025, ds_cnn) or the path of a .keras or Keras .h5 file.",
-    flag_values=FLAGS,
-)
-WEIGHTS = flags.DEFINE_string(
-    "weights",
-    None,
-    "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2, resnet8 and mobilenet_v1_025), "
-    "imagenet (downloaded by keras.applications; the default for the others it has), random, or the path of a file: "
-    ".weights.h5, .keras, Keras 2's .h5, torchvision- or timm-layout .safetensors, or .pth/.pt/.th (needs torch).",
-    flag_values=FLAGS,
-)
-DATA = flags.DEFINE_string(
-    "data",
-    None,
-    "Images: fashion_mnist (embedded; the default for the embedded weights), a folder of class sub-folders, a folder "
-    "of plain images (no labels: agreement with the dense model replaces accuracy), an .npz with x and optionally y, "
-    "or tfds:NAME[:SPLIT] (needs tensorflow-datasets).",
-    flag_values=FLAGS,
-)
-EVAL_DATA = flags.DEFINE_string(
-    "eval_data",
-    None,
-    "Held-out images. Without it --data is split by --seed, and no image is on both sides.",
-    flag_values=FLAGS,
-)
-CLASS_NAMES = flags.DEFINE_string(
-    "class_names",
-    None,
-    "A text file, one class a line, in the order of the model's outputs, so that a folder with only some of the "
-    "classes scores correctly.",
-    flag_values=FLAGS,
-)
-PREPROCESS = flags.DEFINE_string(
-    "preprocess",
-    _JOB.preprocess,
-    "Scaling of the pixels: auto (what the zoo knows; none for a model file and for models that rescale by "
-    "themselves), tf, torch, caffe, lite, unit or none.",
-    flag_values=FLAGS,
-)
-IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=FLAGS
-)
+JOB = JobFlags(FLAGS)
 SPARSITY = flags.DEFINE_string(
     "sparsity",
     None,
@@ -128,18 +82,8 @@ ALLOCATION = flags.DEFINE_string(
     "--max_size_bytes (bytes) or --min_speedup (multiplications) counts; that takes minutes.",
     flag_values=FLAGS,
 )
-PRUNABLE = flags.DEFINE_string(
-    "prunable",
-    _PRUNE.prunable,
-    "target (what the target rewards), all, or a regular expression over layer paths.",
-    flag_values=FLAGS,
-)
-TARGET = flags.DEFINE_string(
-    "target",
-    _PRUNE.target,
-    " ".join(f"{target.name}: {target.description}" for target in TARGETS.values()),
-    flag_values=FLAGS,
-)
+PRUNABLE = define_prunable(FLAGS)
+TARGET = define_target(FLAGS)
 REPAIR = flags.DEFINE_string(
     "repair",
     _PRUNE.repair,
@@ -147,16 +91,6 @@ REPAIR = flags.DEFINE_string(
     "no weight; moments is its counterpart for layers without batch norm; distill trains for minutes. auto: of the "
     "chains without training, the one that does best on held-out calibration images. none and auto stand alone.",
     flag_values=FLAGS,
-)
-CALIBRATION_SAMPLES = flags.DEFINE_integer(
-    "calibration_samples",
-    _JOB.calibration_samples,
-    "Number of images that the criterion and the repair learn from.",
-    flag_values=FLAGS,
-)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", _JOB.batch_size, "Images at a time, at most.", flag_values=FLAGS)
-SEED = flags.DEFINE_integer(
-    "seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.", flag_values=FLAGS
 )
 QUANTIZE = flags.DEFINE_string(
     "quantize",
@@ -216,9 +150,7 @@ BENCHMARK = flags.DEFINE_list(
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the results go. Default: ./reflow_out/<model>.", flag_values=FLAGS
 )
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace the results of an earlier run in --output_dir.", flag_values=FLAGS
-)
+OVERWRITE = define_overwrite(FLAGS, "Replace the results of an earlier run in --output_dir.")
 MAX_ACCURACY_DROP = flags.DEFINE_float(
     "max_accuracy_drop",
     None,
@@ -230,10 +162,10 @@ MAX_ACCURACY_DROP = flags.DEFINE_float(
 
 def read_config() -> JobConfig:
     """The parsed flags as a checked configuration; raises InputError."""
-    model = command_line.require(MODEL)
+    given = JOB.read()
     return JobConfig(
-        model=model,
-        output_dir=OUTPUT_DIR.value or f"reflow_out/{_base_name(model)}",
+        **given,
+        output_dir=OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}",
         prune=PruneConfig(
             sparsity=None if SPARSITY.value == _AUTO else _read_sparsity(SPARSITY.value),
             max_size_bytes=MAX_SIZE_BYTES.value if SPARSITY.value != _AUTO else _require_flash_budget(),
@@ -242,19 +174,10 @@ def read_config() -> JobConfig:
             pattern=patterns.parse(PATTERN.value),
             criterion=CRITERION.value,
             allocation=ALLOCATION.value,
-            target=TARGET.value,
+            target=command_line.require(TARGET),
             prunable=PRUNABLE.value,
             repair=REPAIR.value,
         ),
-        weights=WEIGHTS.value,
-        data=DATA.value,
-        eval_data=EVAL_DATA.value,
-        class_names=CLASS_NAMES.value,
-        preprocess=PREPROCESS.value,
-        image_size=IMAGE_SIZE.value,
-        calibration_samples=CALIBRATION_SAMPLES.value,
-        batch_size=BATCH_SIZE.value,
-        seed=SEED.value,
         quantize=QUANTIZE.value,
         rewrite=REWRITE.value,
         benchmark=tuple(BENCHMARK.value),
@@ -307,10 +230,6 @@ def prune(job: JobConfig, command: Sequence[str]) -> int:
     for reason in unmet:
         print(f"error: {reason}", file=sys.stderr)
     return command_line.UNMET if unmet else command_line.DONE
-
-
-def _base_name(model: str) -> str:
-    return model.replace("\\", "/").rstrip("/").rpartition("/")[2].removesuffix(".keras").removesuffix(".h5")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,163 @@
+"""The flags that several commands share, each defined once, with its full help text."""
+
+from typing import Any
+
+from absl import flags
+
+from reflow_tf.config import TARGETS, JobConfig, PruneConfig
+from reflow_tf.tools import command_line
+
+_PRUNE = PruneConfig()
+_JOB = JobConfig(model="", output_dir="")
+_ZOO = (
+    "mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_lite0, "
+    "efficientnet_lite1, efficientnet_lite2, resnet50, resnet20, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d, "
+    "regnet_x_400mf, regnet_x_800mf, regnet_x_1_6gf, regnet_x_3_2gf, regnet_x_8gf, regnet_x_16gf, regnet_x_32gf, "
+    "resnet8, mobilenet_v1_025, ds_cnn"
+)
+_SOURCES = "fashion_mnist (embedded{}), a folder of class sub-folders, {}an .npz with x and {}y, or tfds:NAME[:SPLIT]"
+# What --preprocess=auto means for a file.
+AS_RECORDED = "as the config.json beside the file says, which the pruning tool writes; without one, none"
+
+Flags = flags.FlagValues
+Flag = flags.FlagHolder
+
+
+def define_model(own: Flags, files: str = ".keras or Keras .h5") -> Flag[str | None]:
+    """--model: a zoo name or a file; `files` says which kinds."""
+    return flags.DEFINE_string("model", None, f"A zoo name ({_ZOO}) or the path of a {files} file.", flag_values=own)
+
+
+def define_weights(own: Flags) -> Flag[str | None]:
+    """--weights of a zoo model."""
+    return flags.DEFINE_string(
+        "weights",
+        None,
+        "For a zoo model: fashion_mnist (embedded; the default for mobilenet_v2, resnet8 and mobilenet_v1_025), "
+        "imagenet (downloaded by keras.applications; the default for the others it has), random, or the path of a "
+        "file: .weights.h5, .keras, Keras 2's .h5, torchvision- or timm-layout .safetensors, or .pth/.pt/.th (needs "
+        "torch).",
+        flag_values=own,
+    )
+
+
+def define_data(own: Flags) -> Flag[str | None]:
+    """--data: images, with labels or without."""
+    sources = _SOURCES.format(
+        "; the default for the embedded weights",
+        "a folder of plain images (no labels: agreement with the dense model replaces accuracy), ",
+        "optionally ",
+    )
+    return flags.DEFINE_string("data", None, f"Images: {sources} (needs tensorflow-datasets).", flag_values=own)
+
+
+def define_labelled_data(own: Flags) -> Flag[str | None]:
+    """--data where labels are needed."""
+    sources = _SOURCES.format("", "", "")
+    return flags.DEFINE_string(
+        "data", None, f"Labelled images: {sources} (needs tensorflow-datasets).", flag_values=own
+    )
+
+
+def define_eval_data(own: Flags) -> Flag[str | None]:
+    """--eval_data: images to score with."""
+    return flags.DEFINE_string(
+        "eval_data",
+        None,
+        "Held-out images. Without it --data is split by --seed, and no image is on both sides.",
+        flag_values=own,
+    )
+
+
+def define_class_names(own: Flags) -> Flag[str | None]:
+    """--class_names: the order of the outputs."""
+    return flags.DEFINE_string(
+        "class_names",
+        None,
+        "A text file, one class a line, in the order of the model's outputs, so that a folder with only some of the "
+        "classes scores correctly.",
+        flag_values=own,
+    )
+
+
+def define_preprocess(
+    own: Flags, auto: str = "what the zoo knows; none for a model file and for models that rescale by themselves"
+) -> Flag[str]:
+    """--preprocess; `auto` says what that means for this command."""
+    return flags.DEFINE_string(
+        "preprocess",
+        _JOB.preprocess,
+        f"Scaling of the pixels: auto ({auto}), tf, torch, caffe, lite, unit or none.",
+        flag_values=own,
+    )
+
+
+def define_image_size(own: Flags) -> Flag[int | None]:
+    """--image_size of an open input."""
+    return flags.DEFINE_integer(
+        "image_size", None, "Height and width in pixels, where the model leaves them open.", flag_values=own
+    )
+
+
+def define_batch_size(own: Flags) -> Flag[int]:
+    """--batch_size on this machine."""
+    return flags.DEFINE_integer("batch_size", _JOB.batch_size, "Images at a time, at most.", flag_values=own)
+
+
+def define_prunable(own: Flags) -> Flag[str]:
+    """--prunable: which kernels."""
+    return flags.DEFINE_string(
+        "prunable",
+        _PRUNE.prunable,
+        "target (what the target rewards), all, or a regular expression over layer paths.",
+        flag_values=own,
+    )
+
+
+def define_target(own: Flags, default: str | None = _PRUNE.target, otherwise: str = "") -> Flag[str | None]:
+    """--target; `otherwise` says what is taken where it is not given and has no default."""
+    described = " ".join(f"{target.name}: {target.description}" for target in TARGETS.values())
+    return flags.DEFINE_string("target", default, f"{described}{otherwise}", flag_values=own)
+
+
+def define_overwrite(own: Flags, what: str) -> Flag[bool]:
+    """--overwrite; `what` it does, in a sentence."""
+    return flags.DEFINE_bool("overwrite", False, what, flag_values=own)
+
+
+class JobFlags:
+    """The flags for what a `JobConfig` says of the model and of the images.
+
+    Args:
+        own: of the tool.
+    """
+
+    def __init__(self, own: Flags):
+        self._model = define_model(own)
+        self._others = (
+            define_weights(own),
+            define_data(own),
+            define_eval_data(own),
+            define_class_names(own),
+            define_preprocess(own),
+            define_image_size(own),
+            flags.DEFINE_integer(
+                "calibration_samples",
+                _JOB.calibration_samples,
+                "Number of images that the criterion and the repair learn from.",
+                flag_values=own,
+            ),
+            define_batch_size(own),
+            flags.DEFINE_integer(
+                "seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.", flag_values=own
+            ),
+        )
+
+    def read(self) -> dict[str, Any]:
+        """The parsed flags by their names, which are those of the fields; raises InputError without --model."""
+        return {"model": command_line.require(self._model)} | {flag.name: flag.value for flag in self._others}
+
+
+def name_model(model: str) -> str:
+    """What results are called after: a zoo name as it is, a file without its folder and suffix."""
+    return model.replace("\\", "/").rstrip("/").rpartition("/")[2].removesuffix(".keras").removesuffix(".h5")
