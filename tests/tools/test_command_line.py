@@ -266,7 +266,7 @@ def test_ctrl_c_in_every_stage(command, inputs, tmp_path, left, monkeypatch, sta
 
 def untold(err):
     """What is not for people: beside notes, only stages that took over two seconds may be told."""
-    told = re.compile(r"note: .*|[A-Z][\w. ]*: [\d.]+ (s|min)")
+    told = re.compile(r"note: .*|[A-Z][\w. ]*: [\d.]+\W(s|min)")
     return [line for line in err.splitlines() if not told.fullmatch(line)]
 
 
