@@ -38,7 +38,7 @@ class Signal:
 
     Attributes:
         variances: path of each batch norm, in the order of execution -> variance of its output, (channels,) float64.
-        ranked: the best classes of each input, best first, (inputs, up to 5) int64.
+        ranked: the best classes, best first, (inputs, *positions, up to 5): one an input or, on maps, a position.
         num_classes: size of the output's last axis.
     """
 
@@ -48,13 +48,13 @@ class Signal:
 
     @property
     def predicted(self) -> np.ndarray:
-        """Number of inputs for which each class was predicted, (classes,) int64."""
-        return np.bincount(self.ranked[:, 0], minlength=self.num_classes)
+        """How often each class was predicted, over all inputs and positions, (classes,) int64."""
+        return np.bincount(self.ranked[..., 0].ravel(), minlength=self.num_classes)
 
     @property
     def entropy_bits(self) -> float:
         """Shannon entropy of the histogram of predicted classes: 0 if all inputs get one class."""
-        shares = self.predicted[self.predicted > 0] / len(self.ranked)
+        shares = self.predicted[self.predicted > 0] / self.predicted.sum()
         return float(max(0.0, -np.sum(shares * np.log2(shares))))
 
     @property
@@ -84,7 +84,7 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
     """Runs the model at inference over the batches; the model is left as it was.
 
     Args:
-        model: a built classifier: one output whose last axis numbers the classes. Other axes count as further inputs.
+        model: a built classifier: one output whose last axis numbers the classes; other axes are positions.
         batches: float arrays (n, ...).
 
     Raises:
@@ -117,15 +117,17 @@ def has_collapsed(signal: Signal, reference: Signal) -> bool:
 
 
 def rank_classes(outputs: np.ndarray) -> np.ndarray:
-    """Indices of the up to 5 largest of (..., classes), best first, (inputs, up to 5) int64; ties: lower first.
+    """Indices of the up to 5 largest of (..., classes), best first, (..., up to 5); ties: lower first.
+
+    Of the smallest type that counts the classes: a map has as many predictions as the image has pixels.
 
     Raises:
         InputError: an output is NaN or infinite, so that there is no best one.
     """
     if not np.isfinite(outputs).all():
         raise InputError("The outputs of the model must be finite to be ranked. Received: NaN or infinity")
-    flat = outputs.reshape(-1, outputs.shape[-1])
-    return np.argsort(-flat, axis=-1, kind="stable")[:, :NUM_RANKED]
+    ranked = np.argsort(-outputs, axis=-1, kind="stable")[..., :NUM_RANKED]
+    return ranked.astype(np.min_scalar_type(outputs.shape[-1]))
 
 
 def _compare_layer(path: str, variance: np.ndarray, dense: np.ndarray) -> LayerRatio:

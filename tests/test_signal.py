@@ -81,3 +81,14 @@ def test_the_order_is_that_of_execution():
 def test_ranks_break_ties_by_index_and_keep_five():
     np.testing.assert_array_equal(rank_classes(np.array([[1.0, 3, 3, 0]])), [[1, 2, 0, 3]])
     assert rank_classes(np.zeros((2, 7))).shape == (2, 5)
+
+
+def test_ranks_of_a_map_keep_its_positions():
+    outputs = np.random.default_rng(0).standard_normal((2, 3, 4, 6))
+    ranked = rank_classes(outputs)
+    assert ranked.shape == (2, 3, 4, 5)
+    np.testing.assert_array_equal(ranked[..., 0], outputs.argmax(-1))
+    measured = Signal({}, ranked, 6)
+    assert measured.predicted.sum() == 24
+    shares = measured.predicted[measured.predicted > 0] / 24
+    assert measured.entropy_bits == pytest.approx(-np.sum(shares * np.log2(shares)))

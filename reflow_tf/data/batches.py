@@ -43,6 +43,11 @@ class ImageStream:
         return len(self.indices)
 
     @property
+    def unit(self) -> str:
+        """What one input is, for sentences: 'image'."""
+        return self.preprocessing.unit
+
+    @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image after the preprocessing."""
         size = self.preprocessing.size or self.source.size_of(int(self.indices[0]))
@@ -106,7 +111,7 @@ class EvaluationSet(ImageStream):
 
     @property
     def labels(self) -> np.ndarray | None:
-        """int64 (N,), aligned with the order of iteration; None if the source has no labels."""
+        """int64 (N,) or (N, *positions), aligned with the order of iteration; None if the source has no labels."""
         return None if self.source.labels is None else self.source.labels[self.indices]
 
 

@@ -52,10 +52,10 @@ def index_of_class(name: str, class_names: tuple[str, ...], where: str) -> int:
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None, where: str) -> np.ndarray:
-    """Returns the labels as int64 (N,).
+    """Returns the labels as int64, of their shape.
 
     Args:
-        labels: integer class indices, (N,).
+        labels: integer class indices, (N,) or (N, *positions).
         num_classes: outputs of the network; None skips the upper bound.
         where: the source's name, for the message.
 
@@ -71,3 +71,23 @@ def check_labels(labels: np.ndarray, num_classes: int | None, where: str) -> np.
     if low == high:
         raise InputError(f"{where} must hold images of at least two classes. Received: only class {low}")
     return labels
+
+
+def are_one_each(label_shape: tuple[int, ...], positions: tuple[int | None, ...]) -> bool:
+    """Whether labels of one image, of this shape, are one for each prediction; axes of 1 do not count.
+
+    Args:
+        label_shape: without the axis of the images.
+        positions: of the map that the network predicts; None for an axis of any extent.
+    """
+    have = [axis for axis in label_shape if axis != 1]
+    wanted = [axis for axis in positions if axis != 1]
+    if not have:
+        return all(axis is None for axis in wanted)
+    return len(have) == len(wanted) and all(want in (None, got) for want, got in zip(wanted, have, strict=True))
+
+
+def describe_labels(positions: tuple[int | None, ...]) -> str:
+    """The labels that one image needs, in words."""
+    extents = ["any" if axis is None else str(axis) for axis in positions if axis != 1]
+    return "one class index" if not extents else f"a map of class indices, {' x '.join(extents)},"

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
-from reflow_tf.data.classes import read_class_names
+from reflow_tf.data.classes import are_one_each, describe_labels, read_class_names
 from reflow_tf.data.embedded import EmbeddedSource
 from reflow_tf.data.folder import FolderSource
 from reflow_tf.data.npz import NpzSource
@@ -35,6 +35,7 @@ def load_sets(
     calibration_samples: int,
     batch_size: int,
     seed: int,
+    positions: tuple[int | None, ...] = (),
 ) -> tuple[CalibrationSet, EvaluationSet]:
     """Opens the data and divides it; no image calibrates and evaluates.
 
@@ -53,6 +54,7 @@ def load_sets(
         calibration_samples: images to calibrate on, at least 1; fewer are used if there are fewer.
         batch_size: the largest batch.
         seed: of the draw; 0 or more.
+        positions: of the map that the network predicts, as `SourceRequest` has them.
 
     Raises:
         InputError: if a number is out of range, a source does not fit (see each source's `open`), there are too few
@@ -60,7 +62,7 @@ def load_sets(
     """
     _require_at_least(1, calibration_samples=calibration_samples, batch_size=batch_size)
     _require_at_least(0, seed=seed)
-    source, preprocess = _open(data, preprocessing, num_classes, class_names_path)
+    source, preprocess = _open(data, preprocessing, num_classes, class_names_path, positions)
     if eval_data is None and source.held_out() is None:
         return _split(source, preprocess, calibration_samples, batch_size, seed)
     evaluation = load_evaluation(
@@ -69,6 +71,7 @@ def load_sets(
         num_classes=num_classes,
         class_names_path=class_names_path,
         batch_size=batch_size,
+        positions=positions,
     )
     drawn = draw_indices(len(source), calibration_samples, seed)
     _require_disjoint(source, drawn, evaluation.source)
@@ -82,6 +85,7 @@ def load_evaluation(
     num_classes: int | None,
     class_names_path: str | None,
     batch_size: int,
+    positions: tuple[int | None, ...] = (),
 ) -> EvaluationSet:
     """Opens data to evaluate on all of its images, in its own order; `fashion_mnist` means its evaluation split.
 
@@ -92,20 +96,29 @@ def load_evaluation(
             differ in size while `preprocessing.size` is None.
     """
     _require_at_least(1, batch_size=batch_size)
-    source, preprocess = _open(data, preprocessing, num_classes, class_names_path)
+    source, preprocess = _open(data, preprocessing, num_classes, class_names_path, positions)
     source = source.held_out() or source
     return EvaluationSet(source, np.arange(len(source)), preprocess, batch_size)
 
 
 def _open(
-    text: str, preprocessing: Preprocessing, num_classes: int | None, class_names_path: str | None
+    text: str,
+    preprocessing: Preprocessing,
+    num_classes: int | None,
+    class_names_path: str | None,
+    positions: tuple[int | None, ...],
 ) -> tuple[ImageSource, Preprocessing]:
     """The source, and the preprocessing that its images still need."""
     class_names = None if class_names_path is None else read_class_names(class_names_path, num_classes)
-    request = SourceRequest(text, preprocessing, num_classes, class_names)
+    request = SourceRequest(text, preprocessing, num_classes, class_names, positions)
     for kind in SOURCES:
         if kind.accepts(text):
             source = kind.open(request)
+            if source.labels is not None and not are_one_each(source.labels.shape[1:], positions):
+                raise InputError(
+                    f"the network predicts a map of classes, so labels must be {describe_labels(positions)} for each "
+                    f"image: y of an .npz. Received: {text}, with one class for each image"
+                )
             if preprocessing.size is None:
                 _require_equal_sizes(source)
             return source, source.adapt(preprocessing)

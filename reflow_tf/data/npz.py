@@ -1,4 +1,4 @@
-"""Images in a NumPy archive: `x` (N, H, W, C), and `y` (N,) if there are labels.
+"""Images in a NumPy archive: `x` (N, H, W, C), and labels `y` (N,), or (N, *positions) for maps of classes, if any.
 
 The archive is held in memory as it was stored, so uint8 costs a quarter of float32. Its images must already have the
 network's size and channels; only the scaling is still applied. Pickled objects are never loaded.
@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from reflow_tf.data.classes import check_labels
+from reflow_tf.data.classes import are_one_each, check_labels, describe_labels
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource, SourceRequest
 from reflow_tf.errors import InputError
@@ -52,7 +52,7 @@ class NpzSource(ImageSource):
         images = arrays["x"]
         _check_images(images, request.preprocessing, path)
         labels = arrays.get("y")
-        return cls(path, images, None if labels is None else _check_y(labels, len(images), request.num_classes, path))
+        return cls(path, images, None if labels is None else _check_y(labels, len(images), request, path))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,12 +104,14 @@ def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -
             raise InputError(f"x must be finite. Received: NaN or infinity in x[{start + finite.argmin()}] of {path}")
 
 
-def _check_y(labels: np.ndarray, num_images: int, num_classes: int | None, path: str) -> np.ndarray:
-    if labels.shape not in ((num_images,), (num_images, 1)):
+def _check_y(labels: np.ndarray, num_images: int, request: SourceRequest, path: str) -> np.ndarray:
+    if labels.shape[:1] != (num_images,) or not are_one_each(labels.shape[1:], request.positions):
         raise InputError(
-            f"y must hold one class index for each of the {num_images} images of x. "
+            f"y must hold {describe_labels(request.positions)} for each of the {num_images} images of x. "
             f"Received: shape {labels.shape} in {path}"
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"y must hold integer class indices. Received: {labels.dtype} in {path}")
-    return check_labels(labels.reshape(-1), num_classes, f"y of {path}")
+    if labels.size == num_images:
+        labels = labels.reshape(-1)
+    return check_labels(labels, request.num_classes, f"y of {path}")

@@ -6,6 +6,7 @@ starts at `round((resized - size) / 2)`, Python's rounding. Pillow's filters are
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -42,12 +43,15 @@ class Preprocessing:
         scaling: 'tf' x/127.5-1; 'torch' (x/255-mean)/std; 'caffe' BGR minus mean; 'lite' (x-127)/128; 'unit'
             x/255; 'none'.
         resize: 'bilinear' or 'bicubic'.
+        unit: what one input is, for sentences.
         crop_fraction: share of the resized short side that the centre crop keeps, in (0, 1]; 1.0 crops no margin.
 
     Raises:
         InputError: for an unknown scaling or resize, a size or crop fraction out of range, or a scaling with
             per-channel constants on a network that does not take three channels.
     """
+
+    unit: ClassVar[str] = "image"
 
     size: tuple[int, int] | None
     channels: int = 3

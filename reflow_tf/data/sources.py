@@ -22,19 +22,23 @@ class SourceRequest:
         preprocessing: what the network wants to see.
         num_classes: length of the network's last axis; None if it is not known.
         class_names: the names in the order of the network's outputs; None without `--class_names`.
+        positions: the output's axes between the first and the last, where the network predicts a map of classes; None
+            for an axis of any extent.
     """
 
     text: str
     preprocessing: Preprocessing
     num_classes: int | None
     class_names: tuple[str, ...] | None
+    positions: tuple[int | None, ...] = ()
 
 
 class ImageSource(Protocol):
     """Images in a fixed order. `image`, `digest` and `size_of` are called from several threads at once.
 
     Attributes:
-        labels: int64 (N,), the index of each image's class among the network's outputs; None if there are no labels.
+        labels: int64 (N,), the index of each image's class among the network's outputs, or (N, *positions), one at each
+            position of a map; None if there are no labels.
     """
 
     labels: np.ndarray | None

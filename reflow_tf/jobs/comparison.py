@@ -288,6 +288,7 @@ def _load_sets(job: JobConfig, loaded: LoadedModel) -> tuple[CalibrationSet, Eva
         job.eval_data,
         preprocessing=loaded.preprocessing,
         num_classes=loaded.num_classes,
+        positions=loaded.positions,
         class_names_path=job.class_names,
         calibration_samples=job.calibration_samples,
         batch_size=job.batch_size,
@@ -323,7 +324,12 @@ def _digest(model: keras.Model, *sets: ImageStream) -> str:
 
 
 def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: EvaluationSet) -> Document:
-    data = {"calibration": len(calibration), "evaluation": len(evaluation), "labelled": evaluation.labels is not None}
+    data = {
+        "unit": evaluation.unit,
+        "calibration": len(calibration),
+        "evaluation": len(evaluation),
+        "labelled": evaluation.labels is not None,
+    }
     return {"version": VERSION, "settings": settings, "data": data, "dense": None, "cells": []}
 
 

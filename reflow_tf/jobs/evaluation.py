@@ -37,6 +37,7 @@ class _Opened:
     outputs: Outputs
     preprocessing: Preprocessing
     num_classes: int
+    positions: tuple[int | None, ...]
 
 
 def require_classifier(num_outputs: int | None, model: str) -> int:
@@ -67,6 +68,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Sc
         config.data,
         preprocessing=opened.preprocessing,
         num_classes=opened.num_classes,
+        positions=opened.positions,
         class_names_path=config.class_names,
         batch_size=config.batch_size,
     )
@@ -77,7 +79,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Sc
 
 
 def rank_outputs(outputs: Iterable[np.ndarray]) -> np.ndarray:
-    """The up to 5 best classes of each input over all batches, best first, (inputs, up to 5) int64."""
+    """The up to 5 best classes of each input over all batches, best first, (inputs, *positions, up to 5)."""
     return np.concatenate([rank_classes(batch) for batch in outputs])
 
 
@@ -108,6 +110,7 @@ def _open_keras(config: EvaluateConfig) -> _Opened:
         lambda batches: (outputs.numpy() for outputs in run(loaded.model, batches)),
         _recorded_preprocessing(config) or loaded.preprocessing,
         require_classifier(loaded.num_classes, config.model),
+        loaded.positions,
     )
 
 
@@ -120,7 +123,7 @@ def _open_file(config: EvaluateConfig) -> _Opened:
     preprocessing = choose_preprocessing(config, runtime.input_shape)
     num_outputs = runtime.output_shape[-1] if len(runtime.output_shape) > 1 else None
     num_classes = require_classifier(num_outputs, config.model)
-    return _Opened(lambda batches: map(runtime.run, batches), preprocessing, num_classes)
+    return _Opened(lambda batches: map(runtime.run, batches), preprocessing, num_classes, runtime.output_shape[1:-1])
 
 
 def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -> Preprocessing:

@@ -84,6 +84,7 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
             job.eval_data,
             preprocessing=loaded.preprocessing,
             num_classes=loaded.num_classes,
+            positions=loaded.positions,
             class_names_path=job.class_names,
             calibration_samples=job.calibration_samples,
             batch_size=job.batch_size,

@@ -32,6 +32,7 @@ class LoadedModel:
         name: the zoo name, or the file's name without its suffix.
         preprocessing: image -> network input; `size` is None where the model leaves it open or takes no images.
         num_classes: length of the output's last axis; None where it is not fixed.
+        positions: the output's axes between the first and the last, where it is a map of classes; None for open ones.
         default_data: name of embedded data that the weights know, if any.
         weights: what the zoo's network was filled with, as --weights names it; None for a file, which has its own.
     """
@@ -40,6 +41,7 @@ class LoadedModel:
     name: str
     preprocessing: Preprocessing
     num_classes: int | None
+    positions: tuple[int | None, ...] = ()
     default_data: str | None = None
     weights: str | None = None
 
@@ -66,7 +68,9 @@ def load_model(
         weights = weights or choose_weights(ARCHITECTURES[model])
         built = build_pretrained(ARCHITECTURES[model], weights, image_size)
         num_classes = built.model.output_shape[-1]
-        loaded = LoadedModel(built.model, model, built.preprocessing, num_classes, built.default_data, weights)
+        loaded = LoadedModel(
+            built.model, model, built.preprocessing, num_classes, default_data=built.default_data, weights=weights
+        )
     elif _is_path(model):
         if weights is not None:
             raise InputError(f"--weights belongs to a zoo name; a model file has its own. Received: {weights}")
@@ -114,14 +118,14 @@ def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     _check_file(path)
     model = _deserialize(path)
     shape = _read_input_shape(model, path)
-    num_classes = _read_num_outputs(model, shape, path)
+    *positions, num_classes = _read_output_shape(model, shape, path) or (None,)
     height, width, channels = shape if len(shape) == _IMAGE_RANK else (None, None, None)
     size = None if height is None or width is None else (height, width)
     if image_size is not None:
         model = _fix_size(model, shape, image_size, path)
         size = (image_size, image_size)
     preprocessing = Preprocessing(size, channels=3 if channels is None else channels, crop_fraction=1.0)
-    return LoadedModel(model, path.stem, preprocessing, num_classes)
+    return LoadedModel(model, path.stem, preprocessing, num_classes, tuple(positions))
 
 
 def _check_file(path: pathlib.Path) -> None:
@@ -192,14 +196,14 @@ def _read_input_shape(model: keras.Model, path: pathlib.Path) -> tuple[int | Non
     return tuple(shape[1:])
 
 
-def _read_num_outputs(model: keras.Model, shape: tuple[int | None, ...], path: pathlib.Path) -> int | None:
-    """Length of the only output's last axis."""
+def _read_output_shape(model: keras.Model, shape: tuple[int | None, ...], path: pathlib.Path) -> tuple[int | None, ...]:
+    """Shape of the only output, without the batch axis."""
     outputs = getattr(model, "outputs", None)
     if outputs is None:  # a subclassed model knows its output only when it is called
         outputs = keras.tree.flatten(model.compute_output_spec(keras.KerasTensor((None, *shape))))
     if len(outputs) != 1:
         raise InputError(f"--model must have exactly one output. Received: {path} with {len(outputs)}")
-    return outputs[0].shape[-1] if len(outputs[0].shape) > 1 else None
+    return tuple(outputs[0].shape[1:])
 
 
 def _fix_size(model: keras.Model, shape: tuple[int | None, ...], image_size: int, path: pathlib.Path) -> keras.Model:

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reflow_tf.report import story, svg
+from reflow_tf.report import nouns, story, svg
 from reflow_tf.report.document import Report
 from reflow_tf.report.wording import count, interval, percent, points, significant
 
@@ -58,14 +58,18 @@ def _draw_accuracy(report: Report, width: float) -> tuple[float, list[Markup]]:
     parts.append(svg.line(left, y(dense), width, y(dense), "reference"))
     for index, step in enumerate(steps):
         middle = left + slot * (index + 0.5)
-        bounds = interval([step.low, step.high])
-        title = f"{step.name}: {percent(step.top1)}, 95 % interval {bounds}, n = {count(step.n)}"
+        bounds = "" if step.bounds is None else f" 95 % interval {interval(step.bounds)},"
+        title = f"{step.name}: {percent(step.top1)},{bounds} n = {count(step.n)}"
+        low, high = (y(end) for end in step.bounds or [step.top1, step.top1])
+        whisker = [
+            (middle, low, middle, high),
+            (middle - 7, low, middle + 7, low),
+            (middle - 7, high, middle + 7, high),
+        ]
         parts += [
             svg.bar(middle - column / 2, y(step.top1), column, bottom - y(step.top1), f"fill-{step.name}", title),
-            svg.line(middle, y(step.low), middle, y(step.high), "whisker"),
-            svg.line(middle - 7, y(step.low), middle + 7, y(step.low), "whisker"),
-            svg.line(middle - 7, y(step.high), middle + 7, y(step.high), "whisker"),
-            svg.text(middle, y(step.high) - 9, percent(step.top1), "value halo", "middle"),
+            *(svg.line(*ends, "whisker") for ends in whisker if step.bounds),
+            svg.text(middle, high - 9, percent(step.top1), "value halo", "middle"),
             svg.text(middle, bottom + 20, story.label(report, step), "label", "middle"),
             svg.text(middle, bottom + 38, _distance(step, dense, width), "tick", "middle"),
         ]
@@ -184,7 +188,7 @@ def _histogram(report: Report, stage: str, box: tuple[float, float, float, float
     peak = histogram.index(max(histogram))
     for index, number in enumerate(histogram):
         x, share = left + slot * (index + 0.5), number / total
-        title = f"class {index}: {count(number)} images, {percent(share)}"
+        title = f"class {index}: {count(number)} {nouns.prediction(report)}s, {percent(share)}"
         parts.append(svg.bar(x - column / 2, y(share), column, bottom - y(share), f"fill-{stage}", title))
         if slot >= 18 or index in (0, len(histogram) - 1):
             parts.append(svg.text(x, bottom + 16, str(index), "tick", "middle"))
@@ -206,12 +210,12 @@ def _draw_shares(report: Report, width: float) -> tuple[float, list[Markup]]:
         parts += [
             svg.text(0, index * row + 14, stage, f"label ink-{stage}"),
             svg.text(width, index * row + 14, words, "tick", "end"),
-            *_segments(prediction["histogram"], stage, index * row + 24, width),
+            *_segments(prediction["histogram"], stage, index * row + 24, width, nouns.prediction(report)),
         ]
     return 2 * row + 60, parts
 
 
-def _segments(histogram: list[int], stage: str, top: float, width: float) -> list[Markup]:
+def _segments(histogram: list[int], stage: str, top: float, width: float, noun: str) -> list[Markup]:
     total = max(sum(histogram), 1)
     ranked = sorted(((number, label) for label, number in enumerate(histogram) if number), reverse=True)
     x = svg.linear((0, total), (0, width))
@@ -219,7 +223,7 @@ def _segments(histogram: list[int], stage: str, top: float, width: float) -> lis
     for number, label in ranked[:_MOST_SEGMENTS]:
         # A thin gap parts the segments, narrower where they are narrow themselves.
         gap, share = min(1.0, x(number) / 3), percent(number / total, 0)
-        title = f"class {label}: {count(number)} images, {share}"
+        title = f"class {label}: {count(number)} {noun}s, {share}"
         parts.append(svg.bar(x(done), top, x(number) - gap, 34, f"fill-{stage}", title))
         if x(number) > 60:
             words = f"class {label}: {share}" if x(number) > 130 else share

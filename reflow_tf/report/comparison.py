@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from reflow_tf.errors import InputError
-from reflow_tf.report import svg
+from reflow_tf.report import nouns, svg
 from reflow_tf.report.charts import NARROW, WIDE
 from reflow_tf.report.svg import element
 from reflow_tf.report.wording import count, interval, percent, plural, points, seconds
@@ -20,7 +20,7 @@ from reflow_tf.report.wording import count, interval, percent, plural, points, s
 Document = dict[str, Any]
 """Plain JSON: version, settings, data, dense (a score), cells."""
 
-VERSION = 1
+VERSION = 2
 BASELINE = "magnitude"
 STATES = ("alone", "reflow")
 _TITLES = {"alone": "alone", "reflow": "with REFLOW"}
@@ -151,17 +151,19 @@ def _find(document: Document, method: str, sparsity: float) -> dict[str, Any] | 
 def render(document: Document) -> str:
     """The page as HTML text that needs nothing but itself."""
     settings, data, dense = (document[name] for name in ("settings", "data", "dense"))
+    unit = data["unit"]
     given = ((name, value) for name, value in settings.items() if value is not None)
     title = f"{settings['model']}: ways to choose weights and to update the rest, side by side"
     style = resources.files("reflow_tf.report").joinpath("page.css").read_text(encoding="utf-8")
     lead = (
-        f"Measured on {plural(data['evaluation'], 'held-out image')}; {plural(data['calibration'], 'other image')} "
-        f"served to calibrate. The dense model: {percent(dense['top1'])} {measure(document)} "
-        f"({interval(dense['top1_interval'])}). At one sparsity every method zeroes as many weights of each layer."
+        f"Measured on {plural(data['evaluation'], f'held-out {unit}')}; {plural(data['calibration'], f'other {unit}')} "
+        f"served to calibrate. The dense model: {percent(dense['top1'])} {measure(document)}{_bounds(dense)}. "
+        "At one sparsity every method zeroes as many weights of each layer."
     )
     caption = (
-        f"{measure(document).capitalize()} of each method, alone (square) and with REFLOW after it (circle), with 95 % "
-        "Wilson intervals. Dashed: the dense model. A method is a criterion and, behind the plus, what updates weights."
+        f"{measure(document).capitalize()} of each method, alone (square) and with REFLOW after it (circle). Whiskers: "
+        f"{nouns.interval(unit, dense['positions'])}. Dashed: the dense model. A method is a criterion and, behind the "
+        "plus, what updates weights."
     )
     parts = [
         element("header", element("h1", title), element("p", lead, class_="lead")),
@@ -229,7 +231,11 @@ def _cells_table(document: Document) -> Markup:
 
 def _score_texts(score: dict[str, Any]) -> tuple[str, str]:
     gain = "" if score["gain_points"] is None else points(score["gain_points"])
-    return f"{percent(score['top1'])} ({interval(score['top1_interval'])})", gain
+    return f"{percent(score['top1'])}{_bounds(score)}", gain
+
+
+def _bounds(score: dict[str, Any]) -> str:
+    return "" if score["top1_interval"] is None else f" ({interval(score['top1_interval'])})"
 
 
 def _figures(document: Document) -> Markup:
@@ -279,8 +285,9 @@ def _draw_cell(cell: dict[str, Any], x: svg.Scale, y: float) -> Iterator[Markup]
     alone, reflow = (cell[state] for state in STATES)
     yield svg.line(x(alone["top1"]), y, x(reflow["top1"]), y, "grid")
     for state, score, colour in (("alone", alone, "pruned"), ("reflow", reflow, "repaired")):
-        low, high = score["top1_interval"]
-        yield svg.line(x(low), y, x(high), y, "whisker")
+        if score["top1_interval"] is not None:
+            low, high = score["top1_interval"]
+            yield svg.line(x(low), y, x(high), y, "whisker")
         title = element("title", f"{cell['method']} {_TITLES[state]}: {' '.join(_score_texts(score))}")
         if state == "alone":
             yield svg.element(

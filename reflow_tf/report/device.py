@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from reflow_tf.report import nouns
 from reflow_tf.report.document import Report
 from reflow_tf.report.wording import SAME_SIZE, count, plural, significant, size
 
@@ -33,7 +34,7 @@ def sentences(report: Report) -> list[str]:
         work = _worked(mcu["npu_cycles"], "cycles", "unpruned")
         found.append(f"NPU: {work}. All of this is estimated, and nothing was run.")
     if mcu["num_compared"]:
-        compared = plural(mcu["num_compared"], "image")
+        compared = plural(mcu["num_compared"], nouns.sample(report))
         equal = f"On {count(mcu['num_equal'])} of {compared} all outputs equal those of {_other(mcu)}, bit for bit."
         found.append(equal)
     return found
@@ -54,7 +55,9 @@ def differences(report: Report) -> list[str]:
     if mcu is None or mcu["num_equal"] == mcu["num_compared"]:
         return []
     others = mcu["num_compared"] - mcu["num_equal"]
-    return [f"Do not ship this file: outputs of {plural(others, 'image')} differ from those of {_other(mcu)}."]
+    return [
+        f"Do not ship this file: outputs of {plural(others, nouns.sample(report))} differ from those of {_other(mcu)}."
+    ]
 
 
 def misses(report: Report) -> list[str]:

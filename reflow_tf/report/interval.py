@@ -1,7 +1,9 @@
 """How far a fraction measured on n images may lie from the true one."""
 
-from math import sqrt
+from math import atan, inf, pi, sqrt
 from statistics import NormalDist
+
+import numpy as np
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -40,3 +42,60 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return low, high
+
+
+def mean_interval(shares: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval of the mean of shares, one of each image: pixels of one image are not independent of another.
+
+    With m their mean and s their standard deviation, m ± t s / √n, cut to [0, 1].
+
+    Args:
+        shares: (n,) in [0, 1], one an image.
+        confidence: Probability that the interval is meant to cover, between 0 and 1.
+
+    Returns:
+        (low, high), fractions; None for one image, which says nothing of how far others are from it.
+    """
+    if len(shares) < 2:
+        return None
+    mean = float(np.mean(shares))
+    half = student_quantile((1 + confidence) / 2, len(shares) - 1) * float(np.std(shares, ddof=1)) / sqrt(len(shares))
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """The quantile of Student's t distribution, by bisection of its distribution function.
+
+    Args:
+        probability: 0.5 to 1, both excluded.
+        freedom: Degrees of freedom, at least 1.
+
+    Source:
+        Abramowitz & Stegun, 26.7.3 and 26.7.4: P(|T| <= t) as a finite sum.
+    """
+    low, high = 0.0, 1.0
+    while _central_probability(high, freedom) < 2 * probability - 1:
+        low, high = high, 2 * high
+    middle, previous = high, inf
+    while middle != previous:
+        previous, middle = middle, (low + high) / 2
+        if _central_probability(middle, freedom) < 2 * probability - 1:
+            low = middle
+        else:
+            high = middle
+    return middle
+
+
+def _central_probability(t: float, freedom: int) -> float:
+    """P(|T| <= t): with tan a = t / √freedom, a sum over powers of cos a."""
+    angle = atan(t / sqrt(freedom))
+    sine, cosine = np.sin(angle), np.cos(angle)
+    is_odd = freedom % 2
+    if freedom == 1:
+        return 2 * angle / pi
+    # 1, 2/3, 2*4 / (3*5), ... times cos a, cos^3 a, ... for odd, 1, 1/2, 1*3 / (2*4), ... times 1, cos^2 a, ... else.
+    steps = np.arange(1 + is_odd, freedom - 2, 2)
+    terms = np.cumprod(np.concatenate([[1.0], steps / (steps + 1) * cosine**2]))
+    if is_odd:
+        return float(2 / pi * (angle + sine * cosine * terms.sum()))
+    return float(sine * terms.sum())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from reflow_tf.report import charts, device, story, wording
+from reflow_tf.report import charts, device, nouns, story, wording
 from reflow_tf.report.document import Report, validate
 
 # The largest tensors get a row each; the rest share one.
@@ -40,6 +40,7 @@ def render(report: Report) -> str:
             report=report,
             charts=charts,
             device=device,
+            nouns=nouns,
             story=story,
             size_rows=rows,
             largest_size=max((max(row.dense_size_bytes, row.size_bytes) for row in rows), default=1) or 1,

@@ -1,11 +1,16 @@
-"""How often a model is right, and how closely two of its forms agree."""
+"""How often a model is right, and how closely two of its forms agree.
+
+A model predicts one class an image, or one at each position of a map. Positions of one image are not independent of
+each other, so what is counted is images, and each image's share of positions has the same weight.
+"""
 
 import dataclasses
+import math
 
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.report.interval import wilson_interval
+from reflow_tf.report.interval import mean_interval, wilson_interval
 
 # With 5 classes or fewer, the right one is always among the best 5.
 _FEWEST_CLASSES_FOR_TOP5 = 6
@@ -16,16 +21,18 @@ class Score:
     """Fractions in [0, 1].
 
     Attributes:
-        top1: share of inputs whose best class is the right one.
+        top1: share of inputs whose best class is the right one; on maps, the mean of the shares of positions.
         top5: share whose five best hold the right one; None with 5 classes or fewer, and for agreement.
         n: number of inputs.
-        top1_interval: 95 % Wilson interval of `top1`.
+        top1_interval: 95 % interval of `top1`: Wilson's, and on maps Student's over inputs, None where there is one.
+        positions: predictions an input: 1, or as many as a map has positions.
     """
 
     top1: float
     top5: float | None
     n: int
-    top1_interval: tuple[float, float]
+    top1_interval: tuple[float, float] | None
+    positions: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,47 +43,57 @@ class Parity:
         n: number of inputs.
         max_abs: largest absolute difference over all outputs.
         mean_abs: mean absolute difference.
-        top1_agreement: share of inputs with the same best class, in [0, 1].
+        top1_agreement: share of inputs (on maps: of their positions) with the same best class, in [0, 1].
+        positions: predictions an input: 1, or as many as a map has positions.
     """
 
     n: int
     max_abs: float
     mean_abs: float
     top1_agreement: float
+    positions: int = 1
 
 
 def score_accuracy(ranked: np.ndarray, labels: np.ndarray, num_classes: int) -> Score:
     """Accuracy of ranked classes.
 
     Args:
-        ranked: (n, up to 5) int, best class first.
-        labels: (n,) int.
+        ranked: (n, *positions, up to 5) int, best class first.
+        labels: (n, *positions) int.
         num_classes: number of classes of the model.
 
     Raises:
-        InputError: the model gives more or fewer predictions than there are labels.
+        InputError: the labels are not one for each prediction.
     """
-    if len(ranked) != len(labels):
+    predictions = ranked.shape[:-1]
+    if [axis for axis in predictions if axis != 1] != [axis for axis in labels.shape if axis != 1]:
         raise InputError(
-            "A labelled evaluation needs one prediction for each input: outputs of shape (batch, classes). "
-            f"Received: {len(ranked)} predictions for {len(labels)} labels"
+            "A labelled evaluation needs one label for each prediction. "
+            f"Received: predictions of shape {predictions}, labels of shape {labels.shape}"
         )
-    hits = ranked == labels[:, None]
-    top5 = float(hits.any(axis=1).mean()) if num_classes >= _FEWEST_CLASSES_FOR_TOP5 else None
-    return _score(hits[:, 0], top5)
+    hits = ranked == labels.reshape(predictions)[..., np.newaxis]
+    top5 = float(hits.any(axis=-1).mean()) if num_classes >= _FEWEST_CLASSES_FOR_TOP5 else None
+    return _score(hits[..., 0], top5)
 
 
 def score_agreement(ranked: np.ndarray, reference: np.ndarray) -> Score:
-    """Share of inputs to which both give the same best class; both (n, up to 5) int, best class first."""
-    return _score(ranked[:, 0] == reference[:, 0], None)
+    """Share of inputs to which both give the same best class; both (n, *positions, up to 5) int, best class first."""
+    return _score(ranked[..., 0] == reference[..., 0], None)
 
 
 def compare_outputs(outputs: np.ndarray, reference: np.ndarray) -> Parity:
     """Compares two outputs (n, ..., classes) of the same inputs."""
     difference = np.abs(outputs.astype(np.float64) - reference)
     agreement = np.mean(outputs.argmax(axis=-1) == reference.argmax(axis=-1))
-    return Parity(len(outputs), float(difference.max()), float(difference.mean()), float(agreement))
+    positions = math.prod(outputs.shape[1:-1])
+    return Parity(len(outputs), float(difference.max()), float(difference.mean()), float(agreement), positions)
 
 
 def _score(hits: np.ndarray, top5: float | None) -> Score:
-    return Score(float(hits.mean()), top5, len(hits), wilson_interval(int(hits.sum()), len(hits)))
+    """Of (n, *positions) bool."""
+    positions = math.prod(hits.shape[1:])
+    if positions == 1:
+        interval: tuple[float, float] | None = wilson_interval(int(hits.sum()), len(hits))
+    else:
+        interval = mean_interval(hits.reshape(len(hits), -1).mean(axis=1))
+    return Score(float(hits.mean()), top5, len(hits), interval, positions)

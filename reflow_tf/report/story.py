@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from reflow_tf.report import device
+from reflow_tf.report import device, nouns
 from reflow_tf.report.document import Report
 from reflow_tf.report.wording import (
     SAME_SIZE,
@@ -27,9 +27,8 @@ class Step(NamedTuple):
     """One stage of the run as the reader meets it."""
 
     name: str  # 'dense', 'pruned', 'repaired' or 'file'
-    top1: float  # fraction of the images
-    low: float  # 95 % interval of top1
-    high: float
+    top1: float  # fraction of the images, or of the positions of each
+    bounds: list[float] | None  # 95 % interval of top1; None where one image has many positions
     top5: float | None
     n: int
 
@@ -38,9 +37,8 @@ def steps(report: Report) -> list[Step]:
     """The scored stages in order: accuracy, or agreement with the dense model where there are no labels."""
     scores = report["accuracy"] or report["agreement"]
     return [
-        Step(name, score["top1"], low, high, score.get("top5"), score["n"])
+        Step(name, score["top1"], score["top1_interval"], score.get("top5"), score["n"])
         for name, score in ((name, scores[name]) for name in ("dense", "pruned", "repaired", "file") if name in scores)
-        for low, high in (score["top1_interval"],)
     ]
 
 
@@ -91,7 +89,7 @@ def headline(report: Report) -> str:
         score = f"scores {percent(final.top1)} top-1 (dense: {percent(step(report, 'dense').top1)})"
         reached = f"{percent(final.top1)} top-1 (dense: {percent(step(report, 'dense').top1)})"
     else:
-        score = f"agrees with the dense model on {percent(final.top1)} of the images"
+        score = f"agrees with the dense model on {percent(final.top1)} of the {nouns.prediction(report)}s"
         reached = f"{percent(final.top1)} agreement with the dense model"
     if not report["sparsity"]["achieved"]:
         return f"Nothing was pruned: the file of {name} {score} and is {_sized(report)}."
@@ -179,11 +177,22 @@ def accuracy_sentence(report: Report) -> str:
             f"{percent(repaired.top1)}, and the file, run by itself, has {percent(final.top1)}."
         )
     dense = step(report, "dense")
+    bounds = f" ({interval(final.bounds)})" if final.bounds else ""
     return (
         f"Pruning alone took top-1 from {percent(dense.top1)} to {percent(pruned.top1)}; the repaired model scores "
-        f"{percent(repaired.top1)}, and the file, run by itself, {percent(final.top1)} "
-        f"({interval([final.low, final.high])})."
+        f"{percent(repaired.top1)}, and the file, run by itself, {percent(final.top1)}{bounds}."
     )
+
+
+def share_sentence(report: Report) -> str:
+    """What the picture of the steps shows, and how sure it is."""
+    unit, each, n = nouns.sample(report), nouns.prediction(report), step(report, "file").n
+    what = "Top-1 accuracy" if report["accuracy"] else f"Share of {each}s with the dense model's predicted class"
+    where = f"on {plural(n, unit)}"
+    if nouns.positions(report) > 1:
+        where = f"over the positions of {plural(n, unit)}, in the mean"
+    whiskers = f" Whiskers: {nouns.interval(unit, nouns.positions(report))}." if step(report, "file").bounds else ""
+    return f"{what} {where}.{whiskers} Dashed: the dense model."
 
 
 def last_layer(report: Report) -> dict[str, Any] | None:
@@ -209,7 +218,7 @@ def predictions_sentence(report: Report) -> str:
         f"{percent(report['signal']['predictions'][name]['largest_share'], 0)} in the {name} model"
         for name in ("dense", "pruned", "repaired")
     )
-    return f"Share of the images that the most predicted class takes: {', '.join(shares)}."
+    return f"Share of the {nouns.prediction(report)}s that the most predicted class takes: {', '.join(shares)}."
 
 
 def sparsity_sentence(report: Report) -> str:
@@ -244,7 +253,9 @@ def proof_sentence(report: Report) -> str:
     masks, parity = report["masks_in_file"], report["parity"]
     found = sum(mask["ok"] for mask in masks)
     masks_text = f"{count(found)} of {plural(len(masks), 'mask')} found again in the bytes of the file."
-    images = plural(parity["n"], "image")
+    images = plural(parity["n"], nouns.sample(report))
+    if parity["positions"] > 1:
+        images = f"positions of {images}"
     share = f"all {images}" if parity["top1_agreement"] == 1 else f"{percent(parity['top1_agreement'])} of {images}"
     return (
         f"{masks_text} The file and the Keras model name the same class on {share}; their outputs differ by at most "

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reflow_tf.report import device, story
+from reflow_tf.report import device, nouns, story
 from reflow_tf.report.document import Report
 from reflow_tf.report.wording import (
     EN_DASH,
@@ -82,7 +82,7 @@ def _stages(report: Report) -> Table:
     last = story.last_layer(report)
     predictions = report["signal"]["predictions"]
     for step in story.steps(report):
-        cells = [story.label(report, step), percent(step.top1), interval([step.low, step.high])]
+        cells = [story.label(report, step), percent(step.top1), interval(step.bounds)]
         if report["accuracy"]:
             cells.append(percent(step.top5))
         predicted = predictions.get(step.name)
@@ -122,7 +122,7 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     yield "zeros", f"{large_count(zeros)} in {plural(len(sparsity['layers']), 'kernel')}: {shares}", ""
     proven = all(mask["ok"] for mask in report["masks_in_file"])
     yield "file", story.proof_sentence(report), "" if proven else "bold red"
-    yield "images", f"{count(story.step(report, 'file').n)} held-out; {_calibration(report)}", ""
+    yield f"{nouns.sample(report)}s", f"{count(story.step(report, 'file').n)} held-out; {_calibration(report)}", ""
     target = report["target"]
     yield "target", story.eligibility_sentence(report), "" if target["eligible"] else "bold yellow"
     for blocker in target["blockers"]:

@@ -24,8 +24,10 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return f"{shown}{SPACE}%"
 
 
-def interval(bounds: list[float]) -> str:
+def interval(bounds: list[float] | None) -> str:
     """[0.914, 0.937] -> '91.4–93.7 %'."""
+    if bounds is None:
+        return EN_DASH
     return f"{100 * bounds[0]:.1f}{EN_DASH}{100 * bounds[1]:.1f}{SPACE}%"
 
 

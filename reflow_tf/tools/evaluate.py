@@ -38,10 +38,11 @@ def evaluate(config: EvaluateConfig) -> int:
     from reflow_tf.report.progress import show_progress
 
     score = evaluation.evaluate(config, progress=show_progress)
-    low, high = score.top1_interval
+    bounds = "" if score.top1_interval is None else " (95 % interval {:.2%} to {:.2%})".format(*score.top1_interval)
+    maps = "" if score.positions == 1 else f", each with {score.positions} predictions"
     top5 = "" if score.top5 is None else f"   top-5 {score.top5:.2%}"
     with command_line.printing():
-        print(f"top-1 {score.top1:.2%} (95 % interval {low:.2%} to {high:.2%}){top5}   n = {score.n}")
+        print(f"top-1 {score.top1:.2%}{bounds}{top5}   n = {score.n}{maps}")
     return command_line.DONE
 
 

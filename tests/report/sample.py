@@ -75,11 +75,15 @@ def sample_report(
     prefix: str = "",
     eligible: bool = True,
     timed: bool = True,
+    unit: str = "image",
+    positions: int = 1,
 ) -> dict[str, Any]:
     """One report; `prefix` goes in front of every layer path, `num_kernels` keeps the first so many kernels."""
     kernels = [(prefix + path, kind, shape) for path, kind, shape in _kernels(num_classes)[:num_kernels]]
     layers = _sparsity_layers(kernels, sparsity)
     scores = _scores(num_classes, collapsed_before, collapsed_after)
+    for score in scores.values():
+        score["positions"] = positions
     tensors = _tensors(kernels, layers)
     num_prunable = sum(layer["num_weights"] for layer in layers)
     num_zeros = sum(layer["num_zeros"] for layer in layers)
@@ -129,6 +133,7 @@ def sample_report(
             "weights": "fashion_mnist",
         },
         "data": {
+            "unit": unit,
             "calibration": {"description": "fashion_mnist, training split", "num_images": 1000},
             "evaluation": {"description": "fashion_mnist, test split", "num_images": 2000, "labelled": labelled},
         },
@@ -170,7 +175,7 @@ def sample_report(
             }
             for layer in layers
         ],
-        "parity": {"n": 2000, "max_abs": 3.1e-5, "mean_abs": 4.2e-7, "top1_agreement": 1.0},
+        "parity": {"n": 2000, "max_abs": 3.1e-5, "mean_abs": 4.2e-7, "top1_agreement": 1.0, "positions": positions},
         "skipped": [
             {
                 "path": path,

@@ -1,11 +1,12 @@
 from math import sqrt
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflow_tf.report.interval import wilson_interval
+from reflow_tf.report.interval import mean_interval, student_quantile, wilson_interval
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -52,3 +53,34 @@ def test_rejects_impossible_counts(successes, n):
 def test_rejects_impossible_confidence(confidence):
     with pytest.raises(ValueError, match=f"Received: {confidence}"):
         wilson_interval(1, 2, confidence)
+
+
+# Student's table, 97.5 %, as printed in textbooks.
+@pytest.mark.parametrize(
+    "freedom, quantile", [(1, 12.706), (2, 4.303), (3, 3.182), (10, 2.228), (29, 2.045), (1000, 1.962)]
+)
+def test_student_quantiles_of_the_table(freedom, quantile):
+    assert student_quantile(0.975, freedom) == pytest.approx(quantile, abs=5e-4)
+
+
+def test_mean_interval_by_hand():
+    # Mean 0.5, standard deviation 0.1: 0.5 ± 4.3027 * 0.1 / √3.
+    assert mean_interval(np.array([0.4, 0.5, 0.6])) == (
+        pytest.approx(0.25159, abs=1e-5),
+        pytest.approx(0.74841, abs=1e-5),
+    )
+
+
+def test_mean_interval_stays_in_range():
+    assert mean_interval(np.array([0.0, 1.0])) == (0.0, 1.0)
+    assert mean_interval(np.array([1.0, 1.0])) == (1.0, 1.0)
+
+
+def test_one_image_has_no_interval():
+    assert mean_interval(np.array([0.5])) is None
+
+
+def test_mean_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    bounds = [mean_interval(np.clip(rng.normal(0.5, 0.1, 8), 0, 1)) for _ in range(1000)]
+    assert 0.93 < np.mean([low <= 0.5 <= high for low, high in bounds]) < 0.97

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from reflow_tf.errors import InputError
-from reflow_tf.report.interval import wilson_interval
+from reflow_tf.report.interval import mean_interval, wilson_interval
 from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy, score_agreement
 
 RANKED = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [5, 4, 3, 2, 1], [2, 3, 4, 5, 0]])
@@ -31,7 +31,7 @@ def test_two_classes_have_two_ranks():
 
 
 def test_more_predictions_than_labels_are_refused():
-    with pytest.raises(InputError, match="Received: 4 predictions for 3 labels"):
+    with pytest.raises(InputError, match=r"predictions of shape \(4,\), labels of shape \(3,\)"):
         score_accuracy(RANKED, np.zeros(3, np.int64), 6)
 
 
@@ -58,4 +58,29 @@ def test_parity_subtracts_in_float64():
 
 def test_parity_of_equal_outputs_with_further_axes():
     outputs = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
-    assert compare_outputs(outputs, outputs) == Parity(2, 0.0, 0.0, 1.0)
+    assert compare_outputs(outputs, outputs) == Parity(2, 0.0, 0.0, 1.0, positions=12)
+
+
+def test_maps_are_scored_image_by_image():
+    ranked = np.zeros((3, 2, 2, 2), np.uint8)
+    ranked[..., 1] = 1
+    labels = np.zeros((3, 2, 2), np.int64)
+    labels[0], labels[1, 0] = 1, 1  # none, half and all of the positions are right
+    score = score_accuracy(ranked, labels, 2)
+    assert score == Score(0.5, None, 3, mean_interval(np.array([0.0, 0.5, 1.0])), positions=4)
+    assert score_agreement(ranked, ranked) == Score(1.0, None, 3, (1.0, 1.0), positions=4)
+
+
+def test_positions_of_one_image_say_nothing_of_others():
+    ranked = np.random.default_rng(0).integers(0, 3, (1, 8, 8, 3))
+    assert score_agreement(ranked, ranked[:, ::-1]).top1_interval is None
+
+
+def test_a_map_of_one_position_is_one_prediction():
+    labels = np.array([0, 0, 0, 0])
+    assert score_accuracy(RANKED[:, None, None], labels, 6) == score_accuracy(RANKED, labels, 6)
+
+
+def test_label_maps_of_another_shape_are_refused():
+    with pytest.raises(InputError, match=r"predictions of shape \(3, 4, 2\), labels of shape \(3, 2, 4\)"):
+        score_accuracy(np.zeros((3, 4, 2, 5), int), np.zeros((3, 2, 4), int), 6)

@@ -39,7 +39,7 @@ def test_a_table_a_file_and_a_page(command, given, tmp_path):
 def make_document(methods=("magnitude", "<obs>", "magnitude+obs"), sparsities=(0.5, 0.8), labelled=True):
     def score(top1):
         measured = {"variance_ratio": 0.5, "effective_classes": 4.0}
-        return {"top1": top1, "top5": None, "n": 10, "top1_interval": [top1, top1], **measured}
+        return {"top1": top1, "top5": None, "n": 10, "top1_interval": [top1, top1], "positions": 1, **measured}
 
     cells = [
         {
@@ -55,7 +55,7 @@ def make_document(methods=("magnitude", "<obs>", "magnitude+obs"), sparsities=(0
     document = {
         "version": report.VERSION,
         "settings": {"model": "<net>", "weights": None},
-        "data": {"calibration": 5, "evaluation": 10, "labelled": labelled},
+        "data": {"calibration": 5, "evaluation": 10, "labelled": labelled, "unit": "image"},
         "dense": score(0.9),
         "cells": cells,
     }
@@ -123,7 +123,7 @@ def test_json_both_ways():
     assert report.from_json(report.to_json(document).encode()) == document
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"null", b'{"version": 1}', b'{"version": 0}', b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b'{"version": 2}', b'{"version": 0}', b"\xff"])
 def test_json_of_something_else(text):
     with pytest.raises(report.InputError, match=r"compare.json must be what an earlier run wrote"):
         report.from_json(text)

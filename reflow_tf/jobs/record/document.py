@@ -114,6 +114,7 @@ def describe_model(run: Run) -> dict[str, Any]:
 def describe_data(run: Run) -> dict[str, Any]:
     calibration = run.job.data or run.given.loaded.default_data
     return {
+        "unit": run.given.evaluation.unit,
         "calibration": {"description": calibration, "num_images": len(run.given.calibration)},
         "evaluation": {
             "description": run.job.eval_data or f"{calibration}, held out",

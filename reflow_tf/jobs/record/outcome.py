@@ -94,7 +94,7 @@ def _predictions(signal: Signal) -> dict[str, Any]:
         "histogram": signal.predicted.tolist(),
         "entropy_bits": signal.entropy_bits,
         "effective_classes": signal.effective_classes,
-        "largest_share": float(signal.predicted.max() / len(signal.ranked)),
+        "largest_share": float(signal.predicted.max() / signal.predicted.sum()),
     }
 
 

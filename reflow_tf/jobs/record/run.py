@@ -47,7 +47,7 @@ class Measured:
     Attributes:
         verdict: the target's, on the file.
         mask_checks: each mask against the bytes.
-        ranked: the file's best classes of each evaluation image, (images, up to 5), best first.
+        ranked: the file's best classes of each evaluation image, (images, *positions, up to 5), best first.
         parity: Keras against the file.
         benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
             not be.

@@ -1,0 +1,25 @@
+"""What a report counts: images or other samples, and on maps the positions of them."""
+
+from typing import Any
+
+Report = dict[str, Any]
+
+
+def sample(report: Report) -> str:
+    """What one input of the network is: 'image', or 'sample' where it is no image."""
+    return report["data"]["unit"]
+
+
+def positions(report: Report) -> int:
+    """Predictions an input: 1, or as many as a map has positions."""
+    return (report["accuracy"] or report["agreement"])["file"]["positions"]
+
+
+def prediction(report: Report) -> str:
+    """What has one predicted class: the input as a whole, or a 'position' of it."""
+    return sample(report) if positions(report) == 1 else "position"
+
+
+def interval(unit: str, positions: int) -> str:
+    """How intervals were computed; see `reflow_tf.report.interval`."""
+    return "95 % Wilson interval" if positions == 1 else f"95 % interval of the mean over {unit}s, by Student's t"
