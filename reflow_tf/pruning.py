@@ -114,8 +114,10 @@ def prune(
     signals: dict[str, Signal] = {}
     stopwatch = Stopwatch()
 
-    def measure(stage: str, measured: keras.Model) -> None:
-        if evaluation is not None:
+    def measure(stage: str, measured: keras.Model, same_as: str | None = None) -> None:
+        if evaluation is not None and same_as is not None:
+            signals[stage] = signals[same_as]
+        elif evaluation is not None:
             with stopwatch.timed(f"evaluate {stage}"):
                 signals[stage] = _measure_signal(measured, progress(evaluation, f"Evaluating the {stage} model"))
 
@@ -135,10 +137,10 @@ def prune(
     model = model if inplace else copy_model(model)
     pruned = PrunedModel(model, masks, read_weights(model))
     write_masks(find_kernels(model), masks)
-    measure("pruned", model)
+    measure("pruned", model, same_as="dense" if all(mask.all() for mask in masks.values()) else None)
     with stopwatch.timed("repair"):
         pruned, repair = _repair(pruned, config, plan, calibration, progress)
-    measure("repaired", model)
+    measure("repaired", model, same_as=None if any(step.repaired for step in repair) else "pruned")
     skipped = kernels.skipped + selection.skipped
     report = PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds, foreseen)
     return PruneResult(model, plan, pruned.masks, report)

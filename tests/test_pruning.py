@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import reflow_tf
+from reflow_tf import pruning
 from reflow_tf.export.operators import read_operators
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.statistics import gather
@@ -361,3 +362,19 @@ def test_auto_leaves_alone_what_costs_nothing(strided, images):
     # Which of the two wide layers hurts less is a matter of rounding, and may differ between machines.
     pruned = {path for path, sparsity in zeros.items() if sparsity}
     assert pruned and pruned <= {"wide_1/kernel", "wide_2/kernel"}
+
+
+def test_a_model_that_nothing_happened_to_is_not_measured_again(settled, monkeypatch):
+    model, inputs = settled
+    seen = []
+    measure = pruning._measure_signal
+    monkeypatch.setattr(pruning, "_measure_signal", lambda *args: seen.append(1) or measure(*args))
+    config = reflow_tf.PruneConfig(sparsity=0.0, repair="none", target="storage")
+    signals = reflow_tf.prune(model, config, evaluation=inputs[:32]).report.signals
+    assert len(seen) == 1 and signals["dense"] is signals["pruned"] is signals["repaired"]
+    seen.clear()
+    reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.5, repair="none", target="storage"), evaluation=inputs[:32])
+    assert len(seen) == 2
+    seen.clear()
+    reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.0, target="storage"), inputs[32:], evaluation=inputs[:32])
+    assert len(seen) == 2

@@ -5,6 +5,7 @@ many images there are, memory holds the caller's batch, the one decoded ahead, a
 `as_batches` gives the same shape to what a caller of the Python API already has.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,9 @@ from reflow_tf.data.split import even_batches
 from reflow_tf.errors import InputError
 
 _NUM_THREADS = min(8, os.cpu_count() or 1)
+# 32 images of 224x224. Beyond it a network's activations leave the processor's caches: MobileNetV2 took 2.3 times as
+# long for each image in batches of 128 (benchmarks/scoring_cost.py).
+_LARGEST_BATCH_BYTES = 20_000_000
 
 
 class ImageStream:
@@ -30,7 +34,7 @@ class ImageStream:
         source: where the images come from.
         indices: int64, which of its images, in the order of iteration.
         preprocessing: applied to each image.
-        batch_size: the largest batch.
+        batch_size: the largest batch; large images come in smaller ones.
     """
 
     def __init__(self, source: ImageSource, indices: np.ndarray, preprocessing: Preprocessing, batch_size: int):
@@ -57,7 +61,7 @@ class ImageStream:
         if len(self) == 0:
             return
         size = self.sample_shape[:2]
-        first, *rest = even_batches(len(self), self.batch_size)
+        first, *rest = even_batches(len(self), self._most_at_a_time())
         pool = ThreadPoolExecutor(_NUM_THREADS)
         try:
             ahead = self._begin(first, size, pool)
@@ -70,6 +74,10 @@ class ImageStream:
                 del batch
         finally:  # also when the caller stops early: nothing goes on decoding
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _most_at_a_time(self) -> int:
+        sample_bytes = math.prod(self.sample_shape) * np.dtype(np.float32).itemsize
+        return min(self.batch_size, max(1, _LARGEST_BATCH_BYTES // sample_bytes))
 
     def _begin(
         self, positions: range, size: tuple[int, int], pool: ThreadPoolExecutor
@@ -108,6 +116,10 @@ class CalibrationSet(ImageStream):
 
 class EvaluationSet(ImageStream):
     """The images that the network is judged on; none of them calibrates."""
+
+    def select(self, positions: np.ndarray) -> "EvaluationSet":
+        """Those at these positions in the order of iteration, (n,) int."""
+        return EvaluationSet(self.source, self.indices[positions], self.preprocessing, self.batch_size)
 
     @property
     def labels(self) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from reflow_tf.runtimes.tflm.runtime import TFLM
 from reflow_tf.signal import rank_classes
 
 PARITY_IMAGES = 256
+_PIECE = 32  # images that Keras gets at once
 
 _RUNTIMES: Mapping[str, Callable[[bytes], Runtime]] = {"litert": LiteRT, "tflm": TFLM}
 
@@ -95,7 +96,8 @@ def open_file(content: bytes, runtime: str) -> Runtime:
 def measure_parity(model: keras.Model, runtime: Runtime, images: Iterable[np.ndarray]) -> Parity:
     """Keras against the file on the first 256 images."""
     batch = first_images(images)
-    in_keras = np.concatenate([outputs.numpy() for outputs in run(model, [batch])])
+    pieces = np.array_split(batch, -(-len(batch) // _PIECE))
+    in_keras = np.concatenate([outputs.numpy() for outputs in run(model, pieces)])
     return compare_outputs(runtime.run(batch), in_keras)
 
 

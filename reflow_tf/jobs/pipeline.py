@@ -12,11 +12,12 @@ from reflow_tf.export.tflite import ExportedFile, export_tflite
 from reflow_tf.export.verification import check_masks
 from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
-from reflow_tf.jobs.evaluation import first_images, measure_parity, open_file, rank_outputs, require_classifier
+from reflow_tf.jobs.evaluation import first_images, measure_parity, open_file, require_classifier
 from reflow_tf.jobs.explanation import explain
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
 from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
+from reflow_tf.jobs.scoring import MOST_IN_TFLM, SIGNAL_IMAGES, rank_files, spread
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import PruneResult, prune
 from reflow_tf.report.document import Report
@@ -56,7 +57,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         given.loaded.model,
         job.prune,
         given.calibration,
-        evaluation=given.evaluation,
+        evaluation=given.evaluation.select(given.looked_into),
         dense_file=_as_to_be(dense.file.content, job) if job.prune.budget else None,
         progress=show_progress,
     )
@@ -65,7 +66,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         announce(emptied)
     with stage("Exporting the file"), stopwatch.timed("export"):
         exported = _export(job, given, result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
-    measured = _measure(job, given, result, exported, dense.file, stopwatch)
+    measured = _measure(job, given, dense, result, exported, stopwatch)
     run = Run(job, given, dense, result, exported, measured, stopwatch.seconds, command)
     report = describe(run)
     with stage("Writing the results"):
@@ -90,7 +91,7 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
             batch_size=job.batch_size,
             seed=job.seed,
         )
-    return Given(loaded, calibration, evaluation)
+    return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
 
 
 def _foresee(job: JobConfig, given: Given, stopwatch: Stopwatch) -> Dense:
@@ -99,14 +100,24 @@ def _foresee(job: JobConfig, given: Given, stopwatch: Stopwatch) -> Dense:
         file = _export(job, given, given.loaded.model, storage="dense")
         microcontroller.require_runnable(job, file.content)
         foreseen = explain(file.content, job.target)
+        plain = job.requested_quantize == "none"
+        floats = file if plain else _export(job, given, given.loaded.model, storage="dense", quantize="none")
     _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
-    return Dense(file, foreseen.as_given)
+    return Dense(file, floats.content, foreseen.as_given)
 
 
-def _export(job: JobConfig, given: Given, model: keras.Model, *, storage: str, rewrite: str = "none") -> ExportedFile:
+def _export(
+    job: JobConfig,
+    given: Given,
+    model: keras.Model,
+    *,
+    storage: str,
+    rewrite: str = "none",
+    quantize: str | None = None,
+) -> ExportedFile:
     return export_tflite(
         model,
-        quantize=job.requested_quantize,
+        quantize=quantize or job.requested_quantize,
         calibration=given.calibration,
         batch_size=job.export_batch_size,
         storage=storage,
@@ -118,25 +129,27 @@ def _export(job: JobConfig, given: Given, model: keras.Model, *, storage: str, r
 def _measure(
     job: JobConfig,
     given: Given,
+    dense: Dense,
     result: PruneResult,
     exported: ExportedFile,
-    dense: ExportedFile,
     stopwatch: Stopwatch,
 ) -> Measured:
     """The very file: judged, held against the masks, run, and measured on what it is for."""
     verdict = explain(exported.content, job.target).as_given
     mask_checks = check_masks(exported.content, result.masks)
     runtime = open_file(exported.content, job.target.runtime)
-    with stopwatch.timed("evaluate file"):
-        ranked = rank_outputs(map(runtime.run, show_progress(given.evaluation, "Evaluating the file")))
+    with stopwatch.timed("evaluate files"):
+        runtimes = {"dense": open_file(dense.float_content, "litert"), "file": runtime}
+        most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
+        ranked = rank_files(runtimes, most, given.evaluation, show_progress)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         parity = measure_parity(result.model, runtime, given.evaluation)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
-        benchmarks = {name: _time(name, exported.content, dense.content) for name in job.benchmark}
+        benchmarks = {name: _time(name, exported.content, dense.file.content) for name in job.benchmark}
     footprint = None
     if job.target.is_microcontroller:
         with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
-            files = microcontroller.Files(exported, dense, first_images(given.evaluation))
+            files = microcontroller.Files(exported, dense.file, first_images(given.evaluation))
             footprint = microcontroller.measure(job, files)
     return Measured(verdict, mask_checks, ranked, parity, benchmarks, footprint)
 

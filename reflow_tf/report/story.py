@@ -125,9 +125,8 @@ def _sized(report: Report) -> str:
 
 
 def drop_points(report: Report) -> float:
-    """Dense minus file, in percentage points; 100 minus the agreement where there are no labels."""
-    dense = step(report, "dense").top1 if report["accuracy"] else 1.0
-    return 100 * (dense - step(report, "file").top1)
+    """Dense minus file on the same images, in percentage points; 100 minus the agreement where there are no labels."""
+    return report["gate"]["drop_points"]
 
 
 def gate_sentence(report: Report) -> str | None:
@@ -191,6 +190,8 @@ def share_sentence(report: Report) -> str:
     where = f"on {plural(n, unit)}"
     if nouns.positions(report) > 1:
         where = f"over the positions of {plural(n, unit)}, in the mean"
+    if (fewer := step(report, "repaired").n) < n:
+        where += f" (pruned and repaired: on {count(fewer)} of them)"
     whiskers = f" Whiskers: {nouns.interval(unit, nouns.positions(report))}." if step(report, "file").bounds else ""
     return f"{what} {where}.{whiskers} Dashed: the dense model."
 

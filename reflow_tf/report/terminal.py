@@ -77,6 +77,7 @@ def _stages(report: Report) -> Table:
     table.add_column("95 % interval", justify="right", no_wrap=True)
     if report["accuracy"]:
         table.add_column("top-5", justify="right", no_wrap=True)
+    table.add_column(f"{nouns.sample(report)}s", justify="right", no_wrap=True, vertical="bottom")
     table.add_column("effective\nclasses", justify="right", no_wrap=True)
     table.add_column("variance at\nlast batch norm", justify="right", no_wrap=True)
     last = story.last_layer(report)
@@ -85,6 +86,7 @@ def _stages(report: Report) -> Table:
         cells = [story.label(report, step), percent(step.top1), interval(step.bounds)]
         if report["accuracy"]:
             cells.append(percent(step.top5))
+        cells.append(count(step.n))
         predicted = predictions.get(step.name)
         cells.append(significant(predicted["effective_classes"]) if predicted else EN_DASH)
         cells.append(_ratio(last, step.name))
@@ -122,7 +124,7 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     yield "zeros", f"{large_count(zeros)} in {plural(len(sparsity['layers']), 'kernel')}: {shares}", ""
     proven = all(mask["ok"] for mask in report["masks_in_file"])
     yield "file", story.proof_sentence(report), "" if proven else "bold red"
-    yield f"{nouns.sample(report)}s", f"{count(story.step(report, 'file').n)} held-out; {_calibration(report)}", ""
+    yield f"{nouns.sample(report)}s", f"{_held_out(report)}; {_calibration(report)}", ""
     target = report["target"]
     yield "target", story.eligibility_sentence(report), "" if target["eligible"] else "bold yellow"
     for blocker in target["blockers"]:
@@ -142,6 +144,12 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "budget", budget, "bold red" if report["budget"]["passed"] is False else ""
     if (gate := story.gate_sentence(report)) is not None:
         yield "gate", gate, "" if report["gate"]["passed"] else "bold red"
+
+
+def _held_out(report: Report) -> str:
+    held_out, looked_into = report["data"]["evaluation"]["num_images"], report["signal"]["n"]
+    some = f", {count(looked_into)} of them for the signal" if looked_into < held_out else ""
+    return f"{count(held_out)} held-out{some}"
 
 
 def _calibration(report: Report) -> str:

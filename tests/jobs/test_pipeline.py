@@ -96,6 +96,7 @@ def test_the_report_keeps_to_its_schema_and_to_the_truth(base):
     assert report["gate"] == {
         "max_accuracy_drop": None,
         "passed": None,
+        "n": 96,
         "drop_points": round(100 * (1 - report["accuracy"]["file"]["top1"]), 4),
     }
     for predictions in report["signal"]["predictions"].values():

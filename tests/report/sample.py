@@ -151,6 +151,7 @@ def sample_report(
         "signal": {
             "verdict_rule": "collapsed: the entropy of the predicted classes is under half of the dense model's, "
             "or the variance at the last batch norm is under 1 % of the dense model's",
+            "n": 512,
             "collapsed_before": collapsed_before,
             "collapsed_after": collapsed_after,
             "predictions": _predictions(num_classes, collapsed_before, collapsed_after),
@@ -249,7 +250,8 @@ def sample_report(
         "mcu": mcu,
         "gate": {
             "max_accuracy_drop": max_accuracy_drop,
-            "drop_points": drop if max_accuracy_drop is not None else None,
+            "drop_points": drop,
+            "n": 2000,
             "passed": drop <= max_accuracy_drop if max_accuracy_drop is not None else None,
         },
     }

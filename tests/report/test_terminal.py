@@ -26,9 +26,9 @@ def test_shows_every_stage_with_its_numbers(make_report):
     rows = {
         line.split()[0]: line.split() for line in text.splitlines() if re.match(r" (dense|pruned|repaired|file) ", line)
     }
-    assert rows["dense"] == ["dense", "92.6", "%", "91.4\u201393.7", "%", "98.3", "%", "10", "1"]
-    assert rows["pruned"] == ["pruned", "11.3", "%", "10.0\u201312.8", "%", "42.3", "%", "1.6", "0.0016"]
-    assert rows["repaired"] == ["repaired", "91.0", "%", "89.7\u201392.2", "%", "97.3", "%", "10", "0.80"]
+    assert rows["dense"] == ["dense", "92.6", "%", "91.4\u201393.7", "%", "98.3", "%", "2,000", "10", "1"]
+    assert rows["pruned"] == ["pruned", "11.3", "%", "10.0\u201312.8", "%", "42.3", "%", "2,000", "1.6", "0.0016"]
+    assert rows["repaired"] == ["repaired", "91.0", "%", "89.7\u201392.2", "%", "97.3", "%", "2,000", "10", "0.80"]
     assert "8.87 MB dense → 2.96 MB; with gzip 2.55 MB" in text
     assert "The signal collapsed when the model was pruned, and came back." in text
     assert "18 kernels: xnnpack runs only 1x1 convolutions sparse" in text

@@ -39,7 +39,6 @@ from reflow_tf.report.folder import Content
 def describe(run: Run) -> Report:
     """The report of the run, in the layout of report/schema.json."""
     accuracy, agreement = describe_scores(run)
-    signals = run.result.report.signals
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -51,7 +50,7 @@ def describe(run: Run) -> Report:
         "accuracy": accuracy,
         "agreement": agreement,
         "sparsity": describe_sparsity(run),
-        "signal": describe_signal(signals["dense"], signals["pruned"], signals["repaired"]),
+        "signal": describe_signal(run),
         "repair": describe_repair(run),
         "size_bytes": describe_sizes(run),
         "file": describe_file(run),
@@ -65,7 +64,7 @@ def describe(run: Run) -> Report:
         "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
         "budget": describe_budget(run),
         "mcu": describe_mcu(run),
-        "gate": describe_gate(run.job.max_accuracy_drop, accuracy, agreement),
+        "gate": describe_gate(run),
     }
 
 

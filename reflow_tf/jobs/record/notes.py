@@ -6,9 +6,12 @@ import numpy as np
 
 from reflow_tf.jobs.record.run import Run
 
+# Below this agreement the dense file is not the Keras model that it was made of: rounding alone leaves more.
+_LEAST_AGREEMENT = 0.99
+
 
 def write_notes(run: Run) -> list[str]:
-    notes = list(run.exported.notes)
+    notes = list(run.exported.notes) + _disagreement(run)
     if (foreseen := run.result.report.budget) and foreseen.unfound:
         unfound = ", ".join(foreseen.unfound)
         notes.append(f"Not found in the dense file, and dense in the estimate of the budget therefore: {unfound}.")
@@ -33,6 +36,16 @@ def write_notes(run: Run) -> list[str]:
     if dropped := run.given.calibration.num_dropped:
         notes.append(f"{dropped} calibration images are also evaluation images and were left out.")
     return notes
+
+
+def _disagreement(run: Run) -> list[str]:
+    """The dense model's accuracy is that of its float32 file: whether that is so was seen on some images."""
+    in_keras = run.result.report.signals["dense"].ranked[..., 0]
+    in_file = run.measured.ranked["dense"].at(run.given.looked_into).classes[..., 0]
+    agreement = np.mean(in_keras == in_file)
+    if agreement >= _LEAST_AGREEMENT:
+        return []
+    return [f"The dense model's own file names the same class as Keras for only {agreement:.1%} of the predictions."]
 
 
 def describe_emptied(masks: Mapping[str, np.ndarray]) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.jobs.record.run import Run, plain
+from reflow_tf.jobs.scoring import Ranked
 from reflow_tf.repair.choice import Choice
 from reflow_tf.report.scores import Score, score_accuracy, score_agreement
 from reflow_tf.signal import VERDICT_RULE, LayerRatio, Signal, compare_signals, has_collapsed
@@ -14,28 +15,47 @@ from reflow_tf.sparsity.masks import count_masked
 
 def describe_scores(run: Run) -> tuple[dict | None, dict | None]:
     """(accuracy, None) with labels, (None, agreement with the dense model) without."""
-    signals = run.result.report.signals
-    ranked = {stage: signal.ranked for stage, signal in signals.items()} | {"file": run.measured.ranked}
-    labels, num_classes = run.given.evaluation.labels, signals["dense"].num_classes
-    if labels is not None:
-        return {stage: plain(score_accuracy(r, labels, num_classes)) for stage, r in ranked.items()}, None
+    ranked = _stages(run)
+    if run.given.evaluation.labels is not None:
+        return {stage: plain(_accuracy(run, found)) for stage, found in ranked.items()}, None
     dense = ranked.pop("dense")
-    return None, {stage: _concordance(score_agreement(r, dense)) for stage, r in ranked.items()}
+    return None, {stage: _concordance(_agreement(dense, found)) for stage, found in ranked.items()}
+
+
+def _stages(run: Run) -> dict[str, Ranked]:
+    """What each stage predicts, in their order: files where there are any, else Keras, on the images looked into."""
+    looked = {
+        stage: Ranked(run.given.looked_into, signal.ranked) for stage, signal in run.result.report.signals.items()
+    }
+    return looked | dict(run.measured.ranked)
+
+
+def _accuracy(run: Run, found: Ranked) -> Score:
+    labels = run.given.evaluation.labels
+    assert labels is not None
+    return score_accuracy(found.classes, labels[found.positions], run.result.report.signals["dense"].num_classes)
+
+
+def _agreement(dense: Ranked, found: Ranked) -> Score:
+    return score_agreement(found.classes, dense.at(found.positions).classes)
 
 
 def _concordance(score: Score) -> dict[str, Any]:
     return {name: value for name, value in plain(score).items() if name != "top5"}
 
 
-def describe_gate(limit: float | None, accuracy: dict | None, agreement: dict | None) -> dict[str, Any]:
-    if accuracy is not None:
-        drop = 100 * (accuracy["dense"]["top1"] - accuracy["file"]["top1"])
+def describe_gate(run: Run) -> dict[str, Any]:
+    """The drop of top-1, or of agreement, from the dense model to the file, over the images that both have seen."""
+    dense, file = run.measured.ranked["dense"], run.measured.ranked["file"]
+    if run.given.evaluation.labels is not None:
+        drop = 100 * (_accuracy(run, dense.at(file.positions)).top1 - _accuracy(run, file).top1)
     else:
-        assert agreement is not None
-        drop = 100 * (1 - agreement["file"]["top1"])
+        drop = 100 * (1 - _agreement(dense, file).top1)
+    limit = run.job.max_accuracy_drop
     return {
         "max_accuracy_drop": limit,
         "drop_points": round(drop, 4),
+        "n": len(file.positions),
         "passed": None if limit is None else bool(drop <= limit + 1e-9),
     }
 
@@ -72,10 +92,12 @@ def _sparsity_of_layer(spec: LayerSpec, mask: np.ndarray, pattern: object) -> di
     }
 
 
-def describe_signal(dense: Signal, pruned: Signal, repaired: Signal) -> dict[str, Any]:
+def describe_signal(run: Run) -> dict[str, Any]:
+    dense, pruned, repaired = (run.result.report.signals[stage] for stage in ("dense", "pruned", "repaired"))
     layers = zip(compare_signals(pruned, dense), compare_signals(repaired, dense), strict=True)
     return {
         "verdict_rule": VERDICT_RULE,
+        "n": len(run.given.looked_into),
         "collapsed_before": has_collapsed(pruned, dense),
         "collapsed_after": has_collapsed(repaired, dense),
         "predictions": {

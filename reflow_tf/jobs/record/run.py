@@ -12,6 +12,7 @@ from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.export.verification import MaskCheck
 from reflow_tf.jobs.benchmark import Benchmark
 from reflow_tf.jobs.microcontroller import Footprint
+from reflow_tf.jobs.scoring import Ranked
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.pruning import PruneResult
 from reflow_tf.report.scores import Parity
@@ -20,11 +21,16 @@ from reflow_tf.targets.target import Verdict
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What the user brought: a model, and images to calibrate and to score with."""
+    """What the user brought: a model, and images to calibrate and to score with.
+
+    Attributes:
+        looked_into: positions of those evaluation images on which the signal is measured, see `scoring`.
+    """
 
     loaded: LoadedModel
     calibration: CalibrationSet
     evaluation: EvaluationSet
+    looked_into: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +39,12 @@ class Dense:
 
     Attributes:
         file: what the unpruned model gives with the same quantization, not rewritten.
-        verdict: the target's, on it.
+        float_content: the same in float32, which is what accuracy is lost against.
+        verdict: the target's, on the file.
     """
 
     file: ExportedFile
+    float_content: bytes
     verdict: Verdict
 
 
@@ -47,7 +55,7 @@ class Measured:
     Attributes:
         verdict: the target's, on the file.
         mask_checks: each mask against the bytes.
-        ranked: the file's best classes of each evaluation image, (images, *positions, up to 5), best first.
+        ranked: what the dense float32 file and the file predict, under 'dense' and 'file'.
         parity: Keras against the file.
         benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
             not be.
@@ -56,7 +64,7 @@ class Measured:
 
     verdict: Verdict
     mask_checks: Sequence[MaskCheck]
-    ranked: np.ndarray
+    ranked: Mapping[str, Ranked]
     parity: Parity
     benchmarks: Mapping[str, Benchmark | str]
     footprint: Footprint | None
