@@ -74,12 +74,12 @@ def _stages(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", border_style="dim", expand=True)
     table.add_column("stage", no_wrap=True, vertical="bottom")
     table.add_column("top-1" if report["accuracy"] else "agree-\nment", justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("95 %\ninterval", justify="right", no_wrap=True)
     if report["accuracy"]:
         table.add_column("top-5", justify="right", no_wrap=True)
     table.add_column(f"{nouns.sample(report)}s", justify="right", no_wrap=True, vertical="bottom")
     table.add_column("effective\nclasses", justify="right", no_wrap=True)
-    table.add_column("variance at\nlast batch norm", justify="right", no_wrap=True)
+    table.add_column("variance at\nlast norm", justify="right", no_wrap=True)
     last = story.last_layer(report)
     predictions = report["signal"]["predictions"]
     for step in story.steps(report):
