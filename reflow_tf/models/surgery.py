@@ -50,6 +50,24 @@ def read_bits(variables: Iterable[keras.Variable]) -> tuple[bytes, ...]:
     return tuple(keras.ops.convert_to_numpy(variable).tobytes() for variable in variables)
 
 
+def write_values(variable: keras.Variable, values: np.ndarray) -> None:
+    """Writes finite values of any floating dtype, rounded to the variable's; zeros stay zero.
+
+    Raises:
+        InputError: a value is too large for the dtype; the variable is as it was.
+    """
+    with np.errstate(over="ignore"):
+        rounded = values.astype(keras.ops.convert_to_numpy(variable).dtype)
+    if not np.isfinite(rounded).all():
+        layer, _, name = variable.path.rpartition("/")
+        raise InputError(
+            f"The {variable.dtype} variable {name} of layer {layer} cannot hold what was computed for it: build the "
+            "model with float32 variables, with the dtype policy float32 or a mixed one, and load the weights into it. "
+            f"Received: {np.abs(values).max():.3g}"
+        )
+    variable.assign(rounded)
+
+
 def write_masks(kernels: KernelMap, masks: Masks) -> None:
     """Zeroes the masked weights in place; every kept weight stays bit-identical.
 
