@@ -44,8 +44,9 @@ class Step:
             computed = self.call(*(tf.convert_to_tensor(array[part]) for array in inputs)).numpy()
             if outputs is None:
                 shape = (len(inputs[0]), *computed.shape[1:])
-                fits = into is not None and into.shape == shape and into.dtype == computed.dtype
-                outputs = into if fits else np.empty(shape, computed.dtype)
+                outputs = np.empty(shape, computed.dtype)
+                if into is not None and (into.shape, into.dtype) == (outputs.shape, outputs.dtype):
+                    outputs = into
             outputs[part] = computed
         assert outputs is not None
         return outputs

@@ -52,6 +52,20 @@ def _set_policy(layer: keras.Layer, policy: keras.DTypePolicy) -> None:
     layer.__dict__["_dtype_policy"] = policy
 
 
+@contextlib.contextmanager
+def built_with(policy: keras.DTypePolicy | str) -> Iterator[None]:
+    """For the time of the block, layers that are told no policy get this one, and not that of the user's process."""
+    before, floats = keras.config.dtype_policy(), keras.config.floatx()
+    policy = keras.dtype_policies.get(policy)
+    try:
+        keras.config.set_floatx(policy.variable_dtype)
+        keras.config.set_dtype_policy(policy)
+        yield
+    finally:
+        keras.config.set_floatx(floats)
+        keras.config.set_dtype_policy(before)
+
+
 def infer(model: Any, inputs: tf.Tensor) -> Any:
     """What the model gives at inference, computed in float32; floating tensors come as float32."""
     with computed_in_float32(model):

@@ -8,6 +8,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import KernelMap
+from reflow_tf.models.precision import built_with
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.masks import Masks
 
@@ -21,7 +22,7 @@ def copy_model(model: keras.Model) -> keras.Model:
     remedy = "give the class a complete get_config(), or work on the model itself with inplace=True"
     try:
         # Keras saves to memory and loads back: the one way that serves functional, nested and subclassed models.
-        with keras.saving.custom_object_scope(_own_classes(model)):
+        with keras.saving.custom_object_scope(_own_classes(model)), built_with(model.dtype_policy):
             duplicate = copy.deepcopy(model)
     except Exception as error:
         reason = " ".join(str(error).split())[:160]

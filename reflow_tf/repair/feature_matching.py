@@ -58,7 +58,9 @@ class Student:
     def __post_init__(self) -> None:
         self._variables, self._masks = _find_trained(self.pruned)
         # Adam's steps are lost in 16 bits: such variables are trained as float32 copies, and rounded where one looks.
-        self._trained = [keras.Variable(read_wide(v), dtype="float32") if _has_16_bits(v) else v for v in self._variables]
+        self._trained = [
+            keras.Variable(read_wide(v), dtype="float32") if _has_16_bits(v) else v for v in self._variables
+        ]
         self._optimizer = keras.optimizers.Adam(use_ema=True, ema_momentum=self.averaging)
         self._optimizer.build(self._trained)
         model = self.pruned.model
@@ -105,7 +107,9 @@ class Student:
                 loss += self.output_weight * measure_outputs(outputs, targets, self.probabilities)
         # What lies behind the last feature, such as a classifier that was not pruned, gets no gradient and stays.
         gradients = tape.gradient(loss, values, unconnected_gradients="zero")
-        masked = [g if mask is None else g * tf.cast(mask, g.dtype) for g, mask in zip(gradients, self._masks, strict=True)]
+        masked = [
+            g if mask is None else g * tf.cast(mask, g.dtype) for g, mask in zip(gradients, self._masks, strict=True)
+        ]
         self._optimizer.apply(masked, self._trained)
         return loss
 
