@@ -89,7 +89,8 @@ def prune(
     """Prunes a model in one shot and restores its signal; the model itself stays as it is unless `inplace`.
 
     Args:
-        model: a built Keras model with one input and one output.
+        model: a built Keras model with one input and one output. Of any precision: what is measured and fitted is what
+            it computes in float32, as its file will; variables keep their dtype.
         config: what to do; None: the defaults of `PruneConfig`.
         calibration: inputs, as the network takes them, that the criterion and the repairs estimate statistics on: an
             array (N, ...), a batched tf.data.Dataset, or an iterable of batches; labels in it are not looked at.

@@ -18,6 +18,7 @@ from reflow_tf.models.fisher import gather_output_gains
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.observation import check_batch, without_activation
 from reflow_tf.models.sidebyside import Ledger
+from reflow_tf.models.surgery import write_values
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.layer_fitting import LayerSums, fit_kernel, gather_equations
@@ -125,12 +126,12 @@ def _measure_kernel(
             fit = fit_kernel(problem, kernel, gains, PlannedLayer(pattern, sparsity))
             for v, value in zip(variables, before, strict=True):
                 v.assign(value)
-            variable.assign(spec.from_canonical(fit.kernel).astype(before[0].dtype))
+            write_values(variable, spec.from_canonical(fit.kernel))
             if norm:
                 mean, variance = sums.predict_moments(fit.kernel)
                 moments = follow_moments(norm, mean - dense_mean, variance, dense_variance)
-                norm.moving_mean.assign(moments[0])
-                norm.moving_variance.assign(moments[1])
+                write_values(norm.moving_mean, moments[0])
+                write_values(norm.moving_variance, moments[1])
             divergences.append(judge())
     finally:
         for v, value in zip(variables, before, strict=True):

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from reflow_tf.config import QUANTIZATIONS
 from reflow_tf.errors import InputError
-from reflow_tf.models.walking import walk
+from reflow_tf.models.precision import infer
 from reflow_tf.native_stderr import native_stderr_dropped
 
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
@@ -38,7 +38,7 @@ def convert_dense(
     """Converts a built model with one float input and one output.
 
     Args:
-        model: functional, sequential or subclassed; mixed precision is traced in float32. It comes back as it was.
+        model: functional, sequential or subclassed, of any precision: it is traced in float32. It comes back as it was.
         quantize: one of `QUANTIZATIONS`.
         calibration: for int8, batches of float32 (n, *input_shape); iterated once.
         batch_size: the file's fixed batch.
@@ -59,10 +59,9 @@ def convert_dense(
         raise InputError(
             "int8 needs calibration batches to find the range of every activation. Received: calibration=None"
         )
-    with _in_float32(model):
-        function = _trace(request)
-        samples = None if calibration is None else _read_samples(calibration, request)
-        return _run_converter(function, request, samples)
+    function = _trace(request)
+    samples = None if calibration is None else _read_samples(calibration, request)
+    return _run_converter(function, request, samples)
 
 
 def _sample_shape(model: keras.Model, given: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -98,31 +97,10 @@ def _declared_shape(model: keras.Model) -> tuple[int | None, ...]:
     return tuple(shapes[0])[1:]
 
 
-@contextlib.contextmanager
-def _in_float32(model: keras.Model) -> Iterator[None]:
-    """Lets every layer compute in float32 for a while: TFLite has float16 weights, but no float16 convolutions.
-
-    Mixed precision keeps its variables in float32, so nothing is rounded and nothing is copied.
-    """
-    layers = [model, *(placed.layer for placed in walk(model))]
-    changed = [
-        (layer, layer.dtype_policy)
-        for layer in layers
-        if "float" in (layer.compute_dtype or "") and layer.compute_dtype != "float32"
-    ]
-    try:
-        for layer, _ in changed:
-            layer.dtype_policy = "float32"
-        yield
-    finally:
-        for layer, policy in changed:
-            layer.dtype_policy = policy
-
-
 def _trace(request: _Request) -> tf.types.experimental.ConcreteFunction:
     model = request.model
     try:
-        function = tf.function(lambda images: model(images, training=False), autograph=False).get_concrete_function(
+        function = tf.function(lambda images: infer(model, images), autograph=False).get_concrete_function(
             tf.TensorSpec(request.input_shape, tf.float32)
         )
     except ValueError as error:

@@ -89,8 +89,8 @@ def export_tflite(
     something else: some graphs end a sparse cluster in the middle, and its output is then read in the wrong layout.
 
     Args:
-        model: a built Keras 3 model with one float input and one output. It is not changed. Mixed precision is
-            computed in float32, as the variables are.
+        model: a built Keras 3 model with one float input and one output. It is not changed. Whatever its
+            precision, the file computes in float32.
         quantize: 'none'; 'float16': weights only; 'int8': weights, activations, input and output.
         calibration: for int8: batches of float32 (n, *sample), preprocessed as for the model; each sample counts once.
         batch_size: the batch of the file, fixed because LiteRT.js and XNNPACK's sparse kernels want it fixed.

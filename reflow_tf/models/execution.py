@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.observation import find_activation, graphs_as_they_are
+from reflow_tf.models.precision import computed_in_float32, to_float32
 
 CHUNK = 16
 """Inputs that a step takes at a time: few, so that more of what it reads and writes is in the processor's cache."""
@@ -27,7 +28,7 @@ class Step:
         operation: the layer.
         inputs: ids of the tensors that it takes, in the order of its arguments.
         output: id of the tensor that it gives.
-        call: arrays for the inputs -> output, at inference.
+        call: arrays for the inputs -> output, at inference, computed in float32.
     """
 
     operation: keras.Operation
@@ -36,14 +37,16 @@ class Step:
     call: Callable[..., tf.Tensor]
 
     def compute(self, inputs: Sequence[np.ndarray], into: np.ndarray | None = None) -> np.ndarray:
-        """The output for arrays (n, ...), a chunk at a time; written over `into` where that has the output's shape."""
+        """The output for arrays (n, ...), a chunk at a time; written over `into` where that has its shape and dtype."""
         outputs = None
         for start in range(0, len(inputs[0]), CHUNK):
             part = slice(start, start + CHUNK)
             computed = self.call(*(tf.convert_to_tensor(array[part]) for array in inputs)).numpy()
             if outputs is None:
                 shape = (len(inputs[0]), *computed.shape[1:])
-                outputs = into if into is not None and into.shape == shape else np.empty(shape, computed.dtype)
+                outputs = np.empty(shape, computed.dtype)
+                if into is not None and (into.shape, into.dtype) == (outputs.shape, outputs.dtype):
+                    outputs = into
             outputs[part] = computed
         assert outputs is not None
         return outputs
@@ -156,6 +159,8 @@ def _read_step(node: keras.src.ops.node.Node) -> Step:
             lambda value: next(waiting) if isinstance(value, keras.KerasTensor) else value,
             (node.arguments.args, node.arguments.kwargs),
         )
-        return node.operation(*args, **(kwargs | {"training": False} if "training" in kwargs else kwargs))
+        with computed_in_float32(node.operation):
+            outputs = node.operation(*args, **(kwargs | {"training": False} if "training" in kwargs else kwargs))
+        return to_float32(outputs)
 
     return Step(node.operation, inputs, id(node.outputs[0]), call)

@@ -18,6 +18,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
 from reflow_tf.models.outputs import are_probabilities
+from reflow_tf.models.precision import infer, reading
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import LayerSpec
 
@@ -107,7 +108,7 @@ def _make_output_gradients(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             calls = {layer: _watched_call(layer, given[path], tape) for path, layer in watched.items()}
             with replaced_calls(calls):
-                likelihood = _log_likelihood(model(inputs, training=False), probabilities)
+                likelihood = _log_likelihood(infer(model, inputs), probabilities)
         gradients = tape.gradient(likelihood, given, unconnected_gradients="zero")
         return {
             path: tf.add_n([tf.reduce_sum(tf.square(g), range(g.shape.rank - 1)) for g in of_layer])
@@ -168,12 +169,11 @@ def _each_gradient(
 
 
 def _make_gradients(model: keras.Model, variables: Sequence[keras.Variable], probabilities: bool) -> Gradients:
-    values = [variable.value for variable in variables]
-
     def differentiate(inputs: tf.Tensor) -> list[tf.Tensor | None]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        values = [tf.cast(variable.value, tf.float32) for variable in variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape, reading(zip(variables, values, strict=True)):
             tape.watch(values)  # frozen layers have a Fisher too
-            likelihood = _log_likelihood(model(inputs, training=False), probabilities)
+            likelihood = _log_likelihood(infer(model, inputs), probabilities)
         return tape.gradient(likelihood, values)
 
     return tf.function(differentiate, autograph=False)

@@ -157,8 +157,9 @@ def find_patches(layer: keras.Layer, name: str) -> Patches | None:
 
 def _run_depthwise(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     """The depthwise half of a separable convolution; without it the pointwise half has no input to observe."""
+    kernel = tf.cast(layer.depthwise_kernel, inputs.dtype)
     return keras.ops.depthwise_conv(
-        inputs, layer.depthwise_kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
+        inputs, kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
     )
 
 

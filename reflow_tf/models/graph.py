@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from reflow_tf.models.precision import read_wide
 from reflow_tf.models.walking import PlacedLayer, walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
 
@@ -26,8 +27,8 @@ class KernelMap:
     skipped: tuple[Skipped, ...]
 
     def read(self) -> dict[str, np.ndarray]:
-        """Path -> a copy of the kernel in canonical layout."""
-        return {s.path: s.to_canonical(keras.ops.convert_to_numpy(self.variables[s.path])) for s in self.specs}
+        """Path -> a copy of the kernel in canonical layout, float32 or float64."""
+        return {s.path: s.to_canonical(read_wide(self.variables[s.path])) for s in self.specs}
 
 
 def find_kernels(model: keras.Model) -> KernelMap:

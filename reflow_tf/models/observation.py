@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from reflow_tf.errors import InputError
+from reflow_tf.models.precision import infer
 
 LayerCall = Callable[..., tf.Tensor]
 
@@ -56,7 +57,7 @@ def without_activation(layer: keras.Layer) -> Iterator[None]:
 
 
 def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor]:
-    """Yields the model's inference output for each batch; traced anew, so that replaced calls take effect.
+    """Yields the model's inference output, float32, for each batch; traced anew, so that replaced calls take effect.
 
     Raises:
         InputError: a batch does not fit the model, or the model has several outputs.
@@ -79,8 +80,8 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
 
 
 def compile_inference(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
-    """The model's inference as one graph, which reads the weights that the model has when it is called."""
-    return tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    """The model's inference in float32 as one graph, which reads the weights that the model has when it is called."""
+    return tf.function(lambda inputs: infer(model, inputs), autograph=False)
 
 
 @contextlib.contextmanager

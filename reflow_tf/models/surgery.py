@@ -8,6 +8,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import KernelMap
+from reflow_tf.models.precision import built_with
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.masks import Masks
 
@@ -21,7 +22,7 @@ def copy_model(model: keras.Model) -> keras.Model:
     remedy = "give the class a complete get_config(), or work on the model itself with inplace=True"
     try:
         # Keras saves to memory and loads back: the one way that serves functional, nested and subclassed models.
-        with keras.saving.custom_object_scope(_own_classes(model)):
+        with keras.saving.custom_object_scope(_own_classes(model)), built_with(model.dtype_policy):
             duplicate = copy.deepcopy(model)
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
@@ -48,6 +49,24 @@ def _own_classes(model: keras.Model) -> dict[str, type]:
 def read_bits(variables: Iterable[keras.Variable]) -> tuple[bytes, ...]:
     """The bits of each variable, to assert that nothing moved."""
     return tuple(keras.ops.convert_to_numpy(variable).tobytes() for variable in variables)
+
+
+def write_values(variable: keras.Variable, values: np.ndarray) -> None:
+    """Writes finite values of any floating dtype, rounded to the variable's; zeros stay zero.
+
+    Raises:
+        InputError: a value is too large for the dtype; the variable is as it was.
+    """
+    with np.errstate(over="ignore"):
+        rounded = values.astype(keras.ops.convert_to_numpy(variable).dtype)
+    if not np.isfinite(rounded).all():
+        layer, _, name = variable.path.rpartition("/")
+        raise InputError(
+            f"The {variable.dtype} variable {name} of layer {layer} cannot hold what was computed for it: build the "
+            "model with float32 variables, with the dtype policy float32 or a mixed one, and load the weights into it. "
+            f"Received: {np.abs(values).max():.3g}"
+        )
+    variable.assign(rounded)
 
 
 def write_masks(kernels: KernelMap, masks: Masks) -> None:

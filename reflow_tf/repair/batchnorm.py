@@ -16,7 +16,7 @@ import tensorflow as tf
 from reflow_tf.errors import InputError
 from reflow_tf.models.moments import MomentAccumulator, MovingAverage, PooledMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls, run
-from reflow_tf.models.surgery import read_bits
+from reflow_tf.models.surgery import read_bits, write_values
 from reflow_tf.models.walking import PlacedLayer, find_batch_norms
 from reflow_tf.repair.contract import RepairOutcome
 
@@ -124,8 +124,8 @@ def _write_moments(norms: tuple[PlacedLayer, ...], accumulators: Mapping[str, Mo
     before = {norm.path: _read_moments(norm.layer) for norm in norms}
     try:
         for norm in norms:
-            norm.layer.moving_mean.assign(moments[norm.path].mean)
-            norm.layer.moving_variance.assign(moments[norm.path].variance)
+            write_values(norm.layer.moving_mean, moments[norm.path].mean)
+            write_values(norm.layer.moving_variance, moments[norm.path].variance)
     except BaseException:  # Ctrl-C between two layers
         for norm in norms:
             norm.layer.moving_mean.assign(before[norm.path][0])

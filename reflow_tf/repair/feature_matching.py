@@ -27,6 +27,8 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.consumers import find_norm_cover
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import LayerCall, replaced_calls
+from reflow_tf.models.precision import infer, read_wide, reading
+from reflow_tf.models.surgery import write_values
 from reflow_tf.models.walking import find_batch_norms, walk
 from reflow_tf.repair.contract import PrunedModel
 
@@ -54,7 +56,11 @@ class Student:
     probabilities: bool
 
     def __post_init__(self) -> None:
-        self._trained, self._masks = _find_trained(self.pruned)
+        self._variables, self._masks = _find_trained(self.pruned)
+        # Adam's steps are lost in 16 bits: such variables are trained as float32 copies, and rounded where one looks.
+        self._trained = [
+            keras.Variable(read_wide(v), dtype="float32") if _has_16_bits(v) else v for v in self._variables
+        ]
         self._optimizer = keras.optimizers.Adam(use_ema=True, ema_momentum=self.averaging)
         self._optimizer.build(self._trained)
         model = self.pruned.model
@@ -77,39 +83,46 @@ class Student:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """For the time of the block the trained variables hold their averages; there are none before the first step."""
-        before = [np.array(variable) for variable in self._trained]
-        self._optimizer.finalize_variable_values(self._trained)
+        before = [(variable, np.array(variable)) for variable in (*self._trained, *self._variables)]
         try:
+            self._optimizer.finalize_variable_values(self._trained)
+            for variable, trained in zip(self._variables, self._trained, strict=True):
+                if trained is not variable:
+                    write_values(variable, read_wide(trained))
             yield
         finally:
-            for variable, value in zip(self._trained, before, strict=True):
+            for variable, value in before:
                 variable.assign(value)
 
     def _build_descent(self, batch: tf.Tensor) -> tf.Tensor:
         with keras.StatelessScope(state_mapping=self._dense):
             targets, dense_features = self._observe(batch)
-        with tf.GradientTape() as tape:
+        values = [tf.convert_to_tensor(v.value) for v in self._trained]
+        with tf.GradientTape() as tape, reading(zip(self._variables, values, strict=True)):
+            tape.watch(values)
             outputs, features = self._observe(batch)
             losses = [lost_share(*pair) for pair in zip(features, dense_features, strict=True)]
             loss = tf.add_n(losses) / len(losses)
             if self.output_weight:
                 loss += self.output_weight * measure_outputs(outputs, targets, self.probabilities)
         # What lies behind the last feature, such as a classifier that was not pruned, gets no gradient and stays.
-        gradients = tape.gradient(loss, [v.value for v in self._trained], unconnected_gradients="zero")
-        masked = [g if mask is None else g * mask for g, mask in zip(gradients, self._masks, strict=True)]
+        gradients = tape.gradient(loss, values, unconnected_gradients="zero")
+        masked = [
+            g if mask is None else g * tf.cast(mask, g.dtype) for g, mask in zip(gradients, self._masks, strict=True)
+        ]
         self._optimizer.apply(masked, self._trained)
         return loss
 
     def _observe(self, batch: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         self._features.clear()
-        outputs = self.pruned.model(batch, training=False)
+        outputs = infer(self.pruned.model, batch)
         features = list(self._features)
         self._features.clear()
         return outputs, features
 
 
-def _find_trained(pruned: PrunedModel) -> tuple[list[keras.Variable], list[tf.Tensor | None]]:
-    """The variables that are trained; for each 1 where it may move, or None where it may everywhere."""
+def _find_trained(pruned: PrunedModel) -> tuple[list[keras.Variable], list[np.ndarray | None]]:
+    """The variables that are trained; for each True where it may move, or None where it may everywhere."""
     trained = list(pruned.model.trainable_variables)
     if not trained:
         raise InputError(f"Distillation needs trainable variables. Received: {pruned.model.name}, all frozen")
@@ -119,7 +132,11 @@ def _find_trained(pruned: PrunedModel) -> tuple[list[keras.Variable], list[tf.Te
         for spec in kernels.specs
         if spec.path in pruned.masks
     }
-    return trained, [tf.cast(kept[id(v)], v.dtype) if id(v) in kept else None for v in trained]
+    return trained, [kept.get(id(v)) for v in trained]
+
+
+def _has_16_bits(variable: keras.Variable) -> bool:
+    return keras.backend.standardize_dtype(variable.dtype) in ("float16", "bfloat16")
 
 
 def _find_observed(pruned: PrunedModel) -> tuple[keras.Layer, ...]:

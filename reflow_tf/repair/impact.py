@@ -16,6 +16,7 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.statistics import Gathered, gather
+from reflow_tf.models.surgery import write_values
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
 from reflow_tf.sparsity import thresholding, updates
 from reflow_tf.sparsity.plan import PruningPlan
@@ -118,7 +119,7 @@ def _refit(
             kernel = update(spec.path, dense[spec.path], mask, found[spec.path])
             if not np.isfinite(kernel).all():
                 raise InputError(f"Statistics must let weights be solved for. Received: {spec.path}, not finite")
-            kernels.variables[spec.path].assign(spec.from_canonical(kernel))
+            write_values(kernels.variables[spec.path], spec.from_canonical(kernel))
             moves[spec.path] = _relative_move(kernel, np.where(mask, dense[spec.path], 0))
     unreached = tuple(spec.path for spec in specs if spec not in reached)
     return RepairOutcome(name, tuple(moves), unreached, ("kernel",), _describe(name, moves))

@@ -32,8 +32,9 @@ from reflow_tf.models.fisher import gather_output_gains
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch, find_activation, without_activation
+from reflow_tf.models.precision import read_wide
 from reflow_tf.models.sidebyside import Ledger, Pair
-from reflow_tf.models.surgery import write_masks
+from reflow_tf.models.surgery import write_masks, write_values
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
 from reflow_tf.repair.layer_fitting import Fit, fit_kernel, gather_equations
 from reflow_tf.repair.views import make_views
@@ -154,8 +155,8 @@ class _Sweep:
         dense = _measure(norm, pair.dense[: len(self._images)])
         self._write_dense(norm)
         moments = follow_moments(norm, mean - dense[0], variance, dense[1])
-        norm.moving_mean.assign(moments[0])
-        norm.moving_variance.assign(moments[1])
+        write_values(norm.moving_mean, moments[0])
+        write_values(norm.moving_variance, moments[1])
 
     @functools.cached_property
     def _changed(self) -> set[int]:
@@ -174,13 +175,13 @@ class _Sweep:
         sums = gather_equations(step.operation, spec, inputs, dense, correction)
         kernel = spec.to_canonical(self._dense[id(variable)]).astype(np.float64)
         fit = fit_kernel(sums.regularize(kernel), kernel, gains, self._plan.layers[spec.path])
-        variable.assign(spec.from_canonical(fit.kernel).astype(variable.dtype))
+        write_values(variable, spec.from_canonical(fit.kernel))
         if norm is None and getattr(step.operation, "use_bias", False):  # the mean, too, over the images alone
             count = len(self._images)
             has_views = len(inputs) > count
             own = gather_equations(step.operation, spec, inputs[:count], dense[:count]) if has_views else sums
             moved = own.target_mean - own.predict_moments(fit.kernel)[0]
-            step.operation.bias.assign(moved.astype(step.operation.bias.dtype))
+            write_values(step.operation.bias, moved)
         self.fits[spec.path] = fit
 
     def _find_correction(self, step: Step) -> tuple[keras.layers.BatchNormalization | None, np.ndarray | None]:
@@ -252,13 +253,13 @@ def follow_moments(
         Mean and variance, (channels,) float64 each.
     """
     ratio = np.divide(variance, dense_variance, out=np.ones_like(variance), where=dense_variance > 0)
-    return np.array(norm.moving_mean) + mean_move, np.array(norm.moving_variance) * np.maximum(ratio, VARIANCE_FLOOR)
+    return read_wide(norm.moving_mean) + mean_move, read_wide(norm.moving_variance) * np.maximum(ratio, VARIANCE_FLOOR)
 
 
 def _scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
     """What the batch norm multiplies each channel by, (channels,) float32."""
-    gamma = np.array(norm.gamma) if norm.scale else np.float32(1)
-    return gamma / np.sqrt(np.array(norm.moving_variance) + np.float32(norm.epsilon))
+    gamma = read_wide(norm.gamma) if norm.scale else np.float32(1)
+    return gamma / np.sqrt(read_wide(norm.moving_variance) + np.float32(norm.epsilon))
 
 
 def _measure(norm: keras.layers.BatchNormalization, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

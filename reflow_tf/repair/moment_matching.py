@@ -26,6 +26,8 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.consumers import NormCover, find_norm_cover
 from reflow_tf.models.moments import Moments, PooledMoments
 from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
+from reflow_tf.models.precision import infer, read_wide
+from reflow_tf.models.surgery import write_values
 from reflow_tf.models.walking import walk
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, show_nothing
 
@@ -135,7 +137,8 @@ class _WithoutOutput:
         self.input_shape = getattr(model, "input_shape", None)
 
     def __call__(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        self._model(inputs, training=training)
+        del training  # False
+        infer(self._model, inputs)
         return tf.zeros(())
 
 
@@ -176,10 +179,10 @@ def _correct(site: _Site, found: Moments, target: Moments) -> None:
     alive = found.variance > LEAST_KEPT_VARIANCE * target.variance
     scale = np.sqrt(np.divide(target.variance, found.variance, out=np.ones_like(found.variance), where=alive))
     per_channel = [size if axis in site.output_axes else 1 for axis, size in enumerate(site.kernel.shape)]
-    site.kernel.assign(keras.ops.convert_to_numpy(site.kernel) * scale.reshape(per_channel))
+    write_values(site.kernel, read_wide(site.kernel) * scale.reshape(per_channel))
     if site.layer.bias is not None:
         shift = target.mean - found.mean * scale
-        site.layer.bias.assign(keras.ops.convert_to_numpy(site.layer.bias) * scale + shift)
+        write_values(site.layer.bias, read_wide(site.layer.bias) * scale + shift)
 
 
 def _say_what_moved(sites: Sequence[_Site]) -> str:

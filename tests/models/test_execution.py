@@ -37,6 +37,18 @@ def test_the_steps_compute_what_the_model_computes(model):
     np.testing.assert_array_equal(images, kept)
 
 
+def test_whole_numbers_are_not_written_over_by_fractions():
+    image = keras.Input((4,), dtype="int32")
+    x = layers.Embedding(8, 1)(keras.ops.flip(image, axis=1))
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(keras.ops.reshape(x, (-1, 4)))))
+    images = np.arange(8, dtype=np.int32).reshape(2, 4)
+    steps = read_steps(model)
+    ledger = Ledger(steps, images)
+    for step in steps:
+        ledger.enter(step, ledger.compute(step, "dense"), ledger.compute(step, "pruned"))
+    np.testing.assert_allclose(ledger[steps.output].pruned, model(images, training=False), rtol=1e-5)
+
+
 def test_only_what_is_needed_is_kept():
     steps = read_steps(build())
     ledger = Ledger(steps, np.zeros((2, 8, 8, 3), np.float32))

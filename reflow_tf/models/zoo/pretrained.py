@@ -7,6 +7,7 @@ import keras
 
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
+from reflow_tf.models.precision import built_with
 from reflow_tf.models.zoo import embedded, keras_weights, torch_layouts
 from reflow_tf.models.zoo.architectures import ARCHITECTURES, Architecture
 from reflow_tf.models.zoo.resizing import resize_input
@@ -31,8 +32,9 @@ class PretrainedModel:
     default_data: str | None = None
 
 
+@built_with("float32")
 def build_pretrained(architecture: Architecture, weights: str | None, image_size: int | None) -> PretrainedModel:
-    """Builds `architecture` with `weights`.
+    """Builds `architecture` with `weights`, in float32.
 
     Args:
         architecture: an entry of `ARCHITECTURES`.
