@@ -3,10 +3,12 @@
 A skip there is a test that nobody runs, so it fails.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -163,17 +165,25 @@ def strided(tmp_path_factory):
     return str(path)
 
 
+@contextlib.contextmanager
+def skipped_without():
+    """What the block needs is there, or the test is skipped with the line that brings it."""
+    from reflow_tf.errors import InputError
+
+    try:
+        yield
+    except InputError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def web():
     """LiteRT.js, Chromium and Playwright are there, or the test is skipped."""
-    from reflow_tf.errors import InputError
     from reflow_tf.runtimes.web import browser, litertjs
 
-    try:
+    with skipped_without():
         browser.require_parts()
         litertjs.installed_folder()
-    except InputError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +192,39 @@ def aarch64():
     from reflow_tf.runtimes.aarch64 import machine
 
     if not machine.is_set_up():
-        pytest.skip(f"the aarch64 runtime is not set up: {machine.SET_UP}")
+        pytest.skip(f"the aarch64 runtime is not set up: apt-get install qemu-user gcc libc6-dev, {machine.SET_UP}")
+
+
+@pytest.fixture(scope="session")
+def tflm():
+    """TFLM is there, or the test is skipped: it has wheels for x86-64 Linux alone."""
+    from reflow_tf.runtimes.tflm.interpreter import require_tflm
+
+    with skipped_without():
+        require_tflm()
+
+
+@pytest.fixture(scope="session")
+def cortex_m():
+    """The compiler and the emulator of Cortex-M are there, or the test is skipped."""
+    from reflow_tf.runtimes.cortex_m.toolchain import require_toolchain
+
+    with skipped_without():
+        require_toolchain()
+
+
+@pytest.fixture(scope="session")
+def c_compiler():
+    """A C compiler for this machine is there, or the test is skipped."""
+    if not shutil.which("gcc"):
+        pytest.skip("a C compiler is missing: apt-get install gcc libc6-dev")
+
+
+@pytest.fixture(scope="session")
+def make():
+    """`make` is there, or the test is skipped."""
+    if not shutil.which("make"):
+        pytest.skip("make is missing: apt-get install make")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,7 @@ from reflow_tf.runtimes.cortex_m.runtime import CortexM
 
 IDENTITY = "for (int i = 0; i < 16; ++i) output[i] = input[i];"
 
-
-@pytest.fixture(autouse=True, scope="module")
-def installed():
-    try:
-        toolchain.require_toolchain()
-    except InputError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("cortex_m")
 
 
 def build(body, before="", board="m4", **arguments):

@@ -1,5 +1,4 @@
 import re
-import shutil
 import subprocess
 
 import numpy as np
@@ -7,19 +6,7 @@ import pytest
 
 from reflow_tf.export.bitmap_storage import store_bitmaps
 from reflow_tf.export.tflite import export_tflite
-from reflow_tf.runtimes.cortex_m.toolchain import require_toolchain
 from reflow_tf.tools import firmware
-
-
-def missing():
-    try:
-        require_toolchain()
-    except Exception as error:
-        return str(error)
-    return None if shutil.which("make") else "make is missing: apt-get install make"
-
-
-NEEDS_TOOLS = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
 @pytest.fixture
@@ -33,7 +20,7 @@ def write(command, model, inputs, folder, *arguments, **flags):
     return command(firmware, *arguments, **(given | flags))
 
 
-@NEEDS_TOOLS
+@pytest.mark.usefixtures("cortex_m", "make")
 @pytest.mark.parametrize("board", ["m4", "m55"])
 def test_the_folder_is_built_and_proves_itself_as_its_readme_says(command, inputs, model, tmp_path, board):
     folder = tmp_path / "firmware"
@@ -48,7 +35,7 @@ def test_the_folder_is_built_and_proves_itself_as_its_readme_says(command, input
     assert write(command, model, inputs, folder, "--overwrite").code == 0  # what make left is no obstacle
 
 
-@NEEDS_TOOLS
+@pytest.mark.usefixtures("cortex_m", "make")
 def test_outputs_that_differ_fail_the_proof(command, inputs, model, tmp_path):
     folder = tmp_path / "firmware"
     assert write(command, model, inputs, folder).code == 0
@@ -76,7 +63,7 @@ def test_a_file_for_tflm_becomes_an_array(command, inputs, int8_file, tmp_path):
     assert told.count("alignas(16) static uint8_t") == 2  # the arena, and what may be beside it
 
 
-@NEEDS_TOOLS
+@pytest.mark.usefixtures("cortex_m", "make")
 @pytest.mark.parametrize("language", ["c", "c++"])
 def test_the_array_is_c_and_cpp(command, inputs, int8_file, tmp_path, language):
     (tmp_path / "model.tflite").write_bytes(store_bitmaps(int8_file[0]))

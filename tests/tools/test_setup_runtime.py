@@ -11,9 +11,8 @@ def test_what_is_set_up_is_named(command, monkeypatch, tmp_path):
     assert (outcome.code, outcome.out) == (0, f"aarch64 is set up in {tmp_path}/there\n")
 
 
+@pytest.mark.usefixtures("aarch64")
 def test_the_second_time_is_instant_and_changes_nothing(command, monkeypatch):
-    if not machine.is_set_up():
-        pytest.skip(f"the aarch64 runtime is not set up: apt-get install qemu-user, then {machine.SET_UP}")
     monkeypatch.setattr(machine, "_build", None)  # whoever builds again fails
     assert command(setup_runtime, runtime="aarch64").out == f"aarch64 is set up in {machine.set_up()}\n"
 
@@ -39,15 +38,11 @@ def test_missing_programs_are_named_with_the_line_that_brings_them(command, monk
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("aarch64")
 @pytest.mark.parametrize(
     ("step", "error"), [("_unpack_debian", KeyboardInterrupt), ("_unpack_wheels", InputError("another checksum"))]
 )
 def test_a_set_up_that_stops_half_way_leaves_nothing(command, monkeypatch, tmp_path, step, error):
-    if not machine.is_set_up():
-        pytest.skip(
-            f"the aarch64 runtime is not set up: apt-get install qemu-user gcc libc6-dev, then {machine.SET_UP}"
-        )
-
     def stop(folder, workplace):
         folder.mkdir()
         (folder / "half").write_text("x")

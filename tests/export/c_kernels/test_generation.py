@@ -10,7 +10,6 @@ from ai_edge_litert import schema_py_generated as schema
 from reflow_tf.errors import InputError
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.c_kernels.reading import read_network
-from reflow_tf.runtimes.cortex_m import toolchain
 from reflow_tf.runtimes.cortex_m.runtime import CortexM
 
 
@@ -100,15 +99,7 @@ def draw_block(drawing):
     return drawing.finish(source, output)
 
 
-@pytest.fixture
-def toolchain_installed():
-    try:
-        toolchain.require_toolchain()
-    except InputError as error:
-        pytest.skip(str(error))
-
-
-@pytest.mark.usefixtures("toolchain_installed")
+@pytest.mark.usefixtures("cortex_m")
 @pytest.mark.parametrize("board", ["m3", "m4", "m55"])
 def test_boards_compute_the_same(drawing, compare, board):
     """With and without the DSP instructions that this machine lacks."""
@@ -123,7 +114,7 @@ def test_boards_compute_the_same(drawing, compare, board):
     assert len(np.unique(expected)) > 50
 
 
-@pytest.mark.usefixtures("toolchain_installed")
+@pytest.mark.usefixtures("cortex_m")
 @pytest.mark.parametrize("cpu", ["cortex-m3", "cortex-m4", "cortex-m55"])
 def test_arm_compilers_have_nothing_to_warn_of(tmp_path, cpu):
     folder = resources.files("reflow_tf.export.c_kernels") / "sources"
