@@ -45,7 +45,7 @@ def take_out_head(graph: EditableGraph) -> list[Applied | Refused]:
 
 
 def _find_ends(graph: EditableGraph, operator: schema.OperatorT) -> list[schema.OperatorT]:
-    """The RESHAPE of a convolution's one pixel into a vector, perhaps behind a SOFTMAX, if nobody else reads any of it."""
+    """The RESHAPE of a convolution's one pixel into a vector, perhaps behind a SOFTMAX, if nobody else reads it."""
     if not is_pointwise(graph, operator):
         return []
     is_plain = graph.constant(operator.inputs[1]) is not None and graph.is_float(operator.inputs[1])
