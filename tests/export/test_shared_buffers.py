@@ -237,3 +237,14 @@ def test_rewriting_lets_equal_constants_share_a_buffer_again(conv_file, weights)
     buffers = [tensor.buffer for tensor in changed.subgraphs[0].tensors if len(tensor.shape) == 4 and tensor.buffer]
     assert len(buffers) == 2 and len(set(buffers)) == 1
     assert len(graph.serialize()) < 1.5 * kernel.nbytes
+
+
+def test_a_buffer_that_holds_more_than_weights_stays_as_it_is(conv_file, weights):
+    """An empty kernel may lie where the zeros of a bias, or of anything else of as many bytes, do."""
+    model = flatbuffer.parse(conv_file(weights((64, 1, 1, 64), 1.0)))
+    graph = model.subgraphs[0]
+    kernel = next(tensor for tensor in graph.tensors if len(tensor.shape) == 4 and tensor.buffer)
+    graph.tensors.append(schema.TensorT(name=b"zeros", shape=[4096], type=kernel.type, buffer=kernel.buffer))
+    graph.outputs = [*graph.outputs, len(graph.tensors) - 1]
+    content = flatbuffer.serialize(model)
+    assert store_sparse(content) is content
