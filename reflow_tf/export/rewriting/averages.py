@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from reflow_tf.export.rewriting.convolutions import HEIGHT, WIDTH, read_convolution
 from reflow_tf.export.rewriting.graph import EditableGraph
 from reflow_tf.export.rewriting.outcome import Applied, Refused
-from reflow_tf.export.rewriting.region import find_behind_stems, has_pixels
+from reflow_tf.export.rewriting.region import find_behind_stems
 
 _NAME = "mean"
 _FUNCTION = schema.ActivationFunctionType
@@ -44,9 +44,7 @@ def _covers_map(graph: EditableGraph, operator: schema.OperatorT) -> bool:
     if graph.kind(operator) != "AVERAGE_POOL_2D" or not graph.is_float(operator.inputs[0]):
         return False
     read = read_convolution(graph, operator)
-    return has_pixels(graph, operator.inputs[0]) and all(
-        along.count == 1 and along.after >= 0 for along in (read.rows, read.columns)
-    )
+    return all(along.count == 1 and along.after >= 0 for along in (read.rows, read.columns))
 
 
 def _average(graph: EditableGraph, pooling: schema.OperatorT) -> None:

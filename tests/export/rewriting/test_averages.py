@@ -73,6 +73,18 @@ def test_padding_that_no_window_counts_changes_nothing(draw, extra):
     assert draw.measure(content, rewritten.content) <= 1e-6
 
 
+def test_a_map_may_have_shrunk_to_one_pixel_before(draw):
+    sketch = draw.Sketch(1, 5, 5, 3)
+    x = sketch.stem()
+    x = sketch.conv(sketch.depthwise(sketch.depthwise(x, stride=2), stride=2), 8)
+    assert sketch.shape(x) == (1, 1, 1, 8)
+    content = sketch.finish(connect(sketch, pool(sketch, x, (1, 1), (1, 1), VALID), 5))
+    rewritten = rewrite_exact(content)
+    assert rewritten.applied[0].rewrite == "mean" and not rewritten.refused
+    assert draw.measure(content, rewritten.content) <= 1e-6
+    assert XNNPack().judge(read_operators(rewritten.content)).fits
+
+
 @pytest.mark.parametrize(
     ("window", "strides", "padding", "kind"),
     [
