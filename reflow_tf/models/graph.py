@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from reflow_tf.models.maps import find_on_maps
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.walking import PlacedLayer, walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
@@ -39,6 +40,7 @@ def find_kernels(model: keras.Model) -> KernelMap:
     """
     specs, variables, skipped = [], {}, []
     seen: set[int] = set()
+    on_maps = find_on_maps(model)
     for placed in walk(model):
         rules = {id(rule[0]): rule for rule in _kernel_rules(placed.layer)}
         for variable in placed.layer._trainable_variables:
@@ -50,6 +52,7 @@ def find_kernels(model: keras.Model) -> KernelMap:
                 skipped.append(Skipped(path, reason))
                 continue
             _, kind, output_axes, input_axes = rules[id(variable)]
+            kind = Kind.MAP_DENSE if id(placed.layer) in on_maps else kind
             specs.append(LayerSpec(path, kind, tuple(variable.shape), output_axes, input_axes))
             variables[path] = variable
     return KernelMap(tuple(specs), variables, tuple(skipped))
