@@ -55,7 +55,7 @@ def read_archive(model: keras.Model, saved: SavedLayer, path: pathlib.Path) -> l
             if isinstance(item, h5py.Dataset):
                 folder, _, number = name.replace("\\", "/").rpartition("/")
                 if folder.rpartition("/")[2] == "vars":
-                    check_dataset(item, file)
+                    check_dataset(item)
                     folders.setdefault(folder.removesuffix("vars"), {})[number] = np.asarray(item)
 
         file.visititems(visit)

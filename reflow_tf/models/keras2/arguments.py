@@ -93,7 +93,7 @@ _DROPPED_OF_ALL: dict[str, Any] = {"dynamic": (False,), "rng_type": _ANY, "batch
 # Where Keras 3 has the argument, and these values would mean something else, or nothing that a file can hold.
 _REFUSED: dict[str, tuple[Any, ...]] = {"stateful": (True,), "ragged": (True,), "sparse": (True,)}
 
-_VALUES: tuple[tuple[str, Callable[[Any, str], Any]], ...] = (
+_VALUES: tuple[tuple[str, Callable[[Any, str, str], Any]], ...] = (
     ("activation", translate_activation),
     ("initializer", translate_initializer),
     ("regularizer", translate_regularizer),
@@ -159,7 +159,7 @@ def _list_arguments(class_name: str) -> set[str]:
 def _translate_value(name: str, value: Any, layer: str) -> Any:
     for ending, translate in _VALUES:
         if name.endswith(ending):
-            return translate(value, layer)
+            return translate(value, layer, name)
     return read_value(value, layer)
 
 

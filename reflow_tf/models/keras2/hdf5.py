@@ -13,26 +13,40 @@ def read_layers(file: h5py.Group) -> list[tuple[str, list[h5py.Dataset]]]:
         KeyError: no such layout, or a weight that is named is not there.
         ValueError: a weight that is kept in another file.
     """
-    group = file if _has_names(file, "layer_names") else file["model_weights"]
+    group = file if _has_names(file, "layer_names") else open_inside(file, "model_weights")
     if not _has_names(group, "layer_names"):
         raise KeyError("layer_names")
-    return [(name, _read_datasets(group[name])) for name in _read_names(group, "layer_names")]
+    return [(name, _read_datasets(open_inside(group, name))) for name in _read_names(group, "layer_names")]
 
 
 def _read_datasets(layer: h5py.Group) -> list[h5py.Dataset]:
-    found = [layer[name] for name in _read_names(layer, "weight_names")]
+    found = [open_inside(layer, name) for name in _read_names(layer, "weight_names")]
     for item in found:
-        check_dataset(item, layer.file)
+        check_dataset(item)
     return found
 
 
-def check_dataset(item: object, file: h5py.File) -> None:
-    """Refuses what is no array in the file itself: such a link could point to any file of this computer.
+def open_inside(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
+    """What lies at a path, if it lies in the same file: a link in a file could point to any other on this computer.
+
+    Raises:
+        KeyError: nothing is there.
+        ValueError: a link is there.
+    """
+    for name in filter(None, path.split("/")):
+        if not isinstance(group.get(name, getlink=True), (h5py.HardLink, type(None))):
+            raise ValueError(f"{path} is a link to another place")
+        group = group[name]
+    return group
+
+
+def check_dataset(item: object) -> None:
+    """Refuses what is no array, or one that is kept in another file.
 
     Raises:
         ValueError: names it.
     """
-    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or item.file != file:
+    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
         raise ValueError(f"{getattr(item, 'name', item)} is no array in this file")
 
 

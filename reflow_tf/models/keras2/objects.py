@@ -19,7 +19,7 @@ _PLAIN = (bool, int, float, str, type(None))
 _DROPPED_OF_INITIALIZERS = ("dtype", "partitioner", "layout")
 
 
-def translate_activation(saved: Any, layer: str) -> Any:
+def translate_activation(saved: Any, layer: str, argument: str) -> Any:
     """The name of an activation that Keras 2 and 3 compute alike, or a registered function."""
     name = saved
     if isinstance(saved, dict):
@@ -29,17 +29,19 @@ def translate_activation(saved: Any, layer: str) -> Any:
         elif saved.get("module") in ("keras.activations", "builtins") or isinstance(inner, str):
             name = saved.get("class_name")
         else:
-            raise Untranslatable(layer, f"has the activation {saved.get('class_name')}, which is a layer of its own")
+            raise Untranslatable(layer, f"has {argument}={saved.get('class_name')}, a layer of its own")
     if name is None:
         return "linear"
     if isinstance(name, str) and (name in _ACTIVATIONS or keras.saving.get_registered_object(name) is not None):
         return name
     if name == "hard_sigmoid":
-        raise Untranslatable(layer, "has activation='hard_sigmoid', another function in Keras 3 (x/6 where it was x/5)")
-    raise Untranslatable(layer, f"has activation={name!r}, which is none that Keras 2 and 3 share")
+        raise Untranslatable(
+            layer, f"has {argument}='hard_sigmoid', another function in Keras 3 (x/6 where it was x/5)"
+        )
+    raise Untranslatable(layer, f"has {argument}={name!r}, which is none that Keras 2 and 3 share")
 
 
-def translate_initializer(saved: Any, layer: str) -> Any:
+def translate_initializer(saved: Any, layer: str, argument: str) -> Any:
     """An initializer. The weights come from the file, so it only says what they once were."""
     if not isinstance(saved, dict):
         return saved
@@ -51,22 +53,22 @@ def translate_initializer(saved: Any, layer: str) -> Any:
     found = getattr(keras.initializers, name, None)
     config = saved.get("config")
     if not inspect.isclass(found) or not isinstance(config, dict):
-        raise Untranslatable(layer, f"has the initializer {name}, which Keras 3 does not know")
+        raise Untranslatable(layer, f"has {argument}={name}, which Keras 3 does not know")
     config = {key: read_value(value, layer) for key, value in config.items() if key not in _DROPPED_OF_INITIALIZERS}
     return _wrap("keras.initializers", name, config)
 
 
-def translate_regularizer(saved: Any, layer: str) -> Any:
+def translate_regularizer(saved: Any, layer: str, argument: str) -> Any:
     """A weight or activity regularizer."""
-    return _translate_object(saved, layer, "keras.regularizers", keras.regularizers)
+    return _translate_object(saved, layer, argument, "keras.regularizers", keras.regularizers)
 
 
-def translate_constraint(saved: Any, layer: str) -> Any:
+def translate_constraint(saved: Any, layer: str, argument: str) -> Any:
     """A constraint of a weight."""
-    return _translate_object(saved, layer, "keras.constraints", keras.constraints)
+    return _translate_object(saved, layer, argument, "keras.constraints", keras.constraints)
 
 
-def translate_dtype(saved: Any, layer: str) -> str | None:
+def translate_dtype(saved: Any, layer: str, argument: str) -> str | None:
     """The name of a dtype or of a policy; None where the file leaves it open."""
     if isinstance(saved, dict):
         config = saved.get("config")
@@ -76,7 +78,7 @@ def translate_dtype(saved: Any, layer: str) -> str | None:
     try:
         return keras.dtype_policies.get(saved).name
     except (ValueError, TypeError) as error:
-        raise Untranslatable(layer, f"has dtype={saved!r}, which Keras 3 does not know") from error
+        raise Untranslatable(layer, f"has {argument}={saved!r}, which Keras 3 does not know") from error
 
 
 def read_value(saved: Any, layer: str) -> Any:
@@ -95,7 +97,7 @@ def read_value(saved: Any, layer: str) -> Any:
     raise Untranslatable(layer, f"has a value that is neither number, text nor list: {str(saved)[:80]}")
 
 
-def _translate_object(saved: Any, layer: str, module: str, found_in: Any) -> Any:
+def _translate_object(saved: Any, layer: str, argument: str, module: str, found_in: Any) -> Any:
     if saved is None or isinstance(saved, str):
         return saved
     if isinstance(saved, dict):
@@ -105,7 +107,7 @@ def _translate_object(saved: Any, layer: str, module: str, found_in: Any) -> Any
         config = saved.get("config")
         if inspect.isclass(getattr(found_in, name, None)) and isinstance(config, dict):
             return _wrap(module, name, {key: read_value(value, layer) for key, value in config.items()})
-    raise Untranslatable(layer, f"has {str(saved)[:80]}, which is none of {module}")
+    raise Untranslatable(layer, f"has {argument}={str(saved)[:80]}, which is none of {module}")
 
 
 def _wrap(module: str, class_name: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _translate_layer(entry: Mapping[str, Any]) -> Translation:
     registered = keras.saving.get_registered_object(str(entry.get("registered_name") or class_name))
     if registered is not None:
         kept = {key: value for key, value in config.items() if key != "batch_input_shape"}
-        dtype = {"dtype": translate_dtype(config["dtype"], name)} if config.get("dtype") else {}
+        dtype = {"dtype": translate_dtype(config["dtype"], name, "dtype")} if config.get("dtype") else {}
         return Translation({**entry, "config": kept | dtype | {"name": saved.name}, "build_config": None}, saved)
     known = SYNONYMS.get(class_name, class_name)
     if class_name == "Lambda":
@@ -119,7 +119,11 @@ def _translate_input(config: Mapping[str, Any], name: str) -> Translation:
         if config.get(kind):
             raise Untranslatable(name, f"(InputLayer) has {kind}=True, which this tool does not translate")
     shape = read_value(config.get("batch_input_shape", config.get("batch_shape")), name)
-    arguments = {"batch_shape": shape, "dtype": translate_dtype(config.get("dtype"), name), "name": _rename(name)}
+    arguments = {
+        "batch_shape": shape,
+        "dtype": translate_dtype(config.get("dtype"), name, "dtype"),
+        "name": _rename(name),
+    }
     return Translation(_wrap("keras.layers", "InputLayer", arguments), SavedLayer(name, _rename(name), "InputLayer"))
 
 

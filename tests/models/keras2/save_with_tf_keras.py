@@ -197,7 +197,7 @@ def networks():
         "slash_in_names",
         lambda: stack((6,), layers.Dense(4, name="block/dense"), layers.Dense(2, name="block_dense")),
     )
-    yield "many_layers", lambda: stack((6,), *(layers.Dense(6, "tanh", name=f"{'n' * 400}_{i}") for i in range(170)))
+    yield "many_layers", lambda: stack((6,), *(layers.Dense(6, "tanh", name=f"{'n' * 1500}_{i}") for i in range(45)))
     yield "teachable_machine", build_teachable_machine
     yield "transfer_learning", transfer
     yield from applications()
