@@ -13,6 +13,8 @@ import numpy as np
 
 from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
+from reflow_tf.models.keras2.files import is_keras2, read_version
+from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
 from reflow_tf.models.zoo.resizing import resize_input
@@ -152,10 +154,14 @@ def _check_file(path: pathlib.Path) -> None:
 
 
 def _deserialize(path: pathlib.Path) -> keras.Model:
-    """Loads the file with Keras' safe mode on."""
+    """Loads the file with Keras' safe mode on; what Keras 2 saved is translated."""
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except MemoryError:
+        version = read_version(path)
+        if version is not None and is_keras2(version):
+            model = load_keras2(path, version)
+        else:
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except (MemoryError, InputError):
         raise
     except Exception as error:  # Keras raises whatever class the part that failed happens to raise
         raise InputError(f"{_explain(error)} Received: {path}") from error

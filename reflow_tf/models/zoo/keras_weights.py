@@ -15,6 +15,7 @@ import h5py
 import keras
 
 from reflow_tf.errors import InputError
+from reflow_tf.models.keras2.hdf5 import read_layers
 from reflow_tf.models.zoo.architectures import Architecture
 
 SUFFIXES = (".weights.h5", ".keras", ".h5")
@@ -75,17 +76,7 @@ def _is_legacy(path: pathlib.Path) -> bool:
 
 def _read_legacy_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
     """Path inside the file -> shape, of every weight, in the order of the layers."""
-    group = file["model_weights"] if "layer_names" not in file.attrs and "model_weights" in file else file
-    layers = [group[_decode(name)] for name in group.attrs["layer_names"]]
-    return {
-        layer[_decode(name)].name: layer[_decode(name)].shape
-        for layer in layers
-        for name in layer.attrs["weight_names"]
-    }
-
-
-def _decode(name: bytes | str) -> str:
-    return name.decode() if isinstance(name, bytes) else name
+    return {weight.name: weight.shape for _, weights in read_layers(file) for weight in weights}
 
 
 def _read_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
