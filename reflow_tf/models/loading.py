@@ -13,6 +13,8 @@ import numpy as np
 
 from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.keras2.files import is_keras2, read_version
 from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
@@ -80,6 +82,7 @@ def load_model(
     else:
         raise InputError(f"--model must be {_list_choices()}.{_suggest(model)} Received: {model}")
     check_finite(loaded.model)
+    check_channel_order(loaded.model)
     if preprocess != AUTO:
         scaled = dataclasses.replace(loaded.preprocessing, scaling=preprocess)
         loaded = dataclasses.replace(loaded, preprocessing=scaled)
@@ -183,7 +186,7 @@ def _explain(error: Exception) -> str:
             "--model must be made of Keras' own classes, or of classes registered in this process "
             f"(keras.saving.register_keras_serializable); {unknown[1]!r} is neither."
         )
-    return f"--model must be a complete Keras model ({type(error).__name__}: {reason[:300]})."
+    return f"--model must be a complete Keras model ({say_why(error)})."
 
 
 def _read_input_shape(model: keras.Model, path: pathlib.Path) -> tuple[int | None, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 _METADATA, _CONFIG = "metadata.json", "config.json"
 
@@ -54,7 +55,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise InputError(f"--model must hold its configuration as JSON ({error}). Received: {path}") from error
+        raise InputError(f"--model must hold its configuration as JSON ({say_why(error)}). Received: {path}") from error
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict | list):
         raise InputError(f"--model must hold the configuration of a Keras model. Received: {path}")
     return config

@@ -15,6 +15,7 @@ import h5py
 import keras
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.models.keras2.hdf5 import read_layers
 from reflow_tf.models.zoo.architectures import Architecture
 
@@ -37,7 +38,9 @@ def build_from_keras_weights(architecture: Architecture, path: pathlib.Path, ima
         with _open(path) as file:
             shapes = _read_legacy_shapes(file) if _is_legacy(path) else _read_shapes(file)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"--weights must be a complete file of Keras weights ({error}). Received: {path}") from error
+        raise InputError(
+            f"--weights must be a complete file of Keras weights ({say_why(error)}). Received: {path}"
+        ) from error
     model = architecture.build(image_size, architecture.num_classes)
     last = next(reversed(shapes), "") if _is_legacy(path) else f"layers/{_locate_classifier(model)}/vars/1"
     num_classes = (shapes.get(last) or (architecture.num_classes,))[-1]
@@ -53,8 +56,9 @@ def build_from_keras_weights(architecture: Architecture, path: pathlib.Path, ima
     try:
         model.load_weights(path)
     except Exception as error:  # Keras raises ValueError, KeyError or OSError, depending on where the files part ways
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"--weights must fit {architecture.name} ({advice}): {reason}. Received: {path}") from error
+        raise InputError(
+            f"--weights must fit {architecture.name} ({advice}): {say_why(error)}. Received: {path}"
+        ) from error
     return model
 
 

@@ -185,9 +185,13 @@ def _same_padding(graph: OperatorGraph, operator: Operator) -> tuple[int, int, i
 
 def _describe_type(graph: OperatorGraph, operator: Operator) -> Words:
     used = [graph.values[index].dtype for index in (*operator.inputs[:1], *operator.outputs)]
-    other = next((dtype for dtype in used if not dtype.startswith("float")), used[0])
+    other = next((dtype for dtype in used if not dtype.startswith("float")), None)
+    filters = next((graph.values[index].dtype for index in operator.inputs[1:2] if index != ABSENT), "float32")
+    found, wanted = f"{other or used[0]} values", "float32 and float16"
+    if other is None and not filters.startswith("float"):  # dynamic range quantization
+        found, wanted = f"{filters} filters, though the values are {used[0]}", "float32 and float16 filters"
     return Words(
-        f"{other} values; sparse kernels exist for float32 and float16 only",
+        f"{found}; sparse kernels exist for {wanted} only",
         "no remedy: export with --quantize=none or --quantize=float16",
     )
 
