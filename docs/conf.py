@@ -1,0 +1,27 @@
+"""How Sphinx makes the pages: `sphinx-build -W --keep-going -b html docs OUT`, extra `docs`."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import reflow_tf
+
+project = "reflow_tf"
+author = "The reflow_tf contributors"
+release = version = reflow_tf.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = f"reflow_tf {release}"
+html_copy_source = False
+exclude_patterns = ["_build"]
+
+default_role = "code"  # single backticks, as in Markdown
+myst_heading_anchors = 3  # links to headings, as GitHub makes them
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+python_maximum_signature_line_length = 100
+python_use_unqualified_type_names = True
