@@ -41,9 +41,13 @@ def shown(path):
     return str(path.relative_to(ROOT))
 
 
-def sections(text):
-    """The parts of a page from one heading to the next."""
-    return re.split(r"^(?=#+ )", text, flags=re.MULTILINE)
+def tables(text):
+    """Each table, and the words around it: the last paragraph before it that is no table, and the next one."""
+    parts = text.split("\n\n")
+    for number, part in enumerate(parts):
+        if part.lstrip("\n").startswith("|"):
+            before = [other for other in parts[:number] if not other.startswith("|")][-1:]
+            yield part.strip() + "\n", "\n".join([*before, part, *parts[number + 1 : number + 2]])
 
 
 def is_measured(table):
@@ -82,9 +86,9 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", TEXTS, ids=shown)
 def test_every_measured_table_names_what_makes_it(page):
-    for section in sections(page.read_text(encoding="utf-8")):
-        if any(map(is_measured, TABLE.findall(section))):
-            assert SCRIPT.search(section) or MODULE.search(section), section.splitlines()[0]
+    for table, around in tables(page.read_text(encoding="utf-8")):
+        if is_measured(table):
+            assert SCRIPT.search(around) or MODULE.search(around), table.splitlines()[0]
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=shown)

@@ -30,7 +30,7 @@ flags.DEFINE_string("folder", None, "Where to work, and leave everything. Defaul
 _OPENING = "python -m reflow_tf.tools.prune --model=mobilenet_v2"
 _PRUNES = re.compile(r"^python -m reflow_tf\.tools\.(prune|compare) (?!.*--help)")
 _FEW = "few_images"
-_NUM_SCORED, _NUM_CALIBRATING = 300, 128
+_NUM_SCORED, _NUM_CALIBRATING = 200, 32
 REFUSED = 2
 
 
