@@ -16,6 +16,7 @@ html_title = f"reflow_tf {release}"
 html_copy_source = False
 exclude_patterns = ["_build"]
 
+smartquotes = False  # --flag is no dash
 default_role = "code"  # single backticks, as in Markdown
 myst_heading_anchors = 3  # links to headings, as GitHub makes them
 

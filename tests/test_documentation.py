@@ -3,6 +3,7 @@
 What the commands do is tried by `tools/run_documented_commands.py`, which takes minutes.
 """
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -100,6 +101,21 @@ def test_scripts_and_tools_that_are_named_exist(page):
     assert [script for script in scripts if not (ROOT / script).is_file()] == []
 
 
+def test_refusals_are_quoted_as_they_are():
+    """What stands in quotes in the left column of docs/refusals.md occurs in a message."""
+    rows = re.findall(r"^\| ([^|]*) \|", (DOCS / "refusals.md").read_text(encoding="utf-8"), re.MULTILINE)
+    quoted = [fragment for row in rows for fragment in re.findall(r'"([^"]+)"', row)]
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "reflow_tf").rglob("*.py"))
+    texts = "\0".join(
+        node.value
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    assert len(quoted) > 30
+    assert [fragment for fragment in quoted if fragment not in texts] == []
+
+
 def test_tables_of_measurements_are_recognised():
     head = "| | dense | file |\n|---|---|---|\n"
     assert is_measured(head + "| MobileNetV2 | 118.3 | 88.4 (1.34x) |\n")
@@ -150,3 +166,45 @@ def test_the_picture_shows_the_run_that_the_readme_tells_of():
     assert len(told) == 3
     assert all(f"{top1} {stage}" in words for stage, top1 in told)
     assert "prefers-color-scheme: dark" in words
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """Somebody who types what a page says, without stand-ins: `reader(text)` gives what failed."""
+    load_tool("stand_ins")
+    tool = sys.modules.get("run_documented_commands") or load_tool("run_documented_commands")
+    monkeypatch.setattr(documented, "ROOT", tmp_path)
+    typing = tool.Reader(tmp_path)
+
+    def follow(text):
+        page = tmp_path / "page.md"
+        page.write_text(text)
+        return typing.follow(page)
+
+    return follow
+
+
+def test_what_a_page_says_is_done(reader, tmp_path, capsys):
+    text = (
+        "```sh\npip install . && touch installed\ntouch first \\\n    second\n```\n\n"
+        "```sh\necho 'error: no. Received: 1' >&2 && exit 2\n```\n\n```text\nerror: no.\n```\n\n"
+        '```python\nnumber = 3\n```\n\n```python\nopen("third", "w").write(str(number))\n```\n'
+    )
+    assert reader(text) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"page.md", "first", "second", "third"}
+    assert "left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```sh\nfalse\n```\n",
+        "```sh\nfalse | true\n```\n",
+        "```sh\ntrue\n```\n\n```text\nerror: no.\n```\n",
+        "```sh\necho 'error: yes.' >&2 && exit 2\n```\n\n```text\nerror: no.\n```\n",
+        "```python\nassert False\n```\n",
+    ],
+)
+def test_what_does_not_do_as_the_page_says_is_told(reader, text):
+    (problem,) = reader(text)
+    assert problem.startswith("page.md:1")
