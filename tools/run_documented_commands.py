@@ -96,7 +96,8 @@ class Reader:
         print(f"  {'ok' if good else 'FAILED':6} {seconds:5.1f} s  {place}: {command[-1].splitlines()[0]}", flush=True)
         if good:
             return None
-        return f"{place}: exit code {done.returncode}, {wanted} is right\n{command[-1]}\n{done.stdout}\n{done.stderr}"
+        expected = f"{wanted}, and {error!r}" if error else wanted
+        return f"{place}: exit code {done.returncode}; expected: {expected}\n{command[-1]}\n{done.stdout}\n{done.stderr}"
 
 
 def main(_: list[str]) -> None:
