@@ -97,7 +97,7 @@ class Reader:
         if good:
             return None
         expected = f"{wanted}, and {error!r}" if error else wanted
-        return f"{place}: exit code {done.returncode}; expected: {expected}\n{command[-1]}\n{done.stdout}\n{done.stderr}"
+        return f"{place}: exit code {done.returncode}; right: {expected}\n{command[-1]}\n{done.stdout}\n{done.stderr}"
 
 
 def main(_: list[str]) -> None:
