@@ -1,6 +1,8 @@
 """How Sphinx makes the pages: `sphinx-build -W --keep-going -b html docs OUT`, extra `docs`."""
 
 import os
+import re
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -26,3 +28,13 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
+
+
+def escape_shapes(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """The star of a shape such as (n, *sample) begins no emphasis."""
+    lines[:] = [re.sub(r", \*(?=\w+[,)])", r", \\*", line) for line in lines]
+
+
+def setup(app: Any) -> None:
+    """What Sphinx calls when it starts."""
+    app.connect("autodoc-process-docstring", escape_shapes)

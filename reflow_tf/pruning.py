@@ -64,7 +64,7 @@ class PruneResult:
     Attributes:
         model: pruned and repaired.
         plan: what each kernel got.
-        masks: path -> boolean mask in canonical layout `(output, *spatial, input)`, True = kept; those that hold after
+        masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept; those that hold after
             the repairs, some of which choose them anew.
         report: what happened.
     """

@@ -92,8 +92,7 @@ def export_tflite(
         model: a built Keras 3 model with one float input and one output. It is not changed. Whatever its
             precision, the file computes in float32.
         quantize: 'none'; 'float16': weights only; 'int8': weights, activations, input and output.
-        calibration: for int8: batches of float32, `(n, *sample)`, preprocessed as for the model; each sample counts
-            once.
+        calibration: for int8: batches of float32 (n, *sample), preprocessed as for the model; each sample counts once.
         batch_size: the batch of the file, fixed because LiteRT.js and XNNPACK's sparse kernels want it fixed.
         storage: how weights that are mostly zeros lie in the file, each only where that makes it smaller: 'sparse':
             TFLite's sparse tensors; 'bitmap': TFLM's bitmaps, without what TFLM never reads (see `export.slimming`)
