@@ -1,0 +1,121 @@
+"""Runs every command and every Python snippet of README.md and docs/, in reading order, in one fresh folder.
+
+    python tools/run_documented_commands.py
+    python tools/run_documented_commands.py --pages=report,python
+
+`stand_ins` makes what a page calls the reader's own (my_model.keras, photos/). Blocks run as they are shown, but for
+three things, each of which is said on the way: lines that `documented_commands` exempts are left out, with the reason;
+a line that ran before, on another page, is not run again; and a prune or compare with the embedded images scores and
+calibrates on fewer (`--eval_data`, `--calibration_samples`). The README's two commands are run in full by `.ci/run`.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import documented_commands as documented
+import stand_ins
+from absl import app, flags
+from documented_commands import Block
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("pages", [], "Only these pages, and first the README's opening command, whose results they use.")
+flags.DEFINE_string("folder", None, "Where to work, and leave everything. Default: a temporary folder, deleted.")
+
+_OPENING = "python -m reflow_tf.tools.prune --model=mobilenet_v2"
+_PRUNES = re.compile(r"^python -m reflow_tf\.tools\.(prune|compare) (?!.*--help)")
+_FEW = "few_images"
+_NUM_SCORED, _NUM_CALIBRATING = 200, 32
+REFUSED = 2
+
+
+class Reader:
+    """Somebody who types what the pages say, in `folder`."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        self._typed: set[str] = set()
+        python = pathlib.Path(sys.executable).parent
+        self._environment = os.environ | {
+            "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+
+    def prepare(self) -> None:
+        stand_ins.make(self._folder)
+        stand_ins.make_few_images(self._folder / _FEW, _NUM_SCORED)
+        (self._folder / "benchmarks").symlink_to(documented.ROOT / "benchmarks")
+        self._run(["bash", "-euo", "pipefail", "-c", self._lighten(_OPENING)], "the README's opening command")
+        self._typed.add(_OPENING)
+
+    def follow(self, page: pathlib.Path) -> list[str]:
+        """Runs the blocks of a page; returns what failed."""
+        failed, snippets = [], []
+        for block in documented.blocks(page):
+            if block.language == "python":
+                snippets.append(block)
+            else:
+                problems = [self._type(command, block) for command in block.commands]
+                failed += [problem for problem in problems if problem]
+        if snippets:
+            code = "\n".join(block.text for block in snippets)
+            problem = self._run([sys.executable, "-c", code], f"{snippets[0].place} and what follows, as Python")
+            failed += [problem] if problem else []
+        return failed
+
+    def _type(self, command: str, block: Block) -> str | None:
+        if (reason := documented.exemption(command)) is not None:
+            print(f"  left out        {block.place}: {command} ({reason})")
+            return None
+        if command in self._typed:
+            print(f"  ran before      {block.place}: {command}")
+            return None
+        if _PRUNES.match(command):
+            self._typed.add(command)
+        return self._run(["bash", "-euo", "pipefail", "-c", self._lighten(command)], block.place, block.error)
+
+    def _lighten(self, command: str) -> str:
+        """The command with fewer images, where it would take the embedded ones."""
+        if not _PRUNES.match(command) or "--data=" in command or "--flagfile=" in command:
+            return command
+        return f"{command} --eval_data={_FEW} --calibration_samples={_NUM_CALIBRATING}"
+
+    def _run(self, command: list[str], place: str, error: str | None = None) -> str | None:
+        started = time.monotonic()
+        done = subprocess.run(
+            command, cwd=self._folder, env=self._environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        seconds = time.monotonic() - started
+        wanted = REFUSED if error else 0
+        good = done.returncode == wanted and (error or "") in done.stderr
+        print(f"  {'ok' if good else 'FAILED':6} {seconds:5.1f} s  {place}: {command[-1].splitlines()[0]}", flush=True)
+        if good:
+            return None
+        expected = f"{wanted}, and {error!r}" if error else wanted
+        return f"{place}: exit code {done.returncode}; right: {expected}\n{command[-1]}\n{done.stdout}\n{done.stderr}"
+
+
+def main(_: list[str]) -> None:
+    chosen = [page for page in documented.pages() if not FLAGS.pages or page.stem in FLAGS.pages]
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        folder = FLAGS.folder or stack.enter_context(tempfile.TemporaryDirectory())
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        reader = Reader(pathlib.Path(folder))
+        reader.prepare()
+        failed = []
+        for page in chosen:
+            print(page.relative_to(documented.ROOT))
+            failed += reader.follow(page)
+    print(f"{len(chosen)} pages in {time.monotonic() - started:.0f} s, {len(failed)} failed")
+    if failed:
+        sys.exit("\n\n".join(failed))
+
+
+if __name__ == "__main__":
+    app.run(main)
