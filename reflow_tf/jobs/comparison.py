@@ -41,7 +41,7 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import build_masks
-from reflow_tf.sparsity.plan import make_plan
+from reflow_tf.sparsity.plan import keep_zeros, make_plan
 from reflow_tf.targets.selection import select_kernels
 
 JSON, PAGE = "compare.json", "compare.html"
@@ -123,6 +123,7 @@ class Bench:
         methods = list(methods)
         criteria = {BASELINE, *(method.criterion for method in methods)}
         read = {READS[name] for method in methods for name in method.repairs if name in READS}
+        self._weights = find_kernels(self._model).read()
         self._scores, self._statistics = study_kernels(self._model, specs, criteria, read, calibration, progress)
 
     @property
@@ -139,6 +140,7 @@ class Bench:
         allocation = ALLOCATIONS[config.allocation]
         by_magnitude, scores = self._scores[BASELINE], self._scores[config.criterion]
         plan = make_plan(self._specs, by_magnitude, config.pattern, allocation, config.requested_sparsity)
+        plan = keep_zeros(plan, self._weights)
         masks = build_masks(plan, scores)
         pruned = PrunedModel(self._model, masks, self._dense_weights)
         pruned.write_weights(self._dense_weights)

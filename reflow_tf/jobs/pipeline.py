@@ -62,7 +62,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         progress=show_progress,
     )
     stopwatch.seconds.update(result.report.seconds)
-    if (emptied := describe_emptied(result.masks)) is not None:
+    if (emptied := describe_emptied(result)) is not None:
         announce(emptied)
     with stage("Exporting the file"), stopwatch.timed("export"):
         exported = _export(job, given, result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
