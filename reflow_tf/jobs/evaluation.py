@@ -14,8 +14,9 @@ from reflow_tf.data.loading import load_evaluation
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.export.constants import has_bitmaps
+from reflow_tf.export.operators import ends_in_sigmoid
 from reflow_tf.models.loading import load_model
-from reflow_tf.models.observation import run
+from reflow_tf.models.predictions import read_outputs, run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
 from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy
 from reflow_tf.runtimes.litert import LiteRT, read_tflite
@@ -42,15 +43,20 @@ class _Opened:
 
 
 def require_classifier(num_outputs: int | None, model: str) -> int:
-    """Returns the length of the output's last axis, the number of classes.
+    """Returns the number of classes: the length of the output's last axis, and 2 for a single sigmoid.
+
+    Args:
+        num_outputs: that number, as loading gives it.
+        model: its name, for the message.
 
     Raises:
         InputError: it is below two, so that every image would be of the one class there is, or not fixed.
     """
     if num_outputs is None or num_outputs < 2:
         raise InputError(
-            f"--model must be a classifier with one output a class, at least two (a single sigmoid: make it a softmax "
-            f"over two). Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
+            f"--model must be a classifier with one output a class, at least two of them, or a single sigmoid (a single "
+            f"output that is a logit: append a sigmoid). "
+            f"Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
         )
     return num_outputs
 
@@ -75,13 +81,18 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Sc
     )
     if images.labels is None:
         raise InputError(f"Evaluation needs labels: a folder of class sub-folders, or y. Received: {config.data}")
-    ranked = rank_outputs(opened.outputs(progress(images, "Evaluating")))
+    ranked = rank_outputs(opened.outputs(progress(images, "Evaluating")), opened.num_classes)
     return score_accuracy(ranked, images.labels, opened.num_classes)
 
 
-def rank_outputs(outputs: Iterable[np.ndarray]) -> np.ndarray:
-    """The up to 5 best classes of each input over all batches, best first, (inputs, *positions, up to 5)."""
-    return np.concatenate([rank_classes(batch) for batch in outputs])
+def rank_outputs(outputs: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
+    """The up to 5 best classes of each input over all batches, best first, (inputs, *positions, up to 5).
+
+    Args:
+        outputs: batches (n, *positions, outputs); one output with two classes is a sigmoid.
+        num_classes: of the network.
+    """
+    return np.concatenate([rank_classes(read_outputs(batch, num_classes)) for batch in outputs])
 
 
 def open_file(content: bytes, runtime: str) -> Runtime:
@@ -97,8 +108,8 @@ def measure_parity(model: keras.Model, runtime: Runtime, images: Iterable[np.nda
     """Keras against the file on the first 256 images."""
     batch = first_images(images)
     pieces = np.array_split(batch, -(-len(batch) // _PIECE))
-    in_keras = np.concatenate([outputs.numpy() for outputs in run(model, pieces)])
-    return compare_outputs(runtime.run(batch), in_keras)
+    in_keras = np.concatenate(list(run_predictions(model, pieces)))
+    return compare_outputs(read_outputs(runtime.run(batch), in_keras.shape[-1]), in_keras)
 
 
 def first_images(images: Iterable[np.ndarray]) -> np.ndarray:
@@ -109,7 +120,7 @@ def first_images(images: Iterable[np.ndarray]) -> np.ndarray:
 def _open_keras(config: EvaluateConfig) -> _Opened:
     loaded = load_model(config.model, preprocess=config.preprocess, image_size=config.image_size)
     return _Opened(
-        lambda batches: (outputs.numpy() for outputs in run(loaded.model, batches)),
+        lambda batches: run_predictions(loaded.model, batches),
         _recorded_preprocessing(config) or loaded.preprocessing,
         require_classifier(loaded.num_classes, config.model),
         loaded.positions,
@@ -124,6 +135,8 @@ def _open_file(config: EvaluateConfig) -> _Opened:
         raise InputError(f"{config.model}: {error}") from error
     preprocessing = choose_preprocessing(config, runtime.input_shape)
     num_outputs = runtime.output_shape[-1] if len(runtime.output_shape) > 1 else None
+    if num_outputs == 1 and ends_in_sigmoid(content):
+        num_outputs = 2
     num_classes = require_classifier(num_outputs, config.model)
     return _Opened(lambda batches: map(runtime.run, batches), preprocessing, num_classes, runtime.output_shape[1:-1])
 

@@ -138,10 +138,11 @@ def _measure(
     verdict = explain(exported.content, job.target).as_given
     mask_checks = check_masks(exported.content, result.masks)
     runtime = open_file(exported.content, job.target.runtime)
+    num_classes = require_classifier(given.loaded.num_classes, job.model)
     with stopwatch.timed("evaluate files"):
         runtimes = {"dense": open_file(dense.float_content, "litert"), "file": runtime}
         most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
-        ranked = rank_files(runtimes, most, given.evaluation, show_progress)
+        ranked = rank_files(runtimes, most, given.evaluation, num_classes, show_progress)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         parity = measure_parity(result.model, runtime, given.evaluation)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):

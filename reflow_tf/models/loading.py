@@ -13,6 +13,7 @@ import numpy as np
 
 from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
+from reflow_tf.models.predictions import ends_in_sigmoid
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
 from reflow_tf.models.zoo.resizing import resize_input
@@ -31,7 +32,7 @@ class LoadedModel:
         model: usable as `model(x, training=False)`.
         name: the zoo name, or the file's name without its suffix.
         preprocessing: image -> network input; `size` is None where the model leaves it open or takes no images.
-        num_classes: length of the output's last axis; None where it is not fixed.
+        num_classes: length of the output's last axis, 2 for a single sigmoid; None where it is not fixed.
         positions: the output's axes between the first and the last, where it is a map of classes; None for open ones.
         default_data: name of embedded data that the weights know, if any.
         weights: what the zoo's network was filled with, as --weights names it; None for a file, which has its own.
@@ -119,6 +120,8 @@ def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     model = _deserialize(path)
     shape = _read_input_shape(model, path)
     *positions, num_classes = _read_output_shape(model, shape, path) or (None,)
+    if num_classes == 1 and ends_in_sigmoid(model, shape):
+        num_classes = 2
     height, width, channels = shape if len(shape) == _IMAGE_RANK else (None, None, None)
     size = None if height is None or width is None else (height, width)
     if image_size is not None:
