@@ -54,8 +54,8 @@ def require_classifier(num_outputs: int | None, model: str) -> int:
     """
     if num_outputs is None or num_outputs < 2:
         raise InputError(
-            f"--model must be a classifier with one output a class, at least two of them, or a single sigmoid (a single "
-            f"output that is a logit: append a sigmoid). "
+            f"--model must be a classifier with one output a class, at least two of them, or a single sigmoid (a "
+            f"single output that is a logit: append a sigmoid). "
             f"Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
         )
     return num_outputs
