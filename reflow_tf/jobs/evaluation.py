@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from reflow_tf.config import EvaluateConfig
+from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.data.preprocessing import Preprocessing
@@ -37,7 +38,7 @@ class _Opened:
     """A model of any form: how to run it, and what its images look like."""
 
     outputs: Outputs
-    preprocessing: Preprocessing
+    preprocessing: Preparation
     num_classes: int
     positions: tuple[int | None, ...]
 
@@ -121,7 +122,7 @@ def _open_keras(config: EvaluateConfig) -> _Opened:
     loaded = load_model(config.model, preprocess=config.preprocess, image_size=config.image_size)
     return _Opened(
         lambda batches: run_predictions(loaded.model, batches),
-        _recorded_preprocessing(config) or loaded.preprocessing,
+        _recorded_preprocessing(config, isinstance(loaded.preprocessing, AsStored)) or loaded.preprocessing,
         require_classifier(loaded.num_classes, config.model),
         loaded.positions,
     )
@@ -141,19 +142,26 @@ def _open_file(config: EvaluateConfig) -> _Opened:
     return _Opened(lambda batches: map(runtime.run, batches), preprocessing, num_classes, runtime.output_shape[1:-1])
 
 
-def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -> Preprocessing:
+def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -> Preparation:
     """How images become inputs of a .tflite file: as the config.json beside it says, or as the flags do.
 
+    What is no image is taken as it is, in the shape of the file.
+
     Raises:
-        InputError: the config.json is not one of the pruning tool.
+        InputError: the config.json is not one of the pruning tool, or pixels of what is no image are to be scaled.
     """
-    recorded = _recorded_preprocessing(config)
-    if recorded is not None:
-        return recorded
     _, *sample = input_shape
+    recorded = _recorded_preprocessing(config, len(sample) != IMAGE_RANK)
     scaling = "none" if config.preprocess == "auto" else config.preprocess
-    size, channels = ((sample[0], sample[1]), sample[2]) if len(sample) == 3 else (None, 3)
-    return Preprocessing(size, channels, scaling)
+    if len(sample) != IMAGE_RANK:
+        if scaling != "none":
+            raise InputError(
+                f"--preprocess scales the pixels of images, and {config.model} takes inputs of shape "
+                f"{spell_batch(tuple(sample))}: give it numbers as it takes them. Received: {scaling}"
+            )
+        return AsStored(tuple(sample))
+    height, width, channels = sample
+    return recorded or Preprocessing((height, width), channels, scaling)
 
 
 def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int) -> np.ndarray:
@@ -162,7 +170,8 @@ def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs
     Raises:
         InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
     """
-    if source.preprocess == "auto" and _recorded_preprocessing(source) is None:
+    are_images = len(input_shape) == 1 + IMAGE_RANK
+    if are_images and source.preprocess == "auto" and _recorded_preprocessing(source, False) is None:
         raise InputError(
             f"--preprocess must say how pixels are scaled where no config.json of the pruning tool is beside the model "
             f"('none' where they are not). Received: {source.model}, alone"
@@ -175,19 +184,28 @@ def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs
         batch_size=num_inputs,
     )
     if len(images) < num_inputs:
-        raise InputError(f"--num_inputs must be at most the {len(images)} images of --data. Received: {num_inputs}")
+        raise InputError(
+            f"--num_inputs must be at most the {len(images)} {images.unit}s of --data. Received: {num_inputs}"
+        )
     chosen = images.indices[np.linspace(0, len(images) - 1, num_inputs).round().astype(int)]
     return np.concatenate(list(EvaluationSet(images.source, chosen, images.preprocessing, num_inputs)))
 
 
-def _recorded_preprocessing(config: EvaluateConfig) -> Preprocessing | None:
-    """What the pruning tool wrote down beside the file, if it did and nothing else was asked for."""
+def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparation | None:
+    """What the pruning tool wrote down beside the file, if it did and nothing else was asked for.
+
+    Args:
+        config: the file, and what was asked for.
+        as_stored: the network takes no images, which is what must be written there.
+    """
     model = pathlib.Path(config.model).expanduser()
     path = model.parent / "config.json"
     if config.preprocess != "auto" or not model.is_file() or not path.is_file():
         return None
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
+        if as_stored:
+            return AsStored(tuple(recorded["shape"]))
         size = recorded.pop("size")
         return Preprocessing(size=None if size is None else tuple(size), **recorded)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
