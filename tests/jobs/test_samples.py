@@ -128,13 +128,14 @@ def make_plain(folder, tmp_path):
     return path
 
 
-def test_vectors_as_c(make, tmp_path):
-    folder, out = make("vectors"), tmp_path / "out"
+@pytest.mark.parametrize("name, shape", [("vectors", "64"), ("any length", "40x3")])
+def test_files_as_c(make, tmp_path, name, shape):
+    folder, out = make(name), tmp_path / "out"
     report = pipeline.run(job(folder, out, quantize="int8"))
     assert report["accuracy"]["file"]["top1"] > 0.5
     source = EvaluateConfig(str(out / "model.tflite"), str(folder / "data.npz"))
     text = " ".join((write_firmware(source, str(tmp_path / "c")) / "README.md").read_text().split())
-    assert "`input` has the shape 64, the last axis fastest." in text
+    assert f"`input` has the shape {shape}, the last axis fastest." in text
 
 
 def test_methods_are_compared(make, tmp_path):
