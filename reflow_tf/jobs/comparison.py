@@ -23,7 +23,7 @@ from reflow_tf.config import TARGETS, JobConfig, PruneConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet, ImageStream
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
-from reflow_tf.jobs.evaluation import require_classifier
+from reflow_tf.jobs.evaluation import require_classifier, require_label_maps
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.statistics import Gathered, gather
@@ -226,6 +226,7 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
         require_classifier(loaded.num_classes, job.model)
     with stage("Opening the images"):
         calibration, evaluation = _load_sets(job, loaded)
+        require_label_maps(loaded.model, loaded.positions, evaluation)
         settings = _describe_settings(job, loaded, version) | {"sha256": _digest(loaded.model, calibration, evaluation)}
     document = _start(settings, calibration, evaluation)
     if folder.path.joinpath(JSON).exists() and not job.overwrite:

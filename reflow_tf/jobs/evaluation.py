@@ -11,6 +11,7 @@ import numpy as np
 from reflow_tf.config import EvaluateConfig
 from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
 from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.data.classes import are_one_each, describe_labels
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
@@ -60,6 +61,22 @@ def require_classifier(num_outputs: int | None, model: str) -> int:
             f"Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
         )
     return num_outputs
+
+
+def require_label_maps(model: keras.Model, positions: tuple[int | None, ...], images: EvaluationSet) -> None:
+    """Where a network leaves the size of its map open: that the labels have the size which it takes for these images.
+
+    Raises:
+        InputError: they have another.
+    """
+    if images.labels is None or None not in positions:
+        return
+    (outputs,) = run_predictions(model, [next(iter(images))[:1]])
+    if not are_one_each(images.labels.shape[1:], outputs.shape[1:-1]):
+        raise InputError(
+            f"y must hold {describe_labels(outputs.shape[1:-1])} for each {images.unit}. "
+            f"Received: shape {images.labels.shape[1:]}"
+        )
 
 
 def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Score:

@@ -12,7 +12,13 @@ from reflow_tf.export.tflite import ExportedFile, export_tflite
 from reflow_tf.export.verification import check_masks
 from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
-from reflow_tf.jobs.evaluation import first_images, measure_parity, open_file, require_classifier
+from reflow_tf.jobs.evaluation import (
+    first_images,
+    measure_parity,
+    open_file,
+    require_classifier,
+    require_label_maps,
+)
 from reflow_tf.jobs.explanation import explain
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
@@ -91,6 +97,7 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
             batch_size=job.batch_size,
             seed=job.seed,
         )
+        require_label_maps(loaded.model, loaded.positions, evaluation)
     return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
 
 
