@@ -23,6 +23,12 @@ class Subclassed(keras.Model):
         return self.head(inputs)
 
 
+def build_subclassed(activation):
+    model = Subclassed(activation)
+    model(X)
+    return model
+
+
 def build(*after, activation=None):
     keras.utils.set_random_seed(0)
     return keras.Sequential([layers.Input((6,)), layers.Dense(1, activation=activation), *after])
@@ -44,7 +50,7 @@ def build_mixed():
         lambda: build(layers.Activation("sigmoid")),
         lambda: build(layers.Activation("sigmoid"), layers.Reshape((1, 1)), layers.Flatten(), layers.Dropout(0.5)),
         lambda: keras.Sequential([layers.Input((6,)), build(activation="sigmoid")]),
-        lambda: Subclassed("sigmoid"),
+        lambda: build_subclassed("sigmoid"),
         build_mixed,
     ],
 )
@@ -60,7 +66,7 @@ def test_sigmoids_are_found_whatever_they_are_built_of(make):
         lambda: build(activation="softmax"),
         lambda: build(activation="tanh"),
         lambda: build(layers.Activation("sigmoid"), layers.Rescaling(2.0)),
-        lambda: Subclassed("relu"),
+        lambda: build_subclassed("relu"),
     ],
 )
 def test_what_is_no_sigmoid_is_not_taken_for_one(make):
