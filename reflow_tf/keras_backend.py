@@ -3,6 +3,7 @@
 import os
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 
 def require_tensorflow() -> None:
@@ -18,6 +19,6 @@ def require_tensorflow() -> None:
     try:
         import keras
     except ImportError as error:
-        raise InputError(f"Keras must run on the tensorflow backend; {remedy}. Received: {error}") from error
+        raise InputError(f"Keras must run on the tensorflow backend; {remedy}. Received: {say_why(error)}") from error
     if keras.backend.backend() != "tensorflow":
         raise InputError(f"Keras must run on the tensorflow backend; {remedy}. Received: {keras.backend.backend()}")

@@ -13,6 +13,7 @@ from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError
 from reflow_tf.export.limits import Foreseen, Limit, find_least, open_limit, require_reachable
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.statistics import gather
@@ -32,7 +33,7 @@ from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.masks import build_masks, count_zeros
 from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
-from reflow_tf.targets.selection import select_kernels
+from reflow_tf.targets.selection import Selection, select_kernels
 from reflow_tf.targets.target import HardwareTarget
 
 
@@ -112,6 +113,7 @@ def prune(
     if calibration is None:
         _require_none_needed(config)
     check_finite(model)
+    check_channel_order(model)
     calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
     evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
     signals: dict[str, Signal] = {}
@@ -125,12 +127,11 @@ def prune(
                 signals[stage] = _measure_signal(measured, progress(evaluation, f"Evaluating the {stage} model"))
 
     kernels = find_kernels(model)
-    target = TARGETS[config.target]
-    selection = select_kernels(kernels.specs, prunable=config.prunable, target=target, pattern=config.pattern)
+    selection = select(kernels, config)
     limit = None
     if config.budget is not None:
         with stopwatch.timed("forecast"):
-            content = dense_file or _export_dense(model, target, calibration)
+            content = dense_file or _export_dense(model, TARGETS[config.target], calibration)
             limit = _open_limit(config, content, kernels, selection.chosen)
     scores = _score(model, kernels, selection.chosen, config.criterion, calibration, progress, stopwatch)
     share = _find_allocation(model, selection.chosen, config, limit, calibration, progress, stopwatch)
@@ -150,6 +151,21 @@ def prune(
     skipped = kernels.skipped + selection.skipped
     report = PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds, zeros_before, foreseen)
     return PruneResult(model, plan, pruned.masks, report)
+
+
+def select(kernels: KernelMap, config: PruneConfig) -> Selection:
+    """Which kernels of a model the configuration prunes, and which it leaves.
+
+    Raises:
+        InputError: it leaves them all; the message says what would not.
+    """
+    return select_kernels(
+        kernels.specs,
+        prunable=config.prunable,
+        target=TARGETS[config.target],
+        pattern=config.pattern,
+        others=TARGETS.values(),
+    )
 
 
 def _require_none_needed(config: PruneConfig) -> None:

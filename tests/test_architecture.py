@@ -41,10 +41,11 @@ NEEDED_BY_OTHERS = {"importlib_resources"}
 
 ROOMS = {
     "errors": Room(0, -1),
+    "foreign": Room(0, -1, beside=("errors",)),
     "native_stderr": Room(0, -1),
     "stopwatch": Room(0, -1),
-    "keras_backend": Room(0, -1, beside=("errors",)),
-    "sparsity": Room(0, -1, beside=("errors",)),
+    "keras_backend": Room(0, -1, beside=("errors", "foreign")),
+    "sparsity": Room(0, -1, beside=("errors", "foreign")),
     "targets": Room(1, 0),
     "data": Room(1, 0),
     "config": Room(2, 1),

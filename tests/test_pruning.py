@@ -273,7 +273,7 @@ def test_models_with_several_inputs_or_outputs(classifier, inputs):
     pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1)(layers.Add()([first, second])))
     with pytest.raises(reflow_tf.InputError, match=r"one input. Received: two with 2"):
         reflow_tf.measure_signal(keras.Model([first, second], pooled, name="two"), inputs)
-    with pytest.raises(reflow_tf.InputError, match=r"one output tensor. Received: list"):
+    with pytest.raises(reflow_tf.InputError, match=r"one output tensor. Received: 2 of them"):
         reflow_tf.measure_signal(classifier(num_outputs=2), inputs)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 
 def read_class_names(path: str, num_classes: int | None) -> tuple[str, ...]:
@@ -21,7 +22,9 @@ def read_class_names(path: str, num_classes: int | None) -> tuple[str, ...]:
     try:
         lines = Path(path).expanduser().read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--class_names must be a readable UTF-8 text file ({error}). Received: {path}") from error
+        raise InputError(
+            f"--class_names must be a readable UTF-8 text file ({say_why(error)}). Received: {path}"
+        ) from error
     names = [line.strip() for line in lines]
     if not any(names):
         raise InputError(f"--class_names must hold one class name a line, the file is empty. Received: {path}")

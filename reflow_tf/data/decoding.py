@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 # What Pillow's plug-ins raise on files that are damaged in one way or another.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -47,7 +48,7 @@ def read_size(file: BinaryIO, name: str) -> tuple[int, int]:
 
 
 def unreadable(name: str, error: Exception) -> InputError:
-    return InputError(f"every image must be readable and complete ({error}). Received: {name}")
+    return InputError(f"every image must be readable and complete ({say_why(error)}). Received: {name}")
 
 
 def _to_uint8(image: Image.Image) -> np.ndarray:

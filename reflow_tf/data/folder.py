@@ -15,6 +15,7 @@ from reflow_tf.data import decoding
 from reflow_tf.data.classes import check_labels, index_of_class
 from reflow_tf.data.sources import ImageSource, SourceRequest
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
 
@@ -110,7 +111,7 @@ def _visible(folder: Path) -> list[Path]:
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise InputError(f"a data folder must be readable ({error}). Received: {folder}") from error
+        raise InputError(f"a data folder must be readable ({say_why(error)}). Received: {folder}") from error
 
 
 def _is_image(path: Path) -> bool:

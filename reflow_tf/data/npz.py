@@ -18,6 +18,7 @@ from reflow_tf.data.classes import are_one_each, check_labels, describe_labels
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource, SourceRequest
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 _CHUNK = 256  # images looked at together for NaN: bounds the temporary memory
 
@@ -83,7 +84,9 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
             names = archive.files
             arrays = {name: archive[name] for name in names if name in ("x", "y")}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"an .npz must be a readable archive of plain arrays ({error}). Received: {path}") from error
+        raise InputError(
+            f"an .npz must be a readable archive of plain arrays ({say_why(error)}). Received: {path}"
+        ) from error
     if "x" not in arrays:
         raise InputError(f"an .npz must hold the images as 'x'. Received: {names} in {path}")
     return arrays

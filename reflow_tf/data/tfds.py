@@ -22,6 +22,7 @@ from reflow_tf.data.classes import check_labels, index_of_class
 from reflow_tf.data.decoding import decode_image, read_size
 from reflow_tf.data.sources import ImageSource, SourceRequest
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 PREFIX = "tfds:"
 DEFAULT_SPLITS: tuple[str, ...] = ("validation", "test", "train")
@@ -65,7 +66,7 @@ class TfdsSource(ImageSource):
         except (OSError, ValueError, AssertionError, ImportError) as error:
             # ValueError: unknown name or split. AssertionError: files must be put in place by hand.
             # The messages run to hundreds of lines (all known names); the first one says what is wrong.
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = say_why(str(error).partition("\n")[0]) if str(error) else say_why(error)
             raise InputError(
                 f"data must be a dataset and split that TFDS can prepare ({reason}). Received: {request.text}"
             ) from error
@@ -116,7 +117,7 @@ def _import_tfds(text: str) -> ModuleType:
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
         raise InputError(
-            f"data from TFDS needs tensorflow-datasets: pip install '.[tfds]' ({error}). Received: {text}"
+            f"data from TFDS needs tensorflow-datasets: pip install '.[tfds]' ({say_why(error)}). Received: {text}"
         ) from error
 
 

@@ -31,7 +31,7 @@ _ALIGNMENT_BYTES = 16  # of what TFLM allocates
 
 @dataclasses.dataclass(frozen=True)
 class _Candidate:
-    """Tensors of one buffer, and that buffer as a bitmap."""
+    """Tensors of one buffer, whatever their shapes, and that buffer as a bitmap."""
 
     group: tuple[int, ...]
     encoded: Bitmap
@@ -56,8 +56,9 @@ def store_bitmaps(content: bytes) -> bytes:
     # What tables cost is seen where all of them are there; a tensor that saves less stays dense.
     changed_size = len(flatbuffer.serialize(flatbuffer.parse(content), size_hint=len(content)))
     saved = sum(candidate.saved_bytes for candidate in candidates)
-    overhead = (len(_write(content, candidates)) - changed_size + saved) / len(candidates)
-    worthwhile = [candidate for candidate in candidates if candidate.saved_bytes > overhead + _PADDING_BYTES]
+    num_tensors = sum(len(candidate.group) for candidate in candidates)
+    overhead = (len(_write(content, candidates)) - changed_size + saved) / num_tensors
+    worthwhile = [each for each in candidates if each.saved_bytes > len(each.group) * overhead + _PADDING_BYTES]
     smaller = _write(content, worthwhile)
     return smaller if len(smaller) < len(content) else content
 
@@ -81,12 +82,13 @@ def _align(num_bytes: int) -> int:
 def _find_candidates(content: bytes) -> list[_Candidate]:
     model = flatbuffer.parse(content)
     found = []
-    for group in group_weights(model, _READERS):
-        tensor = model.subgraphs[0].tensors[group[0]]
-        dense = read_tensor(model, tensor)
-        if _has_zero_at_zero(tensor):
+    for forms in group_weights(model, _READERS):
+        group = tuple(index for form in forms for index in form)
+        tensors = [model.subgraphs[0].tensors[index] for index in group]
+        if all(map(_has_zero_at_zero, tensors)):
+            dense = read_tensor(model, tensors[0])
             encoded = bitmap_format.encode(dense)
-            found.append(_Candidate(tuple(group), encoded, dense.nbytes - encoded.size_bytes))
+            found.append(_Candidate(group, encoded, dense.nbytes - encoded.size_bytes))
     return found
 
 
@@ -101,7 +103,7 @@ def _write(content: bytes, chosen: Sequence[_Candidate]) -> bytes:
     graph = model.subgraphs[0]
     parts: dict[int, tuple[int, int]] = {}
     for candidate in chosen:
-        parts |= dict.fromkeys(candidate.group, _store(model, candidate))
+        parts |= _store(model, candidate)
     left = Counter(int(index) for operator in graph.operators for index in operator.inputs if int(index) in parts)
     operators, code = [], _decode_code(model) if chosen else -1
     for operator in graph.operators:
@@ -116,17 +118,23 @@ def _write(content: bytes, chosen: Sequence[_Candidate]) -> bytes:
     return flatbuffer.serialize(model, size_hint=len(content))
 
 
-def _store(model: schema.ModelT, candidate: _Candidate) -> tuple[int, int]:
-    """Adds the bitmap's two tensors; returns their indices."""
+def _store(model: schema.ModelT, candidate: _Candidate) -> dict[int, tuple[int, int]]:
+    """Puts the bitmap in the place of the dense buffer; returns dense tensor -> its bitmap's two tensors.
+
+    Each has two of its own, though on the same buffers: they tell which DECODEs expand the same tensor.
+    """
     graph = model.subgraphs[0]
-    emptied = model.buffers[graph.tensors[candidate.group[0]].buffer]
-    emptied.data = candidate.encoded.bits  # nothing else reads that buffer
-    buffers = [graph.tensors[candidate.group[0]].buffer, len(model.buffers)]
-    model.buffers.append(schema.BufferT(data=candidate.encoded.ancillary))
-    for buffer, data in zip(buffers, (candidate.encoded.bits, candidate.encoded.ancillary), strict=True):
-        shape = np.array([data.size], np.int32)
-        graph.tensors.append(schema.TensorT(shape=shape, type=schema.TensorType.UINT8, buffer=buffer))
-    return len(graph.tensors) - 2, len(graph.tensors) - 1
+    encoded = candidate.encoded
+    buffers = graph.tensors[candidate.group[0]].buffer, len(model.buffers)
+    model.buffers[buffers[0]].data = encoded.bits  # nothing else reads that buffer
+    model.buffers.append(schema.BufferT(data=encoded.ancillary))
+    parts = {}
+    for index in candidate.group:
+        for buffer, data in zip(buffers, (encoded.bits, encoded.ancillary), strict=True):
+            shape = np.array([data.size], np.int32)
+            graph.tensors.append(schema.TensorT(shape=shape, type=schema.TensorType.UINT8, buffer=buffer))
+        parts[index] = (len(graph.tensors) - 2, len(graph.tensors) - 1)
+    return parts
 
 
 def _expanded(graph: schema.SubGraphT, index: int, is_last: bool) -> int:

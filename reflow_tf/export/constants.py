@@ -135,7 +135,7 @@ def _constants(model: schema.ModelT) -> Iterator[Constant]:
         bitmaps = find_bitmaps(model, graph)
         borrowed = _borrow_names(graph)
         parts = {part for pair in bitmaps.values() for part in pair}
-        seen: set[tuple[int, int]] = set()  # a bitmap that several operators read has one DECODE for each
+        seen: set[tuple[int, int]] = set()  # a tensor that several operators read has one DECODE for each
         for index, tensor in enumerate(graph.tensors):
             stored = model.buffers[tensor.buffer].data is not None and tensor.type in flatbuffer.NUMPY_TYPES
             if index in bitmaps and bitmaps[index] not in seen:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 
@@ -14,7 +13,9 @@ import tensorflow as tf
 
 from reflow_tf.config import QUANTIZATIONS
 from reflow_tf.errors import InputError
-from reflow_tf.models.precision import infer
+from reflow_tf.foreign import say_why
+from reflow_tf.models.channel_order import REMEDY, name_channels_first
+from reflow_tf.models.inference import infer
 from reflow_tf.native_stderr import native_stderr_dropped
 
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
@@ -100,18 +101,17 @@ def _declared_shape(model: keras.Model) -> tuple[int | None, ...]:
 def _trace(request: _Request) -> tf.types.experimental.ConcreteFunction:
     model = request.model
     try:
+        # The argument's name is that of the file's input.
         function = tf.function(lambda images: infer(model, images), autograph=False).get_concrete_function(
             tf.TensorSpec(request.input_shape, tf.float32)
         )
-    except ValueError as error:
-        if "is not a valid scope name" not in str(error):
-            raise
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # of the user's layers, which may raise anything
         raise InputError(
-            f"Layers must have names that TensorFlow takes: letters, digits and ._/>- . Received: {error}"
+            f"Model {model.name!r} must take inputs of shape {request.input_shape} to be exported ({say_why(error)}). "
+            f"Received: a model that does not"
         ) from error
-    outputs = tf.nest.flatten(function.structured_outputs)
-    if len(outputs) != 1:
-        raise InputError(f"Model {model.name!r} must have one output to be exported. Received: {len(outputs)} outputs")
     graph = function.graph.as_graph_def()
     used = {node.op for node in graph.node} | {node.op for body in graph.library.function for node in body.node_def}
     if request.quantize == "int8" and (loops := used & _CONTROL_FLOW):
@@ -156,9 +156,11 @@ def _run_converter(
     except (InputError, OSError, MemoryError):  # from the calibration data, which is read meanwhile
         raise
     except Exception as error:  # ConverterError is private, and plain ValueErrors and RuntimeErrors come as well
+        first = name_channels_first(request.model)
+        remedy = f" {REMEDY}: layer {first!r} computes channels first." if first else ""
         raise InputError(
             f"TensorFlow's converter cannot turn model {request.model.name!r} into a .tflite file with "
-            f"quantize={request.quantize!r}: every operator must exist in TFLite. Received: {_explain(str(error))}"
+            f"quantize={request.quantize!r}: every operator must exist in TFLite.{remedy} Received: {say_why(error)}"
         ) from error
 
 
@@ -177,13 +179,6 @@ def _make_converter(
         converter.representative_dataset = lambda: samples
         converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter
-
-
-def _explain(message: str) -> str:
-    """The operators that a ConverterError complains of, then its last line."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
-    named = re.findall(r"^\s*((?:Custom|Flex) ops: .+)$", message, flags=re.MULTILINE)
-    return "; ".join([*named, lines[-1]])
 
 
 @contextlib.contextmanager

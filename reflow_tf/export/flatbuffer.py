@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 FILE_IDENTIFIER = b"TFL3"
 # force_align of Buffer.data in tensorflow/lite/schema/schema.fbs; the generated Python code forgets it.
@@ -97,7 +98,7 @@ def parse(content: bytes) -> schema.ModelT:
     try:
         model = flatbuffer_utils.read_model_from_bytearray(content)
     except Exception as error:  # the generated reader trusts every offset: a damaged one may raise nearly anything
-        raise _damaged(content, f"{type(error).__name__}: {error}") from error
+        raise _damaged(content, say_why(error)) from error
     for graph in model.subgraphs or ():
         for tensor in graph.tensors or ():
             if not 0 <= tensor.buffer < len(model.buffers):
@@ -115,7 +116,7 @@ def reading(content: bytes) -> Iterator[None]:
     except InputError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise _damaged(content, f"{type(error).__name__}: {error}") from error
+        raise _damaged(content, say_why(error)) from error
 
 
 def serialize(model: schema.ModelT, size_hint: int = 1024) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export import bitmap_format, flatbuffer
 from reflow_tf.export.bitmap_storage import store_bitmaps
@@ -149,10 +150,17 @@ def _empty(content: bytes, places: list[Place], storage: str, tensors: set[int])
     """The file with these kernels empty and the others full, stored sparse; its bytes stored dense; what each saves."""
     model, form = flatbuffer.parse(content), _FORMS[storage]
     saved_bytes = {}
+    taken = set()
     for place in places:
         numbers = (np.zeros if place.tensor in tensors else np.ones)(place.shape, place.dtype)
         numbers.flat[0] = 1  # sparse storage needs a value
-        model.buffers[place.buffer].data = np.frombuffer(numbers.tobytes(), np.uint8)
+        buffer = schema.BufferT(data=np.frombuffer(numbers.tobytes(), np.uint8))
+        if place.buffer in taken:  # equal kernels lie in one buffer, until masks tell them apart
+            model.subgraphs[0].tensors[place.tensor].buffer = len(model.buffers)
+            model.buffers.append(buffer)
+        else:
+            model.buffers[place.buffer] = buffer
+        taken.add(place.buffer)
         saved_bytes[place.tensor] = place.size_bytes - form.measure(numbers, place)
     changed = flatbuffer.serialize(model, size_hint=len(content))
     return form.store(changed), len(changed), saved_bytes

@@ -54,15 +54,15 @@ def store_sparse(content: bytes) -> bytes:
     model = flatbuffer.parse(content)
     graph = model.subgraphs[0]
     densified = []
-    for group in group_weights(model, _READERS):
-        tensors = [graph.tensors[index] for index in group]
-        dense = read_tensor(model, tensors[0])
+    for forms in group_weights(model, _READERS):
+        dense = [read_tensor(model, graph.tensors[form[0]]) for form in forms]
         # Before anything is encoded: an element costs at least one byte of index, so a fully dense tensor cannot gain.
-        if np.count_nonzero(dense) == dense.size:
+        if all(np.count_nonzero(values) == values.size for values in dense):
             continue
-        encoded = encode(dense)
-        if _saved_bytes(tensors, dense, encoded) > _PADDING_BYTES:
-            densified += _replace(model, group, encoded)
+        encoded = [encode(values) for values in dense]
+        if _saved_bytes(model, forms, dense[0], encoded) > _PADDING_BYTES:
+            for form, one in zip(forms, encoded, strict=True):
+                densified += _replace(model, form, one, is_first=form is forms[0])
     if not densified:
         return content
     graph.operators = densified + list(graph.operators)
@@ -70,20 +70,25 @@ def store_sparse(content: bytes) -> bytes:
     return smaller if len(smaller) < len(content) else content
 
 
-def _replace(model: schema.ModelT, group: list[int], encoded: SparseTensor) -> list[schema.OperatorT]:
-    """Moves the data of tensors that share a buffer into one sparse tensor; returns one DENSIFY for each.
+def _replace(
+    model: schema.ModelT, form: list[int], encoded: SparseTensor, is_first: bool = True
+) -> list[schema.OperatorT]:
+    """Moves the data of tensors of one shape on one buffer into one sparse tensor; returns one DENSIFY for each.
 
-    The tensors keep their numbers, so that no reader has to change; they only become the outputs of DENSIFY.
+    The tensors keep their numbers, so that no reader has to change; they only become the outputs of DENSIFY. The values
+    take the place of the dense ones, which nothing else reads, or with `is_first=False` a buffer of their own.
     """
     graph = model.subgraphs[0]
-    stored, emptied = _sparse_form([graph.tensors[index] for index in group], encoded)
-    # The values take the place of the dense ones: nothing else reads that buffer.
+    stored, emptied = _sparse_form([graph.tensors[index] for index in form], encoded)
+    if not is_first:
+        stored.buffer = len(model.buffers)
+        model.buffers.append(schema.BufferT())
     model.buffers[stored.buffer] = schema.BufferT(data=_as_bytes(encoded.values))
     graph.tensors.append(stored)
-    for index, tensor in zip(group, emptied, strict=True):
+    for index, tensor in zip(form, emptied, strict=True):
         graph.tensors[index] = tensor
     code = _densify_code(model)
-    return [_densify(code, len(graph.tensors) - 1, index) for index in group]
+    return [_densify(code, len(graph.tensors) - 1, index) for index in form]
 
 
 def _sparse_form(tensors: list[schema.TensorT], encoded: SparseTensor) -> tuple[schema.TensorT, list[schema.TensorT]]:
@@ -138,27 +143,35 @@ def _densify_code(model: schema.ModelT) -> int:
     return len(model.operatorCodes) - 1
 
 
-def _saved_bytes(tensors: list[schema.TensorT], dense: np.ndarray, encoded: SparseTensor) -> int:
-    """How much smaller a real file with nothing but these tensors gets; negative if it grows."""
-    stored, emptied = _sparse_form(tensors, encoded)
-    operators = [_densify(0, 0, 0) for _ in tensors]
-    return _probe_bytes(tensors, [], dense) - _probe_bytes([stored, *emptied], operators, encoded.values)
+def _saved_bytes(model: schema.ModelT, forms: list[list[int]], dense: np.ndarray, encoded: list[SparseTensor]) -> int:
+    """How much smaller a real file with nothing but the tensors of one buffer gets; negative if it grows."""
+    tensors = [[model.subgraphs[0].tensors[index] for index in form] for form in forms]
+    before = [_with_buffer(tensor, 1) for form in tensors for tensor in form]
+    after, operators = [], []
+    for buffer, (form, one) in enumerate(zip(tensors, encoded, strict=True), start=1):
+        stored, emptied = _sparse_form(form, one)
+        after += [_with_buffer(stored, buffer), *emptied]
+        operators += [_densify(0, 0, 0) for _ in form]
+    return _probe_bytes(before, [], [dense]) - _probe_bytes(after, operators, [one.values for one in encoded])
 
 
-def _probe_bytes(tensors: list[schema.TensorT], operators: list[schema.OperatorT], values: np.ndarray) -> int:
+def _with_buffer(tensor: schema.TensorT, buffer: int) -> schema.TensorT:
+    moved = copy.copy(tensor)
+    moved.buffer = buffer
+    return moved
+
+
+def _probe_bytes(tensors: list[schema.TensorT], operators: list[schema.OperatorT], contents: list[np.ndarray]) -> int:
     """Size of a file with these tensors and a DENSIFY of a scrap, whose vtables every further one can share."""
-    tensors = [copy.copy(tensor) for tensor in tensors]
-    for tensor in tensors:
-        tensor.buffer = min(tensor.buffer, 1)
     scrap, scrap_output = _sparse_form(
         [copy.copy(tensors[-1])], encode(np.ones((1,) * len(tensors[0].shape), np.uint8))
     )
     graph = schema.SubGraphT(
         tensors=[*tensors, scrap, scrap_output[0]], inputs=[], outputs=[], operators=[*operators, _densify(0, 0, 0)]
     )
-    buffers = [schema.BufferT(), schema.BufferT(data=_as_bytes(values))]
+    buffers = [schema.BufferT(), *(schema.BufferT(data=_as_bytes(values)) for values in contents)]
     model = schema.ModelT(version=3, operatorCodes=[], subgraphs=[graph], buffers=buffers)
-    return len(flatbuffer.serialize(model, size_hint=values.nbytes + 4096))
+    return len(flatbuffer.serialize(model, size_hint=sum(values.nbytes for values in contents) + 4096))
 
 
 def _as_bytes(values: np.ndarray) -> np.ndarray:

@@ -35,6 +35,32 @@ class MaskCheck:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Miss:
+    """A tensor of a mask's shape that is not zero where it should be."""
+
+    violations: int
+    tensor: str
+    foreign_name: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Comparison:
+    """A mask beside all tensors of its shape: those that it fits, best first, and the others."""
+
+    edges: list["_Edge"]
+    misses: list[_Miss]
+
+    def describe_nearest(self, mask: np.ndarray) -> str:
+        """Why the mask has no tensor."""
+        if self.edges:
+            return "every tensor that fits holds another mask"
+        if not self.misses:
+            return f"no tensor of the file has shape {mask.shape}"
+        nearest = min(self.misses, key=lambda miss: (miss.violations, miss.tensor))
+        return f"{nearest.tensor}: {nearest.violations} masked weights are not zero"
+
+
+@dataclasses.dataclass(frozen=True)
 class _Edge:
     """A mask that fits a tensor."""
 
@@ -53,12 +79,12 @@ _LIKELIEST_FIRST: tuple[Callable[[_Edge], bool], ...] = (
 
 
 def check_masks(content: bytes, masks: Mapping[str, np.ndarray]) -> tuple[MaskCheck, ...]:
-    """Finds for each mask the tensor whose zeros it explains, each tensor used at most once (but for kernels in which
-    nothing is kept, which the converter may merge into one).
+    """Finds for each mask the tensor whose zeros it explains, each tensor used once.
 
     A tensor fits where every masked weight is zero. The converter may rename tensors and folds batch norms into them,
     so one that is called otherwise can be the right one: those that name the layer are given out first, exact fits
-    before others, and as many masks as possible are served.
+    before others, and as many masks as possible are served. The converter also keeps equal constants once, such as
+    kernels in which nothing is kept: a mask that is left over shares the tensor of an equal one.
 
     Args:
         content: a .tflite file.
@@ -74,19 +100,12 @@ def check_masks(content: bytes, masks: Mapping[str, np.ndarray]) -> tuple[MaskCh
         if mask.dtype != np.bool_:
             raise InputError(f"Masks must be boolean arrays. Received: {mask.dtype} for {path!r}")
     nonzero = {name: constant != 0 for name, constant in read_constants(content).items() if constant.ndim > 1}
-    edges, nearest = {}, {}
-    for path, mask in masks.items():
-        edges[path], nearest[path] = _compare(path, mask, nonzero)
-    matched = _match(edges)
-    for path, mask in masks.items():
-        # The converter merges equal constants, and kernels of one shape in which nothing is kept are equal.
-        if path not in matched and edges[path] and not mask.any():
-            matched[path] = edges[path][0]
+    compared = {path: _compare(path, mask, nonzero) for path, mask in masks.items()}
+    matched = _match({path: compared[path].edges for path in masks})
+    matched |= _share(masks, compared, matched)
     storage = {stored.name: stored for stored in list_tensors(content)}
     return tuple(
-        _report(
-            path, masks[path], matched.get(path), storage, nearest[path] or "every tensor that fits holds another mask"
-        )
+        _report(path, masks[path], matched.get(path), storage, compared[path].describe_nearest(masks[path]))
         for path in masks
     )
 
@@ -102,8 +121,26 @@ def _report(
     return MaskCheck(path, edge.tensor, num_masked, edge.num_extra_zeros, stored.storage if stored else "dense", True)
 
 
-def _compare(path: str, mask: np.ndarray, nonzero: Mapping[str, np.ndarray]) -> tuple[list[_Edge], str]:
-    """The tensors in which every masked weight is zero, best first; if there are none, the nearest miss in words."""
+def _share(
+    masks: Mapping[str, np.ndarray], compared: Mapping[str, _Comparison], matched: Mapping[str, _Edge]
+) -> dict[str, _Edge]:
+    """The tensors of kernels that the converter merged with others: all that fit them are taken."""
+    owners = {edge.tensor: path for path, edge in matched.items()}
+    shared = {}
+    for path in masks.keys() - matched.keys():
+        left = [miss for miss in compared[path].misses if miss.tensor not in owners]
+        if any(not miss.foreign_name for miss in left):
+            continue  # its own tensor is there, and has weights that the mask removed
+        for edge in compared[path].edges:
+            # With nothing left that it could be, it is there; else if it is equal for sure, or as far as masks tell.
+            if not left or not masks[path].any() or np.array_equal(masks[path], masks[owners[edge.tensor]]):
+                shared[path] = edge
+                break
+    return shared
+
+
+def _compare(path: str, mask: np.ndarray, nonzero: Mapping[str, np.ndarray]) -> _Comparison:
+    """The tensors of the mask's shape, those in which every masked weight is zero before the others."""
     edges = []
     misses = []
     layer = path.split("/")[-2] if "/" in path else path
@@ -113,17 +150,13 @@ def _compare(path: str, mask: np.ndarray, nonzero: Mapping[str, np.ndarray]) -> 
         if not counts:
             continue
         violations, extra = min(counts)
+        is_foreign = own.search(name) is None
         if violations:
-            misses.append((violations, name))
+            misses.append(_Miss(violations, name, is_foreign))
         else:
-            edges.append(_Edge(extra, own.search(name) is None, name))
+            edges.append(_Edge(extra, is_foreign, name))
     edges.sort(key=lambda edge: (edge.foreign_name, edge.num_extra_zeros))
-    if edges:
-        return edges, ""
-    if not misses:
-        return [], f"no tensor of the file has shape {mask.shape}"
-    violations, name = min(misses)
-    return [], f"{name}: {violations} masked weights are not zero"
+    return _Comparison(edges, misses)
 
 
 def _count(mask: np.ndarray, nonzero: np.ndarray) -> tuple[int, int]:

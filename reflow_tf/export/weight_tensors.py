@@ -11,8 +11,10 @@ from reflow_tf.export import flatbuffer
 Readers = Mapping[int, Collection[int]]
 
 
-def group_weights(model: schema.ModelT, readers: Readers) -> Iterator[list[int]]:
-    """Tensors of the main graph that only weigh, grouped by the buffer that they share.
+def group_weights(model: schema.ModelT, readers: Readers) -> Iterator[list[list[int]]]:
+    """Tensors of the main graph that only weigh: a group for each buffer, and in it one for each shape and type.
+
+    TensorFlow's converter gives equal bytes one buffer, whatever they stand for: empty kernels above all.
 
     A tensor that anything but these readers reads is left out, because its other reader may demand a constant; so is
     one whose buffer somebody else holds, in whose form it would have to stay.
@@ -31,9 +33,10 @@ def group_weights(model: schema.ModelT, readers: Readers) -> Iterator[list[int]]
     for buffer, group in by_buffer.items():
         if buffer == 0 or buffer in elsewhere or not weights.issuperset(group):
             continue
-        forms = {(tuple(graph.tensors[index].shape), graph.tensors[index].type) for index in group}
-        if len(forms) == 1:
-            yield group
+        forms: defaultdict[tuple, list[int]] = defaultdict(list)
+        for index in group:
+            forms[tuple(graph.tensors[index].shape), graph.tensors[index].type].append(index)
+        yield list(forms.values())
 
 
 def _weight_tensors(model: schema.ModelT, readers: Readers) -> set[int]:

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reflow_tf.config import TARGETS, JobConfig, PruneConfig
+from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet, ImageStream
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
@@ -28,6 +28,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.statistics import Gathered, gather
 from reflow_tf.models.surgery import copy_model, read_bits, write_masks
+from reflow_tf.pruning import select
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, read_weights, show_nothing
 from reflow_tf.repair.impact import READS
@@ -42,7 +43,6 @@ from reflow_tf.sparsity.criteria import CRITERIA, NEEDS
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.plan import keep_zeros, make_plan
-from reflow_tf.targets.selection import select_kernels
 
 JSON, PAGE = "compare.json", "compare.html"
 # What stands where a write was cut off between the two names; the next run writes over it.
@@ -249,8 +249,7 @@ def _measure(
     folder: pathlib.Path,
 ) -> None:
     """Adds one cell after the other to the document, and writes it each time."""
-    kernels, target = find_kernels(model), TARGETS[job.prune.target]
-    chosen = select_kernels(kernels.specs, prunable=job.prune.prunable, target=target, pattern=job.prune.pattern).chosen
+    chosen = select(find_kernels(model), job.prune).chosen
     needed = [methods[name] for name in dict.fromkeys(name for name, _ in todo)]
     bench = Bench(model, chosen, needed, calibration, evaluation, evaluation.labels, show_progress)
     document["dense"] = dataclasses.asdict(bench.dense)

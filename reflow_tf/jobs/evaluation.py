@@ -17,6 +17,7 @@ from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import ends_in_sigmoid
+from reflow_tf.foreign import say_why
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.predictions import read_outputs, run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
@@ -228,7 +229,7 @@ def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparat
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"The config.json beside a model must be the one that the pruning tool wrote; --preprocess passes it by. "
-            f"Received: {path} ({type(error).__name__}: {error})"
+            f"Received: {path} ({say_why(error)})"
         ) from error
 
 

@@ -24,8 +24,9 @@ from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
 from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
 from reflow_tf.jobs.scoring import MOST_IN_TFLM, SIGNAL_IMAGES, rank_files, spread
+from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import load_model
-from reflow_tf.pruning import PruneResult, prune
+from reflow_tf.pruning import PruneResult, prune, select
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
@@ -85,6 +86,7 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
     with stage("Loading the model"), stopwatch.timed("load model"):
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
         require_classifier(loaded.num_classes, job.model)
+        select(find_kernels(loaded.model), job.prune)  # refused now rather than after the export
     with stage("Opening the images"), stopwatch.timed("open images"):
         calibration, evaluation = load_sets(
             job.data or loaded.default_data or _no_data(),

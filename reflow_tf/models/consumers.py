@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import keras
 from keras import layers
 
+from reflow_tf.models.calls import Call, CallGraph
 from reflow_tf.models.walking import find_batch_norms, walk
 
 # One input, and every value of a channel stays in that channel: a batch norm behind these still restores its moments.
@@ -75,61 +76,36 @@ class _Graph:
     """Tensors and who takes them, over a model and the models nested in it."""
 
     def __init__(self, model: keras.Model):
-        self._takers: dict[int, list[tuple[keras.Operation, list[int]]]] = defaultdict(list)
-        self._same: dict[int, list[int]] = defaultdict(list)
+        graph = CallGraph(model)
+        self._ends = graph.ends
+        self._takers: dict[int, list[Call]] = defaultdict(list)
         self._outputs: dict[int, list[int]] = defaultdict(list)
-        self._read: set[int] = set()
-        self._ends: set[int] = set()
-        if functional := _functional_of(model):
-            self._ends = {id(tensor) for tensor in functional.outputs}
-            self._add(functional)
+        for call in graph.calls:
+            for layer in _at_the_end_of(call.operation) if call.operation is not None else ():
+                self._outputs[id(layer)] += call.outputs
+            for tensor in call.inputs:
+                self._takers[tensor].append(call)
 
     def is_covered(self, layer: keras.Layer) -> bool | None:
         """Whether every use of the layer's outputs meets a batch norm; None if the graph does not show it."""
         outputs = self._outputs.get(id(layer))
         return None if outputs is None else all(self._reaches_norm(tensor, set()) for tensor in outputs)
 
-    def _add(self, functional: keras.Model) -> None:
-        if id(functional) in self._read:
-            return
-        self._read.add(id(functional))
-        for node in (node for nodes in functional._nodes_by_depth.values() for node in nodes):
-            outputs = [id(tensor) for tensor in node.outputs]
-            inputs = [id(tensor) for tensor in node.input_tensors]
-            if nested := _functional_of(node.operation):
-                self._add(nested)
-                self._join(inputs, [id(tensor) for tensor in nested.inputs])
-                self._join([id(tensor) for tensor in nested.outputs], outputs)
-                continue
-            for layer in _at_the_end_of(node.operation):
-                self._outputs[id(layer)] += outputs
-            for tensor in inputs:
-                self._takers[tensor].append((node.operation, outputs))
-
-    def _join(self, one: list[int], other: list[int]) -> None:
-        for before, after in zip(one, other, strict=True):
-            self._same[before].append(after)
-
     def _reaches_norm(self, tensor: int, seen: set[int]) -> bool:
         if tensor in seen:
             return True  # a loop of shared models: its other ways decide
         seen.add(tensor)
-        ways = [self._reaches_norm(same, seen) for same in self._same[tensor]]
-        for taker, outputs in self._takers[tensor]:
-            *_, last = _at_the_end_of(taker)
-            passes = isinstance(last, _CHANNEL_WISE) or type(last).__name__ in _CHANNEL_WISE_OPS
+        ways = []
+        for call in self._takers[tensor]:
+            last = None
+            if call.operation is not None:
+                *_, last = _at_the_end_of(call.operation)
+            passes = last is None or isinstance(last, _CHANNEL_WISE) or type(last).__name__ in _CHANNEL_WISE_OPS
             ways.append(
                 isinstance(last, layers.BatchNormalization)
-                or (passes and all(self._reaches_norm(output, seen) for output in outputs))
+                or (passes and all(self._reaches_norm(output, seen) for output in call.outputs))
             )
         return bool(ways) and all(ways) and tensor not in self._ends
-
-
-def _functional_of(operation: keras.Operation) -> keras.Model | None:
-    """The functional model that this is or wraps; None for layers and for models with a `call` of their own."""
-    if isinstance(operation, keras.Sequential):
-        operation = operation._functional
-    return operation if type(operation).call.__qualname__ == "Functional.call" else None
 
 
 def _at_the_end_of(operation: keras.Operation) -> Iterator[keras.Operation]:

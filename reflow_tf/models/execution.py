@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
+from reflow_tf.models.inference import take_only, tensorflow_names
 from reflow_tf.models.observation import find_activation, graphs_as_they_are
 from reflow_tf.models.precision import computed_in_float32, to_float32
 
@@ -137,7 +138,7 @@ def read_steps(model: keras.Model) -> Steps:
     if type(functional).call.__qualname__ != "Functional.call":
         raise InputError(
             "A functional or sequential model is required to go through it layer by layer. "
-            f"Received: {model.name}, a {type(model).__name__}"
+            f"Received: {model.name}, of class {type(model).__name__}"
         )
     if len(functional.inputs) != 1 or len(functional.outputs) != 1:
         found = f"{len(functional.inputs)} inputs and {len(functional.outputs)} outputs"
@@ -159,8 +160,8 @@ def _read_step(node: keras.src.ops.node.Node) -> Step:
             lambda value: next(waiting) if isinstance(value, keras.KerasTensor) else value,
             (node.arguments.args, node.arguments.kwargs),
         )
-        with computed_in_float32(node.operation):
+        with tensorflow_names(node.operation), computed_in_float32(node.operation):
             outputs = node.operation(*args, **(kwargs | {"training": False} if "training" in kwargs else kwargs))
-        return to_float32(outputs)
+        return to_float32(take_only(outputs))
 
     return Step(node.operation, inputs, id(node.outputs[0]), call)

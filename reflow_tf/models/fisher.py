@@ -16,9 +16,10 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.inference import infer
 from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
 from reflow_tf.models.outputs import are_probabilities
-from reflow_tf.models.precision import infer, reading
+from reflow_tf.models.precision import reading
 from reflow_tf.models.predictions import Reading, find_reading
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import LayerSpec

@@ -7,9 +7,15 @@ import keras
 import numpy as np
 from keras import layers
 
+from reflow_tf.models.maps import find_on_maps
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.walking import PlacedLayer, walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
+
+_ELEMENTWISE = (
+    *(layers.PReLU, layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormalization),
+    layers.BatchNormalization,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +45,7 @@ def find_kernels(model: keras.Model) -> KernelMap:
     """
     specs, variables, skipped = [], {}, []
     seen: set[int] = set()
+    on_maps = find_on_maps(model)
     for placed in walk(model):
         rules = {id(rule[0]): rule for rule in _kernel_rules(placed.layer)}
         for variable in placed.layer._trainable_variables:
@@ -46,20 +53,36 @@ def find_kernels(model: keras.Model) -> KernelMap:
                 continue
             seen.add(id(variable))
             path = f"{placed.path}/{variable.name}"
+            if id(variable) not in rules and _is_no_kernel(placed.layer, variable, bool(rules)):
+                continue
             if reason := _no_rule(placed, variable, id(variable) in rules):
                 skipped.append(Skipped(path, reason))
                 continue
             _, kind, output_axes, input_axes = rules[id(variable)]
+            kind = Kind.MAP_DENSE if id(placed.layer) in on_maps else kind
             specs.append(LayerSpec(path, kind, tuple(variable.shape), output_axes, input_axes))
             variables[path] = variable
     return KernelMap(tuple(specs), variables, tuple(skipped))
+
+
+def _is_no_kernel(layer: keras.Layer, variable: keras.Variable, has_kernels: bool) -> bool:
+    """Whether a weight of two axes or more is added, or scales element by element: a bias of a gate or head, a slope.
+
+    Args:
+        layer: owns the variable.
+        variable: no rule calls it a kernel.
+        has_kernels: the layer has others that are; what it keeps beside them are biases, but for LoRA's factors.
+    """
+    if has_kernels:
+        return not variable.name.startswith("lora_")
+    return isinstance(layer, _ELEMENTWISE) or "bias" in variable.name.split("_")
 
 
 def _no_rule(placed: PlacedLayer, variable: keras.Variable, known: bool) -> str | None:
     if isinstance(placed.layer, layers.Embedding):
         return "an embedding is a lookup table: its zeros save no arithmetic"
     if not known:
-        return f"no rule says which axes of a {type(placed.layer).__name__} weight are outputs and which are inputs"
+        return f"no rule says which axes of a weight of {type(placed.layer).__name__} are outputs and which are inputs"
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"quantized to {variable.dtype}: prune before quantizing"
     return None

@@ -14,6 +14,10 @@ import numpy as np
 from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
 from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+from reflow_tf.models.channel_order import check_channel_order
+from reflow_tf.models.keras2.files import is_keras2, read_version
+from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.predictions import ends_in_sigmoid
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
@@ -80,6 +84,7 @@ def load_model(
     else:
         raise InputError(f"--model must be {_list_choices()}.{_suggest(model)} Received: {model}")
     check_finite(loaded.model)
+    check_channel_order(loaded.model)
     if isinstance(loaded.preprocessing, AsStored):
         if preprocess not in (AUTO, "none"):
             raise InputError(
@@ -166,10 +171,14 @@ def _check_file(path: pathlib.Path) -> None:
 
 
 def _deserialize(path: pathlib.Path) -> keras.Model:
-    """Loads the file with Keras' safe mode on."""
+    """Loads the file with Keras' safe mode on; what Keras 2 saved is translated."""
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except MemoryError:
+        version = read_version(path)
+        if version is not None and is_keras2(version):
+            model = load_keras2(path, version)
+        else:
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except (MemoryError, InputError):
         raise
     except Exception as error:  # Keras raises whatever class the part that failed happens to raise
         raise InputError(f"{_explain(error)} Received: {path}") from error
@@ -191,7 +200,7 @@ def _explain(error: Exception) -> str:
             "--model must be made of Keras' own classes, or of classes registered in this process "
             f"(keras.saving.register_keras_serializable); {unknown[1]!r} is neither."
         )
-    return f"--model must be a complete Keras model ({type(error).__name__}: {reason[:300]})."
+    return f"--model must be a complete Keras model ({say_why(error)})."
 
 
 def _read_input_shape(model: keras.Model, path: pathlib.Path) -> tuple[int | None, ...]:

@@ -9,9 +9,11 @@ import tensorflow as tf
 from keras import layers
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.precision import infer
+from reflow_tf.models.channel_order import check_channel_order
+from reflow_tf.models.inference import infer
 
 LayerCall = Callable[..., tf.Tensor]
+ModelCall = Callable[[keras.Model, tf.Tensor], tf.Tensor]
 
 _ACTIVATED = (
     *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
@@ -56,14 +58,20 @@ def without_activation(layer: keras.Layer) -> Iterator[None]:
         layer.__dict__["activation"] = activation
 
 
-def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor]:
+def run(model: keras.Model, batches: Iterable[np.ndarray], call: ModelCall = infer) -> Iterator[tf.Tensor]:
     """Yields the model's inference output, float32, for each batch; traced anew, so that replaced calls take effect.
+
+    Args:
+        model: a built model with one input and one output.
+        batches: float arrays (n, ...).
+        call: what is yielded for the model and a batch, in place of the model's output.
 
     Raises:
         InputError: a batch does not fit the model, or the model has several outputs.
     """
+    check_channel_order(model)
     # No XLA: compiling MobileNetV2 for CPUs takes longer than a whole calibration pass.
-    infer = compile_inference(model)
+    infer_batch = compile_inference(model, call)
     # One trace for all batch sizes; the other dimensions stay static, which layers that loop over time need.
     traces: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
     for batch in batches:
@@ -72,16 +80,14 @@ def run(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[tf.Tensor
         shape = tuple(inputs.shape[1:])
         with graphs_as_they_are():
             if shape not in traces:
-                traces[shape] = infer.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
+                traces[shape] = infer_batch.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
             outputs = traces[shape](inputs)
-        if not tf.is_tensor(outputs):
-            raise InputError(f"The model must have one output tensor. Received: {type(outputs).__name__}")
         yield outputs
 
 
-def compile_inference(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+def compile_inference(model: keras.Model, call: ModelCall = infer) -> tf.types.experimental.PolymorphicFunction:
     """The model's inference in float32 as one graph, which reads the weights that the model has when it is called."""
-    return tf.function(lambda inputs: infer(model, inputs), autograph=False)
+    return tf.function(lambda inputs: call(model, inputs), autograph=False)
 
 
 @contextlib.contextmanager
@@ -97,8 +103,8 @@ def graphs_as_they_are() -> Iterator[None]:
 
 def check_batch(model: keras.Model, batch: np.ndarray) -> None:
     """Raises InputError unless the model takes such a batch."""
-    expected = getattr(model, "input_shape", None)
-    if isinstance(expected, list | dict):
+    expected = getattr(model, "input_shape", None)  # of the only input, in whatever it is wrapped
+    if isinstance(expected, list):
         raise InputError(f"The model must have one input. Received: {model.name} with {len(expected)}")
     if not isinstance(expected, tuple):
         return

@@ -66,12 +66,6 @@ def built_with(policy: keras.DTypePolicy | str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def infer(model: Any, inputs: tf.Tensor) -> Any:
-    """What the model gives at inference, computed in float32; floating tensors come as float32."""
-    with computed_in_float32(model):
-        return to_float32(model(inputs, training=False))
-
-
 def to_float32(tensors: Any) -> Any:
     """A tensor, or a structure of them, floating ones in float32, others as they are."""
     return tf.nest.map_structure(lambda t: tf.cast(t, DTYPE) if t.dtype.is_floating else t, tensors)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.models.graph import KernelMap
 from reflow_tf.models.precision import built_with
 from reflow_tf.models.walking import walk
@@ -25,10 +26,9 @@ def copy_model(model: keras.Model) -> keras.Model:
         with keras.saving.custom_object_scope(_own_classes(model)), built_with(model.dtype_policy):
             duplicate = copy.deepcopy(model)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"The model must be rebuildable from its configuration to be copied; {remedy}. "
-            f"Received: {type(model).__name__} ({type(error).__name__}: {reason})"
+            f"Received: {type(model).__name__} ({say_why(error)})"
         ) from error
     # Not `variables`: those also count the states of random seeds, which Keras does not save.
     if read_bits(duplicate.weights) != read_bits(model.weights):

@@ -7,6 +7,7 @@ import numpy as np
 
 from reflow_tf.models.consumers import find_norm_cover
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.repair import batchnorm, impact
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.distillation import distill
@@ -26,6 +27,9 @@ def reflow(pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progres
     bare = find_norm_cover(pruned.model, pruned.masks).bare
     if not bare:
         return outcome
+    if not find_batch_norms(pruned.model):
+        beyond = " What the pruned kernels lost it cannot bring back; the repair 'moments' may."
+        return dataclasses.replace(outcome, statement=outcome.statement + beyond)
     beyond = (
         f" Behind {len(bare)} of {len(pruned.masks)} pruned kernels stands no batch norm ({bare[0]}"
         f"{', ...' if len(bare) > 1 else ''}): what these lost it cannot restore, and the repair 'moments' may."

@@ -22,7 +22,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch, compile_inference, run
 from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.predictions import Reading, find_reading
-from reflow_tf.models.walking import walk
+from reflow_tf.models.walking import find_batch_norms, walk
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, show_nothing
 from reflow_tf.repair.divergence import measure_divergence
@@ -250,10 +250,11 @@ def _describe(pruned: PrunedModel, before: tuple[np.ndarray, ...], judge: _Judge
     variables = zip(pruned.model.variables, before, strict=True)
     moved = {id(v): v.name for v, value in variables if not np.array_equal(np.array(v), value)}
     repaired = tuple(p.path for p in walk(pruned.model) if any(id(v) in moved for v in _own_variables(p.layer)))
+    alone = f" ({judge.recalibrated:.3g} with nothing but the batch norms' moments re-estimated)"
     statement = (
         f"Distillation trained on {draws.num_inputs} inputs, each seen {draws.drawn / draws.num_inputs:.0f} times: the "
         f"divergence from the dense network on {len(judge.held_out)} held-out inputs fell from {judge.first:.3g} to "
-        f"{judge.best:.3g} ({judge.recalibrated:.3g} with nothing but the batch norms' moments re-estimated)."
+        f"{judge.best:.3g}{alone if find_batch_norms(pruned.model) else ''}."
     )
     return RepairOutcome(NAME, repaired, (), tuple(sorted(set(moved.values()))), statement)
 

@@ -26,8 +26,9 @@ import tensorflow as tf
 from reflow_tf.errors import InputError
 from reflow_tf.models.consumers import find_norm_cover
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.inference import infer
 from reflow_tf.models.observation import LayerCall, replaced_calls
-from reflow_tf.models.precision import infer, read_wide, reading
+from reflow_tf.models.precision import read_wide, reading
 from reflow_tf.models.predictions import Reading, as_they_are
 from reflow_tf.models.surgery import write_values
 from reflow_tf.models.walking import find_batch_norms, walk

@@ -80,7 +80,7 @@ def least_squares(
             sweep.take(step)
     masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
     unreached = tuple(path for path in pruned.masks if path not in sweep.fits)
-    moved = ("kernel", "bias", "moving_mean", "moving_variance")
+    moved = ("kernel", "bias", *(("moving_mean", "moving_variance") if sweep.has_followed else ()))
     return MovedMasks("least_squares", tuple(sweep.fits), unreached, moved, _describe(sweep, masks), masks)
 
 
@@ -89,6 +89,7 @@ class _Sweep:
 
     def __init__(self, pruned: PrunedModel, plan: PruningPlan, steps: Steps, images: np.ndarray):
         self.fits: dict[str, Fit] = {}
+        self.has_followed = False  # any batch norm's moments
         self.pruned = pruned
         self._plan = plan
         self._images = images
@@ -155,6 +156,7 @@ class _Sweep:
         dense = _measure(norm, pair.dense[: len(self._images)])
         self._write_dense(norm)
         moments = follow_moments(norm, mean - dense[0], variance, dense[1])
+        self.has_followed = True
         write_values(norm.moving_mean, moments[0])
         write_values(norm.moving_variance, moments[1])
 
@@ -287,5 +289,6 @@ def _describe(sweep: _Sweep, masks: dict[str, np.ndarray]) -> str:
     return (
         f"Least squares refitted {len(sweep.fits)} of {len(masks)} kernels; of {kept} kept weights, {swapped} took the "
         f"places of others. Share of the outputs' variance that is lost: {np.median(list(errors.values())):.1%} in the "
-        f"median, {errors[worst]:.1%} at most ({worst}). Batch norms have the moments that the sweep met."
+        f"median, {errors[worst]:.1%} at most ({worst})."
+        f"{' Batch norms have the moments that the sweep met.' if sweep.has_followed else ''}"
     )

@@ -24,9 +24,10 @@ from keras import layers
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.consumers import NormCover, find_norm_cover
+from reflow_tf.models.inference import infer
 from reflow_tf.models.moments import Moments, PooledMoments
 from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
-from reflow_tf.models.precision import infer, read_wide
+from reflow_tf.models.precision import read_wide
 from reflow_tf.models.surgery import write_values
 from reflow_tf.models.walking import walk
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, show_nothing
@@ -128,18 +129,10 @@ def _channel_axis(layer: keras.Layer) -> int:
     return 1 if layer.data_format == "channels_first" else -1
 
 
-class _WithoutOutput:
-    """A model whose output is not asked for: of the graph, TensorFlow then computes what the observed layers need."""
-
-    def __init__(self, model: keras.Model):
-        self._model = model
-        self.name = model.name
-        self.input_shape = getattr(model, "input_shape", None)
-
-    def __call__(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        del training  # False
-        infer(self._model, inputs)
-        return tf.zeros(())
+def _call_for_nothing(model: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
+    """Nothing: where no output is asked for, TensorFlow computes of the graph what the observed layers need."""
+    infer(model, inputs)
+    return tf.zeros(())
 
 
 def _measure(
@@ -150,7 +143,7 @@ def _measure(
     calls = {site.layer: _observed_call(site, accumulators[site.path], order) for site in sites}
     num_batches = 0
     with replaced_calls(calls):
-        for _ in run(_WithoutOutput(model), batches):
+        for _ in run(model, batches, _call_for_nothing):
             num_batches += 1
     if num_batches == 0:
         raise InputError("Moment matching needs at least one calibration batch. Received: none")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.report import nouns, svg
 from reflow_tf.report.charts import NARROW, WIDE
 from reflow_tf.report.svg import element
@@ -54,7 +55,7 @@ def from_json(text: bytes) -> Document:
     except (ValueError, KeyError, TypeError) as error:  # not JSON, not UTF-8, or JSON of something else
         raise InputError(
             f"compare.json must be what an earlier run wrote; --overwrite starts anew. Received: {text[:60]!r} "
-            f"({error})"
+            f"({say_why(error)})"
         ) from error
     return document
 

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 _TIMEOUT_SECONDS = 120
 _CHUNK_BYTES = 1 << 20
@@ -152,7 +153,8 @@ def _read(url: str) -> Iterator[bytes]:
                 yield chunk
     except OSError as error:  # URLError and timeouts are OSErrors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise InputError(f"Setting up needs {url}, once. Received: {reason}") from error
+        said = say_why(reason if isinstance(reason, BaseException) else str(reason))
+        raise InputError(f"Setting up needs {url}, once. Received: {said}") from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.native_stderr import native_stderr_dropped
 from reflow_tf.runtimes.device_script import to_float, to_type
 from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
@@ -134,9 +135,8 @@ def _load(content: bytes, num_threads: int) -> Interpreter:
             interpreter = Interpreter(model_content=content, num_threads=num_threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
             f"A .tflite file must be whole and use only operators that LiteRT has. "
-            f"Received: {len(content)} bytes; {reason}"
+            f"Received: {len(content)} bytes; {say_why(error)}"
         ) from error
     return interpreter

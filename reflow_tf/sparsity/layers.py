@@ -16,6 +16,7 @@ class Kind(enum.StrEnum):
     DEPTHWISE_CONV = "depthwise_conv"
     TRANSPOSED_CONV = "transposed_conv"
     DENSE = "dense"
+    MAP_DENSE = "dense_on_maps"  # of pixels or squeeze-and-excitation: exact rewriting makes 1x1 convolutions of them
     RECURRENT = "recurrent"
 
 

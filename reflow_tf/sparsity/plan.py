@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.allocation import Allocation
 from reflow_tf.sparsity.layers import LayerSpec
@@ -53,7 +54,7 @@ class PruningPlan:
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 'A plan must be JSON of the form {"version": 1, "layers": {path: {"pattern": ..., "sparsity": ...}}}. '
-                f"Received: {text[:80]!r} ({type(error).__name__}: {error})"
+                f"Received: {text[:80]!r} ({say_why(error)})"
             ) from error
         return cls(layers)
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.patterns import Pattern
 from reflow_tf.targets.target import HardwareTarget
@@ -18,7 +19,14 @@ class Selection:
     skipped: tuple[Skipped, ...]
 
 
-def select_kernels(specs: Sequence[LayerSpec], *, prunable: str, target: HardwareTarget, pattern: Pattern) -> Selection:
+def select_kernels(
+    specs: Sequence[LayerSpec],
+    *,
+    prunable: str,
+    target: HardwareTarget,
+    pattern: Pattern,
+    others: Iterable[HardwareTarget] = (),
+) -> Selection:
     """Divides the kernels into those to prune and those to leave.
 
     Args:
@@ -26,6 +34,7 @@ def select_kernels(specs: Sequence[LayerSpec], *, prunable: str, target: Hardwar
         prunable: 'target', 'all', or a regular expression that is searched for in the paths.
         target: judges when `prunable` is 'target'.
         pattern: leaves out the kinds of kernel that it cannot be applied to.
+        others: targets to recommend where this one has no use for any kernel.
 
     Raises:
         InputError: not a regular expression, or no kernel is left.
@@ -41,10 +50,32 @@ def select_kernels(specs: Sequence[LayerSpec], *, prunable: str, target: Hardwar
     if not chosen:
         found = ", ".join(f"{spec.path} ({spec.kind.value})" for spec in specs[:5]) or "no kernels at all"
         raise InputError(
-            f"--prunable must leave kernels to prune for --target={target.name} and --pattern={pattern}; "
-            f"the model has {found}{', ...' if len(specs) > 5 else ''}. Received: --prunable={prunable}"
+            f"There must be kernels to prune.{_advise(specs, skipped, prunable, pattern, others)} "
+            f"Received: --target={target.name}, --prunable={prunable} and --pattern={pattern} on a model with {found}"
+            f"{', ...' if len(specs) > 5 else ''}"
         )
     return Selection(tuple(chosen), tuple(skipped))
+
+
+def _advise(
+    specs: Sequence[LayerSpec],
+    skipped: Sequence[Skipped],
+    prunable: str,
+    pattern: Pattern,
+    others: Iterable[HardwareTarget],
+) -> str:
+    """Why nothing is left, and what would leave something."""
+    if not specs:
+        return ""
+    reason = f" Of {skipped[0].path}: {skipped[0].reason}."
+    fitting = [spec for spec in specs if not pattern.obstacle(spec)]
+    if not fitting:
+        return f"{reason} Take another pattern."
+    if prunable == "all":
+        return reason
+    names = [f"--target={other.name}" for other in others if any(not other.objection(spec) for spec in fitting)]
+    ways = names if prunable == "target" else ["--prunable=target"]
+    return f"{reason} Take {', '.join(ways)}{' or ' if ways else ''}--prunable=all."
 
 
 def _objection(prunable: str, target: HardwareTarget) -> Callable[[LayerSpec], str | None]:
@@ -56,6 +87,7 @@ def _objection(prunable: str, target: HardwareTarget) -> Callable[[LayerSpec], s
         expression = re.compile(prunable)
     except re.error as error:
         raise InputError(
-            f"--prunable must be target, all, or a regular expression over layer paths. Received: {prunable} ({error})"
+            f"--prunable must be target, all, or a regular expression over layer paths. "
+            f"Received: {prunable} ({say_why(error)})"
         ) from error
     return lambda spec: None if expression.search(spec.path) else f"--prunable={prunable} does not match its path"

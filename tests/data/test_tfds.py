@@ -140,7 +140,7 @@ def test_not_installed(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tfds:nothing", r"\(DatasetNotFoundError: Dataset nothing not found.\). Received: tfds:nothing$"),
+        ("tfds:nothing", r"\(Dataset nothing not found\). Received: tfds:nothing$"),
         ("tfds:tiny:dev", "Unknown split 'dev'"),
         ("tfds:", "must look like"),
         ("tfds:a b", "must look like"),

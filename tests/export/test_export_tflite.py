@@ -235,6 +235,10 @@ def called(model, shape):
     return model
 
 
+def on(shape, layer):
+    return keras.Sequential([layers.Input(shape), layer])
+
+
 def two_inputs():
     first, second = keras.Input((4,)), keras.Input((4,))
     return keras.Model([first, second], layers.Add()([first, second]))
@@ -255,7 +259,19 @@ def tokens():
         (two_inputs, {}, "one input"),
         (two_outputs, {}, "one output"),
         (tokens, {}, "float input"),
-        (lambda: called(Unsupported(name="odd"), (4,)), {}, "'odd'.*Betainc"),
+        (lambda: called(Unsupported(name="odd"), (4,)), {}, "'odd'.* TFLite operator for Betainc$"),
+        (lambda: on((8, 8, 8, 1), layers.MaxPooling3D(2)), {}, "Received: there is no TFLite operator for MaxPool3D$"),
+        (lambda: on((8, 8, 1), layers.UpSampling2D(2, interpolation="bicubic")), {}, "for ResizeBicubic$"),
+        (
+            lambda: on((3, 16), layers.Conv1D(4, 3, data_format="channels_first", name="odd")),
+            {},
+            "data_format='channels_last'.*: layer 'odd' computes channels first. Received: 'tf.Transpose' op x should",
+        ),
+        (
+            lambda: on((None, None, 3), layers.Conv2D(4, 5)),
+            {"input_shape": (3, 3, 3)},
+            "caused by subtracting 5 from 3",
+        ),
         (lambda: Unsupported(), {}, "built"),
         (small_net, {"quantize": "int4"}, "none, float16, int8.*int4"),
         (small_net, {"batch_size": 0}, "batch_size"),

@@ -67,6 +67,15 @@ def test_int8_is_blocked_by_its_type():
     assert not explained.can_be_eligible
 
 
+def test_dynamic_range_quantization_is_blocked_by_its_filters():
+    function = tf.function(build(channels=3), autograph=False).get_concrete_function(tf.TensorSpec((1, 16, 16, 3)))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    reasons = {blocker.reason for blocker in explain(converter.convert()).as_given.blockers}
+    said = "int8 filters, though the values are float32; sparse kernels exist for float32 and float16 filters only"
+    assert said in reasons and not any(reason.startswith("float32 values") for reason in reasons)
+
+
 def test_storage_welcomes_every_file():
     explained = explain(export_tflite(build(channels=4)).content, Storage())
     assert explained.as_given is explained.rewritten

@@ -564,6 +564,24 @@ def test_a_measurement_that_fails_does_not_cost_the_results(run_job, monkeypatch
     assert "Not measured with --benchmark=web: The browser must live. Received: a crash" in report["notes"]
 
 
+def test_a_network_of_which_the_target_rewards_nothing_is_refused_before_anything_is_announced(
+    run_job, classifier, tmp_path, capsys
+):
+    classifier(widths=(8,)).save(tmp_path / "plain.keras")
+    with pytest.raises(InputError, match=r"Take --target=storage, .* or --prunable=all\. Received: --target=xnnpack, "):
+        run_job(model=str(tmp_path / "plain.keras"))
+    said = capsys.readouterr().err
+    assert "goes on" not in said and "Exporting" not in said
+
+
+def test_a_model_in_dicts_with_names_that_tensorflow_refuses(run_job, classifier, tmp_path):
+    model = classifier()
+    outputs = {"probs": model.outputs[0]}
+    keras.Model({model.inputs[0].name: model.inputs[0]}, outputs, name="_größe 1").save(tmp_path / "dicts.keras")
+    report = run_job(model=str(tmp_path / "dicts.keras")).report
+    assert report["masks_in_file"] and all(check["ok"] for check in report["masks_in_file"])
+
+
 def test_a_network_without_anything_that_runs_sparse_is_reported_as_well(run_job, classifier, tmp_path):
     classifier(widths=(8,)).save(tmp_path / "plain.keras")
     report = run_job(PruneConfig(prunable="all"), model=str(tmp_path / "plain.keras")).report

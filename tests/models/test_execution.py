@@ -91,7 +91,7 @@ def test_a_subclassed_model_is_refused():
 
     model = Own(name="own")
     model(np.zeros((1, 2)))
-    with pytest.raises(InputError, match=r"functional or sequential model .* Received: own, a Own"):
+    with pytest.raises(InputError, match=r"functional or sequential model .* Received: own, of class Own"):
         read_steps(model)
 
 

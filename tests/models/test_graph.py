@@ -127,8 +127,44 @@ def test_what_has_no_rule_is_skipped_with_a_reason():
     assert kernels.specs == ()
     assert {skip.path: skip.reason.split(":")[0] for skip in kernels.skipped} == {
         "words/embeddings": "an embedding is a lookup table",
-        "mine/table": "no rule says which axes of a Unknown weight are outputs and which are inputs",
+        "mine/table": "no rule says which axes of a weight of Unknown are outputs and which are inputs",
     }
+
+
+class Biased(Unknown):
+    def build(self, shape):
+        super().build(shape)
+        self.add_weight(shape=(3, 2), name="gate_bias")
+
+
+def attend(x):
+    return layers.MultiHeadAttention(2, 3, name="layer")(x, x)
+
+
+@pytest.mark.parametrize(
+    ("apply", "expected"),
+    [
+        (layers.GRU(3, name="layer"), []),
+        (layers.GRU(3, reset_after=False, name="layer"), []),
+        (layers.LSTM(3, name="layer"), []),
+        (layers.Bidirectional(layers.GRU(3), name="layer"), []),
+        (attend, []),
+        (layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de", name="layer"), []),
+        (layers.PReLU(name="layer"), []),
+        (layers.LayerNormalization(axis=(1, 2), name="layer"), []),
+        (layers.GroupNormalization(2, name="layer"), []),
+        (Biased(name="layer"), ["layer/table"]),
+    ],
+)
+def test_what_is_added_or_scales_is_no_kernel_and_nothing_is_said_of_it(apply, expected):
+    inputs = keras.Input((5, 4))
+    assert [skip.path for skip in find_kernels(keras.Model(inputs, apply(inputs))).skipped] == expected
+
+
+def test_the_factors_of_lora_are_weights_without_a_rule():
+    model = keras.Sequential([layers.Input((4,)), layers.Dense(6, name="dense")])
+    model.layers[0].enable_lora(2)
+    assert {skip.path.rpartition("/")[2] for skip in find_kernels(model).skipped} == {"lora_kernel_a", "lora_kernel_b"}
 
 
 def test_mixed_precision_and_frozen_layers_are_found():

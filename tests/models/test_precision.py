@@ -7,7 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.precision import built_with, computed_in_float32, infer, read_wide, reading
+from reflow_tf.models.inference import infer
+from reflow_tf.models.precision import built_with, computed_in_float32, read_wide, reading
 from reflow_tf.models.surgery import copy_model, write_values
 
 POLICIES = ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64"]

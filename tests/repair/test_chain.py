@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -21,10 +22,11 @@ IMAGES = np.random.default_rng(0).normal(1, 2, (16, 6, 6, 4)).astype(np.float32)
 BATCHES = [IMAGES[:9], IMAGES[9:]]
 
 
-def prune(sparsity=0.5):
+def prune(sparsity=0.5, batch_norms=True):
     keras.utils.set_random_seed(0)
     image = keras.Input((6, 6, 4))
-    x = layers.ReLU()(layers.BatchNormalization(name="norm")(layers.Conv2D(8, 1, name="conv")(image)))
+    x = layers.Conv2D(8, 1, name="conv")(image)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x) if batch_norms else x)
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(3, activation="softmax", name="classes")(x))
     kernels, dense = find_kernels(model), read_weights(model)
@@ -120,6 +122,24 @@ def test_a_masked_weight_that_moves_is_our_failure(monkeypatch):
     with pytest.raises(AssertionError, match="the repair forget moved a masked weight of conv/kernel"):
         run_chain(("forget",), pruned, BATCHES, show_nothing, plan=plan)
     assert read_bits(pruned.model.variables) == before
+
+
+@pytest.mark.parametrize("name", sorted(set(REPAIRS) - {"reflow", "moments"}))
+def test_nothing_is_said_of_batch_norms_where_there_are_none(name, monkeypatch):
+    monkeypatch.setitem(REPAIRS, "distill", functools.partial(REPAIRS["distill"], epochs=5))
+    pruned, plan = prune(batch_norms=False)
+    _, (outcome,) = run_chain((name,), pruned, BATCHES, show_nothing, plan=plan)
+    assert outcome.repaired and "atch norm" not in outcome.statement
+    assert not {"moving_mean", "moving_variance"} & set(outcome.moved)
+
+
+def test_reflow_says_what_may_help_where_there_are_no_batch_norms():
+    pruned, plan = prune(batch_norms=False)
+    _, (outcome,) = run_chain(("reflow",), pruned, BATCHES, show_nothing, plan=plan)
+    assert outcome.statement == (
+        "REFLOW has nothing to restore: the model has no batch norm. What the pruned kernels lost it cannot bring "
+        "back; the repair 'moments' may."
+    )
 
 
 def test_reflow_says_where_no_batch_norm_stands():

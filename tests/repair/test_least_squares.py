@@ -133,6 +133,13 @@ def test_a_layer_without_batch_norm_gets_its_mean_back_through_its_bias():
     np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
+def test_batch_norms_are_spoken_of_where_one_moved():
+    pruned, plan = prune(build(), choose=lambda specs: specs[:1])
+    outcome = least_squares(pruned, [draw(0, 32)], show_nothing, plan=plan)
+    assert outcome.statement.endswith(" Batch norms have the moments that the sweep met.")
+    assert outcome.moved == ("kernel", "bias", "moving_mean", "moving_variance")
+
+
 def test_what_is_not_pruned_and_has_no_pruned_layer_before_it_stays():
     model = build()
     pruned, plan = prune(model, choose=lambda specs: [s for s in specs if s.kind == Kind.POINTWISE_CONV][-1:])

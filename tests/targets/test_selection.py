@@ -1,5 +1,6 @@
 import pytest
 
+from reflow_tf.config import TARGETS
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.sparsity.patterns import NM, Block, Unstructured
@@ -46,8 +47,41 @@ def test_n_of_m_leaves_depthwise_out():
 
 
 def test_regular_expression_that_matches_nothing_names_what_there_is():
-    with pytest.raises(InputError, match=r"stem/kernel \(conv\).*Received: --prunable=conv9"):
+    with pytest.raises(InputError, match=r"Received: .*--prunable=conv9 .* on a model with stem/kernel \(conv\), "):
         choose(prunable="conv9")
+
+
+def refuse(specs, **changed):
+    options = {
+        "prunable": "target",
+        "target": XNNPack(),
+        "pattern": Unstructured(),
+        "others": TARGETS.values(),
+    } | changed
+    with pytest.raises(InputError) as caught:
+        select_kernels(specs, **options)
+    return str(caught.value)
+
+
+def test_where_the_target_rewards_no_kernel_the_refusal_says_what_does():
+    assert refuse([SPECS[0], SPECS[3]]) == (
+        "There must be kernels to prune. Of stem/kernel: XNNPACK runs no conv sparse. Take --target=storage, "
+        "--target=tflm, --target=ethos_u, --target=cortex_m or --prunable=all. Received: --target=xnnpack, "
+        "--prunable=target and --pattern=unstructured on a model with stem/kernel (conv), head/kernel (dense)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("specs", "changed", "advice"),
+    [
+        (SPECS, {"prunable": "conv9"}, "Take --prunable=target or --prunable=all. Received"),
+        (SPECS[1:2], {"prunable": "all", "pattern": NM(2, 4)}, ". Take another pattern. Received"),
+        ((), {}, "There must be kernels to prune. Received: "),
+        (SPECS[:1], {"others": ()}, "sparse. Take --prunable=all. Received"),
+    ],
+)
+def test_advice_is_what_helps(specs, changed, advice):
+    assert advice in refuse(specs, **changed)
 
 
 def test_bad_regular_expression():

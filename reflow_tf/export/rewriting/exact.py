@@ -2,6 +2,7 @@
 
 from ai_edge_litert import schema_py_generated as schema
 
+from reflow_tf.export.rewriting.averages import average_whole_maps
 from reflow_tf.export.rewriting.constants import widen_constants
 from reflow_tf.export.rewriting.convolutions import is_grouped, is_stem
 from reflow_tf.export.rewriting.dimensions import keep_dimensions
@@ -11,7 +12,7 @@ from reflow_tf.export.rewriting.outcome import Applied, Refused, Rewritten
 from reflow_tf.export.rewriting.region import find_region
 from reflow_tf.export.rewriting.rotation import rotate
 
-_STEPS = (keep_dimensions, widen_constants, take_out_head, rotate)
+_STEPS = (average_whole_maps, keep_dimensions, widen_constants, take_out_head, rotate)
 
 
 def rewrite_exact(content: bytes) -> Rewritten:

@@ -1,5 +1,6 @@
 """The main graph of a .tflite file, for changing it."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -34,6 +35,7 @@ class EditableGraph:
         self._size_hint = len(content)
         self._changed: dict[tuple[int, str], int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+        self._buffers: dict[bytes, int] = {}
         for operator in self._graph.operators:
             operator.inputs = list(operator.inputs) if operator.inputs is not None else []
             operator.outputs = list(operator.outputs) if operator.outputs is not None else []
@@ -225,7 +227,8 @@ class EditableGraph:
         if unpacking is None:
             old = self.constant(index)
             assert old is not None, "only numeric constants are changed"
-            copy = self._add_data((self.tensors[index].name or b"").decode("utf-8", "replace"), change(old))
+            name = (self.tensors[index].name or b"").decode("utf-8", "replace")
+            copy = self._add_data(name, change(old), old=self.tensors[index].buffer)
             self.tensors[copy].quantization = self.tensors[index].quantization
         elif self.kind(unpacking) == "DENSIFY":
             copy = self._changed_copy(unpacking, unpacking.inputs[0], change, key)
@@ -243,12 +246,22 @@ class EditableGraph:
         data = self._model.buffers[self.tensors[index].buffer].data
         return None if data is None or len(data) == 0 else data
 
-    def _add_data(self, name: str, values: np.ndarray) -> int:
-        data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-        self._model.buffers.append(schema.BufferT(data=data))
+    def _add_data(self, name: str, values: np.ndarray, old: int = 0) -> int:
+        """A constant. Equal bytes share a buffer, as in the converter's files: `old`, or one that was added before."""
+        raw = np.ascontiguousarray(values).tobytes()
+        buffer = self._find_buffer(raw, old)
         kind = _TENSOR_TYPES[values.dtype]
-        buffer = len(self._model.buffers) - 1
         return self._add(schema.TensorT(name=name.encode(), shape=list(values.shape), type=kind, buffer=buffer))
+
+    def _find_buffer(self, raw: bytes, old: int) -> int:
+        stored = self._model.buffers[old].data
+        if stored is not None and np.asarray(stored).tobytes() == raw:
+            return old
+        key = hashlib.sha256(raw).digest()
+        if key not in self._buffers:
+            self._buffers[key] = len(self._model.buffers)
+            self._model.buffers.append(schema.BufferT(data=np.frombuffer(raw, np.uint8)))
+        return self._buffers[key]
 
     def _add(self, tensor: schema.TensorT) -> int:
         tensor.hasRank = True

@@ -23,8 +23,8 @@ def take_out_head(graph: EditableGraph) -> list[Applied | Refused]:
     """Turns 1x1 convolutions of one pixel that are reshaped into vectors into fully connected layers."""
     names = []
     for operator in find_behind_stems(graph):
-        end = _find_end(graph, operator)
-        if end is None:
+        ends = _find_ends(graph, operator)
+        if not ends:
             continue
         names.append(graph.name(operator))
         _flatten_input(graph, operator)
@@ -32,24 +32,35 @@ def take_out_head(graph: EditableGraph) -> list[Applied | Refused]:
         graph.change_constant(operator, 1, functools.partial(np.reshape, shape=(outputs, inputs)), "2 axes")
         activation = operator.builtinOptions.fusedActivationFunction
         graph.turn_into(operator, "FULLY_CONNECTED", schema.FullyConnectedOptionsT(fusedActivationFunction=activation))
-        graph.remove(end)
-        operator.outputs = end.outputs
+        *softmax, reshape = ends
+        if softmax:
+            vector = graph.tensors[operator.outputs[0]]
+            vector.shape, vector.shapeSignature = list(graph.shape(reshape.outputs[0])), None
+        graph.remove(reshape)
+        (*softmax, operator)[0].outputs = reshape.outputs
     if not names:
         return []
     statement = f"{' and '.join(names)} is a fully connected layer behind the cluster, with the same weights."
     return [Applied(_NAME, tuple(names), statement)]
 
 
-def _find_end(graph: EditableGraph, operator: schema.OperatorT) -> schema.OperatorT | None:
-    """The RESHAPE of a convolution's one pixel into a vector, if nobody else reads the convolution."""
+def _find_ends(graph: EditableGraph, operator: schema.OperatorT) -> list[schema.OperatorT]:
+    """The RESHAPE of a convolution's one pixel into a vector, perhaps behind a SOFTMAX, if nobody else reads it."""
     if not is_pointwise(graph, operator):
-        return None
-    output, readers = operator.outputs[0], graph.readers(operator.outputs[0])
-    if len(readers) != 1 or output in graph.outputs or graph.kind(readers[0]) not in ("RESHAPE", "SQUEEZE"):
-        return None
-    batch, _, _, channels = graph.shape(output)
+        return []
     is_plain = graph.constant(operator.inputs[1]) is not None and graph.is_float(operator.inputs[1])
-    return readers[0] if is_plain and graph.shape(readers[0].outputs[0]) == (batch, channels) else None
+    batch, _, _, channels = graph.shape(operator.outputs[0])
+    ends = [end for end in (_only_reader(graph, operator),) if end is not None]
+    if ends and graph.kind(ends[0]) == "SOFTMAX":
+        ends += [end for end in (_only_reader(graph, ends[0]),) if end is not None]
+    if not ends or graph.kind(ends[-1]) not in ("RESHAPE", "SQUEEZE"):
+        return []
+    return ends if is_plain and graph.shape(ends[-1].outputs[0]) == (batch, channels) else []
+
+
+def _only_reader(graph: EditableGraph, operator: schema.OperatorT) -> schema.OperatorT | None:
+    output, readers = operator.outputs[0], graph.readers(operator.outputs[0])
+    return readers[0] if len(readers) == 1 and output not in graph.outputs else None
 
 
 def _flatten_input(graph: EditableGraph, operator: schema.OperatorT) -> None:

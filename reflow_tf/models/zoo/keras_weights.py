@@ -15,6 +15,8 @@ import h5py
 import keras
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+from reflow_tf.models.keras2.hdf5 import read_layers
 from reflow_tf.models.zoo.architectures import Architecture
 
 SUFFIXES = (".weights.h5", ".keras", ".h5")
@@ -36,7 +38,9 @@ def build_from_keras_weights(architecture: Architecture, path: pathlib.Path, ima
         with _open(path) as file:
             shapes = _read_legacy_shapes(file) if _is_legacy(path) else _read_shapes(file)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"--weights must be a complete file of Keras weights ({error}). Received: {path}") from error
+        raise InputError(
+            f"--weights must be a complete file of Keras weights ({say_why(error)}). Received: {path}"
+        ) from error
     model = architecture.build(image_size, architecture.num_classes)
     last = next(reversed(shapes), "") if _is_legacy(path) else f"layers/{_locate_classifier(model)}/vars/1"
     num_classes = (shapes.get(last) or (architecture.num_classes,))[-1]
@@ -52,8 +56,9 @@ def build_from_keras_weights(architecture: Architecture, path: pathlib.Path, ima
     try:
         model.load_weights(path)
     except Exception as error:  # Keras raises ValueError, KeyError or OSError, depending on where the files part ways
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"--weights must fit {architecture.name} ({advice}): {reason}. Received: {path}") from error
+        raise InputError(
+            f"--weights must fit {architecture.name} ({advice}): {say_why(error)}. Received: {path}"
+        ) from error
     return model
 
 
@@ -75,17 +80,7 @@ def _is_legacy(path: pathlib.Path) -> bool:
 
 def _read_legacy_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
     """Path inside the file -> shape, of every weight, in the order of the layers."""
-    group = file["model_weights"] if "layer_names" not in file.attrs and "model_weights" in file else file
-    layers = [group[_decode(name)] for name in group.attrs["layer_names"]]
-    return {
-        layer[_decode(name)].name: layer[_decode(name)].shape
-        for layer in layers
-        for name in layer.attrs["weight_names"]
-    }
-
-
-def _decode(name: bytes | str) -> str:
-    return name.decode() if isinstance(name, bytes) else name
+    return {weight.name: weight.shape for _, weights in read_layers(file) for weight in weights}
 
 
 def _read_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:

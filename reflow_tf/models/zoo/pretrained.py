@@ -7,6 +7,7 @@ import keras
 
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.models.precision import built_with
 from reflow_tf.models.zoo import embedded, keras_weights, torch_layouts
 from reflow_tf.models.zoo.architectures import ARCHITECTURES, Architecture
@@ -66,9 +67,8 @@ def build_pretrained(architecture: Architecture, weights: str | None, image_size
     except ValueError as error:
         if image_size is None:
             raise  # at its default size every architecture builds: this one is our own failure
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"--image_size must be one that {architecture.name} can take ({reason}). Received: {image_size}"
+            f"--image_size must be one that {architecture.name} can take ({say_why(error)}). Received: {image_size}"
         ) from error
 
 
@@ -107,8 +107,8 @@ def _build_imagenet(architecture: Architecture, image_size: int | None) -> Pretr
         raise
     except Exception as error:  # keras.utils.get_file raises a bare Exception when a download fails
         raise InputError(
-            f"--weights=imagenet needs the network for its first download, which failed ({error}); --weights=random "
-            f"or a path needs none. Received: {architecture.name}"
+            f"--weights=imagenet needs the network for its first download, which failed ({say_why(error)}); "
+            f"--weights=random or a path needs none. Received: {architecture.name}"
         ) from error
     if image_size is not None and image_size != architecture.image_size:
         model = resize_input(model, image_size, like=architecture.build(image_size, architecture.num_classes))

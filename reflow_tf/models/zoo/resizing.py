@@ -3,6 +3,7 @@
 import keras
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 
 def resize_input(model: keras.Model, image_size: int, *, like: keras.Model | None = None) -> keras.Model:
@@ -28,8 +29,7 @@ def resize_input(model: keras.Model, image_size: int, *, like: keras.Model | Non
         copy = keras.models.clone_model(model, input_tensors=inputs, clone_function=clone)
         copy.set_weights(model.get_weights())
     except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"--image_size must be one that the model can take ({reason}). Received: {image_size}"
+            f"--image_size must be one that the model can take ({say_why(error)}). Received: {image_size}"
         ) from error
     return copy

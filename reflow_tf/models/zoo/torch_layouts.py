@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 
 SAFETENSORS_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pth", ".pt", ".th")  # .th: the ResNet-20 of akamaster
@@ -58,7 +59,9 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
         try:
             state = safetensors.numpy.load_file(path)
         except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"--weights must be a readable .safetensors file ({error}). Received: {path}") from error
+            raise InputError(
+                f"--weights must be a readable .safetensors file ({say_why(error)}). Received: {path}"
+            ) from error
     else:
         state = _read_pickle(path)
     if state and all(name.startswith("module.") for name in state):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.aarch64.machine import find_machine
 from reflow_tf.runtimes.litert import LiteRT
@@ -120,7 +121,7 @@ class AArch64:
         runtime = f"--runtime={WHEELS[self._wheel]}"
         done = self._machine.python([str(folder / "run.py"), runtime, "--json", *flags], folder, counted)
         if done.returncode:
-            reason = " | ".join(done.stderr.strip().splitlines()[-3:])
+            reason = say_why("\n".join(done.stderr.strip().splitlines()[-3:]))
             raise InputError(
                 f"{self._wheel} must take the file. Received: {len(self._content)} bytes; {reason} "
                 f"(exit code {done.returncode})"

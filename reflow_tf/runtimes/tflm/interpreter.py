@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.native_stderr import native_stderr_dropped, native_stderr_recorded
 
 VERSION = "0.dev20261023182759"
@@ -29,7 +30,7 @@ def require_tflm() -> Any:
     except ImportError as error:
         raise InputError(
             f"TensorFlow Lite for Microcontrollers is needed: pip install '.[tflm]' in the clone (tflite-micro "
-            f"{VERSION}, x86-64 Linux). Received: {error}"
+            f"{VERSION}, x86-64 Linux). Received: {say_why(error)}"
         ) from error
 
 
@@ -62,10 +63,10 @@ def open_interpreter(content: bytes, arena_bytes: int, decompression_bytes: int 
         said = "; ".join(" ".join(line.split()) for line in [*lines, str(error)] if line.strip())
         if "Requested:" in said:
             raise ArenaTooSmall(
-                f"TFLM needs a larger arena. Received: {arena_bytes} bytes, with which it says: {said}"
+                f"TFLM needs a larger arena. Received: {arena_bytes} bytes, with which it says: {say_why(said)}"
             ) from error
         sparse = "; it has none that unpacks sparse tensors" if "DENSIFY" in said else ""
-        raise InputError(f"TFLM must have every operator of the file{sparse}. Received: {said}") from error
+        raise InputError(f"TFLM must have every operator of the file{sparse}. Received: {say_why(said)}") from error
 
 
 def invoke(interpreter: Any, sample: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 
+from reflow_tf.foreign import say_why
 from reflow_tf.runtimes.tflm.interpreter import invoke, open_interpreter
 
 
@@ -22,7 +23,7 @@ def answer(content: bytes, arena_bytes: int, decompression_bytes: int) -> str:
         numbers = np.random.default_rng(0).integers(-128, 128, tuple(details["shape"]))
         outputs = invoke(interpreter, numbers.astype(details["dtype"]))
     except Exception as error:  # whatever it is, it is the answer
-        return f"error {' '.join(str(error).split())}"
+        return f"error {say_why(error)}"
     return hashlib.sha256(outputs.tobytes()).hexdigest()
 
 

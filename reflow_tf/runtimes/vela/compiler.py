@@ -19,6 +19,7 @@ import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.targets.ethos_u import ACCELERATORS
 
 Row = Mapping[str, str]
@@ -56,7 +57,7 @@ def require_vela() -> str:
     except ImportError as error:
         raise InputError(
             f"Arm's compiler for Ethos-U is needed: pip install '.[vela]' in the clone (ethos-u-vela 5.2.0). "
-            f"Received: {error}"
+            f"Received: {say_why(error)}"
         ) from error
     if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < _OLDEST:
         raise InputError(f"ethos-u-vela must be 5.2 or newer: pip install '.[vela]' in the clone. Received: {version}")
@@ -112,7 +113,9 @@ def _last_words(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Warning: ")]
     if not lines:
         return "a file that it says nothing about"
-    return re.sub(r"^(vela: error: |[\w.]+(Error|Exception): )", "", lines[-1]).strip("'").removeprefix("Error: ")
+    return say_why(
+        re.sub(r"^(vela: error: |[\w.]+(Error|Exception): )", "", lines[-1]).strip("'").removeprefix("Error: ")
+    )
 
 
 def _not_dense(received: str) -> InputError:

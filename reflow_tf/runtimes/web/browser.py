@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any, TypeVar
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.runtimes.web.litertjs import SETUP, installed_folder, pinned_version
 
 Result = TypeVar("Result")
@@ -146,9 +147,9 @@ class Browser:
             await self._page.wait_for_function("window.reflow")
             started = await self._evaluate(self._page, "start", [self.threads])
         except (Error, PageError) as error:
-            reason = str(error).strip().partition("\n")[0]
             raise InputError(
-                f"--runtime=web needs a Chromium that starts, and in it LiteRT.js. Received: {executable}; {reason}"
+                f"--runtime=web needs a Chromium that starts, and in it LiteRT.js. Received: {executable}; "
+                f"{say_why(error)}"
             ) from error
         if started["mostThreads"] < self.threads:
             raise InputError(
@@ -171,7 +172,7 @@ class Browser:
         except Error as error:
             raise InputError(
                 f"Chromium must live until everything was run in it; memory may have run out. "
-                f"Received: {str(error).partition(chr(10))[0]}"
+                f"Received: {say_why(error)}"
             ) from error
         if "failure" in result:
             raise PageError(result["failure"])
@@ -213,7 +214,7 @@ def require_parts() -> str:
         import playwright.async_api  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"--runtime=web needs Playwright: pip install playwright, then {SETUP}. Received: {error}"
+            f"--runtime=web needs Playwright: pip install playwright, then {SETUP}. Received: {say_why(error)}"
         ) from error
     executable = shutil.which(PROGRAM)
     if executable is None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
 from reflow_tf.runtimes.web.browser import Browser, PageError
 
@@ -94,7 +95,7 @@ class Web:
         except PageError as error:
             raise InputError(
                 f"A .tflite file must be whole and use only operators and types that LiteRT.js has; int8 "
-                f"inputs and outputs are not among them. Received: {len(content)} bytes; {error}"
+                f"inputs and outputs are not among them. Received: {len(content)} bytes; {say_why(error)}"
             ) from error
         sides = (details["inputs"], details["outputs"])
         if any(len(side) != 1 for side in sides):
@@ -117,7 +118,7 @@ class Web:
         try:
             return self._browser.call(function, self._number, *arguments)
         except PageError as error:
-            raise InputError(f"LiteRT.js must be able to run the file. Received: {error}") from error
+            raise InputError(f"LiteRT.js must be able to run the file. Received: {say_why(error)}") from error
 
 
 def _read_shape(details: dict, side: str) -> tuple[int, ...]:

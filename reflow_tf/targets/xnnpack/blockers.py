@@ -9,7 +9,7 @@ from reflow_tf.targets.xnnpack.delegate import refusal
 from reflow_tf.targets.xnnpack.layouts import Finding, Layout
 from reflow_tf.targets.xnnpack.nodes import Node, NodeType, Subgraph
 from reflow_tf.targets.xnnpack.regions import Region, Wiring, has_pixels
-from reflow_tf.targets.xnnpack.remedies import Words, describe, describe_refusal
+from reflow_tf.targets.xnnpack.remedies import Words, averages_map, describe, describe_kind, describe_refusal
 from reflow_tf.targets.xnnpack.versions import Version
 
 _NO_STEM = Words(
@@ -55,11 +55,21 @@ def find_blockers(
             causes += _own_cause(wiring, place, index in region.stems)
     causes += _outside_causes(wiring, region, placed, version)
     if not region.ends:
-        causes.append((graph.operators[region.operators[-1]], _NO_END))
+        causes.append(_missing_end(wiring, region))
     if not causes:
         words = Words("XNNPACK's search puts it into no cluster that it would switch", "none known: please report it")
         causes.append((graph.operators[region.products[0]], words))
     return group(causes)
+
+
+def _missing_end(wiring: Wiring, region: Region) -> tuple[Operator, Words]:
+    """The pooling that could be a mean, which would end the cluster, or the last operator of all."""
+    graph = wiring.graph
+    behind = [graph.operators[index] for index in sorted(wiring.spread(region.operators, wiring.after))]
+    pooling = next((operator for operator in behind if averages_map(graph, operator)), None)
+    if pooling is not None:
+        return pooling, describe_kind(graph, pooling)
+    return graph.operators[region.operators[-1]], _NO_END
 
 
 def group(causes: Iterable[tuple[Operator, Words]]) -> tuple[Blocker, ...]:

@@ -185,9 +185,13 @@ def _same_padding(graph: OperatorGraph, operator: Operator) -> tuple[int, int, i
 
 def _describe_type(graph: OperatorGraph, operator: Operator) -> Words:
     used = [graph.values[index].dtype for index in (*operator.inputs[:1], *operator.outputs)]
-    other = next((dtype for dtype in used if not dtype.startswith("float")), used[0])
+    other = next((dtype for dtype in used if not dtype.startswith("float")), None)
+    filters = next((graph.values[index].dtype for index in operator.inputs[1:2] if index != ABSENT), "float32")
+    found, wanted = f"{other or used[0]} values", "float32 and float16"
+    if other is None and not filters.startswith("float"):  # dynamic range quantization
+        found, wanted = f"{filters} filters, though the values are {used[0]}", "float32 and float16 filters"
     return Words(
-        f"{other} values; sparse kernels exist for float32 and float16 only",
+        f"{found}; sparse kernels exist for {wanted} only",
         "no remedy: export with --quantize=none or --quantize=float16",
     )
 
@@ -220,8 +224,9 @@ def describe_kind(graph: OperatorGraph, operator: Operator) -> Words:
             "FULLY_CONNECTED flattens its input",
             "use 1x1 convolutions of a mean with keepdims=True instead of Dense",
         )
-    if kind == "AVERAGE_POOL_2D" and graph.values[operator.outputs[0]].shape[1:3] == (1, 1):
-        return Words("AVERAGE_POOL_2D ends no cluster, even of the whole image", "GlobalAveragePooling2D does the same")
+    if averages_map(graph, operator):
+        by_hand = "GlobalAveragePooling2D computes the same with the same weights"
+        return Words("AVERAGE_POOL_2D ends no cluster, even of the whole image", promise(graph, by_hand))
     remedies = {
         "SUB": "an ADD of the NEG of what is subtracted computes the same",
         "DIV": "a MUL by the reciprocal does the same, if the divisor is constant",
@@ -231,6 +236,14 @@ def describe_kind(graph: OperatorGraph, operator: Operator) -> Words:
         "PAD": "let the convolution pad, or pad just before one that has no padding of its own",
     }
     return Words(f"{kind} is never part of a cluster", remedies.get(kind, _NONE))
+
+
+def averages_map(graph: OperatorGraph, operator: Operator) -> bool:
+    """Whether an operator is an average pooling whose one window sees the whole map."""
+    if operator.kind != "AVERAGE_POOL_2D" or graph.values[operator.outputs[0]].shape[1:3] != (1, 1):
+        return False
+    sizes, window = graph.values[operator.inputs[0]].shape[1:3], operator.attributes["window"]
+    return all(size <= reach for size, reach in zip(sizes, window, strict=True))
 
 
 def _describe_reshape(graph: OperatorGraph, operator: Operator) -> Words:

@@ -19,7 +19,7 @@ _CORRUPTS = "compute wrong outputs with this file, or refuse it: store it dense.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class XNNPack(HardwareTarget):
-    """Rewards zeros in 1x1 convolutions."""
+    """Rewards zeros in 1x1 convolutions, and in Dense layers that become such in the file."""
 
     name: str = "xnnpack"
     description: str = "XNNPACK on mobile CPUs can run 1x1 convolutions sparse, so only their kernels are pruned."
@@ -50,7 +50,8 @@ class XNNPack(HardwareTarget):
         return None
 
     def objection(self, spec: LayerSpec) -> str | None:
-        if spec.kind is Kind.POINTWISE_CONV:
+        """Those of `MAP_DENSE` are 1x1 convolutions of a cluster in the file, which exact rewriting makes of them."""
+        if spec.kind in (Kind.POINTWISE_CONV, Kind.MAP_DENSE):
             return None
         return f"XNNPACK runs no {spec.kind.value.replace('_', ' ')} sparse"
 

@@ -29,6 +29,25 @@ def test_behind_an_average_it_reads_a_vector(draw, half, squeeze):
     assert draw.measure(content, rewritten.content) <= 1e-6
 
 
+def test_a_softmax_in_between_goes_along(draw):
+    """GlobalAveragePooling2D(keepdims=True), Dense(activation='softmax'), Flatten."""
+    sketch = draw.Sketch(1, 17, 17, 3)
+    x = sketch.conv(sketch.mean(sketch.stem(), keep=True), 5, name="logits")
+    x = sketch.add("SOFTMAX", [x], (1, 1, 1, 5), schema.SoftmaxOptionsT(beta=1.0))
+    content = sketch.finish(sketch.reshape(x, 1, 5))
+    rewritten = rewrite_exact(content)
+    assert kinds(rewritten.content)[-3:] == ["MEAN", "FULLY_CONNECTED", "SOFTMAX"]
+    assert draw.measure(content, rewritten.content) <= 1e-6
+
+
+def test_a_softmax_that_is_read_as_an_image_stays(draw):
+    sketch = draw.Sketch(1, 17, 17, 3)
+    x = sketch.conv(sketch.mean(sketch.stem(), keep=True), 5)
+    x = sketch.add("SOFTMAX", [x], (1, 1, 1, 5), schema.SoftmaxOptionsT(beta=1.0))
+    rewritten = rewrite_exact(sketch.finish(sketch.reshape(x, 1, 5), x))
+    assert [applied.rewrite for applied in rewritten.applied] == ["padding"]
+
+
 def test_behind_other_layers_they_stay_in_the_cluster(draw):
     """The convolution in front of it can run sparse."""
     sketch = draw.Sketch(1, 17, 17, 3)

@@ -69,14 +69,14 @@ def test_groups_on_the_image_keep_its_channels(draw):
 def test_one_pixel_beside_an_upright_image(draw):
     sketch = draw.Sketch()
     x = downsample(sketch)
-    gate = sketch.pool(x, "AVERAGE_POOL_2D", 4, 4, VALID)
+    gate = sketch.pool(x, "MAX_POOL_2D", 4, 4, VALID)
     content = sketch.classify(sketch.conv(sketch.binary("MUL", fold(sketch, x), gate), 8, 3))
     check_refused(content, "MUL mixes the mirrored image with one that is not")
 
 
 def test_one_pixel_that_is_unfolded(draw):
     sketch = draw.Sketch()
-    x = sketch.pool(downsample(sketch), "AVERAGE_POOL_2D", 4, 4, VALID)
+    x = sketch.pool(downsample(sketch), "MAX_POOL_2D", 4, 4, VALID)
     x = sketch.add("DEPTH_TO_SPACE", [x], (1, 2, 2, 2), schema.DepthToSpaceOptionsT(blockSize=2))
     check_refused(sketch.finish(x), "no mirror image of DEPTH_TO_SPACE is known")
 
@@ -85,7 +85,7 @@ def test_one_pixel_that_is_spread(draw):
     """All pixels are alike, so an image of one, made as large as the mirrored one, is its own mirror image."""
     sketch = draw.Sketch()
     x = downsample(sketch)
-    pooled = sketch.conv(sketch.pool(x, "AVERAGE_POOL_2D", 4, 4, VALID), 8)
+    pooled = sketch.conv(sketch.pool(x, "MAX_POOL_2D", 4, 4, VALID), 8)
     size = sketch.constant(np.array([4, 4], np.int32))
     pooled = sketch.add("RESIZE_BILINEAR", [pooled, size], (1, 4, 4, 8), schema.ResizeBilinearOptionsT())
     x = sketch.add("CONCATENATION", [x, pooled], (1, 4, 4, 16), schema.ConcatenationOptionsT(axis=3))
@@ -133,7 +133,7 @@ def test_kernels_that_are_computed(draw, kernel):
     """Those of 1x1 convolutions have nothing to mirror."""
     sketch = draw.Sketch()
     x = downsample(sketch)
-    weights = sketch.reshape(sketch.pool(x, "AVERAGE_POOL_2D", 4, 4, VALID), 8, 1, 1, 1)
+    weights = sketch.reshape(sketch.pool(x, "MAX_POOL_2D", 4, 4, VALID), 8, 1, 1, 1)
     weights = sketch.binary("MUL", weights, sketch.weights(8, kernel, kernel, 8))
     content = sketch.classify(sketch.conv(x, 8, kernel, weights=weights))
     if kernel == 1:

@@ -177,7 +177,7 @@ def test_what_is_flattened_is_turned_back(draw):
 
 def test_one_pixel_need_not_be_turned_back(draw):
     sketch = draw.Sketch()
-    x = sketch.pool(downsample(sketch, kernels=(3,)), "AVERAGE_POOL_2D", 4, 4, VALID)
+    x = sketch.pool(downsample(sketch, kernels=(3,)), "MAX_POOL_2D", 4, 4, VALID)
     rewritten = check(draw, sketch.finish(sketch.dense(sketch.reshape(x, 1, 8), 5)), "rotation")
     assert draw.count(rewritten.content, "REVERSE_V2") == 1
 

@@ -63,7 +63,15 @@ def test_nothing_is_promised_where_no_cluster_can_begin(files, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["stem SAME", "stem SAME, odd", "times a scalar", "squeeze, dropped", "padding read twice", "1x1 head, sparse"],
+    [
+        "stem SAME",
+        "stem SAME, odd",
+        "times a scalar",
+        "squeeze, dropped",
+        "padding read twice",
+        "1x1 head, sparse",
+        "average pool",
+    ],
 )
 def test_a_file_that_lacks_nothing_but_rewriting_runs_sparse_after_it(files, name):
     before = XNNPack().judge(read_operators(files[name].content))

@@ -82,7 +82,7 @@ def test_what_runs_dense_has_a_blocker_and_what_runs_sparse_alone_has_none(files
         ("not delegated", "SIGN", "the delegate does not take SIGN", "no remedy"),
         ("squeeze, dropped", "RESHAPE", "the MEAN must keep them", EXACT),
         ("no mean", "CONV_2D", "nothing ends the cluster", "GlobalAveragePooling2D"),
-        ("average pool", "CONV_2D", "nothing ends the cluster", "GlobalAveragePooling2D"),
+        ("average pool", "AVERAGE_POOL_2D", "ends no cluster, even of the whole image", EXACT),
         ("another output", "MAX_POOL_2D", "from outside of the cluster", "behind the cluster's end"),
         ("mean read twice", "RESHAPE", "beside conv_2d_7", "behind the cluster's end"),
         ("x plus x", "ADD", "reads one value twice", "multiply it by a constant"),
@@ -121,6 +121,41 @@ def test_equal_reasons_are_one_blocker(network):
     graph = read_operators(n.file(n.mean(n.conv(x, 8))))
     (blocker,) = [blocker for blocker in XNNPack().judge(graph).blockers if "7x7" in blocker.reason]
     assert blocker.operator == "depthwise_conv_2d_2, depthwise_conv_2d_3 and 3 more"
+
+
+def _find_end(network, pool):
+    """The blockers of a network that ends in an average pooling of 16x16 pixels."""
+    n = network()
+    blockers = XNNPack().judge(read_operators(n.file(pool(n, n.body())))).blockers
+    return [blocker for blocker in blockers if "end" in blocker.reason]
+
+
+def test_a_pooling_of_the_whole_map_needs_no_training(network):
+    (blocker,) = _find_end(network, lambda n, x: n.reshape(n.pool(x, "AVERAGE_POOL_2D", 16), (1, 64)))
+    assert (blocker.kind, blocker.remedy) == ("AVERAGE_POOL_2D", EXACT)
+
+
+def test_nor_does_it_where_rewriting_leaves_the_network_alone(network):
+    n = network(shape=(1, 8, 8, 3))
+    blockers = (
+        XNNPack().judge(read_operators(n.file(n.pool(n.block(n.conv(n.image, 32)), "AVERAGE_POOL_2D", 8)))).blockers
+    )
+    (blocker,) = [blocker for blocker in blockers if blocker.kind == "AVERAGE_POOL_2D"]
+    assert blocker.remedy == "GlobalAveragePooling2D computes the same with the same weights"
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda n, x: n.pool(x, "AVERAGE_POOL_2D", 16, window=15),
+        lambda n, x: n.pool(x, "AVERAGE_POOL_2D", 8),
+        lambda n, x: n.pool(x, "MAX_POOL_2D", 16),
+        lambda n, x: n.dense(n.reshape(x, (1, 16 * 16 * 64)), 5),
+    ],
+)
+def test_any_other_end_does(network, pool):
+    (blocker,) = _find_end(network, pool)
+    assert blocker.remedy == "end the convolutions with GlobalAveragePooling2D, and train again"
 
 
 def test_the_would_be_cluster_reaches_from_the_stem_to_the_mean(graphs):

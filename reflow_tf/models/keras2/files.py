@@ -1,0 +1,65 @@
+"""What a model file says about itself: the Keras version that saved it, and the configuration of its model."""
+
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+import h5py
+
+from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+
+_METADATA, _CONFIG = "metadata.json", "config.json"
+
+
+def read_version(path: pathlib.Path) -> str | None:
+    """The Keras version that saved the file, such as '2.15.0' or '2.3.0-tf'; None where the file does not say.
+
+    Args:
+        path: a `.keras` archive or an HDF5 file.
+
+    Raises:
+        OSError, KeyError, ValueError, zipfile.BadZipFile: not a complete file of its kind.
+    """
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(archive.read(_METADATA))
+        version = metadata.get("keras_version") if isinstance(metadata, dict) else None
+    else:
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("keras_version")
+    return _decode(version) if isinstance(version, bytes | str) else None
+
+
+def is_keras2(version: str | None) -> bool:
+    """Whether a version is one of Keras 2."""
+    return version is not None and version.split(".")[0] == "2"
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The model's configuration: 'class_name', 'config', and what else that version of Keras wrote beside them.
+
+    Raises:
+        InputError: the file has none, or what it has is no JSON object.
+        OSError, KeyError, zipfile.BadZipFile: not a complete file of its kind.
+    """
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            text: bytes | str | None = archive.read(_CONFIG)
+    else:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("model_config")
+    if text is None:
+        raise InputError(f"--model must be a whole model; this file holds weights alone. Received: {path}")
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--model must hold its configuration as JSON ({say_why(error)}). Received: {path}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("config"), dict | list):
+        raise InputError(f"--model must hold the configuration of a Keras model. Received: {path}")
+    return config
+
+
+def _decode(text: bytes | str) -> str:
+    return text.decode() if isinstance(text, bytes) else text

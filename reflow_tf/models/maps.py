@@ -1,0 +1,104 @@
+"""Which Dense layers work on maps: on each pixel of one, or on averages that a map is multiplied with again.
+
+Exact rewriting (export/rewriting/dimensions.py) makes 1x1 convolutions of them: those of squeeze-and-excitation, and
+not the head of a classifier, from which nothing comes back to a map. Read from the shapes in the graph of functional
+models: a *map* has four axes and more than one pixel, a *pixel* one value for each channel of an image.
+"""
+
+from collections import defaultdict
+
+import keras
+from keras import layers
+
+from reflow_tf.models.calls import Call, CallGraph
+
+
+def find_on_maps(model: keras.Model) -> frozenset[int]:
+    """The Dense layers that work on maps wherever they are used, each by its `id`.
+
+    A layer of one's own is taken for such a use if it makes maps of maps: the Dense layers in it, whatever it does with
+    them. In a subclassed model none are found.
+
+    Args:
+        model: a built model.
+    """
+    graph = _Graph(CallGraph(model))
+    found: dict[int, bool] = {}
+    for call in graph.calls:
+        if isinstance(call.operation, layers.Dense):
+            found[id(call.operation)] = found.get(id(call.operation), True) and graph.works_on_maps(call)
+        elif isinstance(call.operation, keras.Layer):
+            inner = [layer for layer in call.operation._flatten_layers() if isinstance(layer, layers.Dense)]
+            for layer in inner:
+                found[id(layer)] = found.get(id(layer), True) and graph.makes_maps_of_maps(call)
+    return frozenset(layer for layer, on_maps in found.items() if on_maps)
+
+
+class _Graph:
+    """Who makes and who reads each tensor of a model."""
+
+    def __init__(self, graph: CallGraph):
+        self.calls = graph.calls
+        self._shapes, self._ends = graph.shapes, graph.ends
+        self._makers: defaultdict[int, list[Call]] = defaultdict(list)
+        self._readers: defaultdict[int, list[Call]] = defaultdict(list)
+        for call in self.calls:
+            for tensor in call.outputs:
+                self._makers[tensor].append(call)
+            for tensor in dict.fromkeys(call.inputs):
+                self._readers[tensor].append(call)
+
+    def works_on_maps(self, call: Call) -> bool:
+        """Whether one use of a Dense layer is on maps."""
+        if self.makes_maps_of_maps(call):
+            return True
+        return all(self._comes_from_map(tensor, set()) for tensor in call.inputs) and all(
+            self._comes_back(tensor, set()) for tensor in call.outputs
+        )
+
+    def makes_maps_of_maps(self, call: Call) -> bool:
+        """Whether everything that goes in and comes out is a map."""
+        return all(map(self._is_map, (*call.inputs, *call.outputs)))
+
+    def _is_map(self, tensor: int) -> bool:
+        shape = self._shapes[tensor]
+        return len(shape) == 4 and shape[1:3] != (1, 1)
+
+    def _is_pixel(self, tensor: int) -> bool:
+        shape = self._shapes[tensor]
+        return len(shape) == 2 or (len(shape) == 4 and shape[1:3] == (1, 1))
+
+    def _comes_from_map(self, tensor: int, seen: set[int]) -> bool:
+        """Whether a pixel is computed from averages over maps, or the like, and from nothing else."""
+        if tensor in seen:
+            return True
+        seen.add(tensor)
+        makers = self._makers[tensor]
+        if not self._is_pixel(tensor) or not makers:
+            return False
+        return all(
+            self._reduces(call, tensor) or all(self._comes_from_map(source, seen) for source in call.inputs)
+            for call in makers
+        )
+
+    def _reduces(self, call: Call, tensor: int) -> bool:
+        """Whether a call takes a map's height and width away, and leaves its channels."""
+        if call.operation is None or len(call.inputs) != 1 or not self._is_map(call.inputs[0]):
+            return False
+        is_weighted = isinstance(call.operation, keras.Layer) and bool(call.operation.weights)
+        return not is_weighted and self._shapes[call.inputs[0]][3] == self._shapes[tensor][-1]
+
+    def _comes_back(self, tensor: int, seen: set[int]) -> bool:
+        """Whether every way that a pixel goes meets a map, which it is combined with."""
+        if tensor in seen:
+            return True
+        seen.add(tensor)
+        readers = self._readers[tensor]
+        if tensor in self._ends or not self._is_pixel(tensor) or not readers:
+            return False
+        return all(self._brings_back(call, seen) for call in readers)
+
+    def _brings_back(self, call: Call, seen: set[int]) -> bool:
+        if len(call.inputs) > 1 and any(map(self._is_map, call.inputs)):
+            return all(map(self._is_map, call.outputs))
+        return all(self._comes_back(tensor, seen) for tensor in call.outputs)

@@ -1,0 +1,158 @@
+"""The Dense layers that work on maps are those that exact rewriting makes 1x1 convolutions of."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from reflow_tf.config import PruneConfig
+from reflow_tf.export.operators import read_operators
+from reflow_tf.export.placement import find_places
+from reflow_tf.export.tflite import export_tflite
+from reflow_tf.export.verification import check_masks
+from reflow_tf.jobs.explanation import explain
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.pruning import prune
+from reflow_tf.sparsity.layers import Kind
+from reflow_tf.targets.xnnpack import XNNPack
+
+WIDTH = 32
+
+
+class Excitation(layers.Layer):
+    """Squeeze-and-excitation as a layer of one's own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.squeeze = layers.Dense(48, activation="relu", name="squeeze")
+        self.excite = layers.Dense(WIDTH, activation="sigmoid", name="excite")
+
+    def build(self, shape):
+        self.squeeze.build((shape[0], shape[-1]))
+        self.excite.build((shape[0], 48))
+
+    def call(self, x):
+        y = self.excite(self.squeeze(keras.ops.mean(x, axis=(1, 2))))
+        return x * keras.ops.reshape(y, (-1, 1, 1, WIDTH))
+
+
+def connect(x, name, last="sigmoid"):
+    x = layers.Dense(48, activation="silu", name=f"{name}_squeeze")(x)
+    return layers.Dense(WIDTH, activation=last, name=f"{name}_excite")(x)
+
+
+def reshape(x):
+    return layers.Reshape((1, 1, WIDTH))(x)
+
+
+def nest(x):
+    inner = keras.Input(x.shape[1:])
+    return keras.Model(inner, connect(inner, "nested"), name="nested")(x)
+
+
+# name -> what makes a map of a map
+ON_MAPS = {
+    "dense, then reshaped": lambda x: x * reshape(connect(layers.GlobalAveragePooling2D()(x), "se")),
+    "reshaped, then dense": lambda x: x * connect(reshape(layers.GlobalAveragePooling2D()(x)), "se"),
+    "kept dimensions": lambda x: x * connect(layers.GlobalAveragePooling2D(keepdims=True)(x), "se"),
+    "multiplied by layers": lambda x: layers.Multiply()(
+        [x, reshape(layers.Dropout(0.1)(connect(layers.GlobalAveragePooling2D()(x), "se")))]
+    ),
+    "a mean of ops": lambda x: x * reshape(connect(keras.ops.mean(x, axis=(1, 2)), "se")),
+    "a pooling of the whole map": lambda x: x * connect(layers.AveragePooling2D(16)(x), "se"),
+    "activations of their own": lambda x: (
+        x
+        * reshape(
+            layers.Activation("sigmoid")(keras.ops.add(connect(layers.GlobalAveragePooling2D()(x), "se", None), 1.0))
+        )
+    ),
+    "a nested model": lambda x: x * reshape(nest(layers.GlobalAveragePooling2D()(x))),
+    "each pixel": lambda x: connect(x, "se"),
+    "a layer of one's own": Excitation(name="own"),
+}
+
+
+def build(make, *, head=None):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    x = layers.Conv2D(16, 3, 2, padding="same", activation="relu", name="stem")(image)
+    x = layers.Conv2D(WIDTH, 1, activation="relu", name="expand")(x)
+    x = layers.Conv2D(24, 1, name="project")(make(x) if make else x)
+    x = layers.GlobalAveragePooling2D(keepdims=bool(head))(x)
+    return keras.Model(image, head(x) if head else layers.Dense(10, activation="softmax", name="head")(x))
+
+
+def find(model):
+    return {spec.path for spec in find_kernels(model).specs if spec.kind is Kind.MAP_DENSE}
+
+
+def find_convolutions(model):
+    """The Dense kernels that are 1x1 convolutions in the rewritten file."""
+    content = export_tflite(model, rewrite="exact", storage="dense").content
+    kernels = find_kernels(model)
+    dense = {spec.path for spec in kernels.specs if spec.kind in (Kind.DENSE, Kind.MAP_DENSE)}
+    read = {operator.inputs[1] for operator in read_operators(content).operators if operator.kind == "CONV_2D"}
+    places = find_places(content, {path: kernel for path, kernel in kernels.read().items() if path in dense})
+    return {path for path, found in places.items() if any(place.tensor in read for place in found)}
+
+
+@pytest.mark.parametrize("name", ON_MAPS)
+def test_they_are_those_that_rewriting_convolves(name):
+    model = build(ON_MAPS[name])
+    assert len(find(model)) == 2
+    assert find(model) == find_convolutions(model)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda x: layers.Flatten()(layers.Dense(10, name="head")(x)),
+        lambda x: layers.Dense(10, name="head")(
+            layers.Dense(20, activation="relu", name="hidden")(layers.Flatten()(x))
+        ),
+        lambda x: layers.Reshape((10,))(layers.Dense(10, activation="softmax", name="head")(x)),
+    ],
+)
+def test_classifiers_are_not(head):
+    model = build(None, head=head)
+    assert find(model) == find_convolutions(model) == set()
+
+
+def test_what_is_not_computed_from_a_map_is_not():
+    """A vector that is fed, as in FiLM."""
+    image, vector = keras.Input((8, 8, WIDTH)), keras.Input((16,))
+    x = layers.Multiply()([image, reshape(layers.Dense(WIDTH)(vector))])
+    assert find(keras.Model([image, vector], x)) == set()
+
+
+def test_what_something_else_reads_too_is_not():
+    image = keras.Input((8, 8, WIDTH))
+    y = connect(layers.GlobalAveragePooling2D()(image), "se")
+    model = keras.Model(image, [layers.Multiply()([image, reshape(y)]), layers.Dense(3, name="other")(y)])
+    assert find(model) == set()
+
+
+def test_a_layer_that_also_serves_as_a_head_is_not():
+    image = keras.Input((8, 8, WIDTH))
+    shared = layers.Dense(WIDTH, name="shared")
+    x = layers.Multiply()([image, reshape(shared(layers.GlobalAveragePooling2D()(image)))])
+    model = keras.Model(image, shared(layers.GlobalAveragePooling2D()(x)))
+    assert find(model) == set()
+
+
+def test_series_and_vectors_have_none():
+    series = keras.Sequential([keras.Input((20, 4)), layers.Dense(8), layers.GlobalAveragePooling1D(), layers.Dense(3)])
+    assert find(series) == set()
+
+
+@pytest.mark.parametrize("name", ["dense, then reshaped", "kept dimensions", "a layer of one's own"])
+def test_a_network_with_them_runs_sparse_at_the_default_sparsity(name):
+    model = build(ON_MAPS[name])
+    result = prune(model, PruneConfig(target="xnnpack", repair="none"))
+    assert {path for path in result.masks if "head" in path} == set() and len(result.masks) == 4
+    file = export_tflite(result.model, rewrite="exact")
+    verdict = explain(file.content).as_given
+    assert verdict.eligible and verdict.blockers == ()
+    assert all(check.ok for check in check_masks(file.content, result.masks))
+    assert np.all([np.count_nonzero(mask) > 0 for mask in result.masks.values()])
+    assert XNNPack().objection(next(s for s in find_kernels(model).specs if s.path == "head/kernel")) is not None
