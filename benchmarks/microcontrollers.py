@@ -135,8 +135,8 @@ def score(results, evaluation, content):
     one = signals[FLAGS.repairs[-1]]
     ranked = {"dense": one["dense"].ranked, "magnitude": one["pruned"].ranked}
     ranked |= {chain: of_chain["repaired"].ranked for chain, of_chain in signals.items()}
-    ranked["int8"] = rank_outputs(map(TFLM(content).run, evaluation))
     classes = one["dense"].num_classes
+    ranked["int8"] = rank_outputs(map(TFLM(content).run, evaluation), classes)
     return {"accuracy": {name: score_accuracy(each, evaluation.labels, classes).top1 for name, each in ranked.items()}}
 
 

@@ -30,8 +30,8 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation
 from reflow_tf.sparsity.budget import Price, find_most, share_out
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS, Statistics
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
-from reflow_tf.sparsity.masks import build_masks
-from reflow_tf.sparsity.plan import PruningPlan, make_plan
+from reflow_tf.sparsity.masks import build_masks, count_zeros
+from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import Selection, select_kernels
 from reflow_tf.targets.target import HardwareTarget
@@ -47,6 +47,7 @@ class PruneReport:
         repair: what restored the signal, step by step; of 'auto' first what it chose, a `Choice`.
         signals: 'dense', 'pruned', 'repaired' -> what that model did with the evaluation inputs; empty without any.
         seconds: stage -> how long it took.
+        zeros_before: path of each of `specs` -> how many of its weights were zero already.
         budget: what the budget came to, where it was not a sparsity.
     """
 
@@ -55,6 +56,7 @@ class PruneReport:
     repair: tuple[RepairOutcome, ...]
     signals: Mapping[str, Signal]
     seconds: Mapping[str, float]
+    zeros_before: Mapping[str, int]
     budget: Foreseen | None = None
 
 
@@ -134,7 +136,10 @@ def prune(
     scores = _score(model, kernels, selection.chosen, config.criterion, calibration, progress, stopwatch)
     share = _find_allocation(model, selection.chosen, config, limit, calibration, progress, stopwatch)
     with stopwatch.timed("masks"):
-        plan, masks, foreseen = _plan(selection.chosen, scores, config, share, limit)
+        weights = kernels.read()
+        zeros_before = {spec.path: count_zeros(weights[spec.path]) for spec in selection.chosen}
+        plan, masks, foreseen = _plan(selection.chosen, weights, scores, config, share, limit)
+        del weights
     measure("dense", model)
     model = model if inplace else copy_model(model)
     pruned = PrunedModel(model, masks, read_weights(model))
@@ -144,7 +149,7 @@ def prune(
         pruned, repair = _repair(pruned, config, plan, calibration, progress)
     measure("repaired", model, same_as=None if any(step.repaired for step in repair) else "pruned")
     skipped = kernels.skipped + selection.skipped
-    report = PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds, foreseen)
+    report = PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds, zeros_before, foreseen)
     return PruneResult(model, plan, pruned.masks, report)
 
 
@@ -245,6 +250,7 @@ def _find_allocation(
 
 def _plan(
     specs: Sequence[LayerSpec],
+    weights: Mapping[str, np.ndarray],
     scores: Mapping[str, np.ndarray],
     config: PruneConfig,
     share: tuple[Allocation, float],
@@ -254,7 +260,7 @@ def _plan(
     allocation, most = share
 
     def plan_at(sparsity: float) -> tuple[PruningPlan, Mapping[str, np.ndarray]]:
-        plan = make_plan(specs, scores, config.pattern, allocation, sparsity)
+        plan = keep_zeros(make_plan(specs, scores, config.pattern, allocation, sparsity), weights)
         return plan, build_masks(plan, scores)
 
     return (*plan_at(config.requested_sparsity), None) if limit is None else find_least(limit, plan_at, most)

@@ -17,6 +17,7 @@ from reflow_tf.models.execution import Step, Steps, Stretch, activate, read_step
 from reflow_tf.models.fisher import gather_output_gains
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.observation import check_batch, without_activation
+from reflow_tf.models.predictions import Reading, find_reading
 from reflow_tf.models.sidebyside import Ledger
 from reflow_tf.models.surgery import write_values
 from reflow_tf.repair.contract import Progress
@@ -58,7 +59,7 @@ def measure_sensitivity(
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
     steps, kernels = read_steps(model), find_kernels(model)
     gains = gather_output_gains(model, specs, images[:-num_judged])
-    judge = _Judge(steps, images[-num_judged:])
+    judge = _Judge(steps, images[-num_judged:], model)
     ledger = Ledger(steps, images[:-num_judged])
     chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
     curves = {}
@@ -85,11 +86,13 @@ class _Judge:
     Steps that are passed by are dense for good: what they give is kept, and no more computed for each answer.
     """
 
-    def __init__(self, steps: Steps, images: np.ndarray):
+    def __init__(self, steps: Steps, images: np.ndarray, model: keras.Model):
         self._steps, self._waiting = steps, list(steps)
         self._ahead, self._known = Ledger(steps, images), [images]
         self._rest = Stretch(self._waiting, [steps.input], [steps.output])
-        (self._dense,) = self._rest(self._known)
+        (dense,) = self._rest(self._known)
+        self._reading: Reading = find_reading(model, images.shape[1:], dense.shape[-1])
+        self._dense = np.array(self._reading(dense))
 
     def pass_by(self, step: Step) -> None:
         outputs = self._ahead.compute(step, "dense")
@@ -102,7 +105,7 @@ class _Judge:
 
     def __call__(self) -> float:
         (outputs,) = self._rest(self._known)
-        return measure_divergence(outputs, self._dense)
+        return measure_divergence(np.array(self._reading(outputs)), self._dense)
 
 
 def _measure_kernel(

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.moments import MomentAccumulator, PooledMoments
-from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.observation import LayerCall, replaced_calls
+from reflow_tf.models.predictions import run_predictions
 from reflow_tf.models.walking import find_batch_norms
 
 DEAD_SHARE = 0.01
@@ -39,7 +40,7 @@ class Signal:
     Attributes:
         variances: path of each batch norm, in the order of execution -> variance of its output, (channels,) float64.
         ranked: the best classes, best first, (inputs, *positions, up to 5): one an input or, on maps, a position.
-        num_classes: size of the output's last axis.
+        num_classes: size of the output's last axis; 2 for a single sigmoid.
     """
 
     variances: Mapping[str, np.ndarray]
@@ -84,7 +85,8 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
     """Runs the model at inference over the batches; the model is left as it was.
 
     Args:
-        model: a built classifier: one output whose last axis numbers the classes; other axes are positions.
+        model: a built classifier: one output whose last axis numbers the classes or is a single sigmoid; other axes
+            are positions.
         batches: float arrays (n, ...).
 
     Raises:
@@ -96,9 +98,9 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
     calls = {norm.layer: _observed_call(norm.layer, norm.path, accumulators[norm.path], order) for norm in norms}
     ranked, num_classes = [], 0
     with replaced_calls(calls):
-        for outputs in run(model, batches):
+        for outputs in run_predictions(model, batches):
             num_classes = outputs.shape[-1]
-            ranked.append(rank_classes(outputs.numpy()))
+            ranked.append(rank_classes(outputs))
     variances = {path: accumulators[path].moments().variance for path in order}
     return Signal(variances, np.concatenate(ranked), num_classes)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from reflow_tf.data.as_stored import Preparation
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource
 from reflow_tf.data.split import even_batches
@@ -25,9 +26,9 @@ _LARGEST_BATCH_BYTES = 20_000_000
 
 
 class ImageStream:
-    """Some images of a source, in a fixed order, as batches.
+    """Some images, or other samples, of a source, in a fixed order, as batches.
 
-    `iter` yields float32 (n, height, width, channels), with n near equal from batch to batch and at most `batch_size`;
+    `iter` yields float32 (n, *sample_shape), with n near equal from batch to batch and at most `batch_size`;
     `len` is the number of images.
 
     Attributes:
@@ -37,7 +38,7 @@ class ImageStream:
         batch_size: the largest batch; large images come in smaller ones.
     """
 
-    def __init__(self, source: ImageSource, indices: np.ndarray, preprocessing: Preprocessing, batch_size: int):
+    def __init__(self, source: ImageSource, indices: np.ndarray, preprocessing: Preparation, batch_size: int):
         self.source = source
         self.indices = indices
         self.preprocessing = preprocessing
@@ -48,28 +49,30 @@ class ImageStream:
 
     @property
     def unit(self) -> str:
-        """What one input is, for sentences: 'image'."""
+        """What one input is, for sentences: 'image' or 'sample'."""
         return self.preprocessing.unit
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every image after the preprocessing."""
-        size = self.preprocessing.size or self.source.size_of(int(self.indices[0]))
-        return (*size, self.preprocessing.channels)
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of every input after the preprocessing; of an image (height, width, channels)."""
+        if (fixed := self.preprocessing.fixed_shape) is not None:
+            return fixed
+        assert isinstance(self.preprocessing, Preprocessing)  # sources fix the shape of anything else
+        return (*self.source.size_of(int(self.indices[0])), self.preprocessing.channels)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if len(self) == 0:
             return
-        size = self.sample_shape[:2]
+        shape = self.sample_shape
         first, *rest = even_batches(len(self), self._most_at_a_time())
         pool = ThreadPoolExecutor(_NUM_THREADS)
         try:
-            ahead = self._begin(first, size, pool)
+            ahead = self._begin(first, shape, pool)
             for following in (*rest, None):
                 batch = _finish(*ahead)
                 # Only now: begun before the wait, a third batch would fill while the caller still holds the last one.
                 if following is not None:
-                    ahead = self._begin(following, size, pool)
+                    ahead = self._begin(following, shape, pool)
                 yield batch
                 del batch
         finally:  # also when the caller stops early: nothing goes on decoding
@@ -80,10 +83,10 @@ class ImageStream:
         return min(self.batch_size, max(1, _LARGEST_BATCH_BYTES // sample_bytes))
 
     def _begin(
-        self, positions: range, size: tuple[int, int], pool: ThreadPoolExecutor
+        self, positions: range, shape: tuple[int, ...], pool: ThreadPoolExecutor
     ) -> tuple[np.ndarray, list[Future[None]]]:
         """Starts to fill one batch. Written in place: no image is held twice, none is left among decoding buffers."""
-        batch = np.empty((len(positions), *size, self.preprocessing.channels), np.float32)
+        batch = np.empty((len(positions), *shape), np.float32)
         indices = self.indices[positions.start : positions.stop]
         return batch, [pool.submit(self._load, int(index), batch[row]) for row, index in enumerate(indices)]
 
@@ -106,7 +109,7 @@ class CalibrationSet(ImageStream):
         self,
         source: ImageSource,
         indices: np.ndarray,
-        preprocessing: Preprocessing,
+        preprocessing: Preparation,
         batch_size: int,
         num_dropped: int = 0,
     ):

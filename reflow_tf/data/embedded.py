@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from reflow_tf.data.as_stored import Preparation
 from reflow_tf.data.classes import check_labels
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource, SourceRequest
@@ -46,7 +47,8 @@ class EmbeddedSource(ImageSource):
     def image(self, index: int) -> np.ndarray:
         return self.images[index][..., None]
 
-    def adapt(self, preprocessing: Preprocessing) -> Preprocessing:
+    def adapt(self, preprocessing: Preparation) -> Preparation:
+        assert isinstance(preprocessing, Preprocessing)  # only_images
         # The garment fills the whole frame: a margin to crop, as photographs have it, would cut it.
         return replace(preprocessing, crop_fraction=1.0)
 

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from reflow_tf.data.as_stored import AsStored, Preparation, spell_batch
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.data.classes import are_one_each, describe_labels, read_class_names
 from reflow_tf.data.embedded import EmbeddedSource
 from reflow_tf.data.folder import FolderSource
 from reflow_tf.data.npz import NpzSource
-from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource, SourceRequest, pixel_digest
 from reflow_tf.data.split import draw_indices, split_indices
 from reflow_tf.data.tfds import TfdsSource
@@ -29,7 +29,7 @@ def load_sets(
     data: str,
     eval_data: str | None,
     *,
-    preprocessing: Preprocessing,
+    preprocessing: Preparation,
     num_classes: int | None,
     class_names_path: str | None,
     calibration_samples: int,
@@ -75,13 +75,15 @@ def load_sets(
     )
     drawn = draw_indices(len(source), calibration_samples, seed)
     _require_disjoint(source, drawn, evaluation.source)
-    return CalibrationSet(source, drawn, preprocess, batch_size), evaluation
+    calibration = CalibrationSet(source, drawn, preprocess, batch_size)
+    _require_one_shape(calibration, evaluation)
+    return calibration, evaluation
 
 
 def load_evaluation(
     data: str,
     *,
-    preprocessing: Preprocessing,
+    preprocessing: Preparation,
     num_classes: int | None,
     class_names_path: str | None,
     batch_size: int,
@@ -103,23 +105,28 @@ def load_evaluation(
 
 def _open(
     text: str,
-    preprocessing: Preprocessing,
+    preprocessing: Preparation,
     num_classes: int | None,
     class_names_path: str | None,
     positions: tuple[int | None, ...],
-) -> tuple[ImageSource, Preprocessing]:
+) -> tuple[ImageSource, Preparation]:
     """The source, and the preprocessing that its images still need."""
     class_names = None if class_names_path is None else read_class_names(class_names_path, num_classes)
     request = SourceRequest(text, preprocessing, num_classes, class_names, positions)
     for kind in SOURCES:
         if kind.accepts(text):
+            if isinstance(preprocessing, AsStored) and kind.only_images:
+                raise InputError(
+                    f"the network takes no images but inputs of shape {spell_batch(preprocessing.shape)}, so data must "
+                    f"be an .npz whose x has that shape. Received: {text}"
+                )
             source = kind.open(request)
             if source.labels is not None and not are_one_each(source.labels.shape[1:], positions):
                 raise InputError(
                     f"the network predicts a map of classes, so labels must be {describe_labels(positions)} for each "
                     f"image: y of an .npz. Received: {text}, with one class for each image"
                 )
-            if preprocessing.size is None:
+            if not isinstance(preprocessing, AsStored) and preprocessing.size is None:
                 _require_equal_sizes(source)
             return source, source.adapt(preprocessing)
     if not os.path.exists(os.path.expanduser(text)):
@@ -128,7 +135,7 @@ def _open(
 
 
 def _split(
-    source: ImageSource, preprocessing: Preprocessing, calibration_samples: int, batch_size: int, seed: int
+    source: ImageSource, preprocessing: Preparation, calibration_samples: int, batch_size: int, seed: int
 ) -> tuple[CalibrationSet, EvaluationSet]:
     if len(source) < 2:
         raise InputError(f"data to split must hold at least two images. Received: only {source.name_of(0)}")
@@ -161,6 +168,15 @@ def _require_disjoint(source: ImageSource, drawn: np.ndarray, held_out: ImageSou
                 f"calibration and evaluation data must be disjoint, or the result would flatter. Received: first "
                 f"shared image {source.name_of(int(calibration[digest]))}, which equals {held_out.name_of(index)}"
             )
+
+
+def _require_one_shape(calibration: CalibrationSet, evaluation: EvaluationSet) -> None:
+    """The file that is written takes inputs of one shape, also where the network leaves it open."""
+    if calibration.sample_shape != evaluation.sample_shape:
+        raise InputError(
+            f"data and eval_data must hold inputs of one shape, which the file will have. "
+            f"Received: {calibration.sample_shape} and {evaluation.sample_shape}"
+        )
 
 
 def _require_equal_sizes(source: ImageSource) -> None:

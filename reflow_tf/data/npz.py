@@ -1,7 +1,8 @@
-"""Images in a NumPy archive: `x` (N, H, W, C), and labels `y` (N,), or (N, *positions) for maps of classes, if any.
+"""Inputs in a NumPy archive: `x` (N, H, W, C), and labels `y` (N,), or (N, *positions) for maps of classes, if any.
 
-The archive is held in memory as it was stored, so uint8 costs a quarter of float32. Its images must already have the
-network's size and channels; only the scaling is still applied. Pickled objects are never loaded.
+For networks that take no images, `x` (N, *shape) has the shape that the network takes. The archive is held in memory as
+it was stored, so uint8 costs a quarter of float32. Images must already have the network's size and channels; only the
+scaling is still applied. Pickled objects are never loaded.
 """
 
 import zipfile
@@ -12,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from reflow_tf.data.as_stored import AsStored, Preparation, spell_batch
 from reflow_tf.data.classes import are_one_each, check_labels, describe_labels
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource, SourceRequest
@@ -22,12 +24,14 @@ _CHUNK = 256  # images looked at together for NaN: bounds the temporary memory
 
 
 class NpzSource(ImageSource):
-    """Images of one array.
+    """Inputs of one array.
 
     Attributes:
         path: the archive, for error messages.
-        images: (N, H, W, C), uint8 or float.
+        images: (N, H, W, C), uint8 or float; for networks that take no images (N, *shape), any real type.
     """
+
+    only_images = False
 
     def __init__(self, path: str, images: np.ndarray, labels: np.ndarray | None):
         self.path = path
@@ -51,7 +55,10 @@ class NpzSource(ImageSource):
         path = str(Path(request.text).expanduser())
         arrays = _read_arrays(path)
         images = arrays["x"]
-        _check_images(images, request.preprocessing, path)
+        if isinstance(request.preprocessing, AsStored):
+            _check_samples(images, request.preprocessing, path)
+        else:
+            _check_images(images, request.preprocessing, path)
         labels = arrays.get("y")
         return cls(path, images, None if labels is None else _check_y(labels, len(images), request, path))
 
@@ -64,7 +71,9 @@ class NpzSource(ImageSource):
     def image(self, index: int) -> np.ndarray:
         return self.images[index]
 
-    def adapt(self, preprocessing: Preprocessing) -> Preprocessing:
+    def adapt(self, preprocessing: Preparation) -> Preparation:
+        if isinstance(preprocessing, AsStored):
+            return AsStored(self.images.shape[1:])
         return replace(preprocessing, size=None)
 
 
@@ -99,10 +108,30 @@ def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -
             f"x must already have the network's height {wanted[0]}, width {wanted[1]} and {channels} channels "
             f"(an .npz is not resized). Received: shape {images.shape} in {path}"
         )
-    if images.dtype == np.uint8:
+    _check_finite(images, path)
+
+
+def _check_samples(samples: np.ndarray, wanted: AsStored, path: str) -> None:
+    if samples.ndim < 2 or not wanted.fits(samples.shape[1:]):
+        raise InputError(
+            f"x must have the shape that the network takes, {spell_batch(wanted.shape)} (it takes no images of height, "
+            f"width and channels, so nothing is resized or scaled). Received: shape {samples.shape} in {path}"
+        )
+    if samples.size == 0:
+        raise InputError(f"x must hold at least one sample. Received: shape {samples.shape} in {path}")
+    if samples.dtype.kind not in "biuf":
+        raise InputError(f"x must be of real numbers. Received: {samples.dtype} in {path}")
+    _check_finite(samples, path)
+
+
+def _check_finite(inputs: np.ndarray, path: str) -> None:
+    """As float32, which is what the network sees."""
+    if inputs.dtype.kind in "bui":
         return
-    for start in range(0, len(images), _CHUNK):
-        finite = np.isfinite(images[start : start + _CHUNK]).all(axis=(1, 2, 3))
+    for start in range(0, len(inputs), _CHUNK):
+        with np.errstate(over="ignore"):
+            chunk = inputs[start : start + _CHUNK].astype(np.float32)
+        finite = np.isfinite(chunk).all(axis=tuple(range(1, inputs.ndim)))
         if not finite.all():
             raise InputError(f"x must be finite. Received: NaN or infinity in x[{start + finite.argmin()}] of {path}")
 
@@ -110,10 +139,10 @@ def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -
 def _check_y(labels: np.ndarray, num_images: int, request: SourceRequest, path: str) -> np.ndarray:
     if labels.shape[:1] != (num_images,) or not are_one_each(labels.shape[1:], request.positions):
         raise InputError(
-            f"y must hold {describe_labels(request.positions)} for each of the {num_images} images of x. "
-            f"Received: shape {labels.shape} in {path}"
+            f"y must hold {describe_labels(request.positions)} for each of the {num_images} "
+            f"{request.preprocessing.unit}s of x. Received: shape {labels.shape} in {path}"
         )
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "bui":
         raise InputError(f"y must hold integer class indices. Received: {labels.dtype} in {path}")
     if labels.size == num_images:
         labels = labels.reshape(-1)

@@ -77,6 +77,11 @@ class Preprocessing:
             )
 
     @property
+    def fixed_shape(self) -> tuple[int, ...] | None:
+        """(height, width, channels) of the network's input; None where images are left as large as they are."""
+        return None if self.size is None else (*self.size, self.channels)
+
+    @property
     def formula(self) -> str:
         """What `scaling` makes of a pixel in 0..255, in words that C can follow: 'pixel / 127.5 - 1'."""
         return _FORMULAS[self.scaling]

@@ -6,11 +6,11 @@ module of its own and name it in `loading.SOURCES`.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 
-from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.data.as_stored import Preparation
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SourceRequest:
     """
 
     text: str
-    preprocessing: Preprocessing
+    preprocessing: Preparation
     num_classes: int | None
     class_names: tuple[str, ...] | None
     positions: tuple[int | None, ...] = ()
@@ -37,10 +37,12 @@ class ImageSource(Protocol):
     """Images in a fixed order. `image`, `digest` and `size_of` are called from several threads at once.
 
     Attributes:
+        only_images: whether it has nothing for networks that take no images.
         labels: int64 (N,), the index of each image's class among the network's outputs, or (N, *positions), one at each
             position of a map; None if there are no labels.
     """
 
+    only_images: ClassVar[bool] = True
     labels: np.ndarray | None
 
     @classmethod
@@ -72,8 +74,8 @@ class ImageSource(Protocol):
         height, width = self.image(index).shape[:2]
         return height, width
 
-    def adapt(self, preprocessing: Preprocessing) -> Preprocessing:
-        """The part of `preprocessing` that this source's images still need."""
+    def adapt(self, preprocessing: Preparation) -> Preparation:
+        """The part of `preprocessing` that this source's inputs still need; axes that it left open are fixed."""
         return preprocessing
 
     def held_out(self) -> "ImageSource | None":

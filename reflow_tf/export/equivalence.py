@@ -9,6 +9,8 @@ from ai_edge_litert.interpreter import Interpreter
 from reflow_tf.export import flatbuffer
 from reflow_tf.native_stderr import native_stderr_dropped
 
+_PROBABILITIES = (schema.BuiltinOperator.SOFTMAX, schema.BuiltinOperator.LOGISTIC)
+
 
 def compute_same(first: bytes, second: bytes) -> bool:
     """Whether both files load in LiteRT and give bit-equal outputs for one seeded random input.
@@ -27,14 +29,14 @@ def relative_difference(first: bytes, second: bytes) -> float:
     """Largest absolute difference of the outputs over four seeded images, divided by the largest absolute output.
 
     The images have coarse shapes and fine noise, so that a network that sees anything sees which way up they are; two
-    lie around 0, two from 0 to 255, as a network with a rescaling of its own takes them. Where a softmax gives the
-    outputs of both files, its inputs are compared, the logits: it turns absolute differences of them into relative ones
-    of the probabilities, however small, and hides others.
+    lie around 0, two from 0 to 255, as a network with a rescaling of its own takes them. Where a softmax or a sigmoid
+    gives the outputs of both files, its inputs are compared, the logits: it turns absolute differences of them into
+    relative ones of the probabilities, however small, and hides others.
 
     Returns:
         The worst of the images; infinity where LiteRT cannot run one of the files, or gives NaN.
     """
-    if _ends_in_softmax(first) and _ends_in_softmax(second):
+    if _gives_probabilities(first) and _gives_probabilities(second):
         first, second = _end_at_logits(first), _end_at_logits(second)
     worst = 0.0
     with native_stderr_dropped():
@@ -53,11 +55,11 @@ def relative_difference(first: bytes, second: bytes) -> float:
     return worst
 
 
-def _ends_in_softmax(content: bytes) -> bool:
+def _gives_probabilities(content: bytes) -> bool:
     model = flatbuffer.parse(content)
     graph = model.subgraphs[0]
     last = [operator for operator in graph.operators if set(operator.outputs) & set(graph.outputs)]
-    return all(flatbuffer.operator_code(model, operator) == schema.BuiltinOperator.SOFTMAX for operator in last)
+    return all(flatbuffer.operator_code(model, operator) in _PROBABILITIES for operator in last)
 
 
 def _end_at_logits(content: bytes) -> bytes:

@@ -23,6 +23,8 @@ _REQUIRED = {
     "MAX_POOL_2D": ("padding", "strides", "window"),
     "AVERAGE_POOL_2D": ("padding", "strides", "window"),
 }
+# What may stand between a sigmoid and the output without changing a number.
+_PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST"})
 # What Keras and the converter call a tensor that no layer names.
 _NAMELESS = re.compile(r"(Identity|(Stateful)?PartitionedCall)[_:\d]*|arith\..*|")
 
@@ -43,6 +45,16 @@ def read_operators(content: bytes) -> OperatorGraph:
             if not _unpacks(model, operator, values):
                 operators.append(_read_operator(model, len(operators), operator, naming))
         return OperatorGraph(tuple(operators), tuple(values), _indices(graph.inputs), _indices(graph.outputs))
+
+
+def ends_in_sigmoid(content: bytes) -> bool:
+    """Whether the last thing that a .tflite file computes is a sigmoid."""
+    graph = read_operators(content)
+    made_by = {value: operator for operator in graph.operators for value in operator.outputs}
+    last = made_by.get(graph.outputs[0])
+    while last is not None and last.kind in _PASSING:
+        last = made_by.get(last.inputs[0])
+    return last is not None and last.kind == "LOGISTIC"
 
 
 def _read_value(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Value:

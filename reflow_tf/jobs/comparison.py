@@ -23,7 +23,7 @@ from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet, ImageStream
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
-from reflow_tf.jobs.evaluation import require_classifier
+from reflow_tf.jobs.evaluation import require_classifier, require_label_maps
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.statistics import Gathered, gather
@@ -42,7 +42,7 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import build_masks
-from reflow_tf.sparsity.plan import make_plan
+from reflow_tf.sparsity.plan import keep_zeros, make_plan
 
 JSON, PAGE = "compare.json", "compare.html"
 # What stands where a write was cut off between the two names; the next run writes over it.
@@ -123,6 +123,7 @@ class Bench:
         methods = list(methods)
         criteria = {BASELINE, *(method.criterion for method in methods)}
         read = {READS[name] for method in methods for name in method.repairs if name in READS}
+        self._weights = find_kernels(self._model).read()
         self._scores, self._statistics = study_kernels(self._model, specs, criteria, read, calibration, progress)
 
     @property
@@ -139,6 +140,7 @@ class Bench:
         allocation = ALLOCATIONS[config.allocation]
         by_magnitude, scores = self._scores[BASELINE], self._scores[config.criterion]
         plan = make_plan(self._specs, by_magnitude, config.pattern, allocation, config.requested_sparsity)
+        plan = keep_zeros(plan, self._weights)
         masks = build_masks(plan, scores)
         pruned = PrunedModel(self._model, masks, self._dense_weights)
         pruned.write_weights(self._dense_weights)
@@ -224,6 +226,7 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
         require_classifier(loaded.num_classes, job.model)
     with stage("Opening the images"):
         calibration, evaluation = _load_sets(job, loaded)
+        require_label_maps(loaded.model, loaded.positions, evaluation)
         settings = _describe_settings(job, loaded, version) | {"sha256": _digest(loaded.model, calibration, evaluation)}
     document = _start(settings, calibration, evaluation)
     if folder.path.joinpath(JSON).exists() and not job.overwrite:

@@ -9,14 +9,17 @@ import keras
 import numpy as np
 
 from reflow_tf.config import EvaluateConfig
+from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
 from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.data.classes import are_one_each, describe_labels
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.export.constants import has_bitmaps
+from reflow_tf.export.operators import ends_in_sigmoid
 from reflow_tf.foreign import say_why
 from reflow_tf.models.loading import load_model
-from reflow_tf.models.observation import run
+from reflow_tf.models.predictions import read_outputs, run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
 from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy
 from reflow_tf.runtimes.litert import LiteRT, read_tflite
@@ -37,23 +40,44 @@ class _Opened:
     """A model of any form: how to run it, and what its images look like."""
 
     outputs: Outputs
-    preprocessing: Preprocessing
+    preprocessing: Preparation
     num_classes: int
     positions: tuple[int | None, ...]
 
 
 def require_classifier(num_outputs: int | None, model: str) -> int:
-    """Returns the length of the output's last axis, the number of classes.
+    """Returns the number of classes: the length of the output's last axis, and 2 for a single sigmoid.
+
+    Args:
+        num_outputs: that number, as loading gives it.
+        model: its name, for the message.
 
     Raises:
         InputError: it is below two, so that every image would be of the one class there is, or not fixed.
     """
     if num_outputs is None or num_outputs < 2:
         raise InputError(
-            f"--model must be a classifier with one output a class, at least two (a single sigmoid: make it a softmax "
-            f"over two). Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
+            f"--model must be a classifier with one output a class, at least two of them, or a single sigmoid (a "
+            f"single output that is a logit: append a sigmoid). "
+            f"Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
         )
     return num_outputs
+
+
+def require_label_maps(model: keras.Model, positions: tuple[int | None, ...], images: EvaluationSet) -> None:
+    """Where a network leaves the size of its map open: that the labels have the size which it takes for these images.
+
+    Raises:
+        InputError: they have another.
+    """
+    if images.labels is None or None not in positions:
+        return
+    (outputs,) = run_predictions(model, [next(iter(images))[:1]])
+    if not are_one_each(images.labels.shape[1:], outputs.shape[1:-1]):
+        raise InputError(
+            f"y must hold {describe_labels(outputs.shape[1:-1])} for each {images.unit}. "
+            f"Received: shape {images.labels.shape[1:]}"
+        )
 
 
 def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Score:
@@ -76,13 +100,18 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Sc
     )
     if images.labels is None:
         raise InputError(f"Evaluation needs labels: a folder of class sub-folders, or y. Received: {config.data}")
-    ranked = rank_outputs(opened.outputs(progress(images, "Evaluating")))
+    ranked = rank_outputs(opened.outputs(progress(images, "Evaluating")), opened.num_classes)
     return score_accuracy(ranked, images.labels, opened.num_classes)
 
 
-def rank_outputs(outputs: Iterable[np.ndarray]) -> np.ndarray:
-    """The up to 5 best classes of each input over all batches, best first, (inputs, *positions, up to 5)."""
-    return np.concatenate([rank_classes(batch) for batch in outputs])
+def rank_outputs(outputs: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
+    """The up to 5 best classes of each input over all batches, best first, (inputs, *positions, up to 5).
+
+    Args:
+        outputs: batches (n, *positions, outputs); one output with two classes is a sigmoid.
+        num_classes: of the network.
+    """
+    return np.concatenate([rank_classes(read_outputs(batch, num_classes)) for batch in outputs])
 
 
 def open_file(content: bytes, runtime: str) -> Runtime:
@@ -98,8 +127,8 @@ def measure_parity(model: keras.Model, runtime: Runtime, images: Iterable[np.nda
     """Keras against the file on the first 256 images."""
     batch = first_images(images)
     pieces = np.array_split(batch, -(-len(batch) // _PIECE))
-    in_keras = np.concatenate([outputs.numpy() for outputs in run(model, pieces)])
-    return compare_outputs(runtime.run(batch), in_keras)
+    in_keras = np.concatenate(list(run_predictions(model, pieces)))
+    return compare_outputs(read_outputs(runtime.run(batch), in_keras.shape[-1]), in_keras)
 
 
 def first_images(images: Iterable[np.ndarray]) -> np.ndarray:
@@ -110,8 +139,8 @@ def first_images(images: Iterable[np.ndarray]) -> np.ndarray:
 def _open_keras(config: EvaluateConfig) -> _Opened:
     loaded = load_model(config.model, preprocess=config.preprocess, image_size=config.image_size)
     return _Opened(
-        lambda batches: (outputs.numpy() for outputs in run(loaded.model, batches)),
-        _recorded_preprocessing(config) or loaded.preprocessing,
+        lambda batches: run_predictions(loaded.model, batches),
+        _recorded_preprocessing(config, isinstance(loaded.preprocessing, AsStored)) or loaded.preprocessing,
         require_classifier(loaded.num_classes, config.model),
         loaded.positions,
     )
@@ -125,23 +154,32 @@ def _open_file(config: EvaluateConfig) -> _Opened:
         raise InputError(f"{config.model}: {error}") from error
     preprocessing = choose_preprocessing(config, runtime.input_shape)
     num_outputs = runtime.output_shape[-1] if len(runtime.output_shape) > 1 else None
+    if num_outputs == 1 and ends_in_sigmoid(content):
+        num_outputs = 2
     num_classes = require_classifier(num_outputs, config.model)
     return _Opened(lambda batches: map(runtime.run, batches), preprocessing, num_classes, runtime.output_shape[1:-1])
 
 
-def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -> Preprocessing:
+def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -> Preparation:
     """How images become inputs of a .tflite file: as the config.json beside it says, or as the flags do.
 
+    What is no image is taken as it is, in the shape of the file.
+
     Raises:
-        InputError: the config.json is not one of the pruning tool.
+        InputError: the config.json is not one of the pruning tool, or pixels of what is no image are to be scaled.
     """
-    recorded = _recorded_preprocessing(config)
-    if recorded is not None:
-        return recorded
     _, *sample = input_shape
+    recorded = _recorded_preprocessing(config, len(sample) != IMAGE_RANK)
     scaling = "none" if config.preprocess == "auto" else config.preprocess
-    size, channels = ((sample[0], sample[1]), sample[2]) if len(sample) == 3 else (None, 3)
-    return Preprocessing(size, channels, scaling)
+    if len(sample) != IMAGE_RANK:
+        if scaling != "none":
+            raise InputError(
+                f"--preprocess scales the pixels of images, and {config.model} takes inputs of shape "
+                f"{spell_batch(tuple(sample))}: give it numbers as it takes them. Received: {scaling}"
+            )
+        return AsStored(tuple(sample))
+    height, width, channels = sample
+    return recorded or Preprocessing((height, width), channels, scaling)
 
 
 def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int) -> np.ndarray:
@@ -150,7 +188,8 @@ def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs
     Raises:
         InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
     """
-    if source.preprocess == "auto" and _recorded_preprocessing(source) is None:
+    are_images = len(input_shape) == 1 + IMAGE_RANK
+    if are_images and source.preprocess == "auto" and _recorded_preprocessing(source, False) is None:
         raise InputError(
             f"--preprocess must say how pixels are scaled where no config.json of the pruning tool is beside the model "
             f"('none' where they are not). Received: {source.model}, alone"
@@ -163,19 +202,28 @@ def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs
         batch_size=num_inputs,
     )
     if len(images) < num_inputs:
-        raise InputError(f"--num_inputs must be at most the {len(images)} images of --data. Received: {num_inputs}")
+        raise InputError(
+            f"--num_inputs must be at most the {len(images)} {images.unit}s of --data. Received: {num_inputs}"
+        )
     chosen = images.indices[np.linspace(0, len(images) - 1, num_inputs).round().astype(int)]
     return np.concatenate(list(EvaluationSet(images.source, chosen, images.preprocessing, num_inputs)))
 
 
-def _recorded_preprocessing(config: EvaluateConfig) -> Preprocessing | None:
-    """What the pruning tool wrote down beside the file, if it did and nothing else was asked for."""
+def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparation | None:
+    """What the pruning tool wrote down beside the file, if it did and nothing else was asked for.
+
+    Args:
+        config: the file, and what was asked for.
+        as_stored: the network takes no images, which is what must be written there.
+    """
     model = pathlib.Path(config.model).expanduser()
     path = model.parent / "config.json"
     if config.preprocess != "auto" or not model.is_file() or not path.is_file():
         return None
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
+        if as_stored:
+            return AsStored(tuple(recorded["shape"]))
         size = recorded.pop("size")
         return Preprocessing(size=None if size is None else tuple(size), **recorded)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,7 +12,13 @@ from reflow_tf.export.tflite import ExportedFile, export_tflite
 from reflow_tf.export.verification import check_masks
 from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
-from reflow_tf.jobs.evaluation import first_images, measure_parity, open_file, require_classifier
+from reflow_tf.jobs.evaluation import (
+    first_images,
+    measure_parity,
+    open_file,
+    require_classifier,
+    require_label_maps,
+)
 from reflow_tf.jobs.explanation import explain
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
@@ -63,7 +69,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         progress=show_progress,
     )
     stopwatch.seconds.update(result.report.seconds)
-    if (emptied := describe_emptied(result.masks)) is not None:
+    if (emptied := describe_emptied(result)) is not None:
         announce(emptied)
     with stage("Exporting the file"), stopwatch.timed("export"):
         exported = _export(job, given, result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
@@ -93,6 +99,7 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
             batch_size=job.batch_size,
             seed=job.seed,
         )
+        require_label_maps(loaded.model, loaded.positions, evaluation)
     return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
 
 
@@ -140,10 +147,11 @@ def _measure(
     verdict = explain(exported.content, job.target).as_given
     mask_checks = check_masks(exported.content, result.masks)
     runtime = open_file(exported.content, job.target.runtime)
+    num_classes = require_classifier(given.loaded.num_classes, job.model)
     with stopwatch.timed("evaluate files"):
         runtimes = {"dense": open_file(dense.float_content, "litert"), "file": runtime}
         most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
-        ranked = rank_files(runtimes, most, given.evaluation, show_progress)
+        ranked = rank_files(runtimes, most, given.evaluation, num_classes, show_progress)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         parity = measure_parity(result.model, runtime, given.evaluation)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):

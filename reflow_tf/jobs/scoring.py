@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import Progress
 from reflow_tf.runtimes.runtime import Runtime
 from reflow_tf.signal import rank_classes
@@ -43,7 +44,11 @@ def spread(num_images: int, most: int) -> np.ndarray:
 
 
 def rank_files(
-    runtimes: Mapping[str, Runtime], most: Mapping[str, int], images: EvaluationSet, progress: Progress
+    runtimes: Mapping[str, Runtime],
+    most: Mapping[str, int],
+    images: EvaluationSet,
+    num_classes: int,
+    progress: Progress,
 ) -> dict[str, Ranked]:
     """Runs files over the images, in one pass.
 
@@ -51,6 +56,7 @@ def rank_files(
         runtimes: name -> the file in what runs it.
         most: name -> so many images at the most; all where the name is missing.
         images: to run them over.
+        num_classes: of the network; one output with two classes is a sigmoid.
         progress: wraps the pass.
 
     Raises:
@@ -64,6 +70,6 @@ def rank_files(
             rows = positions[name] - start
             rows = rows[(rows >= 0) & (rows < len(batch))]
             if rows.size:
-                found[name].append(rank_classes(runtime.run(batch[rows])))
+                found[name].append(rank_classes(read_outputs(runtime.run(batch[rows]), num_classes)))
         start += len(batch)
     return {name: Ranked(positions[name], np.concatenate(found[name])) for name in runtimes}

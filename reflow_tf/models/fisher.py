@@ -20,6 +20,7 @@ from reflow_tf.models.inference import infer
 from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
 from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.precision import reading
+from reflow_tf.models.predictions import Reading, find_reading
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import LayerSpec
 
@@ -84,7 +85,9 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
     placed = {place.path: place.layer for place in walk(model)}
     watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
     (outputs,) = run(model, [inputs[:1]])
-    differentiate = _make_output_gradients(model, watched, are_probabilities(outputs.numpy()))
+    read = find_reading(model, inputs.shape[1:], outputs.shape[-1])
+    probabilities = are_probabilities(np.array(read(outputs)))
+    differentiate = _make_output_gradients(model, watched, read, probabilities)
     totals: dict[str, np.ndarray] = {}
     for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
         found = differentiate(tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME]))
@@ -102,14 +105,14 @@ def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
 
 
 def _make_output_gradients(
-    model: keras.Model, watched: Mapping[str, keras.Layer], probabilities: bool
+    model: keras.Model, watched: Mapping[str, keras.Layer], read: Reading, probabilities: bool
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     def differentiate(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         given: dict[str, list[tf.Tensor]] = {path: [] for path in watched}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             calls = {layer: _watched_call(layer, given[path], tape) for path, layer in watched.items()}
             with replaced_calls(calls):
-                likelihood = _log_likelihood(infer(model, inputs), probabilities)
+                likelihood = _log_likelihood(read(infer(model, inputs)), probabilities)
         gradients = tape.gradient(likelihood, given, unconnected_gradients="zero")
         return {
             path: tf.add_n([tf.reduce_sum(tf.square(g), range(g.shape.rank - 1)) for g in of_layer])
@@ -164,17 +167,20 @@ def _each_gradient(
         shape = tuple(samples.shape[1:])
         if shape not in by_shape:
             (outputs,) = run(model, [batch])  # which also checks that the batch fits
-            by_shape[shape] = _make_gradients(model, variables, are_probabilities(outputs.numpy()))
+            read = find_reading(model, shape, outputs.shape[-1])
+            by_shape[shape] = _make_gradients(model, variables, read, are_probabilities(np.array(read(outputs))))
         for sample in samples:
             yield [None if g is None else g.numpy() for g in by_shape[shape](sample[None])]
 
 
-def _make_gradients(model: keras.Model, variables: Sequence[keras.Variable], probabilities: bool) -> Gradients:
+def _make_gradients(
+    model: keras.Model, variables: Sequence[keras.Variable], read: Reading, probabilities: bool
+) -> Gradients:
     def differentiate(inputs: tf.Tensor) -> list[tf.Tensor | None]:
         values = [tf.cast(variable.value, tf.float32) for variable in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape, reading(zip(variables, values, strict=True)):
             tape.watch(values)  # frozen layers have a Fisher too
-            likelihood = _log_likelihood(infer(model, inputs), probabilities)
+            likelihood = _log_likelihood(read(infer(model, inputs)), probabilities)
         return tape.gradient(likelihood, values)
 
     return tf.function(differentiate, autograph=False)

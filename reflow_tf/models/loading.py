@@ -11,19 +11,20 @@ import h5py
 import keras
 import numpy as np
 
+from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
 from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.keras2.files import is_keras2, read_version
 from reflow_tf.models.keras2.loading import load_keras2
+from reflow_tf.models.predictions import ends_in_sigmoid
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
 from reflow_tf.models.zoo.resizing import resize_input
 
 AUTO = "auto"
 SUFFIXES = (".keras", ".h5")
-_IMAGE_RANK = 3  # height, width, channels
 _UNKNOWN_CLASS = re.compile(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'")
 
 
@@ -34,8 +35,9 @@ class LoadedModel:
     Attributes:
         model: usable as `model(x, training=False)`.
         name: the zoo name, or the file's name without its suffix.
-        preprocessing: image -> network input; `size` is None where the model leaves it open or takes no images.
-        num_classes: length of the output's last axis; None where it is not fixed.
+        preprocessing: image -> network input, with `size` None where the model leaves it open; for a model that takes
+            no images, its own shape.
+        num_classes: length of the output's last axis, 2 for a single sigmoid; None where it is not fixed.
         positions: the output's axes between the first and the last, where it is a map of classes; None for open ones.
         default_data: name of embedded data that the weights know, if any.
         weights: what the zoo's network was filled with, as --weights names it; None for a file, which has its own.
@@ -43,7 +45,7 @@ class LoadedModel:
 
     model: keras.Model
     name: str
-    preprocessing: Preprocessing
+    preprocessing: Preparation
     num_classes: int | None
     positions: tuple[int | None, ...] = ()
     default_data: str | None = None
@@ -83,7 +85,13 @@ def load_model(
         raise InputError(f"--model must be {_list_choices()}.{_suggest(model)} Received: {model}")
     check_finite(loaded.model)
     check_channel_order(loaded.model)
-    if preprocess != AUTO:
+    if isinstance(loaded.preprocessing, AsStored):
+        if preprocess not in (AUTO, "none"):
+            raise InputError(
+                f"--preprocess scales the pixels of images, and {model} takes inputs of shape "
+                f"{spell_batch(loaded.preprocessing.shape)}: give it numbers as it takes them. Received: {preprocess}"
+            )
+    elif preprocess != AUTO:
         scaled = dataclasses.replace(loaded.preprocessing, scaling=preprocess)
         loaded = dataclasses.replace(loaded, preprocessing=scaled)
     return loaded
@@ -124,7 +132,13 @@ def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     model = _deserialize(path)
     shape = _read_input_shape(model, path)
     *positions, num_classes = _read_output_shape(model, shape, path) or (None,)
-    height, width, channels = shape if len(shape) == _IMAGE_RANK else (None, None, None)
+    if num_classes == 1 and ends_in_sigmoid(model, shape):
+        num_classes = 2
+    if len(shape) != IMAGE_RANK:
+        if image_size is not None:
+            _fix_size(model, shape, image_size, path)
+        return LoadedModel(model, path.stem, AsStored(shape), num_classes, tuple(positions))
+    height, width, channels = shape
     size = None if height is None or width is None else (height, width)
     if image_size is not None:
         model = _fix_size(model, shape, image_size, path)
@@ -219,7 +233,7 @@ def _fix_size(model: keras.Model, shape: tuple[int | None, ...], image_size: int
     """Gives a model that leaves height and width open a fixed size."""
     if image_size < 1:
         raise InputError(f"--image_size must be at least 1 pixel. Received: {image_size}")
-    if len(shape) != _IMAGE_RANK or shape[:2] != (None, None):
+    if len(shape) != IMAGE_RANK or shape[:2] != (None, None):
         raise InputError(
             f"--image_size is only for models that leave height and width open; {path} takes inputs of shape {shape}. "
             f"Received: {image_size}"

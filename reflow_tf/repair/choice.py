@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.observation import run
+from reflow_tf.models.predictions import run_predictions
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.divergence import measure_divergence
@@ -109,7 +109,7 @@ def choose(
 
 
 def _predict(model: keras.Model, batches: Iterable[np.ndarray]) -> np.ndarray:
-    outputs = [outputs.numpy() for outputs in run(model, batches)]
+    outputs = list(run_predictions(model, batches))
     if not outputs:
         raise InputError(
             f"--repair=auto holds out every {HELD_OUT_EVERY}th calibration image, so it needs at least as many. "

@@ -21,6 +21,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch, compile_inference, run
 from reflow_tf.models.outputs import are_probabilities
+from reflow_tf.models.predictions import Reading, find_reading
 from reflow_tf.models.walking import find_batch_norms, walk
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, show_nothing
@@ -106,14 +107,16 @@ def distill(
     chosen = is_held_out(np.arange(len(inputs)))
     held_out, training = inputs[chosen], inputs[~chosen]
     with pruned.as_dense():
-        targets = np.concatenate([outputs.numpy() for outputs in run(pruned.model, _cut(held_out))])
+        outputs = np.concatenate([outputs.numpy() for outputs in run(pruned.model, _cut(held_out))])
+    reading = find_reading(pruned.model, inputs.shape[1:], outputs.shape[-1])
+    targets = np.array(reading(outputs))
     if not np.isfinite(targets).all():
         raise InputError("The dense network's outputs must be finite. Received: NaN or infinity")
     draws = _Draws(len(training), recipe.batch_size, np.random.default_rng(seed), seconds, epochs)
     before = pruned.read_weights()
     with pruned.restored_on_error():
-        student = Student(pruned, recipe.averaging, recipe.output_weight, are_probabilities(targets))
-        judge = _Judge(pruned, held_out, targets, training)
+        student = Student(pruned, recipe.averaging, recipe.output_weight, are_probabilities(targets), reading)
+        judge = _Judge(pruned, held_out, targets, training, reading)
         _train(student, training, draws, judge, recipe, progress)
         judge.write_best()
         _check_zeros(pruned)
@@ -170,6 +173,7 @@ class _Judge:
         pruned: what is judged.
         held_out: inputs.
         targets: the dense network's outputs for them.
+        reading: of the outputs.
         training: the other inputs; the moments of batch norms are taken on them.
         first: divergence before anything was done.
         recalibrated: with the moments re-estimated and nothing else done.
@@ -181,6 +185,7 @@ class _Judge:
     held_out: np.ndarray
     targets: np.ndarray
     training: np.ndarray
+    reading: Reading
 
     def __post_init__(self) -> None:
         self._infer = compile_inference(self.pruned.model)
@@ -204,7 +209,8 @@ class _Judge:
         self.pruned.write_weights(self._best_weights)
 
     def _measure(self) -> float:
-        outputs = np.concatenate([self._infer(tf.convert_to_tensor(batch)).numpy() for batch in _cut(self.held_out)])
+        batches = (tf.convert_to_tensor(batch) for batch in _cut(self.held_out))
+        outputs = np.concatenate([self.reading(self._infer(batch)).numpy() for batch in batches])
         return measure_divergence(outputs, self.targets) if np.isfinite(outputs).all() else np.inf
 
 

@@ -29,6 +29,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.inference import infer
 from reflow_tf.models.observation import LayerCall, replaced_calls
 from reflow_tf.models.precision import read_wide, reading
+from reflow_tf.models.predictions import Reading, as_they_are
 from reflow_tf.models.surgery import write_values
 from reflow_tf.models.walking import find_batch_norms, walk
 from reflow_tf.repair.contract import PrunedModel
@@ -46,6 +47,7 @@ class Student:
         averaging: how much of the average a step keeps, in [0, 1).
         output_weight: of the outputs' divergence in the loss; 0: features alone.
         probabilities: whether the outputs are probabilities.
+        read: how outputs are read.
 
     Raises:
         InputError: nothing is trainable.
@@ -55,6 +57,7 @@ class Student:
     averaging: float
     output_weight: float
     probabilities: bool
+    read: Reading = as_they_are
 
     def __post_init__(self) -> None:
         self._variables, self._masks = _find_trained(self.pruned)
@@ -116,7 +119,7 @@ class Student:
 
     def _observe(self, batch: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         self._features.clear()
-        outputs = infer(self.pruned.model, batch)
+        outputs = self.read(infer(self.pruned.model, batch))
         features = list(self._features)
         self._features.clear()
         return outputs, features

@@ -19,6 +19,8 @@ from reflow_tf.report.wording import (
 
 # So many of the largest tensors are named where a file is too large.
 _MOST_NAMED = 3
+# Under this share, zeros that the model came with are not spoken of.
+LEAST_ZEROS = 0.001
 # Above this loss of the recalibrated model the reader is told what else there is.
 MUCH_POINTS = 10.0
 
@@ -91,9 +93,9 @@ def headline(report: Report) -> str:
     else:
         score = f"agrees with the dense model on {percent(final.top1)} of the {nouns.prediction(report)}s"
         reached = f"{percent(final.top1)} agreement with the dense model"
-    if not report["sparsity"]["achieved"]:
+    if report["sparsity"]["achieved"] == report["sparsity"]["before"]:
         return f"Nothing was pruned: the file of {name} {score} and is {_sized(report)}."
-    zeros = f"with {percent(report['sparsity']['achieved'], 0)} of its prunable weights set to zero"
+    zeros = f"with {percent(report['sparsity']['achieved'], 0)} of its prunable weights {_made(report)} zero"
     outcome = device.sized(report["mcu"]) if report["mcu"] else f"in a file {_sized(report)}"
     if report["signal"]["collapsed_after"]:
         return f"{name} collapsed {zeros}: the file {score}."
@@ -234,9 +236,33 @@ def sparsity_sentence(report: Report) -> str:
     asked = f"--{report['budget']['name']}" if requested is None else percent(requested)
     return (
         f"{large_count(zeros)} of {large_count(weights)} prunable weights are zero ({percent(sparsity['achieved'])}; "
-        f"{asked} was asked for), in {plural(len(layers), 'kernel')}{spread}. Of all weights "
+        f"{asked} was asked for{_before(report)}), in {plural(len(layers), 'kernel')}{spread}. Of all weights "
         f"of the model, {percent(sparsity['achieved_model'])} are zero."
     )
+
+
+def _made(report: Report) -> str:
+    """Zeros that were there before nobody has set."""
+    return "at" if report["sparsity"]["before"] >= LEAST_ZEROS else "set to"
+
+
+def _before(report: Report) -> str:
+    before = report["sparsity"]["before"]
+    return f"; {percent(before)} were before" if before else ""
+
+
+def zeros_before_sentence(report: Report) -> str | None:
+    """What became of zeros that the model came with; None where there were none to speak of."""
+    before, achieved, requested = (report["sparsity"][name] for name in ("before", "achieved", "requested"))
+    if before < LEAST_ZEROS:
+        return None
+    were = f"{percent(before)} of the prunable weights were zero before anything was pruned"
+    if achieved > before:
+        return f"{were}; they stay zero and count."
+    if achieved < before:
+        return f"{were}; the repair gave some of them values again."
+    asked = f", and {percent(requested)} was asked for" if requested else ""
+    return f"{were}{asked}: no other weight was set to zero."
 
 
 def size_sentence(report: Report) -> str:

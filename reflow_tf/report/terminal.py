@@ -122,6 +122,8 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     zeros = sum(layer["num_zeros"] for layer in sparsity["layers"])
     shares = f"{percent(sparsity['achieved'])} of the prunable, {percent(sparsity['achieved_model'])} of all weights"
     yield "zeros", f"{large_count(zeros)} in {plural(len(sparsity['layers']), 'kernel')}: {shares}", ""
+    if (before := story.zeros_before_sentence(report)) is not None:
+        yield "", before, ""
     proven = all(mask["ok"] for mask in report["masks_in_file"])
     yield "file", story.proof_sentence(report), "" if proven else "bold red"
     yield f"{nouns.sample(report)}s", f"{_held_out(report)}; {_calibration(report)}", ""

@@ -19,6 +19,11 @@ def build_masks(plan: PruningPlan, scores: Mapping[str, np.ndarray]) -> dict[str
     return {path: layer.pattern.select(scores[path], layer.sparsity) for path, layer in plan.layers.items()}
 
 
+def count_zeros(weights: np.ndarray) -> int:
+    """Number of weights that are zero."""
+    return int(weights.size - np.count_nonzero(weights))
+
+
 def count_masked(masks: Masks) -> int:
     """Number of weights that the masks zero."""
-    return sum(int(mask.size - np.count_nonzero(mask)) for mask in masks.values())
+    return sum(map(count_zeros, masks.values()))

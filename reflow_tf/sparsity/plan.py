@@ -88,6 +88,26 @@ def make_plan(
     return PruningPlan({spec.path: PlannedLayer(pattern, sparsities[spec.path]) for spec in specs})
 
 
+def keep_zeros(plan: PruningPlan, kernels: Mapping[str, np.ndarray]) -> PruningPlan:
+    """The plan with no kernel less sparse than it is already, so that zeros it came with are masked like any other.
+
+    Weights that are zero score lowest, so they go first; what a repair could make of them otherwise would fill them in.
+    Only groups count of which every weight is zero: a pattern cannot drop part of one. N:M has one sparsity.
+
+    Args:
+        plan: what was asked for.
+        kernels: path -> kernel in canonical layout, before it is pruned.
+    """
+
+    def raised(path: str, layer: PlannedLayer) -> PlannedLayer:
+        if isinstance(layer.pattern, patterns.NM):
+            return layer
+        pooled = layer.pattern.pool(np.abs(kernels[path]))
+        return dataclasses.replace(layer, sparsity=max(layer.sparsity, 1 - np.count_nonzero(pooled) / pooled.size))
+
+    return PruningPlan({path: raised(path, layer) for path, layer in plan.layers.items()})
+
+
 def check_sparsity(sparsity: float, most: float = math.nextafter(1, 0)) -> float:
     """Returns the sparsity as it is. A single layer may end up with `most` = 1; a request must leave something.
 

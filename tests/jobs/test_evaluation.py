@@ -142,7 +142,7 @@ def test_outputs_that_are_no_numbers_have_no_best_class(inputs, settled, tmp_pat
 
 def test_ranks_of_batches_by_hand():
     batches = [np.array([[0.1, 0.7, 0.2]]), np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])]
-    assert rank_outputs(batches).tolist() == [[1, 2, 0], [0, 1, 2], [2, 0, 1]]
+    assert rank_outputs(batches, 3).tolist() == [[1, 2, 0], [0, 1, 2], [2, 0, 1]]
 
 
 @pytest.mark.parametrize("num_outputs", [None, 0, 1])

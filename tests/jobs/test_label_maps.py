@@ -103,3 +103,16 @@ def test_a_map_of_one_position_takes_a_class_for_each_image(tmp_path):
     report = run(tmp_path, tmp_path / "data.npz", tmp_path / "out")
     assert report["accuracy"]["dense"]["top1"] == 1.0 and report["accuracy"]["dense"]["positions"] == 1
     assert report["accuracy"]["dense"]["top1_interval"][0] < 1
+
+
+def test_labels_of_a_map_of_open_size(tmp_path, monkeypatch):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([layers.Input((None, None, 3)), layers.Conv2D(8, 3, 2, "same"), layers.Conv2D(3, 1)])
+    model.save(tmp_path / "model.keras")
+    x = np.random.default_rng(0).uniform(-1, 1, (24, 8, 8, 3)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=model(x).numpy().argmax(-1))
+    assert run(tmp_path, tmp_path / "data.npz", tmp_path / "out")["accuracy"]["dense"]["top1"] == 1.0
+    np.savez(tmp_path / "full.npz", x=x, y=np.arange(24 * 64).reshape(24, 8, 8) % 3)
+    monkeypatch.setattr(pipeline, "prune", lambda *_, **__: pytest.fail("after the long work is too late"))
+    with pytest.raises(InputError, match=r"a map of class indices, 4 x 4, for each image. Received: shape \(8, 8\)"):
+        run(tmp_path, tmp_path / "full.npz", tmp_path / "other")

@@ -35,7 +35,7 @@ def test_every_file_sees_its_images_in_one_pass(batch_size):
     pixels = np.broadcast_to((np.arange(20) % 7)[:, None, None, None], (20, 2, 2, 1)).astype(np.float32)
     images = EvaluationSet(NpzSource("x.npz", pixels, None), np.arange(20), Preprocessing(None, 1), batch_size)
     all_of_them, some = Counting(), Counting()
-    found = rank_files({"dense": all_of_them, "file": some}, {"file": 5}, images, show_nothing)
+    found = rank_files({"dense": all_of_them, "file": some}, {"file": 5}, images, 7, show_nothing)
     assert (all_of_them.seen, some.seen) == (20, 5)
     classes = np.arange(20) % 7
     assert (found["dense"].classes[:, 0] == classes).all()

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from reflow_tf.data.as_stored import AsStored
 from reflow_tf.errors import InputError
 from reflow_tf.models.loading import check_finite, load_model
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
@@ -51,11 +52,19 @@ def test_one_channel_models_want_grey_images(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(6,), (10, 6)])
-def test_inputs_that_are_no_images_have_no_size(shape, tmp_path):
+def test_inputs_that_are_no_images_stay_as_they_are(shape, tmp_path):
     inputs = keras.Input(shape)
     loaded = load_model(save(keras.Model(inputs, keras.layers.Dense(3)(inputs)), tmp_path / "m.keras"))
-    assert loaded.preprocessing.size is None
-    assert loaded.num_classes == 3
+    assert loaded.preprocessing == AsStored(shape)
+    assert (loaded.positions, loaded.num_classes) == (shape[:-1], 3)
+
+
+@pytest.mark.parametrize("activation, num_classes", [("sigmoid", 2), (None, 1)])
+@pytest.mark.parametrize("shape", [(6,), (None, 6)])
+def test_a_single_sigmoid_is_of_two_classes(shape, activation, num_classes, tmp_path):
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, keras.layers.Dense(1, activation=activation)(inputs))
+    assert load_model(save(model, tmp_path / "m.keras")).num_classes == num_classes
 
 
 def test_a_free_input_size_is_fixed_by_image_size(tmp_path):

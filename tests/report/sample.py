@@ -77,6 +77,7 @@ def sample_report(
     timed: bool = True,
     unit: str = "image",
     positions: int = 1,
+    before: float = 0.0,
 ) -> dict[str, Any]:
     """One report; `prefix` goes in front of every layer path, `num_kernels` keeps the first so many kernels."""
     kernels = [(prefix + path, kind, shape) for path, kind, shape in _kernels(num_classes)[:num_kernels]]
@@ -141,6 +142,7 @@ def sample_report(
         "agreement": None if labelled else agreement,
         "sparsity": {
             "requested": None if budget else sparsity,
+            "before": before,
             "achieved": num_zeros / max(num_prunable, 1),
             "achieved_model": num_zeros / num_weights,
             "pattern": "unstructured",
@@ -319,6 +321,7 @@ def _sparsity_layers(kernels: list[tuple[str, str, list[int]]], sparsity: float)
                 "shape": shape,
                 "num_weights": num_weights,
                 "num_zeros": num_zeros,
+                "num_zeros_before": 0,
                 "sparsity": num_zeros / num_weights,
                 "pattern": "unstructured",
             }

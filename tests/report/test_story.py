@@ -200,3 +200,18 @@ def test_the_file_is_called_by_its_quantization_too(make_report):
     assert [story.label(report, step) for step in story.steps(report)] == ["dense", "pruned", "repaired", "file"]
     report["file"]["quantize"] = "int8"
     assert story.label(report, story.step(report, "file")) == "file (int8)"
+
+
+def test_zeros_that_were_there_before(make_report):
+    report = make_report()
+    achieved = report["sparsity"]["achieved"]
+    assert story.zeros_before_sentence(report) is None and "before" not in story.sparsity_sentence(report)
+    report["sparsity"]["before"] = 0.5
+    assert story.zeros_before_sentence(report).endswith("before anything was pruned; they stay zero and count.")
+    assert "80.0\u00a0% was asked for; 50.0\u00a0% were before)" in story.sparsity_sentence(report)
+    assert "80 % of its prunable weights at zero" in _headline(report)
+    report["sparsity"] |= {"before": achieved, "requested": 0.3}
+    assert story.zeros_before_sentence(report).endswith("30.0\u00a0% was asked for: no other weight was set to zero.")
+    assert _headline(report).startswith("Nothing was pruned")
+    report["sparsity"]["before"] = 0.9
+    assert "gave some of them values again" in story.zeros_before_sentence(report)

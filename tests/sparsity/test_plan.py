@@ -11,7 +11,7 @@ from reflow_tf.sparsity.criteria import magnitude
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Unstructured
-from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan, make_plan
+from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan, keep_zeros, make_plan
 
 patterns = st.sampled_from([Unstructured(), NM(2, 4), Block(4, 1), Channel()])
 plans = st.dictionaries(st.text(), st.builds(PlannedLayer, patterns, st.floats(0, 1))).map(PruningPlan)
@@ -77,3 +77,24 @@ def test_masks_follow_the_plan():
     )
     assert list(masks) == ["a"]
     np.testing.assert_array_equal(masks["a"], [[[[0, 1, 0, 1]]]])
+
+
+@pytest.mark.parametrize(
+    "pattern, sparsity, raised",
+    [
+        (Unstructured(), 0.3, 10 / 16),
+        (Unstructured(), 0.75, 0.75),
+        (Block(2, 2), 0.0, 8 / 16),  # of the first rows all but two weights of the second are zero
+        (Channel(), 0.0, 4 / 16),
+        (NM(2, 4), 0.5, 0.5),
+    ],
+)
+def test_no_kernel_gets_less_sparse_than_it_came(pattern, sparsity, raised):
+    kernel = np.ones((4, 4), np.float32)
+    kernel[0], kernel[1, :2], kernel[2:, 2:] = 0, 0, 0
+    plan = PruningPlan({"a": PlannedLayer(pattern, sparsity)})
+    kept = keep_zeros(plan, {"a": kernel}).layers["a"]
+    assert (kept.pattern, kept.sparsity) == (pattern, raised)
+    if not isinstance(pattern, NM):
+        mask = pattern.select(np.abs(kernel), kept.sparsity)
+        assert sparsity == 0.75 or not kernel[~mask].any(), "only zeros are masked"

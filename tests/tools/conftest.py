@@ -28,7 +28,7 @@ def bad_models(classifier, settled, tmp_path_factory):
     image = keras.Input((8, 8, 3))
     pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1)(image))
     keras.Model(image, layers.Dense(2)(layers.Lambda(lambda x: x * 2)(pooled))).save(folder / "lambda.keras")
-    keras.Model(image, layers.Dense(1, activation="sigmoid")(pooled)).save(folder / "one_output.keras")
+    keras.Model(image, layers.Dense(1)(pooled)).save(folder / "one_output.keras")
     other = keras.Input((8, 8, 3))
     summed = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1)(layers.Add()([image, other])))
     keras.Model([image, other], layers.Dense(2)(summed)).save(folder / "two_inputs.keras")

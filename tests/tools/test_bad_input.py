@@ -24,7 +24,7 @@ MODELS = {
     "one output unit": ("--model={m}/one_output.keras", "must be a classifier"),
     "two inputs": ("--model={m}/two_inputs.keras", "must have exactly one input"),
     "two heads": ("--model={m}/two_heads.keras", "must have exactly one output"),
-    "an output for each pixel": ("--model={m}/segmentation.keras", "one prediction for each input"),
+    "an output for each pixel": ("--model={m}/segmentation.keras", "y must hold a map of class indices"),
     "weights for a file": ("--weights=random", "--weights belongs to a zoo name"),
     "unknown weights": ("--model=resnet20 --weights=none.h5", "Received: none.h5"),
     "a size that is fixed": ("--image_size=9", "only for models that leave height and width open"),

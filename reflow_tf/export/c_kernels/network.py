@@ -104,7 +104,7 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Mean:
-    """MEAN over height and width."""
+    """MEAN over height and width, or over the time of a series."""
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,9 @@ def call_pooling(layer: Layer, operation: Pooling) -> Call:
 
 
 def call_mean(layer: Layer, operation: Mean) -> Call:
-    """MEAN over height and width; the division is in the multiplier, see QuantizedMeanOrSum in reference/reduce.h."""
+    """MEAN between batch and channels; the division is in the multiplier: QuantizedMeanOrSum in reference/reduce.h."""
     source = layer.inputs[0]
-    pixels = source.shape[1] * source.shape[2]
+    pixels = math.prod(source.shape[1:-1])
     multiplier, shift = quantize_multiplier(source.scale / layer.output.scale)
     raised = min(pixels.bit_length() - 1, 32, 31 + shift)
     return Call(
@@ -82,7 +82,7 @@ def call_mean(layer: Layer, operation: Mean) -> Call:
             "multiplier": (multiplier << raised) // pixels,
             "shift": shift - raised,
             "pixels": pixels,
-            "channels": source.shape[3],
+            "channels": source.shape[-1],
             "input_zero_point": source.zero_point,
             "zero_point": layer.output.zero_point,
         },

@@ -226,7 +226,8 @@ def _pooling(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output:
 
 def _mean(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
     axes = place.operator.attributes.get("axes")
-    place.demand(len(inputs[0].shape) == 4 and axes == (1, 2), "the axes height and width", axes)
+    between = tuple(range(1, len(inputs[0].shape) - 1))  # of a series (T, C), time
+    place.demand(len(between) in (1, 2) and axes == between, "the axes height and width, or time", axes)
     return Mean()
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 
 from reflow_tf.config import EvaluateConfig, check_between
-from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.data.as_stored import AsStored, Preparation
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.constants import has_bitmaps
@@ -25,6 +25,7 @@ from reflow_tf.runtimes.tflm.arena import find_arena
 from reflow_tf.runtimes.tflm.runtime import TFLM
 
 _NUMBERS_A_LINE = 24
+_PIXELS = "row by row, the channels of a pixel together"
 _IRREGULAR = {
     "BATCH_MATMUL": "BatchMatMul",
     "CUMSUM": "CumSum",
@@ -117,11 +118,12 @@ def _write_array(content: bytes, words: Mapping[str, object]) -> dict[str, Conte
     }
 
 
-def _describe_scales(runtime: TFLM, preprocessing: Preprocessing) -> dict[str, str]:
+def _describe_scales(runtime: TFLM, preprocessing: Preparation) -> dict[str, str]:
     """How pixels become the bytes of an input, and what the bytes of an output stand for, as C would have it."""
     (scale, zero), (step, origin) = runtime.input_quantization, runtime.output_quantization
     return {
         "formula": preprocessing.formula,
+        "order": "the last axis fastest" if isinstance(preprocessing, AsStored) else _PIXELS,
         "stored": f"round(x / {scale:.9g}) {_signed(zero)}",
         "real": f"(y {_signed(-origin)}) * {step:.9g}",
     }

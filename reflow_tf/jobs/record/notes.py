@@ -1,10 +1,9 @@
 """Sentences for the person who reads the report."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from reflow_tf.jobs.record.run import Run
+from reflow_tf.pruning import PruneResult
 
 # Below this agreement the dense file is not the Keras model that it was made of: rounding alone leaves more.
 _LEAST_AGREEMENT = 0.99
@@ -29,7 +28,7 @@ def write_notes(run: Run) -> list[str]:
         if outcome.unreached:
             unreached = ", ".join(outcome.unreached)
             notes.append(f"No calibration image reached these layers, which {outcome.name} left alone: {unreached}.")
-    if (emptied := describe_emptied(run.result.masks)) is not None:
+    if (emptied := describe_emptied(run.result)) is not None:
         notes.append(emptied)
     if missing := [check for check in run.measured.mask_checks if not check.ok]:
         notes.append(f"{len(missing)} masks were not found again in the file; the first: {missing[0].closest}.")
@@ -48,9 +47,11 @@ def _disagreement(run: Run) -> list[str]:
     return [f"The dense model's own file names the same class as Keras for only {agreement:.1%} of the predictions."]
 
 
-def describe_emptied(masks: Mapping[str, np.ndarray]) -> str | None:
-    """Which kernels have no weight left, in a sentence; None where all have."""
-    emptied = [path for path, mask in masks.items() if not mask.any()]
+def describe_emptied(result: PruneResult) -> str | None:
+    """Which kernels have lost their last weight, in a sentence; None where none has."""
+    sizes = {spec.path: spec.num_weights for spec in result.report.specs}
+    had_weights = {path for path, zeros in result.report.zeros_before.items() if zeros < sizes[path]}
+    emptied = [path for path, mask in result.masks.items() if not mask.any() and path in had_weights]
     if not emptied:
         return None
     return f"Every weight of these kernels is zero; another allocation would share better: {', '.join(emptied)}."

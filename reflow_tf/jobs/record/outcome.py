@@ -2,15 +2,17 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from reflow_tf.jobs.record.run import Run, plain
 from reflow_tf.jobs.scoring import Ranked
+from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import Choice
 from reflow_tf.report.scores import Score, score_accuracy, score_agreement
 from reflow_tf.signal import VERDICT_RULE, LayerRatio, Signal, compare_signals, has_collapsed
 from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.sparsity.masks import count_masked
+from reflow_tf.sparsity.masks import count_zeros
 
 
 def describe_scores(run: Run) -> tuple[dict | None, dict | None]:
@@ -65,28 +67,37 @@ def requested_sparsity(run: Run) -> float | None:
 
 
 def describe_sparsity(run: Run) -> dict[str, Any]:
-    masks, plan, config = run.result.masks, run.result.plan, run.job.prune
-    specs = run.result.report.specs
-    num_zeros = count_masked(masks)
+    """Zeros of the weights as they are now, whoever made them."""
+    model, plan, config = run.result.model, run.result.plan, run.job.prune
+    report, weights = run.result.report, find_kernels(model).read()
+    layers = [
+        _sparsity_of_layer(spec, weights[spec.path], report.zeros_before[spec.path], plan.layers[spec.path].pattern)
+        for spec in report.specs
+    ]
+    num_weights = sum(spec.num_weights for spec in report.specs)
+    # Kernels that are not prunable for the target may have come with zeros as well.
+    matrices = (keras.ops.convert_to_numpy(weight) for weight in model.weights if len(weight.shape) > 1)
     return {
         "requested": requested_sparsity(run),
-        "achieved": num_zeros / sum(spec.num_weights for spec in specs),
-        "achieved_model": num_zeros / run.result.model.count_params(),
+        "before": sum(report.zeros_before.values()) / num_weights,
+        "achieved": sum(layer["num_zeros"] for layer in layers) / num_weights,
+        "achieved_model": sum(map(count_zeros, matrices)) / model.count_params(),
         "pattern": str(config.pattern),
         "criterion": config.criterion,
         "allocation": config.allocation,
-        "layers": [_sparsity_of_layer(spec, masks[spec.path], plan.layers[spec.path].pattern) for spec in specs],
+        "layers": layers,
     }
 
 
-def _sparsity_of_layer(spec: LayerSpec, mask: np.ndarray, pattern: object) -> dict[str, Any]:
-    num_zeros = count_masked({spec.path: mask})
+def _sparsity_of_layer(spec: LayerSpec, kernel: np.ndarray, zeros_before: int, pattern: object) -> dict[str, Any]:
+    num_zeros = count_zeros(kernel)
     return {
         "path": spec.path,
         "kind": spec.kind.value,
         "shape": list(spec.shape),
         "num_weights": spec.num_weights,
         "num_zeros": num_zeros,
+        "num_zeros_before": zeros_before,
         "sparsity": num_zeros / spec.num_weights,
         "pattern": str(pattern),
     }

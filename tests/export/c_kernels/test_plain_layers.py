@@ -69,11 +69,11 @@ def test_pooling(drawing, compare, kind, padding, window, strides, size, activat
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("scales", [(0.05, 0.05), (0.05, 0.031), (0.05, 0.2)])
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 7)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 7), (1,), (40,)])
 def test_means(drawing, compare, keep, scales, size):
     source = drawing.activation((1, *size, 6), scales[0], -17)
-    output = drawing.activation((1, 1, 1, 6) if keep else (1, 6), scales[1], 9)
-    axes = drawing.constant(np.array([1, 2], np.int32))
+    output = drawing.activation((1, *[1] * len(size), 6) if keep else (1, 6), scales[1], 9)
+    axes = drawing.constant(np.arange(1, 1 + len(size), dtype=np.int32))
     drawing.operator("MEAN", [source, axes], output, schema.ReducerOptionsT(keepDims=keep), version=2)
     compare(drawing.finish(source, output))
 
