@@ -2,7 +2,7 @@
 
 import dataclasses
 import gzip
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -10,43 +10,18 @@ from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.config import REWRITES, STORAGES, check_choice
 from reflow_tf.export import flatbuffer
-from reflow_tf.export.bitmap_storage import store_bitmaps
-from reflow_tf.export.constants import StoredTensor, list_tensors, read_constants
+from reflow_tf.export.constants import StoredTensor, list_tensors
 from reflow_tf.export.conversion import convert_dense
-from reflow_tf.export.equivalence import compute_same, relative_difference
-from reflow_tf.export.operators import read_operators
+from reflow_tf.export.equivalence import relative_difference
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
-from reflow_tf.export.slimming import slim
-from reflow_tf.export.sparse_storage import store_sparse
-from reflow_tf.export.tflm_operators import settle_relu6
-from reflow_tf.targets.xnnpack import XNNPack
+from reflow_tf.export.stored_zeros import STORES
 
-_OPERATOR = schema.BuiltinOperator
-_NOT_EQUAL_NOTE = (
-    "Stored dense: with sparse storage, the outputs in LiteRT were not bit-equal to those of the dense file."
-)
-_INT8_NOTE = (
-    "Sparse int8 filters need the DENSIFY operator, which microcontrollers (TFLM) and NPU compilers lack: prune "
-    "for them with --target=tflm or --target=ethos_u."
-)
-_INT8_DENSE_NOTE = (
-    "The int8 weights of FULLY_CONNECTED are stored dense, because LiteRT's XNNPACK delegate refuses to prepare "
-    "sparse ones."
-)
-_CORRUPTED_NOTE = (
-    "Stored dense: with its zeros stored sparse, {runtimes} would compute wrong outputs or refuse the file. "
-    "reflow_tf.tools.explain on a sparse file tells where."
-)
 _INEXACT_NOTE = (
     "Not rewritten: in LiteRT the outputs of the rewritten file differed by {difference:.1g} of the largest one (inf: "
     "it could not be run), more than the order of additions explains."
 )
 # Sums in another order: measured at most 2e-5 over MobileNetV2.
 _MOST_RELATIVE_DIFFERENCE = 1e-4
-_BITMAP_NOTE = (
-    "Filters are stored as bitmaps, which only TensorFlow Lite for Microcontrollers reads (operator TFLM_DECODE)."
-)
-_LOOP_NOTE = "Weights used inside loops or branches (recurrent layers) are stored dense."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +86,13 @@ def export_tflite(
         model, quantize=quantize, calibration=calibration, batch_size=batch_size, input_shape=input_shape
     )
     rewritten, notes = _rewrite(converted) if rewrite == "exact" else (Rewritten(converted, (), ()), [])
-    dense = slim(settle_relu6(rewritten.content)) if storage == "bitmap" else rewritten.content
-    content, storage_notes = _STORES[storage](dense)
-    notes += storage_notes
-    if quantize == "int8" and (kept := _float_operators(content)):
-        notes.append(f"These operators have no int8 form in TFLite and compute in float32: {', '.join(kept)}.")
+    stored = STORES[storage](rewritten.content)
     return ExportedFile(
-        content=content,
-        dense_content=dense,
-        gzip_size_bytes=len(gzip.compress(content, 6, mtime=0)),
-        tensors=list_tensors(content),
-        notes=tuple(notes),
+        content=stored.content,
+        dense_content=stored.dense_content,
+        gzip_size_bytes=len(gzip.compress(stored.content, 6, mtime=0)),
+        tensors=list_tensors(stored.content),
+        notes=(*notes, *stored.notes, *(_note_floats(stored.content) if quantize == "int8" else ())),
         rewrites=rewritten.applied,
         refused=rewritten.refused,
     )
@@ -138,51 +109,8 @@ def _rewrite(converted: bytes) -> tuple[Rewritten, list[str]]:
     return Rewritten(converted, (), rewritten.refused), [_INEXACT_NOTE.format(difference=difference)]
 
 
-def _store_sparse(dense: bytes) -> tuple[bytes, list[str]]:
-    """The sparse file, provided that LiteRT computes the same with it as with the dense one; and what to say."""
-    model = flatbuffer.parse(dense)
-    notes = [_LOOP_NOTE] if len(model.subgraphs) > 1 else []
-    graph = model.subgraphs[0]
-    int8 = graph.tensors[graph.inputs[0]].type == schema.TensorType.INT8
-    codes = {flatbuffer.operator_code(model, operator) for operator in graph.operators}
-    if int8 and _OPERATOR.FULLY_CONNECTED in codes:
-        notes.append(_INT8_DENSE_NOTE)
-    content = store_sparse(dense)
-    if content is dense:
-        return dense, notes
-    if not compute_same(dense, content):
-        return dense, [*notes, _NOT_EQUAL_NOTE]
-    # This machine cannot see it: XNNPACK's sparse kernels are off on x86.
-    if corrupted := XNNPack().judge(read_operators(content)).corrupted_by:
-        return dense, [*notes, _CORRUPTED_NOTE.format(runtimes=", ".join(corrupted))]
-    return content, [*notes, _INT8_NOTE] if int8 else notes
-
-
-def _store_bitmaps(dense: bytes) -> tuple[bytes, list[str]]:
-    """The file with bitmaps, provided that all its constants can be read back; and what to say."""
-    content = store_bitmaps(dense)
-    wanted, found = read_constants(dense), read_constants(content)
-    if content is not dense and not _equal_arrays(wanted, found):
-        raise AssertionError("A filter that was stored as a bitmap differs when it is read back.")
-    return content, [_BITMAP_NOTE] if content is not dense else []
-
-
-def _equal_arrays(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
-    def sort(constants: Mapping[str, np.ndarray]) -> list[tuple]:
-        return sorted((array.shape, array.dtype.str, array.tobytes()) for array in constants.values())
-
-    return sort(first) == sort(second)
-
-
-_STORES: Mapping[str, Callable[[bytes], tuple[bytes, list[str]]]] = {
-    "sparse": _store_sparse,
-    "bitmap": _store_bitmaps,
-    "dense": lambda dense: (dense, []),
-}
-
-
-def _float_operators(content: bytes) -> list[str]:
-    """Names of the operators of an int8 file that compute in float32, sorted."""
+def _note_floats(content: bytes) -> list[str]:
+    """Says which operators of an int8 file compute in float32, if any do."""
     model = flatbuffer.parse(content)
     kept = set()
     for graph in model.subgraphs:
@@ -191,4 +119,6 @@ def _float_operators(content: bytes) -> list[str]:
             if schema.TensorType.FLOAT32 in types:
                 kept.add(flatbuffer.operator_kind(model, operator))
     kept -= {"DEQUANTIZE", "DENSIFY"}
-    return sorted(kept)
+    if not kept:
+        return []
+    return [f"These operators have no int8 form in TFLite and compute in float32: {', '.join(sorted(kept))}."]
