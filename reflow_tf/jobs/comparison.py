@@ -21,9 +21,9 @@ import numpy as np
 
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet, ImageStream
-from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
-from reflow_tf.jobs.evaluation import require_classifier, require_label_maps
+from reflow_tf.jobs.evaluation import require_classifier
+from reflow_tf.jobs.inputs import open_sets
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.statistics import Gathered, gather
@@ -225,8 +225,7 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
         require_classifier(loaded.num_classes, job.model)
     with stage("Opening the images"):
-        calibration, evaluation = _load_sets(job, loaded)
-        require_label_maps(loaded.model, loaded.positions, evaluation)
+        calibration, evaluation = open_sets(job, loaded)
         settings = _describe_settings(job, loaded, version) | {"sha256": _digest(loaded.model, calibration, evaluation)}
     document = _start(settings, calibration, evaluation)
     if folder.path.joinpath(JSON).exists() and not job.overwrite:
@@ -279,23 +278,6 @@ def _open_folder(job: JobConfig) -> OutputFolder:
         {name: getattr(job, name) for name in ("model", "weights", "data", "eval_data", "class_names")}
     )
     return folder
-
-
-def _load_sets(job: JobConfig, loaded: LoadedModel) -> tuple[CalibrationSet, EvaluationSet]:
-    data = job.data or loaded.default_data
-    if data is None:
-        raise InputError("--data is needed: only the embedded weights come with images of their own. Received: none")
-    return load_sets(
-        data,
-        job.eval_data,
-        preprocessing=loaded.preprocessing,
-        num_classes=loaded.num_classes,
-        positions=loaded.positions,
-        class_names_path=job.class_names,
-        calibration_samples=job.calibration_samples,
-        batch_size=job.batch_size,
-        seed=job.seed,
-    )
 
 
 def _describe_settings(job: JobConfig, loaded: LoadedModel, version: str) -> dict[str, Any]:

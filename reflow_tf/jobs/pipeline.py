@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import keras
 
 from reflow_tf.config import JobConfig
-from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
 from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.tflite import ExportedFile, export_tflite
@@ -17,9 +16,9 @@ from reflow_tf.jobs.evaluation import (
     measure_parity,
     open_file,
     require_classifier,
-    require_label_maps,
 )
 from reflow_tf.jobs.explanation import explain
+from reflow_tf.jobs.inputs import open_sets
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
 from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
@@ -88,18 +87,7 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
         require_classifier(loaded.num_classes, job.model)
         select(find_kernels(loaded.model), job.prune)  # refused now rather than after the export
     with stage("Opening the images"), stopwatch.timed("open images"):
-        calibration, evaluation = load_sets(
-            job.data or loaded.default_data or _no_data(),
-            job.eval_data,
-            preprocessing=loaded.preprocessing,
-            num_classes=loaded.num_classes,
-            positions=loaded.positions,
-            class_names_path=job.class_names,
-            calibration_samples=job.calibration_samples,
-            batch_size=job.batch_size,
-            seed=job.seed,
-        )
-        require_label_maps(loaded.model, loaded.positions, evaluation)
+        calibration, evaluation = open_sets(job, loaded)
     return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
 
 
@@ -190,7 +178,3 @@ def _time(runtime: str, content: bytes, dense: bytes) -> Benchmark | str:
         return measure_files([Candidate("model.tflite", content)], Candidate("the dense file", dense), runtime=runtime)
     except InputError as error:
         return str(error)
-
-
-def _no_data() -> str:
-    raise InputError("--data is needed: only the embedded weights come with images of their own. Received: none")

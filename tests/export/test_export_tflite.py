@@ -203,7 +203,7 @@ def test_a_sparse_file_that_computes_something_else_is_not_returned(monkeypatch)
                 buffer.data = (np.frombuffer(buffer.data, np.float32) * 2).view(np.uint8)
         return flatbuffer.serialize(damaged)
 
-    monkeypatch.setattr(tflite, "store_sparse", broken)
+    monkeypatch.setattr(stored_zeros, "store_sparse", broken)
     exported = export_tflite(model)
     assert len(exported.content) == len(exported.dense_content)
     assert any("bit-equal" in note for note in exported.notes)
