@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from reflow_tf.errors import InputError
-from reflow_tf.export import flatbuffer, sparse_storage, tflite
+from reflow_tf.export import flatbuffer, sparse_storage, stored_zeros, tflite
 from reflow_tf.export.constants import read_constants
 from reflow_tf.export.equivalence import compute_same
 from reflow_tf.export.operators import read_operators
