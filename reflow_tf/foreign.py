@@ -134,6 +134,8 @@ def _drop_configurations(text: str) -> str:
 
 def _shorten(text: str) -> str:
     """As many whole sentences as fit, or whole clauses of the first; nothing where even one clause does not."""
+    if len(text) <= MOST_CHARACTERS:  # whole, even if it speaks of one bracket
+        return text.rstrip(" .,:;")
     for ends in (_SENTENCE_END, _CLAUSE_END):
         places = [found.start() for found in ends.finditer(text)] + [len(text)]
         fitting = [place for place in places if place <= MOST_CHARACTERS and _is_balanced(text[:place])]

@@ -121,6 +121,7 @@ def test_every_name_is_tried():
     assert repairs | {"reflow", "least_squares", "obs"} == {*REPAIRS, "auto", "none"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES, ids="-".join)
 @pytest.mark.parametrize("name", POLICIES)
 def test_everything_on_every_policy(short_distillation, name, choice):
@@ -176,6 +177,7 @@ def test_auto_says_what_16_bits_cannot_hold():
     assert "cannot hold" in reasons["reflow"] and reasons["least_squares"] is None
 
 
+@pytest.mark.slow
 def test_distillation_trains_what_16_bits_would_lose(monkeypatch):
     recipe = Recipe(learning_rate=3e-3, warm_up=1, averaging=0.8, output_weight=1.0)
     monkeypatch.setitem(REPAIRS, "distill", functools.partial(distill, epochs=25, recipe=recipe))

@@ -337,6 +337,7 @@ def test_masks_of_turned_kernels_are_found_again(mobilenet):
     assert all(check.ok for check in check_masks(exported.content, masks))
 
 
+@pytest.mark.slow
 def test_a_rewrite_that_computes_something_else_is_dropped(monkeypatch, mobilenet):
     other = keras.models.clone_model(mobilenet[0])  # other weights
     wrong = Rewritten(export_tflite(other, storage="dense").content, (Applied("rotation", ("Conv1",), "Turned."),), ())

@@ -185,6 +185,7 @@ def test_without_labels_agreement_counts(job, inputs, labelled):
     assert 0 < magnitude["alone"]["top1"] < obs["alone"]["top1"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -84,6 +84,7 @@ def test_storage_welcomes_every_file():
     assert (explained.applied, explained.refused) == ((), ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0", "MobileNetV3Small"])
 def test_what_keras_applications_lack_is_what_exact_rewriting_does(name):
     keras.utils.set_random_seed(0)

@@ -270,6 +270,7 @@ def test_no_repair(run_job):
     )
 
 
+@pytest.mark.slow
 def test_auto_tells_what_it_tried_and_what_it_took(run_job):
     report = run_job(PruneConfig(repair="auto", criterion="activation")).report
     tried = {each["chain"]: each["divergence"] for each in report["repair"]["tried"]}
@@ -383,6 +384,7 @@ def test_the_gate_without_labels_looks_at_agreement(command, inputs, tmp_path):
     assert outcome.code == 3 and Results(tmp_path).report["agreement"]["file"]["top1"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["none", "float16"])
 def test_the_file_is_as_small_as_was_asked(run_job, quantize):
     config = PruneConfig(target="storage", max_size_bytes=6500)
@@ -435,6 +437,7 @@ def _measured(label, cost, speedup):
     return Measured(label, 1, (cost,), Spread(cost, cost, cost), speedup, 0.0, True, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocation", ["global", "uniform", "auto"])
 def test_the_file_is_estimated_to_be_as_fast_as_was_asked(fast, allocation):
     report = fast(allocation=allocation)
@@ -444,6 +447,7 @@ def test_the_file_is_estimated_to_be_as_fast_as_was_asked(fast, allocation):
     assert report["sparsity"]["achieved"] > 2 / 3, "below, XNNPACK runs nothing sparse"
 
 
+@pytest.mark.slow
 def test_a_speed_is_measured_where_that_is_asked_too(fast):
     assert fast(measured=1.4)["budget"]["passed"] is True
     report = fast(measured=1.2)
@@ -529,6 +533,7 @@ def test_a_network_as_keras_pads_it_becomes_eligible(run_job, strided, images, t
     assert {blocker["remedy"] for blocker in target["blockers"]} == {target["before"]["blockers"][0]["remedy"]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("web", "aarch64")
 def test_the_file_is_measured_beside_the_dense_one(run_job, strided, images, tmp_path):
     np.savez(tmp_path / "photos.npz", x=images(64, seed=1, size=32))

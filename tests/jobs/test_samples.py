@@ -98,12 +98,14 @@ def test_pruned_and_scored(make, tmp_path, name):
         assert score.n == 64 and abs(score.top1 - report["accuracy"][stage]["top1"]) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vectors", "accelerometer", "spectra"])
 def test_searched_and_fitted(make, tmp_path, name):
     report = pipeline.run(job(make(name), tmp_path / "out", allocation="auto", repair="auto"))
     assert any(each["chain"] == "least_squares" and each["reason"] is None for each in report["repair"]["tried"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vectors", "accelerometer", "any length", "no channels", "spectra"])
 def test_for_a_microcontroller_as_firmware_and_as_a_kit(make, tmp_path, name):
     folder, out = make(name), tmp_path / "out"

@@ -73,6 +73,7 @@ def answers(tmp_path_factory):
     return dict(line.split(" | ", 1) for line in done.stdout.splitlines() if " | " in line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*REFUSED, "prune", "load_model"])
 def test_without_onednn_the_layer_is_named_and_what_to_do(answers, name):
     assert answers[name].startswith("Convolutions must have their channels last: TensorFlow has no other Conv")

@@ -86,6 +86,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_it_learns_and_keeps_zeros(name):
     build, inputs = MODELS[name]
@@ -103,6 +104,7 @@ def test_it_learns_and_keeps_zeros(name):
     assert not any("call" in placed.__dict__ for placed in model._flatten_layers())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_but_for_the_order_of_sums():
     results = []
     for seed in (3, 3, 4):

@@ -57,6 +57,7 @@ def lose(model, dense, seed=9):
     return float(np.mean((model(images, training=False).numpy() - target) ** 2) / target.var())
 
 
+@pytest.mark.slow
 def test_held_out_outputs_come_back_further_than_with_recalibration():
     model = build()
     pruned, plan = prune(model)
@@ -117,6 +118,7 @@ def test_an_activation_of_a_layers_own_is_not_fitted_to(sparsity):
         np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["nm:2,4", "block:4x1", "channel"])
 def test_every_pattern_stays_one(text):
     pruned, plan = prune(build(), sparsity=0.5, pattern=patterns.parse(text))
@@ -154,6 +156,7 @@ def test_what_is_not_pruned_and_has_no_pruned_layer_before_it_stays():
     assert all(name == path or "moving" in name for name in changed)
 
 
+@pytest.mark.slow
 def test_it_starts_from_the_dense_network_whatever_came_before():
     model = build()
     (alone, plan), (after, _) = prune(model), prune(model)
@@ -203,6 +206,7 @@ def test_late_is_where_all_that_comes_is_small(sides, expected):
     assert (found and found.operation.name) == expected
 
 
+@pytest.mark.slow
 def test_views_of_the_images_help_the_late_layers(monkeypatch):
     keras.utils.set_random_seed(1)
     stack = [keras.Input((8, 8, 3))]

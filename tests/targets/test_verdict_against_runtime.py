@@ -95,6 +95,7 @@ def compare(dense, sparse, same):
     return "D" if same else "S"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "version"), [("ai_edge_litert", LITERT_1_4), ("tflite_runtime", TFLITE_2_14)], ids=lambda x: str(x)[:14]
 )
@@ -128,6 +129,7 @@ def _load(outcome):
     return None if isinstance(outcome, str) else [np.load(pathlib.Path(path)) for path in outcome]
 
 
+@pytest.mark.slow
 def test_litert_js_does_what_the_rules_say(web, files):
     seen, expected = {}, {}
     with contextlib.ExitStack() as stack:

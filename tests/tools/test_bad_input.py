@@ -69,8 +69,11 @@ PRUNING = {
     "less than nothing": ("--sparsity=-0.1", "[0, 1). Received: -0.1"),
     "no number": ("--sparsity=nan", "[0, 1). Received: nan"),
     "percent": ("--sparsity=70%", "--sparsity must be a number, or auto. Received: 70%"),
-    "an expression that matches nothing": ("--prunable=nothing_like_it", "Received: --prunable=nothing_like_it"),
-    "no expression": ("--prunable=conv(", "Received: conv( (missing ), unterminated subpattern"),
+    "an expression that matches nothing": (
+        "--prunable=nothing_like_it",
+        "--prunable=nothing_like_it does not match its path",
+    ),
+    "no expression": ("--prunable=conv(", "Received: conv( (missing ), unterminated subpattern at position 4)"),
     "N:M that does not divide": (
         "--model={m}/six_channels.keras --pattern=nm:2,4",
         "Received: 6 input channels at conv_1/kernel",

@@ -178,6 +178,7 @@ def test_the_signal_handler_goes_with_the_command(command, monkeypatch):
     assert seen[0] is not before and signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_tensorflow_can_still_complain_afterwards(command, monkeypatch):
     """It keeps the stderr that it finds when it is imported; that one must not be a closed file."""
     code = (
@@ -188,6 +189,7 @@ def test_tensorflow_can_still_complain_afterwards(command, monkeypatch):
     assert done.stderr.splitlines() == ["ERROR:tensorflow:hear, hear"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_real_signal_while_it_works(inputs, tmp_path, left, number):
     out = tmp_path / "x" / "out"
@@ -211,7 +213,7 @@ def test_a_real_signal_while_it_works(inputs, tmp_path, left, number):
 
 STAGES = {
     "loading": (pipeline, "load_model"),
-    "opening images": (pipeline, "load_sets"),
+    "opening images": (pipeline, "open_sets"),
     "checking weights": (pruning, "check_finite"),
     "planning": (pruning, "make_plan"),
     "masking": (pruning, "build_masks"),
@@ -222,7 +224,7 @@ STAGES = {
     "exporting": (pipeline, "export_tflite"),
     "checking masks": (pipeline, "check_masks"),
     "opening the file": (pipeline, "open_file"),
-    "running the file": (pipeline, "rank_outputs"),
+    "running the file": (pipeline, "rank_files"),
     "comparing": (pipeline, "measure_parity"),
     "describing": (pipeline, "describe"),
     "drawing": (pipeline, "render"),
@@ -280,6 +282,7 @@ def test_running_as_a_module_prints_nothing_that_is_not_for_people(inputs, tmp_p
     assert scored.stdout.startswith("top-1 ") and scored.stdout.endswith("n = 96\n")
 
 
+@pytest.mark.slow
 def test_printing_survives_a_reader_that_has_seen_enough(tmp_path, inputs):
     """The gate's exit code, too, does not depend on who reads."""
     shell = f"{sys.executable} -c {shlex.quote(_FINISHED)} | true; exit ${{PIPESTATUS[0]}}"

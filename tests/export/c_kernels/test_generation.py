@@ -23,6 +23,7 @@ def draw_convolution(drawing, sparsity=0.0, kind=schema.TensorType.INT8, batch=1
     return drawing.finish(source, output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["dense", "auto"])
 def test_mobilenet_pruned_to_80_percent(mobilenet_files, compare, storage):
     content = mobilenet_files(0.8)

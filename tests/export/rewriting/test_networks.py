@@ -80,6 +80,7 @@ def network(request, draw):
     return name, export_tflite(model, storage="dense").content, [image[None] for image in images]
 
 
+@pytest.mark.slow
 def test_networks_compute_the_same(draw, network):
     _, content, images = network
     rewritten = rewrite_exact(content)
@@ -110,6 +111,7 @@ def test_nothing_is_left_that_blocks_a_cluster(draw, network):
     assert last.count("FULLY_CONNECTED") == 1 and last[-1] == "FULLY_CONNECTED"
 
 
+@pytest.mark.slow
 def test_the_embedded_network(draw):
     loaded = load_model("mobilenet_v2")
     content = export_tflite(loaded.model, storage="dense").content

@@ -13,6 +13,8 @@ from reflow_tf.models.loading import load_model
 
 from .editing import edit, layers_of
 
+pytestmark = pytest.mark.slow  # tf_keras saves them all first
+
 NAMES = """
 attention augmentation batch_normalization batch_normalization_of_series bidirectional conv1d conv1d_transpose conv2d
 conv2d_dilated conv2d_transpose depthwise_conv2d efficientnet_b0 einsum_dense embedding embedding_masked

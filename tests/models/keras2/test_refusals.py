@@ -13,6 +13,8 @@ from reflow_tf.models.loading import load_model
 
 from .editing import edit, layers_of
 
+pytestmark = pytest.mark.slow  # tf_keras saves the files first
+
 
 def find(config, class_name):
     return next(layer for layer in layers_of(config) if layer["class_name"] == class_name)

@@ -70,6 +70,7 @@ def test_pytorch_weights_bring_their_own_preprocessing(name, scaling, resize):
     assert preprocessing.crop_fraction == 0.875
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in REFERENCE if name not in LARGE | {"ds_cnn"}])
 def test_builds_at_a_given_size_for_given_classes(name):
     model = ARCHITECTURES[name].build(32, 7)
@@ -92,6 +93,7 @@ def test_preprocessing_none_is_for_models_that_rescale_by_themselves(name):
     assert any(isinstance(layer, keras.layers.Rescaling) for layer in ARCHITECTURES[name].build(32, 7).layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_parameters"),
     # EfficientNet-Lite: timm's results table; resnet20: akamaster's README and He et al. (0.27 M); the others:

@@ -73,6 +73,7 @@ def test_a_configuration_that_keras_3_rejects_does_not_matter(tmp_path):
     assert_same_weights(build_pretrained(ARCHITECTURES["mobilenet_v1_025"], str(path), 32).model, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small", "efficientnet_b0"])
 def test_keras_weights_of_other_kinds_of_classifier(name, tmp_path):
     # mobilenet and mobilenet_v3 end in a 1x1 convolution; efficientnet_b0 has Normalization and Dropout
@@ -83,6 +84,7 @@ def test_keras_weights_of_other_kinds_of_classifier(name, tmp_path):
     assert_same_weights(built.model, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_name", ["w.weights.h5", "w.h5"])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenet_v2"])
 def test_keras_weights_of_another_architecture_are_refused(name, file_name, seven_classes, tmp_path):

@@ -48,6 +48,7 @@ def test_what_the_tool_compares_in_ci_is_what_was_recorded():
     assert {"resnet20", "mobilenet", "resnet50", "resnext50_32x4d", "regnet_x_400mf"} <= set(RECORDED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDED)
 def test_computes_the_logits_of_pytorch(name, images, tmp_path):
     recorded = RECORDED[name]
