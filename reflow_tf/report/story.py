@@ -192,8 +192,9 @@ def share_sentence(report: Report) -> str:
     where = f"on {plural(n, unit)}"
     if nouns.positions(report) > 1:
         where = f"over the positions of {plural(n, unit)}, in the mean"
-    if (fewer := step(report, "repaired").n) < n:
-        where += f" (pruned and repaired: on {count(fewer)} of them)"
+    few = [each for each in steps(report) if each.n < n]
+    if few:
+        where += f" ({' and '.join(each.name for each in few)}: on {count(few[0].n)} of them)"
     whiskers = f" Whiskers: {nouns.interval(unit, nouns.positions(report))}." if step(report, "file").bounds else ""
     return f"{what} {where}.{whiskers} Dashed: the dense model."
 

@@ -17,6 +17,7 @@ from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.benchmark import Benchmark, Measured
+from reflow_tf.jobs.scoring import Ranked
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import CANDIDATES
 from reflow_tf.report import document, folder
@@ -593,3 +594,30 @@ def test_a_network_without_anything_that_runs_sparse_is_reported_as_well(run_job
     target = report["target"]
     assert not target["eligible"] and not target["fits"] and target["clusters"] == []
     assert any("no 1x1 convolution" in blocker["reason"] for blocker in target["blockers"])
+
+
+def test_stages_are_scored_on_as_many_images_as_the_report_says(run_job, monkeypatch):
+    monkeypatch.setattr(pipeline, "SIGNAL_IMAGES", 20)
+    report = run_job().report
+    assert {stage: score["n"] for stage, score in report["accuracy"].items()} == {
+        "dense": 48,
+        "pruned": 20,
+        "repaired": 48,  # its file is measured
+        "file": 48,
+    }
+    assert report["signal"]["n"] == 20 and report["gate"]["n"] == 48
+    assert sum(report["signal"]["predictions"]["pruned"]["histogram"]) == 20
+    half = run_job(quantize="float16").report
+    assert half["accuracy"]["repaired"]["n"] == 20 and half["accuracy"]["dense"] == report["accuracy"]["dense"]
+
+
+def test_a_file_that_is_not_the_keras_model_is_told(run_job, monkeypatch):
+    rank_files = pipeline.rank_files
+
+    def rank_others(*args):
+        found = rank_files(*args)
+        return found | {"dense": Ranked(found["dense"].positions, np.roll(found["dense"].classes, 1, axis=0))}
+
+    assert not [note for note in run_job().report["notes"] if "as Keras" in note]
+    monkeypatch.setattr(pipeline, "rank_files", rank_others)
+    assert [note for note in run_job().report["notes"] if note.startswith("The dense model's file names the same")]

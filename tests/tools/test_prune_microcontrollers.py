@@ -49,6 +49,15 @@ def test_the_file_is_int8_with_bitmaps_and_runs_in_tflm(finished):
     assert "On a microcontroller" in (folder / "report.html").read_text()
 
 
+def test_a_slow_interpreter_gets_fewer_images_and_the_drop_is_over_the_same(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "MOST_IN_TFLM", 7)
+    code, report = run(model, tmp_path / "out", "--sparsity=0.8", "--max_accuracy_drop=100")
+    scores = report["accuracy"]
+    assert code == 0 and (scores["dense"]["n"], scores["file"]["n"], report["gate"]["n"]) == (96, 7, 7)
+    hits = (100 - report["gate"]["drop_points"]) / 100 * 7  # the labels are the dense network's own
+    assert abs(hits - 7 * scores["file"]["top1"]) < 1e-3
+
+
 def test_evaluate_runs_the_file_in_tflm(finished, wide_inputs, capsys):
     folder, _, report = finished
     assert evaluate.main(["evaluate", f"--model={folder / 'model.tflite'}", f"--data={wide_inputs.heldout}"]) == 0

@@ -5,7 +5,7 @@ import numpy as np
 from reflow_tf.jobs.record.run import Run
 from reflow_tf.pruning import PruneResult
 
-# Below this agreement the dense file is not the Keras model that it was made of: rounding alone leaves more.
+# Below this agreement a float32 file is not the Keras model that it was made of: rounding alone leaves more.
 _LEAST_AGREEMENT = 0.99
 
 
@@ -38,13 +38,17 @@ def write_notes(run: Run) -> list[str]:
 
 
 def _disagreement(run: Run) -> list[str]:
-    """The dense model's accuracy is that of its float32 file: whether that is so was seen on some images."""
-    in_keras = run.result.report.signals["dense"].ranked[..., 0]
-    in_file = run.measured.ranked["dense"].at(run.given.looked_into).classes[..., 0]
-    agreement = np.mean(in_keras == in_file)
-    if agreement >= _LEAST_AGREEMENT:
-        return []
-    return [f"The dense model's own file names the same class as Keras for only {agreement:.1%} of the predictions."]
+    """Accuracy is that of float32 files: whether Keras predicts the same was seen on some images."""
+    pairs = {"dense": "dense"} | ({"repaired": "file"} if run.job.requested_quantize == "none" else {})
+    found = []
+    for stage, file in pairs.items():
+        in_keras = run.result.report.signals[stage].ranked[..., 0]
+        in_file = run.measured.ranked[file].at(run.given.looked_into).classes[..., 0]
+        if (agreement := np.mean(in_keras == in_file)) < _LEAST_AGREEMENT:
+            found.append(
+                f"The {stage} model's file names the same class as Keras for only {agreement:.1%} of the images."
+            )
+    return found
 
 
 def describe_emptied(result: PruneResult) -> str | None:

@@ -25,11 +25,17 @@ def describe_scores(run: Run) -> tuple[dict | None, dict | None]:
 
 
 def _stages(run: Run) -> dict[str, Ranked]:
-    """What each stage predicts, in their order: files where there are any, else Keras, on the images looked into."""
+    """What each stage predicts, in their order: as files where there are any, else in Keras on the images looked into.
+
+    A float32 file is the repaired model, which the parity and `notes` hold it to.
+    """
     looked = {
         stage: Ranked(run.given.looked_into, signal.ranked) for stage, signal in run.result.report.signals.items()
     }
-    return looked | dict(run.measured.ranked)
+    files = dict(run.measured.ranked)
+    if run.job.requested_quantize == "none":
+        files["repaired"] = files["file"]
+    return looked | files
 
 
 def _accuracy(run: Run, found: Ranked) -> Score:
