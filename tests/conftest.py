@@ -9,6 +9,8 @@ import os
 import pathlib
 import re
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -29,6 +31,29 @@ def pytest_runtest_makereport():
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_make_collect_report():
     return _refuse_skip((yield))
+
+
+class _Skipper:
+    """The last of Python's finders: whoever imports a runtime for which this machine has no wheel is skipped.
+
+    The extra `test` brings them wherever there are wheels; TFLM has some for x86-64 Linux alone.
+    """
+
+    REASONS = types.MappingProxyType(
+        {
+            "tflite_micro": "TFLM is not installed: pip install '.[tflm]', on x86-64 Linux",
+            "ethosu": "Vela is not installed: pip install '.[vela]'",
+            "playwright": "Playwright is not installed: pip install '.[web]'",
+        }
+    )
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name in cls.REASONS:
+            pytest.skip(cls.REASONS[name], allow_module_level=True)
+
+
+sys.meta_path.append(_Skipper)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,15 +218,6 @@ def aarch64():
 
     if not machine.is_set_up():
         pytest.skip(f"the aarch64 runtime is not set up: apt-get install qemu-user gcc libc6-dev, {machine.SET_UP}")
-
-
-@pytest.fixture(scope="session")
-def tflm():
-    """TFLM is there, or the test is skipped: it has wheels for x86-64 Linux alone."""
-    from reflow_tf.runtimes.tflm.interpreter import require_tflm
-
-    with skipped_without():
-        require_tflm()
 
 
 @pytest.fixture(scope="session")

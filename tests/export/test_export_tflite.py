@@ -77,6 +77,7 @@ def test_a_pruned_mobilenet_is_smaller_and_computes_what_keras_does(exported, mo
     assert all(check.ok and check.num_extra_zeros == 0 and check.storage == "sparse" for check in checks)
 
 
+@pytest.mark.slow
 def test_our_encoder_beats_the_converters_own(exported, mobilenet):
     model, _ = mobilenet
     function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
@@ -302,6 +303,7 @@ def test_the_converter_is_silent(capfd):
     assert captured.out == captured.err == ""
 
 
+@pytest.mark.slow
 def test_rewriting_makes_xnnpack_run_sparse_and_changes_no_output(mobilenet):
     pruned, masks = mobilenet
     # At 32 pixels the last maps have one pixel each, and the converter turns their sums into something else.

@@ -60,6 +60,7 @@ def test_a_file_without_bitmaps_needs_no_memory_for_them(int8_file):
     assert dataclasses.asdict(footprint)["num_equal"] == 2
 
 
+@pytest.mark.usefixtures("cortex_m")
 def test_c_is_counted_on_every_board_and_compared_with_the_reference(int8_file):
     content, inputs = int8_file
     model = flatbuffer.parse(content)

@@ -64,6 +64,7 @@ def test_evaluate_runs_the_file_in_tflm(finished, wide_inputs, capsys):
     assert f"{100 * report['accuracy']['file']['top1']:.2f}%" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_budgets_that_are_missed_give_3_and_name_what_takes_most(model, tmp_path, capsys):
     code, report = run(model, tmp_path / "out", "--sparsity=0.5", "--flash_budget=1000", "--ram_budget=5000")
     assert code == 3 and report["mcu"]["passed"] is False
@@ -72,6 +73,7 @@ def test_budgets_that_are_missed_give_3_and_name_what_takes_most(model, tmp_path
     assert "--ram_budget allows 5,000. Most go to conv_" in errors
 
 
+@pytest.mark.slow
 def test_the_least_sparsity_that_fits_the_flash_is_found(model, finished, tmp_path):
     _, _, full = finished
     budget = full["mcu"]["flash_bytes"] + 150
@@ -107,6 +109,7 @@ def test_bad_flags_give_2(model, tmp_path, capsys, flags, said):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("cortex_m")
 def test_c_for_a_cortex_m_is_counted_and_compared(model, tmp_path):
     folder = tmp_path / "out"
     code, report = run(model, folder, "--sparsity=0.8", "--allocation=uniform", "--boards=m4,m3", target="cortex_m")
@@ -121,6 +124,7 @@ def test_c_for_a_cortex_m_is_counted_and_compared(model, tmp_path):
     assert "Cortex-M4" in page and "equal those of TFLM" in page
 
 
+@pytest.mark.usefixtures("cortex_m")
 def test_outputs_that_differ_give_3_and_say_not_to_ship(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(microcontroller, "_count_equal", lambda first, second: len(first) - 1)
     code, report = run(model, tmp_path / "out", "--sparsity=0.8", "--allocation=uniform", target="cortex_m")
@@ -131,6 +135,7 @@ def test_outputs_that_differ_give_3_and_say_not_to_ship(model, tmp_path, monkeyp
     assert said in (tmp_path / "out" / "report.html").read_text().replace("\u00a0", " ")
 
 
+@pytest.mark.usefixtures("cortex_m")
 @pytest.mark.parametrize(("target", "said"), [("cortex_m", "LOGISTIC"), ("tflm", "TILE")])
 def test_what_the_target_cannot_run_is_refused_before_the_long_work(
     tmp_path, inputs, monkeypatch, capsys, target, said

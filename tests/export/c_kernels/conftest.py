@@ -145,7 +145,7 @@ def compile_program(folder, sources, options=SANITIZED):
 
 
 @pytest.fixture
-def compare():
+def compare(c_compiler):
     """A function that checks C against the reference on many inputs, and returns the C sources and the outputs."""
 
     def check(content, storage="auto", inputs=None, options=SANITIZED):

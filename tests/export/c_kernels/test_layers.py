@@ -62,6 +62,7 @@ def draw_convolution(
     return drawing.finish(source, output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["dense", "speed"])
 @pytest.mark.parametrize(
     "sizes", [(1, 4), (1, 5), (1, 8), (3, 3), (1, 11), (1, 12), (1, 13), (4, 4)], ids=lambda s: str(s[0] * s[1])
@@ -73,6 +74,7 @@ def test_tiles_of_every_number_of_pixels(drawing, compare, sizes, storage):
     assert len(np.unique(outputs)) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "strides", "padding"),
     [((3, 3), (1, 1), SAME), ((3, 3), (2, 2), SAME), ((3, 2), (2, 1), VALID), ((1, 1), (2, 2), SAME)],
@@ -186,6 +188,7 @@ def draw_depthwise(drawing, sizes, kernel, strides, padding=SAME, activation=NON
     return drawing.finish(source, output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 3), (5, 4), (6, 7)])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_depthwise_3x3(drawing, compare, sizes, strides):

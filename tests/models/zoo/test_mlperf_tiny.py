@@ -61,6 +61,7 @@ def test_coefficients_reach_the_keyword_spotter_as_they_are(dtype, keyword_weigh
     assert loaded.model(batch).shape == (NUM_RECORDINGS - 4, 5)
 
 
+@pytest.mark.slow
 def test_a_keyword_spotter_is_pruned(keyword_weights, tmp_path):
     write_recordings(tmp_path / "mfcc.npz", "float32")
     job = JobConfig(
