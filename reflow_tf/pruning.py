@@ -30,7 +30,7 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation
 from reflow_tf.sparsity.budget import Price, find_most, share_out
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS, Statistics
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
-from reflow_tf.sparsity.masks import build_masks, count_zeros
+from reflow_tf.sparsity.masks import build_masks, count_masked, count_zeros
 from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import Selection, select_kernels
@@ -116,16 +116,8 @@ def prune(
     check_channel_order(model)
     calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
     evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
-    signals: dict[str, Signal] = {}
     stopwatch = Stopwatch()
-
-    def measure(stage: str, measured: keras.Model, same_as: str | None = None) -> None:
-        if evaluation is not None and same_as is not None:
-            signals[stage] = signals[same_as]
-        elif evaluation is not None:
-            with stopwatch.timed(f"evaluate {stage}"):
-                signals[stage] = _measure_signal(measured, progress(evaluation, f"Evaluating the {stage} model"))
-
+    signals = _Signals(evaluation, progress, stopwatch)
     kernels = find_kernels(model)
     selection = select(kernels, config)
     limit = None
@@ -140,16 +132,17 @@ def prune(
         zeros_before = {spec.path: count_zeros(weights[spec.path]) for spec in selection.chosen}
         plan, masks, foreseen = _plan(selection.chosen, weights, scores, config, share, limit)
         del weights
-    measure("dense", model)
+    signals.measure("dense", model)
     model = model if inplace else copy_model(model)
     pruned = PrunedModel(model, masks, read_weights(model))
     write_masks(find_kernels(model), masks)
-    measure("pruned", model, same_as="dense" if all(mask.all() for mask in masks.values()) else None)
+    removed = any(count_masked({path: mask}) > zeros_before[path] for path, mask in masks.items())
+    signals.measure("pruned", model, unchanged_from=None if removed else "dense")
     with stopwatch.timed("repair"):
         pruned, repair = _repair(pruned, config, plan, calibration, progress)
-    measure("repaired", model, same_as=None if any(step.repaired for step in repair) else "pruned")
+    signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
     skipped = kernels.skipped + selection.skipped
-    report = PruneReport(selection.chosen, skipped, repair, signals, stopwatch.seconds, zeros_before, foreseen)
+    report = PruneReport(selection.chosen, skipped, repair, signals.found, stopwatch.seconds, zeros_before, foreseen)
     return PruneResult(model, plan, pruned.masks, report)
 
 
@@ -166,6 +159,24 @@ def select(kernels: KernelMap, config: PruneConfig) -> Selection:
         pattern=config.pattern,
         others=TARGETS.values(),
     )
+
+
+class _Signals:
+    """The signal of each stage, where there are inputs to measure it on; of a model that did not change, once."""
+
+    def __init__(self, evaluation: Iterable[np.ndarray] | None, progress: Progress, stopwatch: Stopwatch):
+        self.found: dict[str, Signal] = {}
+        self._evaluation, self._progress, self._stopwatch = evaluation, progress, stopwatch
+
+    def measure(self, stage: str, model: keras.Model, unchanged_from: str | None = None) -> None:
+        if self._evaluation is None:
+            return
+        if unchanged_from is not None:
+            self.found[stage] = self.found[unchanged_from]
+            return
+        with self._stopwatch.timed(f"evaluate {stage}"):
+            batches = self._progress(self._evaluation, f"Evaluating the {stage} model")
+            self.found[stage] = _measure_signal(model, batches)
 
 
 def _require_none_needed(config: PruneConfig) -> None:

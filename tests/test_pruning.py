@@ -378,3 +378,9 @@ def test_a_model_that_nothing_happened_to_is_not_measured_again(settled, monkeyp
     seen.clear()
     reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.0, target="storage"), inputs[32:], evaluation=inputs[:32])
     assert len(seen) == 2
+    seen.clear()
+    sparse = reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.5, repair="none", target="storage")).model
+    reflow_tf.prune(
+        sparse, reflow_tf.PruneConfig(sparsity=0.2, repair="none", target="storage"), evaluation=inputs[:32]
+    )
+    assert len(seen) == 1
