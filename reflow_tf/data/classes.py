@@ -83,6 +83,8 @@ def are_one_each(label_shape: tuple[int, ...], positions: tuple[int | None, ...]
         label_shape: without the axis of the images.
         positions: of the map that the network predicts; None for an axis of any extent.
     """
+    if 0 in label_shape:
+        return False
     have = [axis for axis in label_shape if axis != 1]
     wanted = [axis for axis in positions if axis != 1]
     if not have:

@@ -5,8 +5,6 @@ it was stored, so uint8 costs a quarter of float32. Images must already have the
 scaling is still applied. Pickled objects are never loaded.
 """
 
-import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -80,10 +78,16 @@ class NpzSource(ImageSource):
 def _read_arrays(path: str) -> dict[str, np.ndarray]:
     """Reads `x` and, if there is one, `y`."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise InputError("this is one array without a name, as np.save writes it")
+        with archive:
             names = archive.files
             arrays = {name: archive[name] for name in names if name in ("x", "y")}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # NumPy hands over the bytes of a member that is none of its own
+                raise InputError(f"{name!r} is no array")
+    except Exception as error:  # zipfile, zlib, tokenize and NumPy each raise their own, MemoryError among them
         raise InputError(
             f"an .npz must be a readable archive of plain arrays ({say_why(error)}). Received: {path}"
         ) from error
@@ -99,6 +103,8 @@ def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -
         )
     if len(images) == 0:
         raise InputError(f"x must hold at least one image. Received: shape {images.shape} in {path}")
+    if images.size == 0:
+        raise InputError(f"x must hold images of at least one pixel. Received: shape {images.shape} in {path}")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise InputError(f"x must be uint8 or float. Received: {images.dtype} in {path}")
     size, channels = preprocessing.size, preprocessing.channels

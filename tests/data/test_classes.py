@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reflow_tf.data.classes import check_labels, index_of_class, read_class_names
+from reflow_tf.data.classes import are_one_each, check_labels, index_of_class, read_class_names
 from reflow_tf.errors import InputError
 
 
@@ -50,3 +50,9 @@ def test_labels():
             check_labels(np.array([-1, 2]), num_classes, "y")
     with pytest.raises(InputError, match=r"at least two classes. Received: only class 2"):
         check_labels(np.array([2, 2]), 4, "y")
+
+
+@pytest.mark.parametrize("label_shape", [(0,), (0, 0), (3, 0), (1, 0, 1)])
+@pytest.mark.parametrize("positions", [(), (None,), (None, None), (3, None)])
+def test_no_label_at_all_is_not_one_for_each_prediction(label_shape, positions):
+    assert not are_one_each(label_shape, positions)

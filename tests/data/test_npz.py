@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -78,6 +80,56 @@ def test_values_that_are_not_finite(save, value):
     images[300, 1, 2, 0] = value
     with pytest.raises(InputError, match=r"NaN or infinity in x\[300\]"):
         open_npz(save(x=images))
+
+
+def head(text):
+    """An array as NumPy stores it, without its values."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def of_shape(extent):
+    return head(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({extent}, 4, 5, 3), }}\n")
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+@pytest.mark.parametrize(
+    "content", [b"a text", of_shape(10**11), of_shape(10**30), of_shape(-1), head("(" * 4000), head("__import__('os')")]
+)
+def test_members_that_are_no_arrays(save, name, content):
+    path = save(**{"x": X, "y": Y, name: 0})
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, stored in members.items():
+            archive.writestr(member, content if member == f"{name}.npy" else stored)
+    with pytest.raises(InputError, match=r"plain arrays .*Received: .*data\.npz"):
+        open_npz(path)
+
+
+@pytest.mark.parametrize(("place", "value"), [((6, 8), 1), ((8, 10), 99)], ids=["encrypted", "unknown compression"])
+def test_archives_that_python_does_not_unpack(save, place, value):
+    path = save(x=X)
+    content = bytearray(path.read_bytes())
+    for signature, offset in zip((b"PK\x03\x04", b"PK\x01\x02"), place, strict=True):
+        content[content.find(signature) + offset] = value
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"plain arrays .*Received: .*data\.npz"):
+        open_npz(path)
+
+
+def test_one_array_called_an_archive(tmp_path):
+    path = tmp_path / "data.npz"
+    with path.open("wb") as file:
+        np.save(file, X)
+    with pytest.raises(InputError, match=r"one array without a name.*Received: .*data\.npz"):
+        open_npz(path)
+
+
+@pytest.mark.parametrize("shape", [(6, 0, 5, 3), (6, 4, 0, 3), (6, 0, 0, 3)])
+@pytest.mark.parametrize("arrays", [{}, {"y": Y}], ids=["images", "labels too"])
+def test_images_without_pixels(save, shape, arrays):
+    with pytest.raises(InputError, match=r"at least one pixel. Received: shape \(6, "):
+        open_npz(save(x=np.zeros(shape, np.uint8), **arrays), size=None)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 broken"])
