@@ -226,7 +226,7 @@ def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparat
             return AsStored(tuple(recorded["shape"]))
         size = recorded.pop("size")
         return Preprocessing(size=None if size is None else tuple(size), **recorded)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"The config.json beside a model must be the one that the pruning tool wrote; --preprocess passes it by. "
             f"Received: {path} ({say_why(error)})"

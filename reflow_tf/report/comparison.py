@@ -52,7 +52,7 @@ def from_json(text: bytes) -> Document:
         document = json.loads(text)
         if document["version"] != VERSION or not {"settings", "data", "dense", "cells"} <= set(document):
             raise ValueError(f"version {document['version']}")
-    except (ValueError, KeyError, TypeError) as error:  # not JSON, not UTF-8, or JSON of something else
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # no JSON, no UTF-8, or something else
         raise InputError(
             f"compare.json must be what an earlier run wrote; --overwrite starts anew. Received: {text[:60]!r} "
             f"({say_why(error)})"

@@ -51,7 +51,7 @@ class PruningPlan:
                 path: PlannedLayer(patterns.parse(layer["pattern"]), check_sparsity(layer["sparsity"], 1.0))
                 for path, layer in document["layers"].items()
             }
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 'A plan must be JSON of the form {"version": 1, "layers": {path: {"pattern": ..., "sparsity": ...}}}. '
                 f"Received: {text[:80]!r} ({say_why(error)})"

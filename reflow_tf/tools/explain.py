@@ -91,7 +91,7 @@ def _recorded_target(model: pathlib.Path) -> str:
     """The target that the file was made for, if the pruning tool made it; else XNNPACK's."""
     recorded = None
     if model.suffix == ".tflite":
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             recorded = json.loads((model.parent / "config.json").read_text(encoding="utf-8"))["target"]
     return recorded if recorded in tuple(TARGETS) else "xnnpack"
 

@@ -75,6 +75,7 @@ def test_home_is_spelled_with_a_tilde(finished, inputs, monkeypatch):
         '{"preprocessing": {"size": "ab"}}',
         '{"preprocessing": {"size": [8]}}',
         "\xff",
+        pytest.param("[" * 100_000, id="deep"),
     ],
 )
 def test_a_config_json_of_something_else_is_not_guessed_at(finished, inputs, tmp_path, content):

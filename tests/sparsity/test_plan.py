@@ -34,6 +34,7 @@ def test_json_round_trip(plan):
         '{"version": 1, "layers": {"a": {"pattern": "stripes", "sparsity": 0.5}}}',
         '{"version": 1, "layers": {"a": {"pattern": "channel", "sparsity": 1.5}}}',
         '{"version": 1, "layers": {"a": {"pattern": "channel", "sparsity": "0.5"}}}',
+        pytest.param("[" * 100_000, id="deep"),
     ],
 )
 def test_other_text_is_refused(text):

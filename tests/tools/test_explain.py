@@ -72,6 +72,7 @@ def test_storage(command, folder):
         ('{"target": "moon"}', "LiteRT.js"),
         ('{"target": ["storage"]}', "LiteRT.js"),
         ("[1]", "LiteRT.js"),
+        pytest.param("[" * 100_000, "LiteRT.js", id="deep"),
     ],
 )
 def test_the_target_that_the_pruning_tool_wrote_beside_the_file_is_the_default(
