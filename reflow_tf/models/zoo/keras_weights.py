@@ -37,7 +37,7 @@ def build_from_keras_weights(architecture: Architecture, path: pathlib.Path, ima
     try:
         with _open(path) as file:
             shapes = _read_legacy_shapes(file) if _is_legacy(path) else _read_shapes(file)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # h5py and zipfile raise OSError, KeyError, RuntimeError, NotImplementedError, ...
         raise InputError(
             f"--weights must be a complete file of Keras weights ({say_why(error)}). Received: {path}"
         ) from error

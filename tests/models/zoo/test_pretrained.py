@@ -126,6 +126,21 @@ def test_truncated_keras_weights_are_refused(file_name, share, seven_classes, tm
         build_pretrained(RESNET20, str(path), None)
 
 
+@pytest.mark.parametrize(("place", "value"), [((6, 8), 1), ((8, 10), 99)], ids=["encrypted", "unknown compression"])
+def test_archives_that_python_does_not_unpack_are_refused(place, value, seven_classes, tmp_path):
+    path = tmp_path / "w.keras"
+    seven_classes.save(path)
+    content = bytearray(path.read_bytes())
+    member = "model.weights.h5".encode()
+    for signature, length, offset in zip((b"PK\x03\x04", b"PK\x01\x02"), (30, 46), place, strict=True):
+        starts = [found for found in range(len(content)) if content.startswith(signature, found)]
+        (start,) = (start for start in starts if content.startswith(member, start + length))
+        content[start + offset] = value
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="complete file of Keras weights"):
+        build_pretrained(RESNET20, str(path), None)
+
+
 def test_random_weights_follow_the_seed():
     keras.utils.set_random_seed(1)
     first = build_pretrained(RESNET20, "random", None).model
