@@ -131,7 +131,7 @@ def test_archives_that_python_does_not_unpack_are_refused(place, value, seven_cl
     path = tmp_path / "w.keras"
     seven_classes.save(path)
     content = bytearray(path.read_bytes())
-    member = "model.weights.h5".encode()
+    member = b"model.weights.h5"
     for signature, length, offset in zip((b"PK\x03\x04", b"PK\x01\x02"), (30, 46), place, strict=True):
         starts = [found for found in range(len(content)) if content.startswith(signature, found)]
         (start,) = (start for start in starts if content.startswith(member, start + length))
