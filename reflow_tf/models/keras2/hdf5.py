@@ -2,6 +2,10 @@
 
 import h5py
 
+# Deflate makes at most so many bytes of one; what a file declares beyond that, nobody wrote into it.
+_MOST_BYTES_OF_ONE = 1032
+_REAL = "biuf"
+
 
 def read_layers(file: h5py.Group) -> list[tuple[str, list[h5py.Dataset]]]:
     """(name of a layer, its weights), in the order of the file.
@@ -41,13 +45,17 @@ def open_inside(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
 
 
 def check_dataset(item: object) -> None:
-    """Refuses what is no array, or one that is kept in another file.
+    """Refuses what is no array of real numbers, one that is kept in another file, or one that is kept nowhere.
 
     Raises:
         ValueError: names it.
     """
-    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
+    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or item.shape is None:
         raise ValueError(f"{getattr(item, 'name', item)} is no array in this file")
+    if item.dtype.kind not in _REAL:
+        raise ValueError(f"{item.name} is not of real numbers but of {item.dtype}")
+    if item.nbytes > _MOST_BYTES_OF_ONE * item.id.get_storage_size():  # reading it could fill the memory
+        raise ValueError(f"{item.name} of shape {item.shape} was never written")
 
 
 def _has_names(group: h5py.Group, attribute: str) -> bool:

@@ -123,7 +123,45 @@ def link_elsewhere(file):
     file[name] = h5py.ExternalLink("/etc/hostname", "/")
 
 
-@pytest.mark.parametrize("damage", [remove, remove_one, swap, reshape, name_a_stranger, link_elsewhere])
+GAMMA = "model_weights/batch_normalization/batch_normalization/gamma:0"
+
+
+def put(file, **dataset):
+    shape = file[GAMMA].shape
+    del file[GAMMA]
+    file.create_dataset(GAMMA, **({"shape": shape} | dataset))
+
+
+def declare_petabytes(file):
+    put(file, shape=(10**6, 10**6, 10**3), chunks=(10, 10, 10), dtype="float32")
+
+
+def declare_petabytes_and_write_one(file):
+    declare_petabytes(file)
+    file[GAMMA][0, 0, 0] = 1
+
+
+def write_complex_numbers(file):
+    put(file, data=np.ones(file[GAMMA].shape, "complex64"))
+
+
+def write_words(file):
+    put(file, data=np.full(file[GAMMA].shape, b"one"))
+
+
+def write_records(file):
+    put(file, data=np.zeros(file[GAMMA].shape, [("a", "float32")]))
+
+
+def write_nothing(file):
+    put(file, shape=None, dtype="float32")
+
+
+DAMAGES = [remove, remove_one, swap, reshape, name_a_stranger, link_elsewhere, declare_petabytes]
+DAMAGES += [declare_petabytes_and_write_one, write_complex_numbers, write_words, write_records, write_nothing]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_weights_that_do_not_fit_the_configuration(damage, saved, tmp_path):
     path = tmp_path / "m.h5"
     path.write_bytes((saved / "batch_normalization.h5").read_bytes())
