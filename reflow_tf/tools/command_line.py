@@ -9,6 +9,7 @@ import sys
 import textwrap
 import traceback
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -150,6 +151,8 @@ def start_tensorflow() -> None:
         tf.config.list_logical_devices()
     # Each pass over the images is traced anew on purpose; nobody needs to be warned of it.
     tf.get_logger().setLevel(logging.ERROR)
+    # What Keras thinks of a model (a softmax over one unit, the key of a dict) is no news to who trained it.
+    warnings.filterwarnings("ignore", category=UserWarning, module="keras")
 
 
 def _describe(error: Exception) -> str:
