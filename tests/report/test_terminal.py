@@ -86,3 +86,9 @@ def test_every_repair_is_printed_and_what_else_there_is(make_report):
     assert "repair auto says what it did. obs moved the weights of 34 kernels. Moving means" in text
     assert "--repair=auto" not in text
     assert "--allocation=auto --repair=auto" in _printed(make_report(collapsed_after=True), width=100)
+
+
+@pytest.mark.parametrize("length", range(1, 40))
+def test_a_number_and_its_unit_stay_on_one_line(make_report, length):
+    text = _printed(make_report(name="n" * length), width=80)
+    assert not re.search(r"^\s*%", text, re.MULTILINE)
