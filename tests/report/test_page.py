@@ -210,7 +210,7 @@ def test_a_budget_is_shown_when_there_is_one(make_report):
     )
     assert len(_pictures(html, "sparsity")) == 2
     missed = page.render(make_report(budget=budget | {"value": 400, "passed": False}))
-    assert '<p class="gate missed">--max_size_bytes=400 was missed' in missed
+    assert '<p class="gate missed"><span class="nowrap">--max_size_bytes=400</span> was missed' in missed
     assert "--max_size_bytes" not in (plain := page.render(make_report())) and "the sparsity asked for" in plain
 
 

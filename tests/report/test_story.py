@@ -234,8 +234,8 @@ def test_a_repair_that_lost_is_not_answered_with_more_repair(make_report, labell
     scores["pruned"] |= {"top1": 0.9, "top1_interval": [0.88, 0.92]}
     scores["repaired"] |= {"top1": 0.3, "top1_interval": [0.28, 0.32]}
     assert story.advice(report) == (
-        "The repair lost 60.0\u00a0points against the pruned model: --repair=none leaves it out. Most likely the moving "
-        "moments in the model's batch norms are not those of these images."
+        "The repair lost 60.0\u00a0points against the pruned model: --repair=none leaves it out. Most likely the "
+        "moving moments in the model's batch norms are not those of these images."
     )
     scores["pruned"] |= {"top1": 0.31, "top1_interval": [0.29, 0.33]}
     assert "--repair=auto" in story.advice(report)
