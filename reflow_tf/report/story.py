@@ -44,6 +44,11 @@ def steps(report: Report) -> list[Step]:
     ]
 
 
+def has_top5(report: Report) -> bool:
+    """Whether there is such a score: with labels, and more than five classes."""
+    return any(step.top5 is not None for step in steps(report))
+
+
 def step(report: Report, name: str) -> Step:
     return next(step for step in steps(report) if step.name == name)
 

@@ -77,11 +77,13 @@ def _tied(text: str, style: str = "") -> Text:
 
 
 def _stages(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", border_style="dim", expand=True)
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", border_style="dim", expand=True, collapse_padding=True
+    )
     table.add_column("stage", no_wrap=True, vertical="bottom")
     table.add_column("top-1" if report["accuracy"] else "agree-\nment", justify="right", no_wrap=True)
     table.add_column("95 %\ninterval", justify="right", no_wrap=True)
-    if report["accuracy"]:
+    if with_top5 := story.has_top5(report):
         table.add_column("top-5", justify="right", no_wrap=True)
     table.add_column(f"{nouns.sample(report)}s", justify="right", no_wrap=True, vertical="bottom")
     table.add_column("effective\nclasses", justify="right", no_wrap=True)
@@ -90,7 +92,7 @@ def _stages(report: Report) -> Table:
     predictions = report["signal"]["predictions"]
     for step in story.steps(report):
         cells = [story.label(report, step), percent(step.top1), interval(step.bounds)]
-        if report["accuracy"]:
+        if with_top5:
             cells.append(percent(step.top5))
         cells.append(count(step.n))
         predicted = predictions.get(step.name)

@@ -257,3 +257,8 @@ def test_neither_a_flag_nor_top_1_is_broken_over_lines(make_report):
     assert '<span class="nowrap">top-1</span>' in html.partition("</h1>")[0]
     report = make_report(name="<b>top-1")
     assert "<b>" not in page.render(report).partition("<h1>")[2].partition("</h1>")[0]
+
+
+def test_no_column_for_a_top_5_that_nothing_has(make_report):
+    assert '<th scope="col" class="number">top-5</th>' not in page.render(make_report(num_classes=3))
+    assert '<th scope="col" class="number">top-5</th>' in page.render(make_report())
