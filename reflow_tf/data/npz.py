@@ -92,7 +92,7 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
             f"an .npz must be a readable archive of plain arrays ({say_why(error)}). Received: {path}"
         ) from error
     if "x" not in arrays:
-        raise InputError(f"an .npz must hold the images as 'x'. Received: {names} in {path}")
+        raise InputError(f"an .npz must hold the inputs as 'x', and labels as 'y'. Received: {names} in {path}")
     return arrays
 
 

@@ -224,7 +224,7 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
     with stage("Loading the model"):
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
         require_classifier(loaded.num_classes, job.model)
-    with stage("Opening the images"):
+    with stage("Opening the data"):
         calibration, evaluation = open_sets(job, loaded)
         settings = _describe_settings(job, loaded, version) | {"sha256": _digest(loaded.model, calibration, evaluation)}
     document = _start(settings, calibration, evaluation)

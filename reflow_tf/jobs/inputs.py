@@ -16,7 +16,7 @@ def open_sets(job: JobConfig, loaded: LoadedModel) -> tuple[CalibrationSet, Eval
     """
     data = job.data or loaded.default_data
     if data is None:
-        raise InputError("--data is needed: only the embedded weights come with images of their own. Received: none")
+        raise InputError("--data is needed: only the embedded weights come with data of their own. Received: none")
     calibration, evaluation = load_sets(
         data,
         job.eval_data,

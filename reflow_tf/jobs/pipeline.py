@@ -86,7 +86,7 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
         require_classifier(loaded.num_classes, job.model)
         select(find_kernels(loaded.model), job.prune)  # refused now rather than after the export
-    with stage("Opening the images"), stopwatch.timed("open images"):
+    with stage("Opening the data"), stopwatch.timed("open images"):
         calibration, evaluation = open_sets(job, loaded)
     return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
 

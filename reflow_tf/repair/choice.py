@@ -80,7 +80,7 @@ def choose(
     """
     fitting, judging = Part(batches, held_out=False), Part(batches, held_out=True)
     with pruned.as_dense() as model:
-        dense = _predict(model, progress(judging, "Evaluating the dense model on held-out calibration images"))
+        dense = _predict(model, progress(judging, "Evaluating the dense model on held-out calibration inputs"))
     start = now = _State(pruned, pruned.read_weights())
     best, least = start, math.inf
     tried: list[Tried] = []
@@ -127,7 +127,7 @@ def _describe(tried: list[Tried], num_images: int) -> Choice:
     winner = next(chain for divergence, chain in usable if divergence == best)
     others = [f"{chain} {divergence:.3g}" for divergence, chain in usable if chain != winner]
     statement = (
-        f"auto chose {winner}: on {num_images} calibration images held out from the fitting its outputs diverge least "
+        f"auto chose {winner}: on {num_images} calibration inputs held out from the fitting its outputs diverge least "
         f"from the dense model's: {winner} {best:.3g}; {'; '.join(others + failures)}."
     )
     return Choice("auto", (), (), (), statement, tuple(tried))

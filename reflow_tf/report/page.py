@@ -1,17 +1,21 @@
 """The report as one HTML page that needs nothing but itself: no script, no font, no picture from elsewhere."""
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 import jinja2
+from markupsafe import Markup, escape
 
 from reflow_tf.report import charts, device, nouns, story, wording
 from reflow_tf.report.document import Report, validate
 
 # The largest tensors get a row each; the rest share one.
 _MOST_TENSORS = 14
+# What a browser would break at its hyphens.
+_WORD = re.compile(r"--[a-z_]+(?:=[\w:,.]+)?|top-[15]")
 
 
 class SizeRow(NamedTuple):
@@ -68,6 +72,11 @@ def size_rows(report: Report) -> list[SizeRow]:
     return rows
 
 
+def unbroken(sentence: str) -> Markup:
+    """The sentence, escaped, with flags and 'top-1' kept on one line each."""
+    return Markup(_WORD.sub(r'<span class="nowrap">\g<0></span>', str(escape(sentence))))
+
+
 def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """The settings as rows; a setting inside of a setting has both names: 'resolved.seed'."""
     for name, value in config.items():
@@ -88,5 +97,6 @@ def _environment() -> jinja2.Environment:
     )
     filters = ("percent", "interval", "points", "size", "count", "large_count", "significant", "seconds")
     environment.filters |= {name: getattr(wording, name) for name in filters}
+    environment.filters["unbroken"] = unbroken
     environment.globals["plural"] = wording.plural
     return environment

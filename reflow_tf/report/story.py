@@ -44,6 +44,11 @@ def steps(report: Report) -> list[Step]:
     ]
 
 
+def has_top5(report: Report) -> bool:
+    """Whether there is such a score: with labels, and more than five classes."""
+    return any(step.top5 is not None for step in steps(report))
+
+
 def step(report: Report, name: str) -> Step:
     return next(step for step in steps(report) if step.name == name)
 
@@ -74,9 +79,16 @@ def repair_sentences(report: Report) -> list[str]:
 def advice(report: Report) -> str | None:
     """What to try where recalibration alone leaves a large loss; None where it does not."""
     dense = step(report, "dense").top1 if report["accuracy"] else 1.0
-    lost = 100 * (dense - step(report, "repaired").top1)
+    pruned, repaired = step(report, "pruned"), step(report, "repaired")
+    lost = 100 * (dense - repaired.top1)
     if report["repair"]["name"] != "reflow" or lost <= MUCH_POINTS:
         return None
+    if pruned.bounds and repaired.bounds and repaired.bounds[1] < pruned.bounds[0]:
+        return (
+            f"The repair lost {points(100 * (pruned.top1 - repaired.top1)).lstrip('+')} against the pruned model: "
+            "--repair=none leaves it out. Most likely the moving moments in the model's batch norms are not those of "
+            f"these {nouns.sample(report)}s."
+        )
     sparsity = report["sparsity"]
     # N:M leaves an allocation no choice.
     fixed = sparsity["allocation"] == "auto" or sparsity["pattern"].startswith("nm:")
@@ -187,14 +199,18 @@ def accuracy_sentence(report: Report) -> str:
 
 def share_sentence(report: Report) -> str:
     """What the picture of the steps shows, and how sure it is."""
-    unit, each, n = nouns.sample(report), nouns.prediction(report), step(report, "file").n
+    unit, each, n = nouns.sample(report), nouns.prediction(report), report["data"]["evaluation"]["num_images"]
     what = "Top-1 accuracy" if report["accuracy"] else f"Share of {each}s with the dense model's predicted class"
     where = f"on {plural(n, unit)}"
     if nouns.positions(report) > 1:
         where = f"over the positions of {plural(n, unit)}, in the mean"
-    few = [each for each in steps(report) if each.n < n]
-    if few:
-        where += f" ({' and '.join(each.name for each in few)}: on {count(few[0].n)} of them)"
+    fewer: dict[int, list[str]] = {}
+    for scored in steps(report):
+        if scored.n < n:
+            fewer.setdefault(scored.n, []).append(scored.name)
+    if fewer:
+        parts = [f"{' and '.join(names)}: on {count(few)} of them" for few, names in fewer.items()]
+        where += f" ({'; '.join(parts)})"
     whiskers = f" Whiskers: {nouns.interval(unit, nouns.positions(report))}." if step(report, "file").bounds else ""
     return f"{what} {where}.{whiskers} Dashed: the dense model."
 

@@ -33,6 +33,8 @@ _EXPONENT = re.compile("10(?=[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079])")
 _TYPEWRITER = {0x2192: "->", 0x2212: "-", 0x2013: "-", 0x2026: "...", 0xD7: "x", 0x2500: "-"}
 # Narrower than this the tables would lose words, wider and the eye loses the line.
 _WIDTHS = (80, 100)
+# Rich breaks lines at no-break spaces as well; this, which no font has, stands for them until lines are broken.
+_TIE = "\ue000"
 
 
 def print_summary(report: Report, console: Console | None = None) -> None:
@@ -49,13 +51,13 @@ def print_summary(report: Report, console: Console | None = None) -> None:
     width = min(max(console.width, _WIDTHS[0]), _WIDTHS[1])
     with console.capture() as capture:
         console.print()
-        console.print(Text(story.headline(report), style="bold"), width=width)
+        console.print(_tied(story.headline(report), "bold"), width=width)
         console.print()
         console.print(_stages(report), width=width)
         console.print()
         console.print(Padding(_facts(report), (0, 0, 0, 1)), width=width)
     encoding = console.encoding or sys.getdefaultencoding()
-    lines = (line.rstrip() for line in capture.get().replace(SPACE, " ").splitlines())
+    lines = (line.rstrip() for line in capture.get().replace(_TIE, " ").splitlines())
     console.file.write(_encodable("\n".join(lines) + "\n", encoding))
     console.file.flush()
 
@@ -70,12 +72,18 @@ def _encodable(text: str, encoding: str) -> str:
     return text
 
 
+def _tied(text: str, style: str = "") -> Text:
+    return Text(text.replace(SPACE, _TIE), style=style)
+
+
 def _stages(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", border_style="dim", expand=True)
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", border_style="dim", expand=True, collapse_padding=True
+    )
     table.add_column("stage", no_wrap=True, vertical="bottom")
     table.add_column("top-1" if report["accuracy"] else "agree-\nment", justify="right", no_wrap=True)
     table.add_column("95 %\ninterval", justify="right", no_wrap=True)
-    if report["accuracy"]:
+    if with_top5 := story.has_top5(report):
         table.add_column("top-5", justify="right", no_wrap=True)
     table.add_column(f"{nouns.sample(report)}s", justify="right", no_wrap=True, vertical="bottom")
     table.add_column("effective\nclasses", justify="right", no_wrap=True)
@@ -84,13 +92,13 @@ def _stages(report: Report) -> Table:
     predictions = report["signal"]["predictions"]
     for step in story.steps(report):
         cells = [story.label(report, step), percent(step.top1), interval(step.bounds)]
-        if report["accuracy"]:
+        if with_top5:
             cells.append(percent(step.top5))
         cells.append(count(step.n))
         predicted = predictions.get(step.name)
         cells.append(significant(predicted["effective_classes"]) if predicted else EN_DASH)
         cells.append(_ratio(last, step.name))
-        table.add_row(*(Text(cell) for cell in cells), style=_STYLES[step.name])
+        table.add_row(*map(_tied, cells), style=_STYLES[step.name])
     return table
 
 
@@ -106,7 +114,7 @@ def _facts(report: Report) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, fact, style in _named_facts(report):
-        table.add_row(Text(name), Text(fact, style=style))
+        table.add_row(Text(name), _tied(fact, style))
     return table
 
 

@@ -28,6 +28,8 @@ DONE, OWN_FAILURE, BAD_INPUT, UNMET = 0, 1, 2, 3
 EXIT_CODES = "Exit codes: 0 done; 1 our own failure; 2 bad flag or input, or interrupted"
 
 _INDENT = " " * 6
+# What absl adds to the help of flags that may be repeated.
+_OF_ABSL = ";\n    repeat this option"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -107,14 +109,23 @@ def format_help(description: str, own: flags.FlagValues, unmet: str | None = Non
     """The help text: the description, each flag with its default, the exit codes."""
     lines = [textwrap.dedent(description).strip(), ""]
     for flag in (own[name] for name in own):
-        default = "" if flag.default is None or flag.boolean else f" (default: {flag.default})"
+        default = "" if flag.default in (None, []) or flag.boolean else f" (default: {_spell(flag.default)})"
         lines.append(f"  --{flag.name}" + ("" if flag.boolean else "=" + flag.name.upper()))
         lines += textwrap.wrap(
-            flag.help + default, 100, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+            flag.help.partition(_OF_ABSL)[0] + default,
+            100,
+            initial_indent=_INDENT,
+            subsequent_indent=_INDENT,
+            break_on_hyphens=False,
         )
     lines += ["", "  --flagfile=FILE", "      Read flags from a file, one a line.", ""]
     lines += textwrap.wrap(EXIT_CODES + (f"; 3 {unmet}." if unmet else "."), 120, break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def _spell(default: object) -> object:
+    """As it would be written on the command line."""
+    return ",".join(map(str, default)) if isinstance(default, list) else default
 
 
 def _parse(argv: Sequence[str], own: flags.FlagValues) -> None:

@@ -2,7 +2,7 @@ r"""Writes a folder that checks and times a .tflite file on a Raspberry Pi or an
 
 python -m reflow_tf.tools.device_kit --model=reflow_out/mobilenet_v2/model.tflite --data=photos
 
-The folder holds the file, a few of your images as the network takes them, the outputs that are expected, a script that
+The folder holds the file, a few of your inputs as the network takes them, the outputs that are expected, a script that
 needs nothing but numpy and ai_edge_litert or tflite_runtime, and a README that says how to run it.
 """
 

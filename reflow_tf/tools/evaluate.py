@@ -1,4 +1,4 @@
-r"""Scores a model by itself: top-1 and top-5 of a .keras or .tflite file on labelled images.
+r"""Scores a model by itself: top-1 and top-5 of a .keras or .tflite file on labelled data.
 
 python -m reflow_tf.tools.evaluate --model=reflow_out/mobilenet_v2/model.tflite --data=fashion_mnist
 

@@ -2,7 +2,7 @@ r"""Writes a folder of C from an int8 .tflite file, with a program that proves i
 
 python -m reflow_tf.tools.firmware --model=reflow_out/resnet8/model.tflite --data=fashion_mnist
 
-A file of --target=cortex_m becomes C99 without dependencies, with a main.c that runs it on a few of your images, a
+A file of --target=cortex_m becomes C99 without dependencies, with a main.c that runs it on a few of your inputs, a
 Makefile and a README. A file of --target=tflm becomes a C array with a README.
 """
 

@@ -7,7 +7,7 @@ from absl import flags
 from reflow_tf.config import EvaluateConfig, check_between
 from reflow_tf.errors import InputError
 from reflow_tf.tools import command_line
-from reflow_tf.tools.shared_flags import AS_RECORDED, define_data, define_overwrite, define_preprocess
+from reflow_tf.tools.shared_flags import AS_RECORDED, define_inputs, define_overwrite, define_preprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,10 @@ class FolderFlags:
 
     def __init__(self, own: flags.FlagValues, model_help: str, output_dir: str):
         self._model = flags.DEFINE_string("model", None, model_help, flag_values=own)
-        self._data = define_data(own)
-        self._num_inputs = flags.DEFINE_integer("num_inputs", 4, "Images, drawn evenly from all.", flag_values=own)
+        self._data = define_inputs(own)
+        self._num_inputs = flags.DEFINE_integer(
+            "num_inputs", 4, "Inputs that go into the folder, drawn evenly from all.", flag_values=own
+        )
         self._preprocess = define_preprocess(own, AS_RECORDED)
         self._output_dir = flags.DEFINE_string(
             "output_dir", output_dir, "The folder to write; it must not exist yet.", flag_values=own

@@ -71,14 +71,14 @@ PATTERN = flags.DEFINE_string(
 CRITERION = flags.DEFINE_string(
     "criterion",
     _PRUNE.criterion,
-    f"Which weights matter: {', '.join(CRITERIA)}. All but magnitude are measured on the calibration images.",
+    f"Which weights matter: {', '.join(CRITERIA)}. All but magnitude are measured on the calibration inputs.",
     flag_values=FLAGS,
 )
 ALLOCATION = flags.DEFINE_string(
     "allocation",
     _PRUNE.allocation,
     f"How the zeros are shared out over layers: {', '.join(ALLOCATION_NAMES)}. auto measures, on calibration "
-    "images, what each layer's sparsity costs the network's outputs, and weighs it with what --sparsity (weights), "
+    "inputs, what each layer's sparsity costs the network's outputs, and weighs it with what --sparsity (weights), "
     "--max_size_bytes (bytes) or --min_speedup (multiplications) counts; that takes minutes.",
     flag_values=FLAGS,
 )
@@ -89,13 +89,13 @@ REPAIR = flags.DEFINE_string(
     _PRUNE.repair,
     f"What restores the signal, in this order, with commas (least_squares,reflow): {', '.join(REPAIRS)}. reflow moves "
     "no weight; moments is its counterpart for layers without batch norm; distill trains for minutes. auto: of the "
-    "chains without training, the one that does best on held-out calibration images. none and auto stand alone.",
+    "chains without training, the one that does best on held-out calibration inputs. none and auto stand alone.",
     flag_values=FLAGS,
 )
 QUANTIZE = flags.DEFINE_string(
     "quantize",
     None,
-    f"{', '.join(QUANTIZATIONS)}. int8: full integer, calibrated on the calibration images after the repair. Default: "
+    f"{', '.join(QUANTIZATIONS)}. int8: full integer, calibrated on the calibration inputs after the repair. Default: "
     + ", ".join(f"{target.quantize} for {target.name}" for target in TARGETS.values())
     + ".",
     flag_values=FLAGS,
@@ -144,7 +144,8 @@ BENCHMARK = flags.DEFINE_list(
     "benchmark",
     [],
     f"Measure the dense and the pruned file side by side, in one or both of {', '.join(BENCHMARKS)}: milliseconds in "
-    "LiteRT.js in a browser, instructions on an emulated ARM CPU. reflow_tf.tools.setup_runtime sets each up, once.",
+    "LiteRT.js in a browser, instructions on an emulated ARM CPU. reflow_tf.tools.setup_runtime sets each up, once. "
+    "Default: neither.",
     flag_values=FLAGS,
 )
 OUTPUT_DIR = flags.DEFINE_string(

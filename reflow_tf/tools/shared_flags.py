@@ -15,7 +15,10 @@ _ZOO = (
     "regnet_x_400mf, regnet_x_800mf, regnet_x_1_6gf, regnet_x_3_2gf, regnet_x_8gf, regnet_x_16gf, regnet_x_32gf, "
     "resnet8, mobilenet_v1_025, ds_cnn"
 )
-_SOURCES = "fashion_mnist (embedded{}), a folder of class sub-folders, {}an .npz with x and {}y, or tfds:NAME[:SPLIT]"
+_SOURCES = (
+    "fashion_mnist (embedded{}), a folder of images in class sub-folders, {}an .npz with x (inputs of any kind){}, or "
+    "tfds:NAME[:SPLIT] (needs tensorflow-datasets)."
+)
 # What --preprocess=auto means for a file.
 AS_RECORDED = "as the config.json beside the file says, which the pruning tool writes; without one, none"
 
@@ -42,29 +45,34 @@ def define_weights(own: Flags) -> Flag[str | None]:
 
 
 def define_data(own: Flags) -> Flag[str | None]:
-    """--data: images, with labels or without."""
+    """--data: inputs, with labels or without."""
     sources = _SOURCES.format(
         "; the default for the embedded weights",
         "a folder of plain images (no labels: agreement with the dense model replaces accuracy), ",
-        "optionally ",
+        " and perhaps y (class indices)",
     )
-    return flags.DEFINE_string("data", None, f"Images: {sources} (needs tensorflow-datasets).", flag_values=own)
+    return flags.DEFINE_string("data", None, f"What to calibrate and to score with: {sources}", flag_values=own)
+
+
+def define_inputs(own: Flags) -> Flag[str | None]:
+    """--data where only inputs are needed."""
+    sources = _SOURCES.format("", "a folder of plain images, ", "")
+    return flags.DEFINE_string("data", None, f"Where the inputs are from: {sources}", flag_values=own)
 
 
 def define_labelled_data(own: Flags) -> Flag[str | None]:
     """--data where labels are needed."""
-    sources = _SOURCES.format("", "", "")
-    return flags.DEFINE_string(
-        "data", None, f"Labelled images: {sources} (needs tensorflow-datasets).", flag_values=own
-    )
+    sources = _SOURCES.format("", "", " and y (class indices)")
+    return flags.DEFINE_string("data", None, f"What to score with, labelled: {sources}", flag_values=own)
 
 
 def define_eval_data(own: Flags) -> Flag[str | None]:
-    """--eval_data: images to score with."""
+    """--eval_data: inputs to score with."""
     return flags.DEFINE_string(
         "eval_data",
         None,
-        "Held-out images. Without it --data is split by --seed, and no image is on both sides.",
+        "What to score with, from the same kinds of sources. Without it --data is split by --seed, and no input is on "
+        "both sides.",
         flag_values=own,
     )
 
@@ -87,7 +95,7 @@ def define_preprocess(
     return flags.DEFINE_string(
         "preprocess",
         _JOB.preprocess,
-        f"Scaling of the pixels: auto ({auto}), tf, torch, caffe, lite, unit or none.",
+        f"Scaling of the pixels of images: auto ({auto}), tf, torch, caffe, lite, unit or none.",
         flag_values=own,
     )
 
@@ -101,7 +109,7 @@ def define_image_size(own: Flags) -> Flag[int | None]:
 
 def define_batch_size(own: Flags) -> Flag[int]:
     """--batch_size on this machine."""
-    return flags.DEFINE_integer("batch_size", _JOB.batch_size, "Images at a time, at most.", flag_values=own)
+    return flags.DEFINE_integer("batch_size", _JOB.batch_size, "Inputs at a time, at most.", flag_values=own)
 
 
 def define_prunable(own: Flags) -> Flag[str]:
@@ -126,7 +134,7 @@ def define_overwrite(own: Flags, what: str) -> Flag[bool]:
 
 
 class JobFlags:
-    """The flags for what a `JobConfig` says of the model and of the images.
+    """The flags for what a `JobConfig` says of the model and of the data.
 
     Args:
         own: of the tool.
@@ -144,12 +152,12 @@ class JobFlags:
             flags.DEFINE_integer(
                 "calibration_samples",
                 _JOB.calibration_samples,
-                "Number of images that the criterion and the repair learn from.",
+                "Number of inputs that the criterion and the repair learn from.",
                 flag_values=own,
             ),
             define_batch_size(own),
             flags.DEFINE_integer(
-                "seed", _JOB.seed, "Seed of the draw of images, and of --weights=random.", flag_values=own
+                "seed", _JOB.seed, "Seed of the draw of inputs, and of --weights=random.", flag_values=own
             ),
         )
 

@@ -53,7 +53,7 @@ def test_network_of_any_size(save):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": X, "y": Y}, r"must hold the images as 'x'. Received: \['images', 'y'\]"),
+        ({"images": X, "y": Y}, r"must hold the inputs as 'x', and labels as 'y'. Received: \['images', 'y'\]"),
         ({"x": X[..., 0]}, r"images, height, width, channels\). Received: shape \(6, 4, 5\)"),
         ({"x": X[:0]}, "at least one image"),
         ({"x": X[:, :3]}, r"height 4, width 5 and 3 channels .* Received: shape \(6, 3, 5, 3\)"),

@@ -37,7 +37,7 @@ def test_the_best_on_images_that_nothing_was_fitted_to_is_kept():
         if each.chain in alone:
             assert each.divergence == pytest.approx(alone[each.chain][1], rel=1e-3, abs=1e-6), each.chain
     assert [outcome.name for outcome in outcomes] == winner.split(",")
-    assert f"auto chose {winner}: on {HELD_OUT.sum()} calibration images" in chosen.statement
+    assert f"auto chose {winner}: on {HELD_OUT.sum()} calibration inputs" in chosen.statement
     for found, expected in zip(now.read_weights(), alone[winner][0].read_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     for path, mask in now.masks.items():

@@ -204,10 +204,13 @@ def test_a_budget_is_shown_when_there_is_one(make_report):
         "passed": True,
     }
     html = page.render(make_report(budget=budget))
-    assert '<p class="gate">--max_size_bytes=4000000 was kept' in html and "the sparsity asked for" not in html
+    assert (
+        '<p class="gate"><span class="nowrap">--max_size_bytes=4000000</span> was kept' in html
+        and "the sparsity asked for" not in html
+    )
     assert len(_pictures(html, "sparsity")) == 2
     missed = page.render(make_report(budget=budget | {"value": 400, "passed": False}))
-    assert '<p class="gate missed">--max_size_bytes=400 was missed' in missed
+    assert '<p class="gate missed"><span class="nowrap">--max_size_bytes=400</span> was missed' in missed
     assert "--max_size_bytes" not in (plain := page.render(make_report())) and "the sparsity asked for" in plain
 
 
@@ -235,3 +238,27 @@ def test_every_repair_is_told_and_what_else_there_is(make_report):
     html = page.render(make_report(repair="auto"))
     assert html.index("auto says what it did.") < html.index("obs moved the weights of 34 kernels.")
     assert "--repair=auto" in page.render(make_report(collapsed_after=True)) and "--repair=auto" not in html
+
+
+def test_the_file_has_one_distance_from_dense_on_the_whole_page(make_report):
+    """The tile's, on the same images; dense may have been scored on more than the file."""
+    report = make_report()
+    report["gate"]["drop_points"] = 17.4
+    html = page.render(report)
+    assert html.count(">\u221217.4\u00a0points<") == 1  # the wide picture
+    assert html.count(">\u221217.4\u00a0pt<") == 1  # the narrow one
+
+
+def test_neither_a_flag_nor_top_1_is_broken_over_lines(make_report):
+    report = make_report()
+    report["accuracy"]["repaired"]["top1"] = 0.5
+    html = page.render(report)
+    assert '<span class="nowrap">--repair=auto</span>' in html
+    assert '<span class="nowrap">top-1</span>' in html.partition("</h1>")[0]
+    report = make_report(name="<b>top-1")
+    assert "<b>" not in page.render(report).partition("<h1>")[2].partition("</h1>")[0]
+
+
+def test_no_column_for_a_top_5_that_nothing_has(make_report):
+    assert '<th scope="col" class="number">top-5</th>' not in page.render(make_report(num_classes=3))
+    assert '<th scope="col" class="number">top-5</th>' in page.render(make_report())

@@ -215,3 +215,27 @@ def test_zeros_that_were_there_before(make_report):
     assert _headline(report).startswith("Nothing was pruned")
     report["sparsity"]["before"] = 0.9
     assert "gave some of them values again" in story.zeros_before_sentence(report)
+
+
+def test_the_picture_says_how_many_images_each_stage_rests_on(make_report):
+    """As for a microcontroller: all images for dense, some for the stages inside Keras, others for TFLM."""
+    report = make_report()
+    for name, n in (("pruned", 512), ("repaired", 512), ("file", 1000)):
+        report["accuracy"][name]["n"] = n
+    assert "Top-1 accuracy on 2,000\u00a0images (pruned and repaired: on 512 of them; file: on 1,000 of them)." in (
+        story.share_sentence(report)
+    )
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_repair_that_lost_is_not_answered_with_more_repair(make_report, labelled):
+    report = make_report(labelled=labelled, collapsed_before=False)
+    scores = report["accuracy"] or report["agreement"]
+    scores["pruned"] |= {"top1": 0.9, "top1_interval": [0.88, 0.92]}
+    scores["repaired"] |= {"top1": 0.3, "top1_interval": [0.28, 0.32]}
+    assert story.advice(report) == (
+        "The repair lost 60.0\u00a0points against the pruned model: --repair=none leaves it out. Most likely the "
+        "moving moments in the model's batch norms are not those of these images."
+    )
+    scores["pruned"] |= {"top1": 0.31, "top1_interval": [0.29, 0.33]}
+    assert "--repair=auto" in story.advice(report)

@@ -86,3 +86,25 @@ def test_every_repair_is_printed_and_what_else_there_is(make_report):
     assert "repair auto says what it did. obs moved the weights of 34 kernels. Moving means" in text
     assert "--repair=auto" not in text
     assert "--allocation=auto --repair=auto" in _printed(make_report(collapsed_after=True), width=100)
+
+
+@pytest.mark.parametrize("length", range(1, 40))
+def test_a_number_and_its_unit_stay_on_one_line(make_report, length):
+    text = _printed(make_report(name="n" * length), width=80)
+    assert not re.search(r"^\s*%", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8", "float16"])
+def test_the_widest_table_loses_nothing_at_eighty_columns(make_report, quantize):
+    report = make_report()
+    report["file"]["quantize"] = quantize
+    for score in report["accuracy"].values():
+        score |= {"top1": 1.0, "top1_interval": [0.987, 1.0], "top5": 1.0, "n": 50_000}
+    table = _printed(report, width=80).partition(" signal ")[0]
+    assert "…" not in table
+    assert "variance at" in table and "last norm" in table
+
+
+def test_no_column_for_a_top_5_that_nothing_has(make_report):
+    assert "top-5" not in _printed(make_report(num_classes=3), width=80)
+    assert "top-5" in _printed(make_report(), width=80)

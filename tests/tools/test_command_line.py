@@ -40,6 +40,25 @@ def start(tool, *arguments, **keywords):
     )
 
 
+@pytest.mark.parametrize("tool", [benchmark, compare, device_kit, evaluate, explain, firmware, prune])
+def test_help_spells_lists_as_a_command_line_does(command, tool):
+    text = command(tool, "--help").out
+    assert not re.search(r"\[\]|\['", text) and "repeat this option" not in text
+    assert tool is not prune or "(default: m4)" in text
+
+
+@pytest.mark.parametrize(
+    "tool, taken", [(compare, "y"), (device_kit, ""), (evaluate, "y"), (firmware, ""), (prune, "y")]
+)
+def test_data_is_no_image_where_it_need_not_be(tool, taken):
+    told = tool.FLAGS["data"].help
+    assert "an .npz with x (inputs of any kind)" in told and not told.startswith("Images")
+    assert ("y (class indices)" in told) == bool(taken)
+    assert taken or ("agreement" not in told and "default" not in told)
+    for name in {"eval_data", "batch_size", "calibration_samples", "num_inputs"} & set(tool.FLAGS):
+        assert "image" not in tool.FLAGS[name].help.lower(), name
+
+
 @pytest.mark.parametrize("tool, flags", [(prune, TABLE), (evaluate, ("model", "data", "class_names", "preprocess"))])
 def test_help_is_for_people(command, tool, flags):
     outcome = command(tool, "--help")

@@ -98,9 +98,16 @@ class _Reader:
     def layer(self, operator: Operator) -> Layer:
         place = _Place(operator)
         if operator.kind not in _OPERATIONS:
+            how = f"replace or remove layer '{operator.name}'"
+            made = operator.outputs[0]
+            if (
+                operator.kind == "LOGISTIC"
+                and made in self.graph.outputs
+                and self.graph.values[made].shape[-1:] == (1,)
+            ):
+                how = f"replace the sigmoid '{operator.name}' by two outputs with softmax, the first logit 0"
             raise InputError(
-                f"C is generated for {', '.join(_OPERATIONS)}: replace or remove layer '{operator.name}', or use "
-                f"--target=tflm. Received: {operator.kind}"
+                f"C is generated for {', '.join(_OPERATIONS)}: {how}, or use --target=tflm. Received: {operator.kind}"
             )
         activations = [i for i in operator.inputs if i >= 0 and not self.graph.values[i].constant]
         inputs = tuple(self.activation(index, str(place)) for index in activations)

@@ -33,7 +33,7 @@ def write_notes(run: Run) -> list[str]:
     if missing := [check for check in run.measured.mask_checks if not check.ok]:
         notes.append(f"{len(missing)} masks were not found again in the file; the first: {missing[0].closest}.")
     if dropped := run.given.calibration.num_dropped:
-        notes.append(f"{dropped} calibration images are also evaluation images and were left out.")
+        notes.append(f"{dropped} calibration inputs are also evaluation inputs and were left out.")
     return notes
 
 
@@ -46,7 +46,7 @@ def _disagreement(run: Run) -> list[str]:
         in_file = run.measured.ranked[file].at(run.given.looked_into).classes[..., 0]
         if (agreement := np.mean(in_keras == in_file)) < _LEAST_AGREEMENT:
             found.append(
-                f"The {stage} model's file names the same class as Keras for only {agreement:.1%} of the images."
+                f"The {stage} model's file names the same class as Keras for only {agreement:.1%} of the inputs."
             )
     return found
 

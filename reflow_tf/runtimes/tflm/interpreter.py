@@ -65,7 +65,8 @@ def open_interpreter(content: bytes, arena_bytes: int, decompression_bytes: int 
             raise ArenaTooSmall(
                 f"TFLM needs a larger arena. Received: {arena_bytes} bytes, with which it says: {say_why(said)}"
             ) from error
-        sparse = "; it has none that unpacks sparse tensors" if "DENSIFY" in said else ""
+        sparse = "; it has none that unpacks sparse tensors: --target=tflm or cortex_m writes a file for it"
+        sparse = sparse if "DENSIFY" in said else ""
         raise InputError(f"TFLM must have every operator of the file{sparse}. Received: {say_why(said)}") from error
 
 

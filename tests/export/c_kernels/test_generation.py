@@ -134,6 +134,17 @@ def test_operators_without_a_kernel_are_named(drawing):
         generate_c(drawing.finish(source, output))
 
 
+def test_a_network_that_ends_in_a_single_sigmoid_is_told_the_same_as_softmax(drawing):
+    """To leave it out is no way: pruning takes no single logit."""
+    source = drawing.activation((1, 1), 0.05, 0)
+    output = drawing.operator("LOGISTIC", [source], drawing.activation((1, 1), 1 / 256, -128))
+    message = (
+        r"RESHAPE: replace the sigmoid 'tensor1' by two outputs with softmax, the first logit 0, or use --target=tflm"
+    )
+    with pytest.raises(InputError, match=message):
+        generate_c(drawing.finish(source, output))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
