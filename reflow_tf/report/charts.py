@@ -71,16 +71,15 @@ def _draw_accuracy(report: Report, width: float) -> tuple[float, list[Markup]]:
             *(svg.line(*ends, "whisker") for ends in whisker if step.bounds),
             svg.text(middle, high - 9, percent(step.top1), "value halo", "middle"),
             svg.text(middle, bottom + 20, story.label(report, step), "label", "middle"),
-            svg.text(middle, bottom + 38, _distance(report, step, dense, width), "tick", "middle"),
+            svg.text(middle, bottom + 38, _distance(step, width), "tick", "middle"),
         ]
     return height, parts
 
 
-def _distance(report: Report, step: story.Step, dense: float, width: float) -> str:
-    """The file's is the one of the tile and the gate: on the same images, where dense has more of them."""
+def _distance(step: story.Step, width: float) -> str:
     if step.name == "dense":
         return "reference"
-    difference = points(-story.drop_points(report) if step.name == "file" else 100 * (step.top1 - dense))
+    difference = points(-step.drop_points)
     return difference if width == WIDE else difference.replace("points", "pt")
 
 

@@ -33,13 +33,14 @@ class Step(NamedTuple):
     bounds: list[float] | None  # 95 % interval of top1; None where one image has many positions
     top5: float | None
     n: int
+    drop_points: float  # dense minus this one on the same images, in percentage points
 
 
 def steps(report: Report) -> list[Step]:
     """The scored stages in order: accuracy, or agreement with the dense model where there are no labels."""
     scores = report["accuracy"] or report["agreement"]
     return [
-        Step(name, score["top1"], score["top1_interval"], score.get("top5"), score["n"])
+        Step(name, score["top1"], score["top1_interval"], score.get("top5"), score["n"], score["drop_points"])
         for name, score in ((name, scores[name]) for name in ("dense", "pruned", "repaired", "file") if name in scores)
     ]
 
@@ -78,14 +79,13 @@ def repair_sentences(report: Report) -> list[str]:
 
 def advice(report: Report) -> str | None:
     """What to try where recalibration alone leaves a large loss; None where it does not."""
-    dense = step(report, "dense").top1 if report["accuracy"] else 1.0
     pruned, repaired = step(report, "pruned"), step(report, "repaired")
-    lost = 100 * (dense - repaired.top1)
+    lost = repaired.drop_points
     if report["repair"]["name"] != "reflow" or lost <= MUCH_POINTS:
         return None
     if pruned.bounds and repaired.bounds and repaired.bounds[1] < pruned.bounds[0]:
         return (
-            f"The repair lost {points(100 * (pruned.top1 - repaired.top1)).lstrip('+')} against the pruned model: "
+            f"The repair lost {points(lost - pruned.drop_points).lstrip('+')} against the pruned model: "
             "--repair=none leaves it out. Most likely the moving moments in the model's batch norms are not those of "
             f"these {nouns.sample(report)}s."
         )
@@ -93,7 +93,8 @@ def advice(report: Report) -> str | None:
     # N:M leaves an allocation no choice.
     fixed = sparsity["allocation"] == "auto" or sparsity["pattern"].startswith("nm:")
     flags = "--repair=auto" if fixed else "--allocation=auto --repair=auto"
-    return f"Recalibration alone leaves {points(-lost)} against dense; {flags} may win back more, by moving weights."
+    what = "Recalibration alone" if report["model"]["num_batch_norms"] else "Pruning"
+    return f"{what} leaves {points(-lost)} against dense; {flags} may win back more, by moving weights."
 
 
 def headline(report: Report) -> str:
@@ -136,11 +137,6 @@ def _sized(report: Report) -> str:
     if sizes["file"] < sizes["dense_file"]:
         return f"{significant(sizes['dense_file'] / sizes['file'])} times smaller"
     return f"{significant(sizes['file'] / sizes['dense_file'], 3)} times as large as the dense one"
-
-
-def drop_points(report: Report) -> float:
-    """Dense minus file on the same images, in percentage points; 100 minus the agreement where there are no labels."""
-    return report["gate"]["drop_points"]
 
 
 def gate_sentence(report: Report) -> str | None:

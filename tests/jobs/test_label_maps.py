@@ -50,7 +50,8 @@ def test_images_are_counted(segmentation, tmp_path):
 def test_labels_are_a_map(segmentation, tmp_path):
     report = run(segmentation, segmentation / "labelled.npz", tmp_path / "out")
     dense, file = report["accuracy"]["dense"], report["accuracy"]["file"]
-    assert dense == {"top1": 1.0, "top5": None, "n": 12, "top1_interval": [1.0, 1.0], "positions": 64}
+    same = {"top1": 1.0, "top5": None, "n": 12, "top1_interval": [1.0, 1.0], "drop_points": 0.0, "positions": 64}
+    assert dense == same
     assert 0 < file["top1"] < 1
     for name, stage in (("model.keras", "repaired"), ("model.tflite", "file")):
         score = evaluate(EvaluateConfig(str(tmp_path / "out" / name), str(segmentation / "labelled.npz")))

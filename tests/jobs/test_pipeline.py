@@ -607,6 +607,8 @@ def test_stages_are_scored_on_as_many_images_as_the_report_says(run_job, monkeyp
     }
     assert report["signal"]["n"] == 20 and report["gate"]["n"] == 48
     assert sum(report["signal"]["predictions"]["pruned"]["histogram"]) == 20
+    for score in report["accuracy"].values():  # the labels are the dense network's own
+        assert score["drop_points"] == round(100 * (1 - score["top1"]), 4)
     half = run_job(quantize="float16").report
     assert half["accuracy"]["repaired"]["n"] == 20 and half["accuracy"]["dense"] == report["accuracy"]["dense"]
 

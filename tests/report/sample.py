@@ -85,6 +85,7 @@ def sample_report(
     scores = _scores(num_classes, collapsed_before, collapsed_after)
     for score in scores.values():
         score["positions"] = positions
+        score["drop_points"] = 100 * ((scores["dense"]["top1"] if labelled else 1.0) - score["top1"])
     tensors = _tensors(kernels, layers)
     num_prunable = sum(layer["num_weights"] for layer in layers)
     num_zeros = sum(layer["num_zeros"] for layer in layers)

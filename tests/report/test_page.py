@@ -240,10 +240,10 @@ def test_every_repair_is_told_and_what_else_there_is(make_report):
     assert "--repair=auto" in page.render(make_report(collapsed_after=True)) and "--repair=auto" not in html
 
 
-def test_the_file_has_one_distance_from_dense_on_the_whole_page(make_report):
-    """The tile's, on the same images; dense may have been scored on more than the file."""
+def test_a_stage_has_one_distance_from_dense_on_the_whole_page(make_report):
+    """That on the same images; dense may have been scored on more."""
     report = make_report()
-    report["gate"]["drop_points"] = 17.4
+    report["accuracy"]["file"]["drop_points"] = 17.4
     html = page.render(report)
     assert html.count(">\u221217.4\u00a0points<") == 1  # the wide picture
     assert html.count(">\u221217.4\u00a0pt<") == 1  # the narrow one
@@ -251,7 +251,7 @@ def test_the_file_has_one_distance_from_dense_on_the_whole_page(make_report):
 
 def test_neither_a_flag_nor_top_1_is_broken_over_lines(make_report):
     report = make_report()
-    report["accuracy"]["repaired"]["top1"] = 0.5
+    report["accuracy"]["repaired"] |= {"top1": 0.5, "drop_points": 42.6}
     html = page.render(report)
     assert '<span class="nowrap">--repair=auto</span>' in html
     assert '<span class="nowrap">top-1</span>' in html.partition("</h1>")[0]

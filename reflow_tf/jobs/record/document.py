@@ -64,7 +64,7 @@ def describe(run: Run) -> Report:
         "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
         "budget": describe_budget(run),
         "mcu": describe_mcu(run),
-        "gate": describe_gate(run),
+        "gate": describe_gate(run.job.max_accuracy_drop, (accuracy or agreement or {})["file"]),
     }
 
 

@@ -16,12 +16,29 @@ from reflow_tf.sparsity.masks import count_zeros
 
 
 def describe_scores(run: Run) -> tuple[dict | None, dict | None]:
-    """(accuracy, None) with labels, (None, agreement with the dense model) without."""
+    """(accuracy, None) with labels, (None, agreement with the dense model) without; each with the drop from dense."""
     ranked = _stages(run)
+    dense = ranked["dense"]
     if run.given.evaluation.labels is not None:
-        return {stage: plain(_accuracy(run, found)) for stage, found in ranked.items()}, None
-    dense = ranked.pop("dense")
-    return None, {stage: _concordance(_agreement(dense, found)) for stage, found in ranked.items()}
+        return {stage: _score_accuracy(run, dense, found) for stage, found in ranked.items()}, None
+    del ranked["dense"]
+    return None, {stage: _score_agreement(dense, found) for stage, found in ranked.items()}
+
+
+def _score_accuracy(run: Run, dense: Ranked, found: Ranked) -> dict[str, Any]:
+    score, reference = _accuracy(run, found), _accuracy(run, dense.at(found.positions))
+    return plain(score) | {"drop_points": _points(reference.top1 - score.top1)}
+
+
+def _score_agreement(dense: Ranked, found: Ranked) -> dict[str, Any]:
+    score = score_agreement(found.classes, dense.at(found.positions).classes)
+    described = plain(score) | {"drop_points": _points(1 - score.top1)}
+    del described["top5"]
+    return described
+
+
+def _points(share: float) -> float:
+    return round(100 * share, 4)
 
 
 def _stages(run: Run) -> dict[str, Ranked]:
@@ -44,26 +61,13 @@ def _accuracy(run: Run, found: Ranked) -> Score:
     return score_accuracy(found.classes, labels[found.positions], run.result.report.signals["dense"].num_classes)
 
 
-def _agreement(dense: Ranked, found: Ranked) -> Score:
-    return score_agreement(found.classes, dense.at(found.positions).classes)
-
-
-def _concordance(score: Score) -> dict[str, Any]:
-    return {name: value for name, value in plain(score).items() if name != "top5"}
-
-
-def describe_gate(run: Run) -> dict[str, Any]:
-    """The drop of top-1, or of agreement, from the dense model to the file, over the images that both have seen."""
-    dense, file = run.measured.ranked["dense"], run.measured.ranked["file"]
-    if run.given.evaluation.labels is not None:
-        drop = 100 * (_accuracy(run, dense.at(file.positions)).top1 - _accuracy(run, file).top1)
-    else:
-        drop = 100 * (1 - _agreement(dense, file).top1)
-    limit = run.job.max_accuracy_drop
+def describe_gate(limit: float | None, score: dict[str, Any]) -> dict[str, Any]:
+    """Whether the file, of this score, may lie so far below the dense model."""
+    drop = score["drop_points"]
     return {
         "max_accuracy_drop": limit,
-        "drop_points": round(drop, 4),
-        "n": len(file.positions),
+        "drop_points": drop,
+        "n": score["n"],
         "passed": None if limit is None else bool(drop <= limit + 1e-9),
     }
 
