@@ -25,6 +25,7 @@ COLLAPSED_CLASS_SHARE = 0.5
 # 17 % of the variance lost under 1 point of top-1, those that kept under 3 % lost over 30.
 COLLAPSED_RATIO = 0.1
 NUM_RANKED = 5
+NUM_KEPT = 256
 
 VERDICT_RULE = (
     "The signal has collapsed when the effective number of predicted classes (2 to the entropy of their histogram) is "
@@ -46,6 +47,7 @@ class Signal:
     variances: Mapping[str, np.ndarray]
     ranked: np.ndarray
     num_classes: int
+    outputs: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.float32), repr=False)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -96,13 +98,14 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
     accumulators = {norm.path: PooledMoments(norm.layer.moving_mean.shape[0]) for norm in norms}
     order: dict[str, None] = {}
     calls = {norm.layer: _observed_call(norm.layer, norm.path, accumulators[norm.path], order) for norm in norms}
-    ranked, num_classes = [], 0
+    ranked: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
     with replaced_calls(calls):
         for outputs in run_predictions(model, batches):
-            num_classes = outputs.shape[-1]
+            kept.append(outputs[: max(0, NUM_KEPT - sum(map(len, ranked)))])
             ranked.append(rank_classes(outputs))
     variances = {path: accumulators[path].moments().variance for path in order}
-    return Signal(variances, np.concatenate(ranked), num_classes)
+    return Signal(variances, np.concatenate(ranked), kept[0].shape[-1], np.concatenate(kept))
 
 
 def compare_signals(signal: Signal, reference: Signal) -> tuple[LayerRatio, ...]:

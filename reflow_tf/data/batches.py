@@ -20,7 +20,7 @@ from reflow_tf.data.split import even_batches
 from reflow_tf.errors import InputError
 
 _NUM_THREADS = min(8, os.cpu_count() or 1)
-# 32 images of 224x224. Beyond it a network's activations leave the processor's caches: MobileNetV2 took 2.3 times as
+# 32 images of 224x224. Beyond it a network's activations leave the processor's caches: MobileNetV2 took 1.4 times as
 # long for each image in batches of 128 (benchmarks/scoring_cost.py).
 _LARGEST_BATCH_BYTES = 20_000_000
 

@@ -27,8 +27,7 @@ from reflow_tf.runtimes.runtime import Runtime
 from reflow_tf.runtimes.tflm.runtime import TFLM
 from reflow_tf.signal import rank_classes
 
-PARITY_IMAGES = 256
-_PIECE = 32  # images that Keras gets at once
+COMPARED_IMAGES = 256
 
 _RUNTIMES: Mapping[str, Callable[[bytes], Runtime]] = {"litert": LiteRT, "tflm": TFLM}
 
@@ -123,17 +122,15 @@ def open_file(content: bytes, runtime: str) -> Runtime:
     return _RUNTIMES[runtime](content)
 
 
-def measure_parity(model: keras.Model, runtime: Runtime, images: Iterable[np.ndarray]) -> Parity:
-    """Keras against the file on the first 256 images."""
-    batch = first_images(images)
-    pieces = np.array_split(batch, -(-len(batch) // _PIECE))
-    in_keras = np.concatenate(list(run_predictions(model, pieces)))
-    return compare_outputs(read_outputs(runtime.run(batch), in_keras.shape[-1]), in_keras)
+def measure_parity(runtime: Runtime, images: Iterable[np.ndarray], in_keras: np.ndarray) -> Parity:
+    """Compares the file with Keras, whose outputs for the first of the images are given, (n, *positions, classes)."""
+    in_file = runtime.run(first_images(images, len(in_keras)))
+    return compare_outputs(read_outputs(in_file, in_keras.shape[-1]), in_keras)
 
 
-def first_images(images: Iterable[np.ndarray]) -> np.ndarray:
-    """The first 256 images, in one array: those that files are compared on."""
-    return np.concatenate(list(_first(images, PARITY_IMAGES)))
+def first_images(images: Iterable[np.ndarray], most: int = COMPARED_IMAGES) -> np.ndarray:
+    """The first images, in one array: those that files are compared on."""
+    return np.concatenate(list(_first(images, most)))
 
 
 def _open_keras(config: EvaluateConfig) -> _Opened:

@@ -141,7 +141,8 @@ def _measure(
         most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
         ranked = rank_files(runtimes, most, given.evaluation, num_classes, show_progress)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
-        parity = measure_parity(result.model, runtime, given.evaluation)
+        looked_into = given.evaluation.select(given.looked_into)
+        parity = measure_parity(runtime, looked_into, result.report.signals["repaired"].outputs)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
         benchmarks = {name: _time(name, exported.content, dense.file.content) for name in job.benchmark}
     footprint = None

@@ -1,7 +1,7 @@
 """What each stage of a run predicts, and for which of the evaluation images.
 
 A .tflite file is run over all images, in one pass for all files. What Keras alone can tell, the signal inside the
-network, is measured on some of them, drawn evenly: there an image costs six times as much (benchmarks/scoring_cost.py).
+network, is measured on some of them, drawn evenly: an image takes five times as long (benchmarks/scoring_cost.py).
 """
 
 import dataclasses

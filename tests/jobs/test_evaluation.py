@@ -9,10 +9,12 @@ from PIL import Image
 
 from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.evaluation import evaluate, measure_parity, rank_outputs, require_classifier
 from reflow_tf.report.interval import wilson_interval
 from reflow_tf.runtimes.litert import LiteRT
+from reflow_tf.signal import measure_signal
 from reflow_tf.tools import evaluate as tool
 
 
@@ -152,12 +154,15 @@ def test_one_class_is_none(num_outputs):
         require_classifier(num_outputs, "net")
 
 
-def test_parity_looks_at_256_images_at_most(finished):
+def test_parity_is_of_the_images_whose_outputs_are_given(finished):
     model = keras.models.load_model(finished[0] / "model.keras")
-    runtime = LiteRT((finished[0] / "model.tflite").read_bytes())
-    batches = [np.zeros((100, 8, 8, 3), np.float32)] * 4
-    assert measure_parity(model, runtime, batches).n == 256
-    assert measure_parity(model, runtime, batches[:1]).n == 100
+    runtime = LiteRT(export_tflite(model).content)
+    images = np.random.default_rng(0).uniform(-1, 1, (400, 8, 8, 3)).astype(np.float32)
+    signal = measure_signal(model, np.split(images, 4))
+    assert signal.outputs.shape == (256, 4) and len(signal.ranked) == 400
+    parity = measure_parity(runtime, np.split(images, 4), signal.outputs)
+    assert parity.n == 256 and parity.max_abs < 1e-5
+    assert measure_parity(runtime, [images[:100]], signal.outputs[1:101]).max_abs > 1e-2
 
 
 def test_the_runtime_knows_the_shape_of_its_output(finished):
