@@ -45,7 +45,8 @@ class PruneReport:
         specs: the kernels that were pruned.
         skipped: everything else that holds a weight matrix, and why.
         repair: what restored the signal, step by step; of 'auto' first what it chose, a `Choice`.
-        signals: 'dense', 'pruned', 'repaired' -> what that model did with the evaluation inputs; empty without any.
+        signals: 'dense', 'pruned', 'repaired' -> what that model did with the evaluation inputs; empty without any. The
+            last model that was measured keeps its outputs.
         seconds: stage -> how long it took.
         zeros_before: path of each of `specs` -> how many of its weights were zero already.
         budget: what the budget came to, where it was not a sparsity.
@@ -174,6 +175,8 @@ class _Signals:
         if unchanged_from is not None:
             self.found[stage] = self.found[unchanged_from]
             return
+        # Outputs that are maps take gigabytes, and the file is compared with those of the last stage alone.
+        self.found = {name: signal.without_outputs() for name, signal in self.found.items()}
         with self._stopwatch.timed(f"evaluate {stage}"):
             batches = self._progress(self._evaluation, f"Evaluating the {stage} model")
             self.found[stage] = _measure_signal(model, batches)

@@ -49,6 +49,10 @@ class Signal:
     num_classes: int
     outputs: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.float32), repr=False)
 
+    def without_outputs(self) -> "Signal":
+        """The same but for `outputs`, of which there are none."""
+        return Signal(self.variances, self.ranked, self.num_classes)
+
     @property
     def predicted(self) -> np.ndarray:
         """How often each class was predicted, over all inputs and positions, (classes,) int64."""
@@ -99,13 +103,18 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
     order: dict[str, None] = {}
     calls = {norm.layer: _observed_call(norm.layer, norm.path, accumulators[norm.path], order) for norm in norms}
     ranked: list[np.ndarray] = []
+    num_classes = 0
     kept: list[np.ndarray] = []
+    missing = NUM_KEPT
     with replaced_calls(calls):
         for outputs in run_predictions(model, batches):
-            kept.append(outputs[: max(0, NUM_KEPT - sum(map(len, ranked)))])
+            num_classes = outputs.shape[-1]
             ranked.append(rank_classes(outputs))
+            if missing > 0:  # a copy: a view would hold all of the batch
+                kept.append(outputs[:missing].copy())
+                missing -= len(kept[-1])
     variances = {path: accumulators[path].moments().variance for path in order}
-    return Signal(variances, np.concatenate(ranked), kept[0].shape[-1], np.concatenate(kept))
+    return Signal(variances, np.concatenate(ranked), num_classes, np.concatenate(kept))
 
 
 def compare_signals(signal: Signal, reference: Signal) -> tuple[LayerRatio, ...]:

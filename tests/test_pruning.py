@@ -384,3 +384,18 @@ def test_a_model_that_nothing_happened_to_is_not_measured_again(settled, monkeyp
         sparse, reflow_tf.PruneConfig(sparsity=0.2, repair="none", target="storage"), evaluation=inputs[:32]
     )
     assert len(seen) == 1
+
+
+def test_only_the_last_stage_that_was_measured_keeps_its_outputs(settled):
+    model, inputs = settled
+    config = reflow_tf.PruneConfig(sparsity=0.5, target="storage")
+    signals = reflow_tf.prune(model, config, inputs[32:], evaluation=inputs[:32]).report.signals
+    assert {stage: len(signal.outputs) for stage, signal in signals.items()} == {
+        "dense": 0,
+        "pruned": 0,
+        "repaired": 32,
+    }
+    same = reflow_tf.prune(
+        model, reflow_tf.PruneConfig(sparsity=0.0, repair="none", target="storage"), evaluation=inputs
+    )
+    assert len(same.report.signals["repaired"].outputs) == len(inputs)

@@ -18,6 +18,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import ends_in_sigmoid
 from reflow_tf.foreign import say_why
+from reflow_tf.jobs.scoring import spread
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.predictions import read_outputs, run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
@@ -71,7 +72,7 @@ def require_label_maps(model: keras.Model, positions: tuple[int | None, ...], im
     """
     if images.labels is None or None not in positions:
         return
-    (outputs,) = run_predictions(model, [next(iter(images))[:1]])
+    (outputs,) = run_predictions(model, images.select(np.array([0])))
     if not are_one_each(images.labels.shape[1:], outputs.shape[1:-1]):
         raise InputError(
             f"y must hold {describe_labels(outputs.shape[1:-1])} for each {images.unit}. "
@@ -202,8 +203,7 @@ def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs
         raise InputError(
             f"--num_inputs must be at most the {len(images)} {images.unit}s of --data. Received: {num_inputs}"
         )
-    chosen = images.indices[np.linspace(0, len(images) - 1, num_inputs).round().astype(int)]
-    return np.concatenate(list(EvaluationSet(images.source, chosen, images.preprocessing, num_inputs)))
+    return np.concatenate(list(images.select(spread(len(images), num_inputs))))
 
 
 def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparation | None:

@@ -135,14 +135,14 @@ def _measure(
     verdict = explain(exported.content, job.target).as_given
     mask_checks = check_masks(exported.content, result.masks)
     runtime = open_file(exported.content, job.target.runtime)
-    num_classes = require_classifier(given.loaded.num_classes, job.model)
+    signals = result.report.signals
     with stopwatch.timed("evaluate files"):
         runtimes = {"dense": open_file(dense.float_content, "litert"), "file": runtime}
         most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
-        ranked = rank_files(runtimes, most, given.evaluation, num_classes, show_progress)
+        ranked = rank_files(runtimes, most, given.evaluation, signals["dense"].num_classes, show_progress)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         looked_into = given.evaluation.select(given.looked_into)
-        parity = measure_parity(runtime, looked_into, result.report.signals["repaired"].outputs)
+        parity = measure_parity(runtime, looked_into, signals["repaired"].outputs)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
         benchmarks = {name: _time(name, exported.content, dense.file.content) for name in job.benchmark}
     footprint = None
