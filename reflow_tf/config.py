@@ -27,6 +27,10 @@ REPAIRS = ("none", "reflow", "woodfisher", "obs", "chita", "least_squares", "mom
 ALONE = ("none", "auto")
 QUANTIZATIONS = ("none", "float16", "int8")
 REWRITES = ("exact", "none")
+# Whether exact rewriting adds zeros that change no output, so that a file runs sparse where that pays.
+BALLASTS = ("auto", "off")
+# What a file for XNNPACK is made for: where sparse kernels pay, and in which pattern, differs.
+DEVICES = ("browser", "arm")
 # How a file stores weights that are mostly zeros: TFLite's sparse tensors, TFLM's bitmaps, or not at all.
 STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
@@ -54,6 +58,7 @@ class PruneConfig:
         allocation: how the zeros are shared out over layers: one of ALLOCATION_NAMES.
         target: what the zeros are for: a key of `TARGETS`.
         prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
+        device: for the target xnnpack: what the file is made for, one of `DEVICES`; None: nothing may be worse on any.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
             'least_squares,reflow'; 'none' and 'auto' stand alone.
 
@@ -68,6 +73,7 @@ class PruneConfig:
     target: str = "xnnpack"
     prunable: str = "target"
     repair: str = "reflow"
+    device: str | None = None
     max_size_bytes: int | None = None
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
@@ -76,6 +82,7 @@ class PruneConfig:
         check_choice("criterion", self.criterion, CRITERIA)
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         check_choice("target", self.target, TARGETS)
+        self._check_device()
         self._check_repairs()
         self._check_budget()
         if isinstance(self.pattern, str):
@@ -93,6 +100,16 @@ class PruneConfig:
                 f"Received: --sparsity={self.sparsity:g}"
             )
         check_sparsity(self.requested_sparsity)
+
+    def _check_device(self) -> None:
+        if self.device is None:
+            return
+        check_choice("device", self.device, DEVICES)
+        if not TARGETS[self.target].promises_speed:
+            raise InputError(
+                f"--device needs a target that promises speed; --target={self.target} does not. "
+                f"Received: --device={self.device}"
+            )
 
     def _check_repairs(self) -> None:
         for name in self.repairs:
@@ -160,6 +177,7 @@ class JobConfig:
         quantize: one of QUANTIZATIONS; None: what the target wants.
         rewrite: 'exact': the file's graph is rewritten, where that is exact, so that the target can gain; 'none'; None:
             what the target wants.
+        ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         flash_budget: bytes that the file may take on a microcontroller.
         ram_budget: bytes of RAM that it may need there.
         boards: for the target cortex_m: where instructions are counted, of `BOARDS`; flash is that of the first.
@@ -185,6 +203,7 @@ class JobConfig:
     seed: int = 0
     quantize: str | None = None
     rewrite: str | None = None
+    ballast: str = "auto"
     export_batch_size: int = 1
     benchmark: tuple[str, ...] = ()
     overwrite: bool = False
@@ -199,6 +218,7 @@ class JobConfig:
         if reason := self.target.obstacle(self.requested_quantize):
             raise InputError(f"--quantize must suit --target={self.target.name}: {reason}. Received: {self.quantize}")
         check_choice("rewrite", self.requested_rewrite, REWRITES)
+        check_choice("ballast", self.ballast, BALLASTS)
         for name in self.benchmark:
             check_choice("benchmark", name, BENCHMARKS)
         if not self.boards:

@@ -14,7 +14,9 @@ from absl import flags
 
 from reflow_tf.config import (
     ALLOCATION_NAMES,
+    BALLASTS,
     BENCHMARKS,
+    DEVICES,
     QUANTIZATIONS,
     REPAIRS,
     REWRITES,
@@ -84,6 +86,13 @@ ALLOCATION = flags.DEFINE_string(
 )
 PRUNABLE = define_prunable(FLAGS)
 TARGET = define_target(FLAGS)
+DEVICE = flags.DEFINE_string(
+    "device",
+    _PRUNE.device,
+    f"For --target=xnnpack: what the file is made for: {', '.join(DEVICES)}. It decides where sparse kernels pay. "
+    "Default: they must pay on both.",
+    flag_values=FLAGS,
+)
 REPAIR = flags.DEFINE_string(
     "repair",
     _PRUNE.repair,
@@ -107,6 +116,13 @@ REWRITE = flags.DEFINE_string(
     + "Default: "
     + ", ".join(f"{target.rewrite} for {target.name}" for target in TARGETS.values())
     + ".",
+    flag_values=FLAGS,
+)
+BALLAST = flags.DEFINE_string(
+    "ballast",
+    _JOB.ballast,
+    f"{', '.join(BALLASTS)}. auto: where too few weights are zero for sparse kernels, and they would pay all the same, "
+    "exact rewriting adds zeros that change no output. off: it does not.",
     flag_values=FLAGS,
 )
 FLASH_BUDGET = flags.DEFINE_integer(
@@ -177,10 +193,12 @@ def read_config() -> JobConfig:
             allocation=ALLOCATION.value,
             target=command_line.require(TARGET),
             prunable=PRUNABLE.value,
+            device=DEVICE.value,
             repair=REPAIR.value,
         ),
         quantize=QUANTIZE.value,
         rewrite=REWRITE.value,
+        ballast=BALLAST.value,
         benchmark=tuple(BENCHMARK.value),
         export_batch_size=EXPORT_BATCH_SIZE.value,
         overwrite=OVERWRITE.value,
