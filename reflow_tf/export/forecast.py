@@ -5,7 +5,7 @@ these need not be known.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from reflow_tf.export import bitmap_format, flatbuffer
 from reflow_tf.export.bitmap_storage import store_bitmaps
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.placement import Place, find_places
+from reflow_tf.export.rewriting import ballast
 from reflow_tf.export.slimming import slim
 from reflow_tf.export.sparse_format import encode
 from reflow_tf.export.sparse_storage import store_sparse
@@ -51,6 +52,7 @@ class Forecast:
         content: the model as a .tflite file with dense weights, rewritten or not as the file in question will be.
         kernels: path -> kernel in canonical layout (output, *spatial, input).
         storage: how the file in question will store zeros: 'sparse' or 'bitmap'.
+        ballast_for: devices for which it will get ballast, where that pays.
 
     Attributes:
         graph: the dense file as targets judge it.
@@ -60,8 +62,15 @@ class Forecast:
         InputError: `content` is not a whole .tflite file.
     """
 
-    def __init__(self, content: bytes, kernels: Mapping[str, np.ndarray], storage: str = "sparse"):
+    def __init__(
+        self,
+        content: bytes,
+        kernels: Mapping[str, np.ndarray],
+        storage: str = "sparse",
+        ballast_for: Collection[str] = (),
+    ):
         self._storage = storage
+        self._ballast_for = ballast_for
         if storage == "bitmap":
             content = slim(content)
         self.graph: OperatorGraph = read_operators(content)
@@ -100,7 +109,8 @@ class Forecast:
                 saved += max(0, place.size_bytes - numbers - self._probed.tensor_bytes - _PADDING_BYTES)
         # Where nothing is saved, the file is not written anew.
         changed_bytes = self._probed.changed_bytes + self._probed.first_bytes - saved
-        return min(self._size_bytes, math.ceil(changed_bytes)) if saved else self._size_bytes
+        size_bytes = min(self._size_bytes, math.ceil(changed_bytes)) if saved else self._size_bytes
+        return size_bytes + (ballast.bound_size(self.foresee(masks), self._ballast_for) if self._ballast_for else 0)
 
     def foresee(self, masks: Masks) -> OperatorGraph:
         """The file's graph with the zeros of these masks, stored sparse wherever any can be."""

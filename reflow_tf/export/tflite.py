@@ -2,18 +2,19 @@
 
 import dataclasses
 import gzip
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from reflow_tf.config import REWRITES, STORAGES, check_choice
+from reflow_tf.config import BALLASTS, DEVICES, REWRITES, STORAGES, check_choice
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.constants import StoredTensor, list_tensors
 from reflow_tf.export.conversion import convert_dense
 from reflow_tf.export.equivalence import relative_difference
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
+from reflow_tf.export.rewriting.ballast import is_ballast
 from reflow_tf.export.stored_zeros import STORES
 
 _INEXACT_NOTE = (
@@ -32,7 +33,7 @@ class ExportedFile:
         content: the file.
         dense_content: the same file with every tensor dense.
         gzip_size_bytes: size of `content` after gzip, level 6, as an app store or a web server would send it.
-        tensors: the constants of more than 256 dense bytes, in the order of the file.
+        tensors: the constants of more than 256 dense bytes, in the order of the file; ballast is left out.
         notes: sentences for the person who reads the report; often none.
         rewrites: what `rewrite='exact'` changed.
         refused: rewrites that would help the target and do not hold here.
@@ -55,6 +56,8 @@ def export_tflite(
     batch_size: int = 1,
     storage: str = "sparse",
     rewrite: str = "none",
+    ballast: str = "auto",
+    device: str | None = None,
     input_shape: tuple[int, ...] | None = None,
 ) -> ExportedFile:
     """Converts a model into a .tflite file, weights sparse wherever that makes the file smaller.
@@ -75,6 +78,9 @@ def export_tflite(
         rewrite: 'exact' changes the graph, and nothing that it computes, so that XNNPACK can run it sparse (see
             `export.rewriting`); the result is compared with the original in LiteRT, and dropped with a note if they
             differ by more than float noise. 'none' leaves it.
+        ballast: 'auto': for storage 'sparse', exact rewriting also adds zeros that change no output where the file has
+            too few to run sparse and would gain (`export.rewriting.ballast`); 'off': never.
+        device: where it has to gain for that: 'browser' or 'arm'; None: on both.
         input_shape: shape of one sample, for a model that leaves a dimension open.
 
     Raises:
@@ -82,25 +88,31 @@ def export_tflite(
     """
     check_choice("rewrite", rewrite, REWRITES)
     check_choice("storage", storage, STORAGES)
+    check_choice("ballast", ballast, BALLASTS)
+    if device is not None:
+        check_choice("device", device, DEVICES)
     converted = convert_dense(
         model, quantize=quantize, calibration=calibration, batch_size=batch_size, input_shape=input_shape
     )
-    rewritten, notes = _rewrite(converted) if rewrite == "exact" else (Rewritten(converted, (), ()), [])
+    rewritten, notes = Rewritten(converted, (), ()), list[str]()
+    if rewrite == "exact":
+        devices = (DEVICES if device is None else (device,)) if ballast == "auto" and storage == "sparse" else ()
+        rewritten, notes = _rewrite(converted, devices)
     stored = STORES[storage](rewritten.content)
     return ExportedFile(
         content=stored.content,
         dense_content=stored.dense_content,
         gzip_size_bytes=len(gzip.compress(stored.content, 6, mtime=0)),
-        tensors=list_tensors(stored.content),
+        tensors=tuple(tensor for tensor in list_tensors(stored.content) if not is_ballast(tensor.name)),
         notes=(*notes, *stored.notes, *(_note_floats(stored.content) if quantize == "int8" else ())),
         rewrites=rewritten.applied,
         refused=rewritten.refused,
     )
 
 
-def _rewrite(converted: bytes) -> tuple[Rewritten, list[str]]:
+def _rewrite(converted: bytes, ballast_for: Collection[str]) -> tuple[Rewritten, list[str]]:
     """The rewritten file, provided that LiteRT computes the same with it; and what to say."""
-    rewritten = rewrite_exact(converted)
+    rewritten = rewrite_exact(converted, ballast_for)
     if not rewritten.applied:
         return rewritten, []
     difference = relative_difference(converted, rewritten.content)

@@ -8,6 +8,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.constants import StoredTensor, list_tensors, read_constants
+from reflow_tf.export.rewriting.ballast import is_ballast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,11 @@ def check_masks(content: bytes, masks: Mapping[str, np.ndarray]) -> tuple[MaskCh
     for path, mask in masks.items():
         if mask.dtype != np.bool_:
             raise InputError(f"Masks must be boolean arrays. Received: {mask.dtype} for {path!r}")
-    nonzero = {name: constant != 0 for name, constant in read_constants(content).items() if constant.ndim > 1}
+    nonzero = {
+        name: constant != 0
+        for name, constant in read_constants(content).items()
+        if constant.ndim > 1 and not is_ballast(name)  # all zeros, which would fit every mask
+    }
     compared = {path: _compare(path, mask, nonzero) for path, mask in masks.items()}
     matched = _match({path: compared[path].edges for path in masks})
     matched |= _share(masks, compared, matched)

@@ -119,6 +119,8 @@ def _export(
         batch_size=job.export_batch_size,
         storage=storage,
         rewrite=rewrite,
+        ballast=job.ballast,
+        device=job.prune.device,
         input_shape=given.calibration.sample_shape,
     )
 

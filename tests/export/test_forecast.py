@@ -37,11 +37,22 @@ def export_pruned(model, masks, **settings):
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
 def test_size_and_verdict_are_those_of_the_file(model, forecast, sparsity):
     masks = draw_masks(model, sparsity)
-    content = export_pruned(model, masks, rewrite="exact")
+    content = export_pruned(model, masks, rewrite="exact", ballast="off")
     assert 0 <= forecast.measure_size(masks) - len(content) <= 80 * len(masks)
     foreseen, verdict = XNNPack().judge(forecast.foresee(masks)), XNNPack().judge(read_operators(content))
     assert (foreseen.eligible, foreseen.expected_speedup) == (verdict.eligible, verdict.expected_speedup)
     assert foreseen.eligible == (sparsity == 0.9)
+
+
+def test_the_size_of_ballast_is_foreseen(model):
+    dense = export_tflite(model, storage="dense", rewrite="exact").content
+    forecast = Forecast(dense, find_kernels(model).read(), ballast_for=("browser",))
+    masks = draw_masks(model, 0.6)
+    contents = [
+        export_pruned(model, masks, rewrite="exact", device="browser", ballast=ballast) for ballast in ("auto", "off")
+    ]
+    assert len(contents[0]) > len(contents[1])
+    assert 0 <= forecast.measure_size(masks) - len(contents[0]) <= 80 * len(masks) + 1000
 
 
 def test_without_masks_it_is_the_dense_file(model, forecast):

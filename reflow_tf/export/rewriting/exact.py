@@ -1,8 +1,11 @@
 """All exact rewrites, one after the other."""
 
+from collections.abc import Collection
+
 from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export.rewriting.averages import average_whole_maps
+from reflow_tf.export.rewriting.ballast import add_ballast
 from reflow_tf.export.rewriting.constants import widen_constants
 from reflow_tf.export.rewriting.convolutions import is_grouped, is_stem
 from reflow_tf.export.rewriting.dimensions import keep_dimensions
@@ -15,7 +18,7 @@ from reflow_tf.export.rewriting.rotation import rotate
 _STEPS = (average_whole_maps, keep_dimensions, widen_constants, take_out_head, rotate)
 
 
-def rewrite_exact(content: bytes) -> Rewritten:
+def rewrite_exact(content: bytes, ballast_for: Collection[str] = ()) -> Rewritten:
     """Changes a file so that XNNPACK can run its 1x1 convolutions sparse; what it computes stays the same.
 
     The new file takes and gives the same tensors as the old one. Sums may be in another order, so floats agree up to
@@ -26,6 +29,8 @@ def rewrite_exact(content: bytes) -> Rewritten:
     Args:
         content: a .tflite file, preferably before its weights are stored sparse: a kernel that is changed is stored
             dense from then on.
+        ballast_for: devices on which the file shall be faster than dense with the zeros that it has, by ballast if need
+            be (see `export.rewriting.ballast`); none: no ballast.
 
     Raises:
         InputError: `content` is not a whole .tflite file.
@@ -38,14 +43,19 @@ def rewrite_exact(content: bytes) -> Rewritten:
         outcomes += step(graph)
     applied = tuple(outcome for outcome in outcomes if isinstance(outcome, Applied))
     refused = tuple(outcome for outcome in outcomes if isinstance(outcome, Refused))
-    if not applied or any(outcome.rewrite == "rotation" for outcome in refused):
+    if any(outcome.rewrite == "rotation" for outcome in refused):
         return Rewritten(content, (), refused)
-    if still_open := [index for index in graph.inputs if graph.is_open(index)]:
+    still_open = [index for index in graph.inputs if graph.is_open(index)]
+    if applied and still_open:
         name = graph.tensor_name(still_open[0])
         # Shapes are written into the file, so whoever made it a batch of four would get an error.
         reason = f"The batch of {name} must be fixed for the file to be rewritten: export with a fixed batch."
         return Rewritten(content, (), (Refused("rotation", name, reason), *refused))
-    return Rewritten(graph.serialize(), applied, refused)
+    rewritten = Rewritten(graph.serialize() if applied else content, applied, refused)
+    if not ballast_for or still_open:
+        return rewritten
+    ballasted = add_ballast(rewritten.content, ballast_for)
+    return Rewritten(ballasted.content, applied + ballasted.applied, refused + ballasted.refused)
 
 
 def _refuse_beginning(graph: EditableGraph) -> tuple[Refused, ...]:

@@ -8,7 +8,8 @@ class Applied:
     """A rewrite that was made.
 
     Attributes:
-        rewrite: its name: 'mean', 'rotation', 'padding', 'kept dimensions', 'constants' or 'head'.
+        rewrite: its name: 'mean', 'rotation', 'padding', 'kept dimensions', 'constants', 'head' or
+            'ballast'.
         operators: the layers that it changed, in the order of the file.
         statement: one sentence for the person who reads the report.
     """
