@@ -6,19 +6,25 @@ shows on ARM alone: LiteRT.js hands out what the file states.
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
-import re
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.operators import read_operators
+from reflow_tf.export.rewriting import Rewritten
+from reflow_tf.export.rewriting.ballast import add_ballast
+from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.runtimes.aarch64 import machine
 from reflow_tf.runtimes.web.browser import Browser
 from reflow_tf.runtimes.web.runtime import Web
+from reflow_tf.targets.xnnpack import shortfall
+from reflow_tf.targets.xnnpack.clusters import find_clusters
 from reflow_tf.targets.xnnpack.judgement import judge_version
 from reflow_tf.targets.xnnpack.versions import LITERT_1_4, NEWEST, TFLITE_2_14
 
@@ -101,12 +107,37 @@ def compare(dense, sparse, same):
 )
 def test_arm_runtimes_do_what_the_rules_say(aarch64, files, tmp_path, module, version):
     pairs = {name: (case.dense, case.content) for name, case in files.items()} | {"int8": build_int8()}
+    ran = run_on_arm(module, [content for pair in pairs.values() for content in pair], tmp_path)
+    seen = {}
+    for position, name in enumerate(pairs):
+        (dense, before), (sparse, after) = ran[2 * position : 2 * position + 2]
+        assert dense is not None, name
+        seen[name] = compare(dense, sparse, abs(after - before) < _SAME * before)
+    assert seen == {name: judge(sparse, version) for name, (_, sparse) in pairs.items()}
+    assert seen["int8"] == "D"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "version"), [("ai_edge_litert", LITERT_1_4), ("tflite_runtime", TFLITE_2_14)], ids=lambda x: str(x)[:14]
+)
+def test_ballast_changes_no_bit_and_runs_sparse_on_arm(aarch64, ballasted, tmp_path, module, version):
+    ran = run_on_arm(module, [content for each in ballasted.values() for content in each], tmp_path)
+    for position, (name, contents) in enumerate(ballasted.items()):
+        outputs, counts = zip(*ran[5 * position : 5 * position + 5], strict=True)
+        check_ballast(name, contents, outputs, version)
+        # At some shares of zeros, sparse takes as many instructions as dense; then the order of additions tells.
+        same = abs(counts[1] - counts[2]) < _SAME * counts[1] and are_equal(outputs[1], outputs[2])
+        assert compare(outputs[1], outputs[2], same) == judge(contents[2], version), name
+
+
+def run_on_arm(module, contents, tmp_path):
+    """(outputs or None, instructions) of each file."""
     paths = []
-    for name, pair in pairs.items():
-        for storage, content in zip(("dense", "sparse"), pair, strict=True):
-            paths.append(tmp_path / f"{re.sub(r'[^0-9A-Za-z]', '_', name)}.{storage}.tflite")
-            paths[-1].write_bytes(content)
-            np.save(f"{paths[-1]}.npy", images(read_operators(content)))
+    for number, content in enumerate(contents):
+        paths.append(tmp_path / f"{number}.tflite")
+        paths[-1].write_bytes(content)
+        np.save(f"{paths[-1]}.npy", images(read_operators(content)))
     (tmp_path / "guest.py").write_text(_GUEST)
     counted = tmp_path / "counted"
     done = machine.find_machine().python([str(tmp_path / "guest.py"), module, *map(str, paths)], tmp_path, counted)
@@ -115,18 +146,82 @@ def test_arm_runtimes_do_what_the_rules_say(aarch64, files, tmp_path, module, ve
     marks = [int(line) for line in counted.read_text().split()]
     counts = [end - start for start, end in zip(marks[::2], marks[1::2], strict=True)]
     assert len(outcomes) == len(counts) == len(paths)
-    seen = {}
-    for position, name in enumerate(pairs):
-        dense, sparse = (_load(outcome) for outcome in outcomes[2 * position : 2 * position + 2])
-        assert dense is not None, (name, outcomes[2 * position])
-        before, after = counts[2 * position : 2 * position + 2]
-        seen[name] = compare(dense, sparse, abs(after - before) < _SAME * before)
-    assert seen == {name: judge(sparse, version) for name, (_, sparse) in pairs.items()}
-    assert seen["int8"] == "D"
+    return list(zip(map(_load, outcomes), counts, strict=True))
 
 
 def _load(outcome):
     return None if isinstance(outcome, str) else [np.load(pathlib.Path(path)) for path in outcome]
+
+
+def check_ballast(name, contents, ran, version):
+    """Outputs with ballast against those without, both dense, and both sparse where both run sparse."""
+    plain, dense, sparse, plainly_sparse, sparse_twice = ran
+    assert are_equal(plain, dense), name
+    assert compare(dense, sparse, False) == "S", name
+    if judge(contents[3], version) == judge(contents[4], version):
+        assert are_equal(plainly_sparse, sparse_twice), name
+
+
+def are_equal(ran, other):
+    """To the last bit."""
+    return all(np.array_equal(one, another) for one, another in zip(ran, other, strict=True))
+
+
+@pytest.fixture(scope="module")
+def ballasted(files):
+    """Name -> five files: 45 % zeros plain, with ballast stored dense and sparse; 90 % zeros sparse, and with ballast.
+
+    Of all cases that can run sparse, and one cluster that lacks zeros: those get ballast.
+    """
+    found = {}
+    for name, case in files.items():
+        few = dataclasses.replace(case, settings=case.settings | {"zeros": 0.45}).dense
+        added = add_ballast(few, ())
+        if not added.applied:
+            continue
+        many = dataclasses.replace(case, settings=case.settings | {"zeros": 0.9}).dense
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shortfall, "find_clusters", _find_poor_clusters)
+            forced = add_ballast(many, ())
+        if not forced.applied:  # another cluster of it would be computed wrong
+            assert "W" in case.seen, name
+            many, forced = few, Rewritten(few, (), ())
+        found[name] = (few, added.content, *map(store_sparse, (added.content, many, forced.content)))
+    assert len(found) >= 20
+    return found
+
+
+def _find_poor_clusters(*arguments):
+    """Every cluster as if it had no zeros."""
+    return tuple(dataclasses.replace(cluster, num_zeros=0) for cluster in find_clusters(*arguments))
+
+
+def test_ballast_changes_no_bit_on_x86(ballasted):
+    for name, contents in ballasted.items():
+        ran = [run_here(content) for content in contents]
+        assert are_equal(ran[0], ran[1]) and are_equal(ran[1], ran[2]), name
+        assert are_equal(ran[3], ran[4]), name
+
+
+def run_here(content):
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    (image,) = interpreter.get_input_details()
+    interpreter.set_tensor(image["index"], images(read_operators(content)))
+    interpreter.invoke()
+    return [interpreter.get_tensor(output["index"]) for output in interpreter.get_output_details()]
+
+
+@pytest.mark.slow
+def test_ballast_changes_no_bit_and_runs_sparse_in_litert_js(web, ballasted):
+    with Browser() as browser:
+        for name, contents in ballasted.items():
+            graph = read_operators(contents[0])
+            if len(graph.outputs) > 1:
+                continue
+            ran = [_run(content, images(graph), browser) for content in contents]
+            check_ballast(name, contents, ran, NEWEST)
+            assert not are_equal(ran[1], ran[2]), name  # sparse kernels add in another order
 
 
 @pytest.mark.slow
