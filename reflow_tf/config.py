@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
-from reflow_tf.sparsity.patterns import NM, Pattern, Unstructured
+from reflow_tf.sparsity.patterns import NM, Block, Pattern, Unstructured
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.cortex_m import CortexM
 from reflow_tf.targets.ethos_u import ACCELERATORS, DEFAULT_ACCELERATOR, EthosU
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.target import HardwareTarget
 from reflow_tf.targets.tflm import TFLM
+from reflow_tf.targets.xnnpack import DEVICES as XNNPACK_DEVICES
 from reflow_tf.targets.xnnpack import XNNPack
 
 TARGETS: Mapping[str, HardwareTarget] = {
@@ -30,7 +31,7 @@ REWRITES = ("exact", "none")
 # Whether exact rewriting adds zeros that change no output, so that a file runs sparse where that pays.
 BALLASTS = ("auto", "off")
 # What a file for XNNPACK is made for: where sparse kernels pay, and in which pattern, differs.
-DEVICES = ("browser", "arm")
+DEVICES = tuple(XNNPACK_DEVICES)
 # How a file stores weights that are mostly zeros: TFLite's sparse tensors, TFLM's bitmaps, or not at all.
 STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
@@ -59,6 +60,7 @@ class PruneConfig:
         target: what the zeros are for: a key of `TARGETS`.
         prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
         device: for the target xnnpack: what the file is made for, one of `DEVICES`; None: nothing may be worse on any.
+        ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
             'least_squares,reflow'; 'none' and 'auto' stand alone.
 
@@ -74,6 +76,7 @@ class PruneConfig:
     prunable: str = "target"
     repair: str = "reflow"
     device: str | None = None
+    ballast: str = "auto"
     max_size_bytes: int | None = None
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
@@ -83,6 +86,7 @@ class PruneConfig:
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         check_choice("target", self.target, TARGETS)
         self._check_device()
+        check_choice("ballast", self.ballast, BALLASTS)
         self._check_repairs()
         self._check_budget()
         if isinstance(self.pattern, str):
@@ -143,6 +147,16 @@ class PruneConfig:
             )
 
     @property
+    def hardware(self) -> HardwareTarget:
+        """The target, set as the configuration says."""
+        target = TARGETS[self.target]
+        if not isinstance(target, XNNPack):
+            return target
+        outputs = self.pattern.outputs if isinstance(self.pattern, Block) else 1
+        rows = next(rows for rows in (4, 2, 1) if outputs % rows == 0)
+        return dataclasses.replace(target, device=self.device, ballast=self.ballast == "auto", rows=rows)
+
+    @property
     def _budgets(self) -> dict[str, float | None]:
         return {
             "sparsity": self.sparsity,
@@ -177,7 +191,6 @@ class JobConfig:
         quantize: one of QUANTIZATIONS; None: what the target wants.
         rewrite: 'exact': the file's graph is rewritten, where that is exact, so that the target can gain; 'none'; None:
             what the target wants.
-        ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         flash_budget: bytes that the file may take on a microcontroller.
         ram_budget: bytes of RAM that it may need there.
         boards: for the target cortex_m: where instructions are counted, of `BOARDS`; flash is that of the first.
@@ -203,7 +216,6 @@ class JobConfig:
     seed: int = 0
     quantize: str | None = None
     rewrite: str | None = None
-    ballast: str = "auto"
     export_batch_size: int = 1
     benchmark: tuple[str, ...] = ()
     overwrite: bool = False
@@ -218,7 +230,6 @@ class JobConfig:
         if reason := self.target.obstacle(self.requested_quantize):
             raise InputError(f"--quantize must suit --target={self.target.name}: {reason}. Received: {self.quantize}")
         check_choice("rewrite", self.requested_rewrite, REWRITES)
-        check_choice("ballast", self.ballast, BALLASTS)
         for name in self.benchmark:
             check_choice("benchmark", name, BENCHMARKS)
         if not self.boards:
@@ -246,7 +257,7 @@ class JobConfig:
 
     @property
     def target(self) -> HardwareTarget:
-        return TARGETS[self.prune.target]
+        return self.prune.hardware
 
     @property
     def requested_quantize(self) -> str:

@@ -124,7 +124,7 @@ def prune(
     limit = None
     if config.budget is not None:
         with stopwatch.timed("forecast"):
-            content = dense_file or _export_dense(model, TARGETS[config.target], calibration)
+            content = dense_file or _export_dense(model, config.hardware, calibration)
             limit = _open_limit(config, content, kernels, selection.chosen)
     scores = _score(model, kernels, selection.chosen, config.criterion, calibration, progress, stopwatch)
     share = _find_allocation(model, selection.chosen, config, limit, calibration, progress, stopwatch)
@@ -156,7 +156,7 @@ def select(kernels: KernelMap, config: PruneConfig) -> Selection:
     return select_kernels(
         kernels.specs,
         prunable=config.prunable,
-        target=TARGETS[config.target],
+        target=config.hardware,
         pattern=config.pattern,
         others=TARGETS.values(),
     )

@@ -21,7 +21,7 @@ from reflow_tf.export.slimming import slim
 from reflow_tf.export.sparse_format import encode
 from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.sparsity.masks import Masks
-from reflow_tf.targets.operators import OperatorGraph
+from reflow_tf.targets.operators import OperatorGraph, find_blocks
 
 Noun = TypeVar("Noun")
 
@@ -116,11 +116,13 @@ class Forecast:
         """The file's graph with the zeros of these masks, stored sparse wherever any can be."""
         values = list(self.graph.values)
         for path, mask in masks.items():
-            num_zeros = mask.size - int(np.count_nonzero(mask & (self._kernels[path] != 0)))
+            kept = mask & (self._kernels[path] != 0)
+            num_zeros = mask.size - int(np.count_nonzero(kept))
             for place in self._places[path]:
                 stored = self._storage if num_zeros > 0 and place.tensor in self._probed.sparse else "dense"
                 for index in place.values:
-                    values[index] = replace(values[index], num_zeros=num_zeros, storage=stored)
+                    blocks = find_blocks(kept) if values[index].has_blocks else ()
+                    values[index] = replace(values[index], num_zeros=num_zeros, storage=stored, blocks=blocks)
         return replace(self.graph, values=tuple(values))
 
 

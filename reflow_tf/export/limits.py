@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from reflow_tf.config import TARGETS, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export.forecast import Forecast
 from reflow_tf.sparsity.budget import Price
@@ -110,8 +110,7 @@ class SpeedLimit:
 
     def estimate(self, masks: Masks) -> float:
         """1 where the target would not run the file any faster, whatever its zeros."""
-        verdict = self._target.judge(self._forecast.foresee(masks))
-        return verdict.estimated_speedup or 1.0
+        return self._target.estimate_speedup(self._forecast.foresee(masks))
 
     def admits(self, estimate: float) -> bool:
         return estimate >= self.value
@@ -134,7 +133,7 @@ def open_limit(config: PruneConfig, content: bytes, kernels: Mapping[str, np.nda
     """
     assert config.budget is not None
     name, value = config.budget
-    target = TARGETS[config.target]
+    target = config.hardware
     forecast = Forecast(content, kernels, target.storage)
     if name == SpeedLimit.flag:
         return SpeedLimit(forecast, target, value)

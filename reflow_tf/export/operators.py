@@ -8,7 +8,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export import bitmap_format, flatbuffer
-from reflow_tf.targets.operators import Operator, OperatorGraph, Value
+from reflow_tf.export.constants import read_tensor
+from reflow_tf.targets.operators import Operator, OperatorGraph, Value, find_blocks
 
 _OPERATOR = schema.BuiltinOperator
 _TYPES = {code: kind.lower() for kind, code in vars(schema.TensorType).items() if isinstance(code, int)}
@@ -67,7 +68,7 @@ def _read_value(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Val
         stored = np.frombuffer(data, dtype)
         # A sparse tensor holds its non-zeros, and perhaps some zeros: blocks, or the one value that it must have.
         num_zeros = int(np.prod(shape, dtype=np.int64)) - int(np.count_nonzero(stored != _zero_point(tensor)))
-    return Value(
+    value = Value(
         index=index,
         name=_decode(tensor.name),
         shape=shape,
@@ -77,6 +78,9 @@ def _read_value(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Val
         num_zeros=num_zeros,
         stored_dtype=_TYPES.get(tensor.type, str(tensor.type)) if constant else "",
     )
+    if constant and value.has_blocks:
+        return replace(value, blocks=find_blocks(read_tensor(model, tensor) != 0))
+    return value
 
 
 def _zero_point(tensor: schema.TensorT) -> int:
@@ -103,6 +107,7 @@ def _unpacks(model: schema.ModelT, operator: schema.OperatorT, values: list[Valu
         storage=source.storage,
         num_zeros=source.num_zeros,
         stored_dtype=source.stored_dtype,
+        blocks=source.blocks,
     )
     return True
 

@@ -52,14 +52,25 @@ class Price:
     Attributes:
         kept: a weight that is not zero; 0 where zeros save nothing.
         most: no weight costs more on average, however many are kept: the price of dense storage.
+        full: a weight of a kernel without a zero, among others that have zeros; None: as `kept` and `most` say.
+        dense: a weight of a kernel without a zero where no kernel has any, which is what shares of a cost are shares
+            of; None: as `full`.
     """
 
     kept: float
     most: float = math.inf
+    full: float | None = None
+    dense: float | None = None
 
     def per_weight(self, sparsities: np.ndarray) -> np.ndarray:
         """Cost at each sparsity, averaged over all weights of the kernel."""
-        return np.minimum((1 - sparsities) * self.kept, self.most)
+        costs = np.minimum((1 - sparsities) * self.kept, self.most)
+        return costs if self.full is None else np.where(sparsities > 0, costs, self.full)
+
+    @property
+    def dense_weight(self) -> float:
+        """Cost of a weight before anything is zero."""
+        return float(self.per_weight(np.zeros(()))) if self.dense is None else self.dense
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +84,10 @@ class _Layer:
 
     def cost(self, sparsities: np.ndarray | float) -> np.ndarray:
         return self.num_weights * self.price.per_weight(np.asarray(sparsities))
+
+    @property
+    def dense_cost(self) -> float:
+        return self.num_weights * self.price.dense_weight
 
 
 def share_out(
@@ -122,7 +137,8 @@ def _costs(spec: LayerSpec, prices: Mapping[str, Price]) -> bool:
 
 
 def _find_most(layers: Sequence[_Layer]) -> float:
-    dense, least = (sum(float(layer.cost(layer.levels[end])) for layer in layers) for end in (0, -1))
+    dense = sum(layer.dense_cost for layer in layers)
+    least = sum(float(layer.cost(layer.levels[-1])) for layer in layers)
     return 1 - least / dense if dense else 0.0
 
 
@@ -138,7 +154,7 @@ def _count_zeros(layers: Sequence[_Layer], sparsities: Sequence[float] | np.ndar
 
 def _choose(layers: Sequence[_Layer], sparsity: float, multiplier: float) -> np.ndarray:
     """The levels of least total divergence within the budget; `multiplier` is what keeping all weights adds to it."""
-    dense = sum(float(layer.cost(0.0)) for layer in layers)
+    dense = sum(layer.dense_cost for layer in layers)
     unit, budget = dense / NUM_COST_STEPS, int((1 - sparsity) * NUM_COST_STEPS)
     num_weights = sum(layer.num_weights for layer in layers)
     best, choices = np.zeros(budget + 1), []
@@ -187,7 +203,7 @@ def _choose_with_zeros(layers: Sequence[_Layer], sparsity: float, least_zeros: i
 def _spend_rest(layers: Sequence[_Layer], sparsities: np.ndarray, sparsity: float, least_zeros: int) -> np.ndarray:
     """Scales all densities by one factor, none beyond 1, so that what rounding left of the budget is used."""
     densities = 1 - sparsities
-    budget = (1 - sparsity) * sum(float(layer.cost(0.0)) for layer in layers)
+    budget = (1 - sparsity) * sum(layer.dense_cost for layer in layers)
 
     def scale(factor: float) -> np.ndarray:
         return 1 - np.minimum(densities * factor, 1)

@@ -52,7 +52,7 @@ class CortexM(Microcontroller):
             statement = "No C can be generated for this file as it is."
         else:
             statement = "C for Cortex-M can be generated from this file; zeros in its kernels are skipped."
-        return Verdict(not blockers, not blockers, (), blockers, None, statement)
+        return Verdict(not blockers, not blockers, (), blockers, statement)
 
     def _judge_types(self, graph: OperatorGraph) -> tuple[Blocker, ...]:
         others = [

@@ -114,7 +114,7 @@ class EthosU(Microcontroller):
             statement = "An Ethos-U runs this file and compresses its zeros, but not all of it."
         else:
             statement = "An Ethos-U runs this file and compresses its zeros; Vela has the last word on each operator."
-        return Verdict(eligible, eligible, (), blockers, None, statement)
+        return Verdict(eligible, eligible, (), blockers, statement)
 
     def _judge_types(self, graph: OperatorGraph) -> tuple[Blocker, ...]:
         floats = (operator for operator in graph.operators if _touches_floats(operator, graph))

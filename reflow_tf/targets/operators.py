@@ -4,7 +4,35 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 ABSENT = -1  # in `Operator.inputs`: an optional input that is not given
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How the non-zeros of a 1x1 kernel lie over neighbouring output channels, as XNNPACK's packing counts them.
+
+    Attributes:
+        rows: output channels in a block: from channel 0 on, each input channel by itself.
+        num_blocks: that hold a non-zero; what is left of the output channels at the end fills none.
+        num_nonzeros: in these blocks.
+    """
+
+    rows: int
+    num_blocks: int
+    num_nonzeros: int
+
+
+def find_blocks(nonzero: np.ndarray) -> tuple[Blocks, ...]:
+    """The blocks of 2 and of 4 output channels of a kernel (output, ...), True where it is not zero."""
+    matrix = nonzero.reshape(len(nonzero), -1)
+    found = []
+    for rows in (2, 4):
+        whole = matrix[: len(matrix) // rows * rows]
+        filled = whole.reshape(-1, rows, matrix.shape[1]).any(axis=1)
+        found.append(Blocks(rows, int(np.count_nonzero(filled)), int(np.count_nonzero(whole))))
+    return tuple(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +50,8 @@ class Value:
             TFLM's DECODE; '' otherwise.
         num_zeros: zeros of a constant; 0 otherwise.
         stored_dtype: type of a constant in the file: 'float16' where DEQUANTIZE makes it 'float32'; '' otherwise.
+        blocks: of the weights of a 1x1 convolution or a Dense layer: how their non-zeros lie over 2 and 4 output
+            channels; () of anything else.
     """
 
     index: int
@@ -32,6 +62,13 @@ class Value:
     storage: str = ""
     num_zeros: int = 0
     stored_dtype: str = ""
+    blocks: tuple[Blocks, ...] = ()
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether it can be the weights of a matrix product, by its shape and its type."""
+        middle = self.shape[1:-1]
+        return len(self.shape) in (2, 4) and self.dtype.startswith("float") and set(middle) <= {1}
 
     @property
     def num_elements(self) -> int:

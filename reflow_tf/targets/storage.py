@@ -33,4 +33,4 @@ class Storage(HardwareTarget):
     def judge(self, graph: OperatorGraph) -> Verdict:
         """Every file is welcome; how much smaller it got, its size says."""
         del graph
-        return Verdict(True, True, (), (), None, "Every zero saves storage; nothing is promised about speed.")
+        return Verdict(True, True, (), (), "Every zero saves storage; nothing is promised about speed.")

@@ -60,28 +60,26 @@ class Verdict:
         fits: its structure would, given enough zeros and stored sparse.
         clusters: what runs sparse together, or would.
         blockers: the root causes of everything that is not eligible, each once.
-        expected_speedup: an upper bound from the operators' work, 1 where nothing runs faster; None where the target
-            promises no speed.
         statement: the verdict in one sentence.
         version_notes: where the versions of a runtime would judge differently.
-        sparse_share: of the multiply-accumulates, those that would be done sparse, given enough zeros: at sparsity s in
-            each of them, 1 / (1 - share * s) bounds the speed-up.
         corrupted_by: runtimes that compute wrong outputs with this file, or refuse it, because it stores zeros sparse:
             it must be stored dense.
-        estimated_speedup: what bounds like this one came to where they were measured; None where the target promises no
-            speed.
+        speedups: device -> how many times as fast as dense this very file is estimated to be; 1 where it runs dense. {}
+            where the target promises no speed.
+        possible_speedups: the same if all that could run sparse did, with the zeros that it has.
+        foreseen_speedups: sparsity -> the same with this share of each layer's weights zero.
     """
 
     eligible: bool
     fits: bool
     clusters: tuple[Cluster, ...]
     blockers: tuple[Blocker, ...]
-    expected_speedup: float | None
     statement: str
     version_notes: tuple[str, ...] = ()
     corrupted_by: tuple[str, ...] = ()
-    sparse_share: float = 0.0
-    estimated_speedup: float | None = None
+    speedups: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    possible_speedups: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    foreseen_speedups: Mapping[float, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +89,8 @@ class Tariff:
     Attributes:
         prices: index of a constant in `OperatorGraph.values` -> what a weight of it costs. Zeros in constants that are
             not here save nothing.
-        least_zeros: so many weights of those constants must be zero before any zero saves anything.
+        least_zeros: so many weights of those constants must be zero before any zero saves anything; 0 where exact
+            rewriting adds what is missing.
     """
 
     prices: Mapping[int, Price]
@@ -140,6 +139,11 @@ class HardwareTarget(abc.ABC):
     @abc.abstractmethod
     def price(self, graph: OperatorGraph) -> Tariff:
         """Says what the weights of this network cost, in the unit that the target counts in."""
+
+    def estimate_speedup(self, graph: OperatorGraph) -> float:
+        """How many times as fast as dense a file of this network will be; 1 where the target promises no speed."""
+        del graph
+        return 1.0
 
     @abc.abstractmethod
     def judge(self, graph: OperatorGraph) -> Verdict:

@@ -55,7 +55,7 @@ class TFLM(Microcontroller):
             statement = "TFLM cannot run this file as it is, or saves nothing by its zeros."
         else:
             statement = "TFLM runs this file; zeros in its filters save flash, and no time."
-        return Verdict(not blockers, not blockers, (), blockers, None, statement)
+        return Verdict(not blockers, not blockers, (), blockers, statement)
 
     def _judge_types(self, graph: OperatorGraph) -> tuple[Blocker, ...]:
         floats = [operator for operator in graph.operators if output_dtype(operator, graph) in _FLOATS]

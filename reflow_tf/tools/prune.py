@@ -120,7 +120,7 @@ REWRITE = flags.DEFINE_string(
 )
 BALLAST = flags.DEFINE_string(
     "ballast",
-    _JOB.ballast,
+    _PRUNE.ballast,
     f"{', '.join(BALLASTS)}. auto: where too few weights are zero for sparse kernels, and they would pay all the same, "
     "exact rewriting adds zeros that change no output. off: it does not.",
     flag_values=FLAGS,
@@ -194,11 +194,11 @@ def read_config() -> JobConfig:
             target=command_line.require(TARGET),
             prunable=PRUNABLE.value,
             device=DEVICE.value,
+            ballast=BALLAST.value,
             repair=REPAIR.value,
         ),
         quantize=QUANTIZE.value,
         rewrite=REWRITE.value,
-        ballast=BALLAST.value,
         benchmark=tuple(BENCHMARK.value),
         export_batch_size=EXPORT_BATCH_SIZE.value,
         overwrite=OVERWRITE.value,

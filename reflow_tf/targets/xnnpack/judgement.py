@@ -6,6 +6,7 @@ from reflow_tf.targets.operators import Operator, OperatorGraph
 from reflow_tf.targets.target import Blocker, Cluster
 from reflow_tf.targets.xnnpack.blockers import Placed, find_blockers
 from reflow_tf.targets.xnnpack.clusters import FoundCluster, find_clusters
+from reflow_tf.targets.xnnpack.costs import Switch
 from reflow_tf.targets.xnnpack.delegate import build_subgraphs, is_unpacked_wrong
 from reflow_tf.targets.xnnpack.layouts import check_layout
 from reflow_tf.targets.xnnpack.nodes import Subgraph
@@ -34,17 +35,22 @@ class Judgement:
 
     Attributes:
         clusters: those that it would switch, then the one that something stands in the way of, if any.
-        sparse: indices of the operators that run sparse.
-        possible: indices of those that would, given enough zeros that are stored sparse.
-        least_zeros: so many weights must be zero in the clusters of those before anything runs sparse.
+        switched: those that run sparse, as operators.
+        possible_switches: those that would, given enough zeros that are stored sparse.
+        least_zeros: so many weights must be zero in these before anything runs sparse.
         corrupts: the runtime switches a cluster and computes wrong outputs, or refuses the file.
     """
 
     clusters: tuple[Cluster, ...]
-    sparse: frozenset[int]
-    possible: frozenset[int]
+    switched: tuple[Switch, ...]
+    possible_switches: tuple[Switch, ...]
     least_zeros: int
     corrupts: bool
+
+    @property
+    def possible(self) -> frozenset[int]:
+        """Indices of the operators that would run sparse, given enough zeros that are stored sparse."""
+        return frozenset[int]().union(*(switch.sparse for switch in self.possible_switches))
 
     @property
     def fits(self) -> bool:
@@ -54,7 +60,7 @@ class Judgement:
     @property
     def eligible(self) -> bool:
         """Something runs sparse, and right."""
-        return bool(self.sparse) and not self.corrupts
+        return bool(self.switched) and not self.corrupts
 
     @property
     def blockers(self) -> tuple[Blocker, ...]:
@@ -66,8 +72,8 @@ def judge_version(graph: OperatorGraph, version: Version) -> Judgement:
     """Judges a network by the rules of one runtime."""
     wiring = Wiring(graph)
     clusters: list[Cluster] = []
-    sparse: set[int] = set()
-    possible: set[int] = set()
+    switched: list[Switch] = []
+    possible: list[Switch] = []
     settled: set[int] = set()
     placed: dict[int, list[Placed]] = {}
     least_zeros = 0
@@ -81,16 +87,22 @@ def judge_version(graph: OperatorGraph, version: Version) -> Judgement:
             clusters.append(cluster)
             corrupts = corrupts or bool(found.garbled and found.has_enough_zeros and subgraph.hints_sparse)
             settled |= {subgraph.nodes[n].operator.index for n in found.nodes}
-            own = {subgraph.nodes[n].operator.index for n in found.sparse}
-            sparse |= own if cluster.runs_sparse else set()
-            possible |= own if not found.garbled else set()
-            least_zeros += found.least_zeros if own and not found.garbled else 0
+            if found.sparse and not found.garbled:
+                switch = _describe_switch(subgraph, found)
+                switched += [switch] if cluster.runs_sparse else []
+                possible.append(switch)
+                least_zeros += found.least_zeros
     region = find_region(wiring, settled)
     if region is not None:
         clusters.append(_describe_region(wiring, region, placed, version))
     if not clusters:
         clusters.append(Cluster((), 0, 0, (_NO_PRODUCTS,), False))
-    return Judgement(tuple(clusters), frozenset(sparse), frozenset(possible), least_zeros, corrupts)
+    return Judgement(tuple(clusters), tuple(switched), tuple(possible), least_zeros, corrupts)
+
+
+def _describe_switch(subgraph: Subgraph, found: FoundCluster) -> Switch:
+    operators = [subgraph.nodes[n].operator.index for n in found.nodes]
+    return Switch(frozenset(operators), frozenset(subgraph.nodes[n].operator.index for n in found.sparse))
 
 
 def _describe_cluster(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster) -> Cluster:

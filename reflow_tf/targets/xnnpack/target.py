@@ -5,27 +5,45 @@ Source: XNNPACK 75db3c093 `src/subgraph.c` (`xnn_subgraph_rewrite_for_nchw`) and
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.sparsity.patterns import Block, Pattern
 from reflow_tf.targets.operators import OperatorGraph
 from reflow_tf.targets.target import HardwareTarget, Tariff, Verdict
+from reflow_tf.targets.xnnpack.costs import DEVICES
 from reflow_tf.targets.xnnpack.judgement import Judgement, judge_version
+from reflow_tf.targets.xnnpack.speedups import (
+    assume_sparsity,
+    compare_costs,
+    foresee_speedups,
+    price_weights,
+    say_speedups,
+)
 from reflow_tf.targets.xnnpack.versions import NEWEST, VERSIONS, Version
-from reflow_tf.targets.xnnpack.workload import bound_speedup, estimate_speedup, price_macs, share_macs
 
+FORESEEN_SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 _CORRUPTS = "compute wrong outputs with this file, or refuse it: store it dense."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class XNNPack(HardwareTarget):
-    """Rewards zeros in 1x1 convolutions, and in Dense layers that become such in the file."""
+    """Rewards zeros in 1x1 convolutions, and in Dense layers that become such in the file.
+
+    Attributes:
+        device: where the file is to be fast, a key of `DEVICES`; None: on every one of them.
+        ballast: exact rewriting adds zeros that change no output where sparse kernels pay and too few weights are zero.
+        rows: output channels that the zeros take together, of 1, 2 and 4: the sparse kernels that will be chosen.
+    """
 
     name: str = "xnnpack"
     description: str = "XNNPACK on mobile CPUs can run 1x1 convolutions sparse, so only their kernels are pruned."
     rewrite: str = "exact"
     storage: str = "sparse"
     promises_speed: bool = True
+    device: str | None = None
+    ballast: bool = True
+    rows: int = 1
 
     def obstacle(self, quantize: str) -> str | None:
         """All values of a cluster must be float32 or float16 (src/subgraph.c line 383, `all_values_fp`)."""
@@ -56,9 +74,29 @@ class XNNPack(HardwareTarget):
         return f"XNNPACK runs no {spec.kind.value.replace('_', ' ')} sparse"
 
     def price(self, graph: OperatorGraph) -> Tariff:
-        """Multiply-accumulates of what the newest runtime could run sparse; clusters want over two thirds of zeros."""
+        """Costs of what the newest runtime could run sparse, in shares of the dense network's; summed over devices.
+
+        Without ballast, clusters want over two thirds of zeros as well.
+        """
         judgement = judge_version(graph, NEWEST)
-        return Tariff(price_macs(graph, judgement.possible), judgement.least_zeros)
+        devices = [DEVICES[name] for name in self._devices]
+        prices = price_weights(graph, judgement.possible, devices, self.rows)
+        return Tariff(prices, 0 if self.ballast else judgement.least_zeros)
+
+    def estimate_speedup(self, graph: OperatorGraph) -> float:
+        """On the device that gains less; with ballast, of the sparse file if that gains, and of the dense one if not."""
+        verdict = self.judge(graph)
+        if self.ballast and not verdict.eligible:
+            return max(1.0, self.choose_speedup(verdict.possible_speedups))
+        return self.choose_speedup(verdict.speedups)
+
+    def choose_speedup(self, speedups: Mapping[str, float]) -> float:
+        """That of the device, or the least where the file is for all."""
+        return min(speedups[name] for name in self._devices)
+
+    @property
+    def _devices(self) -> tuple[str, ...]:
+        return tuple(DEVICES) if self.device is None else (self.device,)
 
     def judge(self, graph: OperatorGraph, *, version: Version = NEWEST) -> Verdict:
         """Says whether a runtime runs this file sparse, and if not, what stands in the way.
@@ -68,10 +106,10 @@ class XNNPack(HardwareTarget):
             version: the runtime; the newest that the rules are known for unless told otherwise.
 
         Returns:
-            The verdict. Its speed-up is the bound of `bound_speedup`: multiply-accumulates, not time.
+            The verdict. Its speed-ups are estimates, from the costs in `DEVICES`.
         """
         judgement = judge_version(graph, version)
-        bound = bound_speedup(graph, judgement.sparse) if judgement.eligible else 1.0
+        possible = foresee_speedups(graph, judgement)
         others = [(other, judge_version(graph, other)) for other in VERSIONS if other is not version]
         corrupted_by = tuple(v.name for v, made in [(version, judgement), *others] if made.corrupts)
         return Verdict(
@@ -79,24 +117,33 @@ class XNNPack(HardwareTarget):
             fits=judgement.fits,
             clusters=judgement.clusters,
             blockers=judgement.blockers,
-            expected_speedup=bound,
-            statement=_state(judgement, version),
+            speedups=compare_costs(graph, judgement.switched if judgement.eligible else ()),
+            possible_speedups=possible,
+            foreseen_speedups={s: _foresee(graph, judgement, s) for s in FORESEEN_SPARSITIES if judgement.fits},
+            statement=_state(graph, judgement, version),
             version_notes=_note_differences(judgement, others),
             corrupted_by=corrupted_by,
-            sparse_share=share_macs(graph, judgement.possible),
-            estimated_speedup=estimate_speedup(bound),
         )
 
 
-def _state(judgement: Judgement, version: Version) -> str:
+def _foresee(graph: OperatorGraph, judgement: Judgement, sparsity: float) -> Mapping[str, float]:
+    return foresee_speedups(assume_sparsity(graph, judgement.possible, sparsity), judgement)
+
+
+def _state(graph: OperatorGraph, judgement: Judgement, version: Version) -> str:
     if judgement.corrupts:
         return f"{version.name} would {_CORRUPTS}"
     if judgement.eligible:
         number = sum(cluster.runs_sparse for cluster in judgement.clusters)
         partly = ", but not all of it" if judgement.blockers else ""
-        return f"{version.name} runs this file sparse, in {number} cluster{'s' if number > 1 else ''}{partly}."
+        runs = f"{version.name} runs this file sparse, in {number} cluster{'s' if number > 1 else ''}{partly}."
+        speedups = say_speedups(compare_costs(graph, judgement.switched), would=False)
+        return f"{runs} {speedups[0].upper()}{speedups[1:]}"
     if judgement.fits:
-        return f"{version.name} runs this file dense; its structure is fit for sparse kernels, its weights are not yet."
+        runs = f"{version.name} runs this file dense; its structure is fit for sparse kernels, its weights are not yet."
+        if not any(graph.values[graph.operators[index].inputs[1]].num_zeros for index in judgement.possible):
+            return runs
+        return f"{runs} Run sparse all the same, {say_speedups(foresee_speedups(graph, judgement), would=True)}"
     return f"{version.name} cannot run this file sparse: something stands in the way in its structure."
 
 

@@ -1,0 +1,102 @@
+"""What an operator costs dense and inside a sparse cluster, on one device; and so what running sparse gains or loses.
+
+A cost is the work of `workload`, kind by kind, times what a unit of it was measured to cost. The coefficients are
+fitted by nonnegative least squares to small networks of layers of many shapes and shares of zeros, each measured with
+its weights stored dense and stored sparse: benchmarks/xnnpack_costs.py, which prints them and what they leave over.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from reflow_tf.targets.operators import Operator, OperatorGraph
+from reflow_tf.targets.xnnpack.workload import SparseTile, Tiles, count_channels_first, count_dense
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Where a file runs.
+
+    Attributes:
+        name: as `--device` spells it.
+        place: how a sentence goes on: 'in a browser'.
+        description: what was measured.
+        tiles: what its kernels take at once.
+        coefficients: kind of work -> what a unit of it costs; what is not here costs nothing.
+    """
+
+    name: str
+    place: str
+    description: str
+    tiles: Tiles
+    coefficients: Mapping[str, float]
+
+    def cost(self, work: Mapping[str, float]) -> float:
+        """The sum over kinds of work."""
+        return sum(self.coefficients.get(kind, 0.0) * amount for kind, amount in work.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Switch:
+    """Operators that work channels first together, once their cluster runs sparse.
+
+    Attributes:
+        operators: indices of all of them, the stem and the end included.
+        sparse: indices of the products that then run sparse.
+    """
+
+    operators: frozenset[int]
+    sparse: frozenset[int]
+
+
+def count_work(graph: OperatorGraph, switches: Collection[Switch], tiles: Tiles) -> Counter[str]:
+    """Kind of work -> how much of it one inference is.
+
+    Args:
+        graph: the network.
+        switches: the clusters that run sparse.
+        tiles: of the device.
+    """
+    first = frozenset[int]().union(*(switch.operators for switch in switches))
+    sparse = frozenset[int]().union(*(switch.sparse for switch in switches))
+    total: Counter[str] = Counter(inference=1)
+    for operator in graph.operators:
+        total.update(_count_one(graph, operator, tiles, first, sparse))
+    return total
+
+
+def _count_one(
+    graph: OperatorGraph, operator: Operator, tiles: Tiles, first: Collection[int], sparse: Collection[int]
+) -> Counter[str]:
+    if operator.index in first:
+        return count_channels_first(graph, operator, tiles, operator.index in sparse)
+    return count_dense(graph, operator, tiles)
+
+
+_ROUGH = {
+    "operator": 1000.0, "product": 16.0, "product_tile": 40.0, "vector": 5.0, "depthwise9": 40.0, "depthwise25": 110.0, "window": 16.0,
+    "mean": 2.0, "binary": 4.0, "broadcast": 4.0, "broadcast_row": 20.0, "clamp": 3.0, "hard_swish": 7.0, "sigmoid": 20.0, "stem": 430.0,
+    "depthwise3s1": 50.0, "depthwise3s2": 40.0, "depthwise5s1": 150.0, "depthwise5s2": 60.0, "mean_first": 2.0,
+    "sparse1_pass": 8.0, "sparse1_vector": 2.0, "sparse1_row_pass": 10.0, "sparse1_row_vector": 4.0,
+    "sparse2_pass": 8.0, "sparse2_vector": 3.0, "sparse2_row_pass": 10.0, "sparse2_row_vector": 8.0,
+    "sparse4_pass": 8.0, "sparse4_vector": 5.0, "sparse4_row_pass": 10.0, "sparse4_row_vector": 16.0,
+}
+_ARM_TILE = SparseTile(32, 4)
+ARM = Device(
+    name="arm",
+    place="on ARM",
+    description="64-bit ARM CPUs in float32 arithmetic, by instructions of ai-edge-litert 1.4.0 on a Cortex-A76",
+    tiles=Tiles(6, 8, {1: _ARM_TILE, 2: _ARM_TILE, 4: _ARM_TILE}, {(3, 1): 3, (3, 2): 2, (5, 1): 4, (5, 2): 1}),
+    coefficients=_ROUGH,
+)
+_SCALAR_TILE = SparseTile(8, 1)
+BROWSER = Device(
+    name="browser",
+    place="in a browser",
+    description="browsers, by the time of LiteRT.js 2.5.3 (WebAssembly) in one thread on x86",
+    tiles=Tiles(
+        4, 8, {1: SparseTile(32, 4), 2: _SCALAR_TILE, 4: _SCALAR_TILE}, {(3, 1): 2, (3, 2): 1, (5, 1): 3, (5, 2): 1}
+    ),
+    coefficients=_ROUGH,
+)
+DEVICES: Mapping[str, Device] = {device.name: device for device in (BROWSER, ARM)}
