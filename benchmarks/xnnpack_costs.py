@@ -179,7 +179,7 @@ def fit(rows: list[dict[str, float]], costs: np.ndarray) -> dict[str, float]:
     for _ in range(_SWEEPS):
         for kind in range(len(kinds)):
             solution[kind] = max(0.0, solution[kind] + wanted[kind] - gram[kind] @ solution)
-    return {kind: value for kind, value in zip(kinds, solution / scale, strict=True)}
+    return dict(zip(kinds, (solution / scale).tolist(), strict=True))
 
 
 def main(_: list[str]) -> None:

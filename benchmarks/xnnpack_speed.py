@@ -4,8 +4,8 @@
         --sparsities=0.7,0.8,0.9 --allocations=uniform,global --runtime=web --output=mobilenet_v2.json
 
 An idle machine is needed for --runtime=web; --runtime=aarch64 counts instructions and does not mind. For each file the
-table gives the verdict of `reflow_tf.tools.explain` beside what the runtime then did, and the bound that the
-multiply-accumulates allow. Speed depends on where the zeros are and not on the other weights' values, so nothing is
+table gives the verdict of `reflow_tf.tools.explain` beside what the runtime then did, and what it estimates for both
+devices. Speed depends on where the zeros are and not on the other weights' values, so nothing is
 repaired here.
 """
 
@@ -72,7 +72,7 @@ def main(_):
     found = measure_files(files, dense, runtime=FLAGS.runtime, rounds=FLAGS.rounds)
     verdicts = [XNNPack().judge(read_operators(file.content)) for file in (dense, *files)]
     print(f"\n{FLAGS.model}, {'x'.join(map(str, input_shape))}: {found.runtime}, {found.rounds} rounds")
-    print(f"| file | bytes | {found.unit} | quartiles | dense / file | quartiles | bound | linter |")
+    print(f"| file | bytes | {found.unit} | quartiles | dense / file | quartiles | estimates | linter |")
     print("|---|---|---|---|---|---|---|---|")
     for one, verdict in zip(found.all_files, verdicts, strict=True):
         cost = "{:,.0f}" if found.unit == "instructions" else "{:.2f}"
@@ -87,7 +87,7 @@ def main(_):
         )
         print(
             f"| {one.label} | {one.size_bytes:,} | {cost.format(one.cost.median)} | {spread} | {ratio} | {around} | "
-            f"{verdict.expected_speedup:.2f} | {words} |"
+            f"{', '.join(f'{name} {value:.2f}' for name, value in verdict.possible_speedups.items())} | {words} |"
         )
     if FLAGS.output:
         pathlib.Path(FLAGS.output).write_text(json.dumps(describe(found), indent=1) + "\n")

@@ -21,6 +21,7 @@ from absl import flags
 from reflow_tf.config import TARGETS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.targets.target import Blocker, Cluster, Verdict
+from reflow_tf.targets.xnnpack import DEVICES
 from reflow_tf.tools import command_line, shared_flags
 from reflow_tf.tools.output_file import check_output, write_json
 
@@ -152,13 +153,21 @@ def _describe_verdict(verdict: Verdict) -> Iterator[str]:
         yield from _describe_cluster(cluster)
         for blocker in cluster.blockers:
             yield from _describe_blocker(blocker)
-    if verdict.eligible and verdict.expected_speedup is not None:
-        yield f"  Expected gain: at most {verdict.expected_speedup:.2f}x, by the multiply-accumulates that are left"
-    elif verdict.sparse_share:
-        bounds = ", ".join(f"{1 / (1 - verdict.sparse_share * s):.2f}x with {s:.0%}" for s in (0.7, 0.8, 0.9))
-        yield f"  Expected gain: at most {bounds} of each layer zero"
+    if not verdict.eligible:
+        yield from _describe_prospects(verdict)
     for note in verdict.version_notes:
         yield from _wrap(note, "  Versions: ")
+
+
+def _describe_prospects(verdict: Verdict) -> Iterator[str]:
+    """What sparse kernels would gain where they are in reach, device by device."""
+    if not verdict.foreseen_speedups:
+        return
+    shares = ", ".join(f"{share:.0%}" for share in verdict.foreseen_speedups)
+    yield f"  Run sparse, with {shares} of each layer zero, it would be about"
+    for name, device in DEVICES.items():
+        gains = ", ".join(f"{speedups[name]:.2f}" for speedups in verdict.foreseen_speedups.values())
+        yield f"    {gains} times as fast as dense {device.place}"
 
 
 def _describe_cluster(cluster: Cluster) -> Iterator[str]:

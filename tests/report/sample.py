@@ -198,7 +198,8 @@ def sample_report(
             "fits": eligible,
             "statement": "XNNPACK runs 1 cluster of this file sparse." if eligible else "XNNPACK runs nothing sparse.",
             "blockers": [] if eligible else [BLOCKER],
-            "expected_speedup": 2.8 if eligible else 1.0,
+            "speedups": {"browser": 2.8, "arm": 2.1} if eligible else {"browser": 1.0, "arm": 1.0},
+            "possible_speedups": {"browser": 2.8, "arm": 2.1} if eligible else {"browser": 1.0, "arm": 1.0},
             "clusters": [
                 {
                     "first": "Conv1",

@@ -35,7 +35,8 @@ def describe_target(run: Run) -> dict[str, Any]:
         "name": target.name,
         "description": target.description,
         **_verdict(verdict),
-        "expected_speedup": verdict.expected_speedup,
+        "speedups": dict(verdict.speedups),
+        "possible_speedups": dict(verdict.possible_speedups),
         # A network without a 1x1 convolution has one without operators, which only holds the reason.
         "clusters": [_cluster(cluster) for cluster in verdict.clusters if cluster.operators],
         "before": _verdict(run.dense.verdict),

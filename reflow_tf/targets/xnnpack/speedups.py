@@ -1,4 +1,4 @@
-"""What running sparse gains a network or loses it, device by device, in numbers and in words; and what a weight costs."""
+"""What running sparse gains a network, device by device, in numbers and in words; and what each weight costs it."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping

@@ -84,7 +84,7 @@ class XNNPack(HardwareTarget):
         return Tariff(prices, 0 if self.ballast else judgement.least_zeros)
 
     def estimate_speedup(self, graph: OperatorGraph) -> float:
-        """On the device that gains less; with ballast, of the sparse file if that gains, and of the dense one if not."""
+        """On the device that gains less; with ballast, of the sparse file where that gains, else of the dense one."""
         verdict = self.judge(graph)
         if self.ballast and not verdict.eligible:
             return max(1.0, self.choose_speedup(verdict.possible_speedups))

@@ -66,7 +66,7 @@ def is_pointwise(graph: OperatorGraph, operator: Operator) -> bool:
 
 
 def choose_rows(weights: Value) -> int:
-    """How many output channels the sparse kernel takes together: 4 or 2 where over 90 % of such blocks are full, else 1.
+    """Output channels that the sparse kernel takes together: 4 or 2 where such blocks are 90 % full, else 1.
 
     (src/operators/convolution-nchw.c lines 112 to 132.) An all-zero kernel goes by 4, and one without a zero as well.
     """
@@ -202,7 +202,7 @@ def _count_others(graph: OperatorGraph, operator: Operator, size: int) -> Counte
         return Counter(binary=vectors)
     if kind == "TRANSPOSE_CONV":  # inputs: output shape, weights, data
         pixels = graph.values[operator.inputs[2]].num_elements // graph.values[operator.inputs[1]].shape[3]
-        return Counter(window=pixels * graph.values[operator.inputs[1]].num_elements / 32)
+        return Counter(window=pixels * graph.values[operator.inputs[1]].num_elements // 32)
     return Counter(sigmoid=vectors)  # LOGISTIC, TANH, ELU, GELU, SOFTMAX: each some exponential
 
 
