@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from reflow_tf.targets.operators import ABSENT, Operator, OperatorGraph, Value
 
+_NARROW = 4, 2  # pixels and outputs of the dense product for few outputs
 _LANES = 4  # numbers in a vector of 128 bits
 _CLAMPS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "ABS", "NEG", "SQUARE"})
 _FREE = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
@@ -29,15 +30,11 @@ class SparseTile:
     pixels: int
     lanes: int
 
-    def passes(self, pixels: int) -> int:
-        """How often the kernel goes through the weights."""
-        return pixels // self.pixels + (pixels % self.pixels).bit_count()
-
-    def vectors(self, pixels: int) -> int:
-        """How many registers the map fills over all passes."""
+    def split(self, pixels: int) -> tuple[int, int, int]:
+        """Passes through the weights: of whole tiles, of halves; and the registers that the halves fill."""
         whole, rest = divmod(pixels, self.pixels)
         halves = [1 << bit for bit in range(rest.bit_length()) if rest >> bit & 1]
-        return whole * (self.pixels // self.lanes) + sum(math.ceil(half / self.lanes) for half in halves)
+        return whole, len(halves), sum(math.ceil(half / self.lanes) for half in halves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,23 +153,29 @@ def count_blocks(pixels: int, rows: int, num_blocks: int, outputs: int, tiles: T
         outputs: rows of blocks.
         tiles: of the device.
     """
-    passes, vectors = tiles.sparse[rows].passes(pixels), tiles.sparse[rows].vectors(pixels)
-    return Counter(
-        {
-            f"sparse{rows}_pass": num_blocks * passes,
-            f"sparse{rows}_vector": num_blocks * vectors,
-            f"sparse{rows}_row_pass": outputs * passes,
-            f"sparse{rows}_row_vector": outputs * vectors,
-        }
-    )
+    parts = zip(("whole", "pass", "vector"), tiles.sparse[rows].split(pixels), strict=True)
+    work: Counter[str] = Counter()
+    for part, times in parts:
+        work[f"sparse{rows}_{part}"] = num_blocks * times
+        work[f"sparse{rows}_row_{part}"] = outputs * times
+    return work
 
 
 def _count_product(pixels: int, depth: int, outputs: int, tiles: Tiles) -> Counter[str]:
     columns = math.ceil(outputs / tiles.outputs)
+    if _is_narrow(outputs, tiles.outputs):
+        blocks = math.ceil(pixels / _NARROW[0]) * math.ceil(outputs / _NARROW[1])
+        return Counter(narrow=blocks * depth, narrow_tile=blocks)
     if pixels == 1:
         return Counter(vector=columns * depth, vector_tile=columns)
     blocks = math.ceil(pixels / tiles.pixels) * columns
     return Counter(product=blocks * depth, product_tile=blocks)
+
+
+def _is_narrow(outputs: int, wide: int) -> bool:
+    """Whether a product goes by 2 outputs: wide tiles would waste more (src/microkernel-utils.c line 157)."""
+    waste, least = -outputs % wide, -outputs % _NARROW[1]
+    return outputs < wide or (least < waste and waste * 100 > outputs)
 
 
 def _count_window(pixels: int, shape: tuple[int, ...], tiles: Tiles) -> Counter[str]:
