@@ -23,8 +23,10 @@ from absl import app, flags
 
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
-from reflow_tf.jobs.benchmark import Candidate, measure_files
 from reflow_tf.runtimes.aarch64.runtime import AArch64
+from reflow_tf.runtimes.latency import measure_interleaved
+from reflow_tf.runtimes.web.browser import Browser
+from reflow_tf.runtimes.web.runtime import Web
 from reflow_tf.targets.xnnpack.costs import DEVICES, Device, count_work
 from reflow_tf.targets.xnnpack.judgement import judge_version
 from reflow_tf.targets.xnnpack.versions import NEWEST
@@ -37,6 +39,7 @@ flags.DEFINE_integer("rounds", 40, "Of each browser measurement.")
 flags.DEFINE_integer("together", 7, "Networks measured turn by turn in one browser.")
 
 _SWEEPS = 20_000
+_WARM_UP, _QUICK = 15, 0.15
 
 
 class Drawn:
@@ -153,11 +156,13 @@ def measure(paths: list[pathlib.Path], device: str, store: pathlib.Path) -> dict
 
 
 def _measure_group(group: list[pathlib.Path], device: str, anchor: pathlib.Path) -> dict[str, float]:
-    files = [Candidate(path.name, path.read_bytes()) for path in group]
+    """Instructions; or times by that of the anchor, each the quick end of many: what else ran only ever adds to one."""
     if device == "arm":
-        return {file.label: AArch64(file.content).measure() for file in files}
-    found = measure_files(files, Candidate("anchor", anchor.read_bytes()), runtime="web", rounds=FLAGS.rounds)
-    return {file.label: 1 / file.speedup.median for file in found.files if file.speedup}
+        return {path.name: AArch64(path.read_bytes()).measure() for path in group}
+    with Browser(1) as browser:
+        runtimes = [Web(path.read_bytes(), browser) for path in (anchor, *group)]
+        first, *others = np.quantile(measure_interleaved(runtimes, FLAGS.rounds, _WARM_UP), _QUICK, axis=1)
+    return {path.name: float(cost / first) for path, cost in zip(group, others, strict=True)}
 
 
 def tabulate(paths: list[pathlib.Path], device: Device) -> list[dict[str, float]]:

@@ -189,8 +189,8 @@ class JobConfig:
 
     Attributes:
         quantize: one of QUANTIZATIONS; None: what the target wants.
-        rewrite: 'exact': the file's graph is rewritten, where that is exact, so that the target can gain; 'none'; None:
-            what the target wants.
+        rewrite: 'exact': the file's graph is rewritten, where that is exact, so that the target can gain; 'none', and
+            then no ballast is added either; None: what the target wants.
         flash_budget: bytes that the file may take on a microcontroller.
         ram_budget: bytes of RAM that it may need there.
         boards: for the target cortex_m: where instructions are counted, of `BOARDS`; flash is that of the first.
@@ -230,6 +230,8 @@ class JobConfig:
         if reason := self.target.obstacle(self.requested_quantize):
             raise InputError(f"--quantize must suit --target={self.target.name}: {reason}. Received: {self.quantize}")
         check_choice("rewrite", self.requested_rewrite, REWRITES)
+        if self.target.ballast_for and self.requested_rewrite == "none":
+            object.__setattr__(self, "prune", dataclasses.replace(self.prune, ballast="off"))
         for name in self.benchmark:
             check_choice("benchmark", name, BENCHMARKS)
         if not self.boards:

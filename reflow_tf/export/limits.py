@@ -134,7 +134,7 @@ def open_limit(config: PruneConfig, content: bytes, kernels: Mapping[str, np.nda
     assert config.budget is not None
     name, value = config.budget
     target = config.hardware
-    forecast = Forecast(content, kernels, target.storage)
+    forecast = Forecast(content, kernels, target.storage, target.ballast_for)
     if name == SpeedLimit.flag:
         return SpeedLimit(forecast, target, value)
     return SizeLimit(name, forecast, target if target.storage == "bitmap" else Storage(), value)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from reflow_tf.config import DEVICES
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.rewriting import rewrite_exact
@@ -50,7 +49,7 @@ def explain(content: bytes, target: HardwareTarget | None = None) -> Explanation
     as_given = target.judge(read_operators(content))
     if target.rewrite == "none":
         return Explanation(as_given, as_given, (), ())
-    rewritten = rewrite_exact(content, DEVICES)
+    rewritten = rewrite_exact(content, target.ballast_for)
     verdict = as_given if rewritten.content is content else target.judge(read_operators(rewritten.content))
     # A verdict knows one operator at a time, and what rewriting makes of them depends on all: it is tried before a
     # remedy that relies on it is shown.

@@ -119,7 +119,7 @@ def _export(
         batch_size=job.export_batch_size,
         storage=storage,
         rewrite=rewrite,
-        ballast=job.ballast,
+        ballast=job.prune.ballast,
         device=job.prune.device,
         input_shape=given.calibration.sample_shape,
     )

@@ -121,6 +121,11 @@ class HardwareTarget(abc.ABC):
     is_microcontroller: bool = False
     promises_speed: bool = False
 
+    @property
+    def ballast_for(self) -> tuple[str, ...]:
+        """Devices on which a file has to gain from zeros for exact rewriting to add ballast; none: it adds none."""
+        return ()
+
     def obstacle(self, quantize: str) -> str | None:
         """Why zeros gain nothing here in a file that is quantized so, or None if they do."""
         del quantize

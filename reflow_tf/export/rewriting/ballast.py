@@ -22,9 +22,10 @@ from reflow_tf.export.rewriting.outcome import Applied, Refused, Rewritten
 from reflow_tf.targets.operators import OperatorGraph
 from reflow_tf.targets.xnnpack.judgement import judge_version
 from reflow_tf.targets.xnnpack.shortfall import Shortfall, find_shortfalls
+from reflow_tf.targets.xnnpack.speedups import foresee_speedups, say_speedups
 from reflow_tf.targets.xnnpack.target import XNNPack
 from reflow_tf.targets.xnnpack.versions import NEWEST
-from reflow_tf.targets.xnnpack.workload import bound_speedup, count_macs, estimate_speedup
+from reflow_tf.targets.xnnpack.workload import count_macs
 
 _NAME = "ballast"
 _PREFIX = "reflow_tf/ballast/"
@@ -89,9 +90,10 @@ def add_ballast(content: bytes, devices: Collection[str]) -> Rewritten:
 
 
 def _find_losses(graph: OperatorGraph, devices: Collection[str]) -> str:
-    del devices
-    speedup = estimate_speedup(bound_speedup(graph, judge_version(graph, NEWEST).possible))
-    return "" if speedup >= LEAST_GAIN else f"It would be {speedup:.2f} times as fast."
+    """Why ballast would not pay on all of these devices; '' if it would."""
+    speedups = foresee_speedups(graph, judge_version(graph, NEWEST))
+    losing = {device: speedups[device] for device in devices if speedups[device] < LEAST_GAIN}
+    return f"Run sparse, {say_speedups(losing, would=True)}" if losing else ""
 
 
 def _insert(graph: EditableGraph, found: OperatorGraph, shortfall: Shortfall, number: int) -> Applied:

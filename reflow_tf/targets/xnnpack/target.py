@@ -45,6 +45,15 @@ class XNNPack(HardwareTarget):
     ballast: bool = True
     rows: int = 1
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where the file is to be fast."""
+        return tuple(DEVICES) if self.device is None else (self.device,)
+
+    @property
+    def ballast_for(self) -> tuple[str, ...]:
+        return self.devices if self.ballast else ()
+
     def obstacle(self, quantize: str) -> str | None:
         """All values of a cluster must be float32 or float16 (src/subgraph.c line 383, `all_values_fp`)."""
         if quantize == "int8":
@@ -79,7 +88,7 @@ class XNNPack(HardwareTarget):
         Without ballast, clusters want over two thirds of zeros as well.
         """
         judgement = judge_version(graph, NEWEST)
-        devices = [DEVICES[name] for name in self._devices]
+        devices = [DEVICES[name] for name in self.devices]
         prices = price_weights(graph, judgement.possible, devices, self.rows)
         return Tariff(prices, 0 if self.ballast else judgement.least_zeros)
 
@@ -92,11 +101,7 @@ class XNNPack(HardwareTarget):
 
     def choose_speedup(self, speedups: Mapping[str, float]) -> float:
         """That of the device, or the least where the file is for all."""
-        return min(speedups[name] for name in self._devices)
-
-    @property
-    def _devices(self) -> tuple[str, ...]:
-        return tuple(DEVICES) if self.device is None else (self.device,)
+        return min(speedups[name] for name in self.devices)
 
     def judge(self, graph: OperatorGraph, *, version: Version = NEWEST) -> Verdict:
         """Says whether a runtime runs this file sparse, and if not, what stands in the way.

@@ -13,7 +13,9 @@ from reflow_tf.targets.operators import ABSENT, Operator, OperatorGraph, Value
 
 _NARROW = 4, 2  # pixels and outputs of the dense product for few outputs
 _LANES = 4  # numbers in a vector of 128 bits
-_CLAMPS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "ABS", "NEG", "SQUARE"})
+# As quick as an addition: an instruction or two for what is read and written.
+_SIMPLE = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "ABS", "NEG", "SQUARE", "PAD", "CONCATENATION", "TRANSPOSE"})
+_SIMPLE |= {"SLICE", "STRIDED_SLICE", "SPLIT", "QUANTIZE", "DEQUANTIZE"}
 _FREE = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 _BINARY = frozenset({"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"})
 
@@ -62,6 +64,19 @@ def is_pointwise(graph: OperatorGraph, operator: Operator) -> bool:
     return weights[1:3] == (1, 1) and weights[3] == graph.values[operator.inputs[0]].shape[3]
 
 
+def count_macs(graph: OperatorGraph, operator: Operator) -> int:
+    """Multiply-accumulates of one inference; 0 for what has no weights, which is small beside the rest."""
+    if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"):
+        return 0
+    weights = graph.values[operator.inputs[1]].shape
+    if operator.kind == "TRANSPOSE_CONV":  # inputs: output shape, weights, data
+        source = graph.values[operator.inputs[2]]
+        return source.num_elements * math.prod(weights[:3])
+    results = graph.values[operator.outputs[0]].num_elements
+    depth = weights[1] * weights[2] if operator.kind == "DEPTHWISE_CONV_2D" else math.prod(weights[1:])
+    return results * depth
+
+
 def choose_rows(weights: Value) -> int:
     """Output channels that the sparse kernel takes together: 4 or 2 where such blocks are 90 % full, else 1.
 
@@ -98,7 +113,7 @@ def count_dense(graph: OperatorGraph, operator: Operator, tiles: Tiles) -> Count
         return work + Counter(mean=_vectors(values[operator.inputs[0]].num_elements))
     if kind in _BINARY:
         return work + _count_binary(graph, operator, size // result.shape[-1] if result.shape else 1)
-    return work + _count_others(graph, operator, size)
+    return work + _count_others(graph, operator, size, tiles)
 
 
 def count_channels_first(graph: OperatorGraph, operator: Operator, tiles: Tiles, sparse: bool) -> Counter[str]:
@@ -193,19 +208,16 @@ def _count_binary(graph: OperatorGraph, operator: Operator, rows: int) -> Counte
     return Counter(broadcast=vectors, broadcast_row=rows)
 
 
-def _count_others(graph: OperatorGraph, operator: Operator, size: int) -> Counter[str]:
+def _count_others(graph: OperatorGraph, operator: Operator, size: int, tiles: Tiles) -> Counter[str]:
     kind, vectors = operator.kind, _vectors(size)
-    if kind in _CLAMPS:
-        return Counter(clamp=vectors)
     if kind == "HARD_SWISH":
         return Counter(hard_swish=vectors)
     if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
         return Counter(binary=vectors * math.prod(operator.attributes["window"]))
-    if kind in ("PAD", "CONCATENATION", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "SPLIT"):
+    if kind in _SIMPLE:
         return Counter(binary=vectors)
-    if kind == "TRANSPOSE_CONV":  # inputs: output shape, weights, data
-        pixels = graph.values[operator.inputs[2]].num_elements // graph.values[operator.inputs[1]].shape[3]
-        return Counter(window=pixels * graph.values[operator.inputs[1]].num_elements // 32)
+    if kind == "TRANSPOSE_CONV":
+        return Counter(window=count_macs(graph, operator) // (tiles.pixels * tiles.outputs))
     return Counter(sigmoid=vectors)  # LOGISTIC, TANH, ELU, GELU, SOFTMAX: each some exponential
 
 
