@@ -40,7 +40,8 @@ def test_size_and_verdict_are_those_of_the_file(model, forecast, sparsity):
     content = export_pruned(model, masks, rewrite="exact", ballast="off")
     assert 0 <= forecast.measure_size(masks) - len(content) <= 80 * len(masks)
     foreseen, verdict = XNNPack().judge(forecast.foresee(masks)), XNNPack().judge(read_operators(content))
-    assert (foreseen.eligible, foreseen.expected_speedup) == (verdict.eligible, verdict.expected_speedup)
+    assert (foreseen.eligible, foreseen.speedups) == (verdict.eligible, verdict.speedups)
+    assert foreseen.possible_speedups == verdict.possible_speedups
     assert foreseen.eligible == (sparsity == 0.9)
 
 

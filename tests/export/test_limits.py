@@ -80,10 +80,18 @@ def zeros_of(specs, sparsity):
 
 
 def test_speed_counts_the_positions_of_each_layer_and_the_zeros_of_the_cluster(opened):
-    limit, specs = opened(min_speedup=1.2)
-    assert limit.prices == {"wide_1/kernel": Price(256), "wide_2/kernel": Price(64)}
+    limit, specs = opened(min_speedup=1.2, ballast="off")
+    first, second = limit.prices["wide_1/kernel"], limit.prices["wide_2/kernel"]
+    assert first.kept == pytest.approx(4 * second.kept), "256 positions and 64"
     assert limit.least_zeros == sum(spec.num_weights for spec in specs) * 2 // 3 + 1
-    assert limit.estimate(zeros_of(specs, 0.66)) == 1 < limit.estimate(zeros_of(specs, 0.67))
+    assert limit.estimate(zeros_of(specs, 0.66)) == 1 != limit.estimate(zeros_of(specs, 0.67))
+
+
+def test_with_ballast_zeros_count_from_where_they_pay(opened):
+    limit, specs = opened(min_speedup=1.01, device="browser")
+    assert limit.least_zeros == 0
+    estimates = [limit.estimate(zeros_of(specs, share)) for share in (0.0, 0.3, 0.5, 0.6, 0.66, 0.67, 0.8)]
+    assert estimates == sorted(estimates) and estimates[0] == 1 < estimates[-1]
 
 
 def test_bytes_are_counted_where_a_file_can_store_zeros(opened):

@@ -48,6 +48,11 @@ class Judgement:
     corrupts: bool
 
     @property
+    def sparse(self) -> frozenset[int]:
+        """Indices of the operators that run sparse."""
+        return frozenset[int]().union(*(switch.sparse for switch in self.switched))
+
+    @property
     def possible(self) -> frozenset[int]:
         """Indices of the operators that would run sparse, given enough zeros that are stored sparse."""
         return frozenset[int]().union(*(switch.sparse for switch in self.possible_switches))

@@ -75,7 +75,10 @@ def price_weights(
             if operator.index in operators:
                 index = operator.inputs[1]
                 sums[index] = sums.get(index, np.zeros(3)) + _price_one(graph, operator, device, rows) / total
-    return {index: Price(kept, full=full, dense=dense) for index, (kept, full, dense) in sums.items()}
+    return {
+        index: Price(kept, full=full, dense=dense)
+        for index, (kept, full, dense) in ((index, each.tolist()) for index, each in sums.items())
+    }
 
 
 def _price_one(graph: OperatorGraph, operator: Operator, device: Device, rows: int) -> np.ndarray:

@@ -1,94 +1,167 @@
-"""What a weight costs XNNPACK, and what a bound came to where it was measured."""
+"""Which kernel XNNPACK takes, how often its loops go round, and how much of a network's work that is."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.sparse_storage import store_sparse
-from reflow_tf.sparsity.budget import Price
-from reflow_tf.targets.storage import Storage
-from reflow_tf.targets.xnnpack import XNNPack
-from reflow_tf.targets.xnnpack.workload import SHRINKING_SHARE, count_macs, estimate_speedup, is_pointwise
+from reflow_tf.targets.operators import Blocks, Value, find_blocks
+from reflow_tf.targets.xnnpack.costs import DEVICES
+from reflow_tf.targets.xnnpack.workload import (
+    SparseTile,
+    choose_rows,
+    count_channels_first,
+    count_dense,
+    count_macs,
+    count_sparse,
+)
 
-# README.md, "Does it run faster?": network, bound from the multiplications, dense / ours in LiteRT.js.
-MEASURED = [
-    *[("MobileNetV2, torchvision", bound, speedup) for bound, speedup in ((1.95, 1.69), (2.32, 1.99), (3.01, 2.50))],
-    *[("MobileNetV2, torchvision", bound, speedup) for bound, speedup in ((2.66, 2.06), (3.48, 2.57), (5.04, 3.25))],
-    *[("EfficientNet-Lite0", bound, speedup) for bound, speedup in ((2.02, 1.79), (2.42, 2.12), (3.11, 2.59))],
-    *[("EfficientNet-Lite0", bound, speedup) for bound, speedup in ((2.60, 2.08), (3.37, 2.54), (4.78, 3.12))],
-    ("MobileNet", 4.15, 2.58),
-    ("MobileNetV2", 3.48, 2.45),
-    ("MobileNetV3Large", 3.42, 2.17),
-    ("EfficientNetB0", 3.37, 1.84),
-]
+ARM, BROWSER = DEVICES["arm"].tiles, DEVICES["browser"].tiles
 
 
-def test_the_estimate_is_the_least_squares_line_of_what_was_measured():
-    bounds, speedups = (np.array(column) for column in zip(*((b, s) for _, b, s in MEASURED), strict=True))
-    removed, saved = 1 - 1 / bounds, 1 - 1 / speedups
-    assert pytest.approx(removed @ saved / (removed @ removed), abs=0.005) == SHRINKING_SHARE
+def weigh(kept):
+    """The weights of a 1x1 convolution of which these are not zero."""
+    kept = np.asarray(kept, bool)
+    shape = (kept.shape[0], 1, 1, kept.shape[1])
+    zeros = int(np.count_nonzero(~kept))
+    return Value(0, "weights", shape, "float32", constant=True, num_zeros=zeros, blocks=find_blocks(kept))
 
 
-def test_the_estimate_is_as_far_off_as_it_is_said_to_be():
-    ratios = {(name, bound): estimate_speedup(bound) / speedup for name, bound, speedup in MEASURED}
-    assert max(ratios, key=ratios.get)[0] == "EfficientNetB0" and 1.31 < max(ratios.values()) < 1.33
-    others = [ratio for (name, _), ratio in ratios.items() if name != "EfficientNetB0"]
-    assert 0.885 < min(others) < 0.9 and 1.12 < max(others) < 1.14
+def choose_as_xnnpack(kept):
+    """`xnn_analyze_f32_spmm_w` and `create_spmm_path`, line by line."""
+    outputs, inputs = kept.shape
+    nonzeros = blocks2 = blocks4 = 0
+    for row in range(0, outputs // 4 * 4, 4):
+        for column in range(inputs):
+            a, b, c, d = (bool(kept[row + i, column]) for i in range(4))
+            nonzeros += a + b + c + d
+            blocks2 += (a or b) + (c or d)
+            blocks4 += a or b or c or d
+    in4 = nonzeros
+    for row in range(outputs // 4 * 4, outputs // 2 * 2, 2):
+        for column in range(inputs):
+            a, b = bool(kept[row, column]), bool(kept[row + 1, column])
+            nonzeros += a + b
+            blocks2 += a or b
+    in2 = nonzeros
+    if in4 * 5 >= blocks4 * 18:
+        return 4
+    return 2 if in2 * 5 >= blocks2 * 9 else 1
 
 
-def test_what_does_not_run_sparse_is_as_fast_as_dense():
-    assert estimate_speedup(1.0) == 1.0
-    assert 1 < estimate_speedup(2.0) < estimate_speedup(3.0) < 3
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 11), st.integers(1, 6)), elements=st.booleans()), st.booleans())
+def test_rows_are_chosen_as_xnnpack_chooses_them(kept, doubled):
+    kept = np.repeat(kept, 2, axis=0) if doubled else kept
+    assert choose_rows(weigh(kept)) == choose_as_xnnpack(kept)
 
 
-def test_a_weight_costs_its_output_positions(network):
-    """Of an image of 224: a layer on 112x112 costs 256 times as much a weight as one on 7x7."""
-    net = network((1, 224, 224, 3))
-    x = net.block(net.stem(), 16)
-    for _ in range(4):
-        x = net.block(net.pad(x), 16, stride=2, padding=schema.Padding.VALID)
-    graph = read_operators(net.file(net.mean(x)))
-    prices = XNNPack().price(graph).prices
-    products = [op for op in graph.operators if op.kind == "CONV_2D" and op.inputs[1] in prices]
-    costs = [prices[op.inputs[1]].kept for op in products]
-    assert costs[0] == 112 * 112 and costs[0] / costs[-1] == 256
-    weights = [graph.values[op.inputs[1]].num_elements for op in products]
-    assert [c * w for c, w in zip(costs, weights, strict=True)] == [count_macs(graph, op) for op in products]
+def test_blocks_are_counted_and_the_last_channels_fill_none():
+    kept = np.zeros((7, 3), bool)
+    kept[0, 0] = kept[1, 0] = kept[5, 2] = kept[6, 1] = True
+    assert find_blocks(kept) == (Blocks(2, 2, 3), Blocks(4, 1, 2))
+    assert count_sparse(32, weigh(kept), ARM)["sparse1_whole"] == 4
 
 
-def test_so_many_zeros_make_a_cluster_switch_and_one_less_does_not(network):
-    def judge(num_zeros, num_weights):
-        net = network(zeros=num_zeros / num_weights)
-        graph = read_operators(store_sparse(net.file(net.mean(net.conv(net.stem(), 24)))))
-        return XNNPack().price(graph).least_zeros, XNNPack().judge(graph).eligible
+def test_blocks_are_read_from_a_file_however_it_stores_them(network):
+    def blocks(half, store):
+        net = network(half=half, half_bias=half, zeros=0.8)
+        graph = read_operators(store(net.file(net.mean(net.conv(net.stem(), 40)))))
+        (product,) = (op for op in graph.operators if op.kind == "CONV_2D" and op.index > 1)
+        return graph.values[product.inputs[1]].blocks
 
-    least, eligible = judge(700, 768)
-    assert least == 513 and eligible
-    assert judge(513, 768)[1] and not judge(512, 768)[1]
+    plain = blocks(False, bytes)
+    assert [block.rows for block in plain] == [2, 4] and plain[0].num_nonzeros == round(0.2 * 32 * 40)
+    assert plain == blocks(False, store_sparse) == blocks(True, store_sparse)
 
 
-def test_what_cannot_run_sparse_has_no_price(network):
+def test_nothing_else_has_blocks(network):
     net = network()
-    graph = read_operators(net.file(net.conv(net.body(), 24)))
-    assert XNNPack().price(graph).prices == {} and XNNPack().price(graph).least_zeros == 0
+    graph = read_operators(net.file(net.mean(net.body())))
+    shapes = {value.shape for value in graph.values if value.blocks}
+    assert shapes == {(64, 1, 1, 32), (64, 1, 1, 64)}
 
 
-def test_one_constant_of_two_operators_costs_what_both_multiply(network):
+@pytest.mark.parametrize(
+    ("pixels", "expected"), [(32, (1, 0, 0)), (49, (1, 2, 5)), (1, (0, 1, 1)), (12544, (392, 0, 0)), (196, (6, 1, 1))]
+)
+def test_a_map_is_cut_into_tiles_and_halves_of_them(pixels, expected):
+    assert SparseTile(32, 4).split(pixels) == expected
+
+
+@given(st.integers(1, 5000))
+def test_the_halves_hold_what_the_tiles_leave(pixels):
+    whole, halves, registers = SparseTile(8, 1).split(pixels)
+    assert whole * 8 + registers == pixels and halves <= 3
+
+
+def test_sparse_kernels_walk_the_non_zeros_and_the_rows():
+    kept = np.zeros((6, 10), bool)
+    kept[[0, 1, 4, 5], 3] = True  # two full blocks of 2, and none of 4: two rows at a time
+    work = count_sparse(64 + 4, weigh(kept), ARM)
+    assert work == {
+        **{"sparse2_whole": 2 * 2, "sparse2_pass": 2, "sparse2_vector": 2},
+        **{"sparse2_row_whole": 3 * 2, "sparse2_row_pass": 3, "sparse2_row_vector": 3},
+    }
+    kept[0, 3] = False
+    assert count_sparse(32, weigh(kept), ARM) == {"sparse1_whole": 3, "sparse1_row_whole": 6} | dict.fromkeys(
+        ("sparse1_pass", "sparse1_vector", "sparse1_row_pass", "sparse1_row_vector"), 0
+    )
+
+
+def find_product(net, x, filters):
+    graph = read_operators(net.file(net.conv(x, filters)))
+    return graph, graph.operators[-1]
+
+
+@pytest.mark.parametrize(
+    ("filters", "kind", "amount"),
+    [
+        (64, "product", 11 * 8 * 32),  # of 64 pixels by 6, 64 outputs by 8
+        (63, "product", 11 * 8 * 32),  # two at a time would waste one, too
+        (62, "narrow", 16 * 31 * 32),  # by 4 and by 2: 8 at a time would waste two
+        (790, "product", 11 * 99 * 32),  # less than 1 %
+        (6, "narrow", 16 * 3 * 32),
+    ],
+)
+def test_a_dense_product_goes_by_tiles(network, filters, kind, amount):
+    net = network((1, 16, 16, 3))
+    assert count_dense(*find_product(net, net.stem(), filters), ARM)[kind] == amount
+
+
+def test_a_product_of_one_pixel_has_a_kernel_of_its_own(network):
+    net = network((1, 16, 16, 3))
+    work = count_dense(*find_product(net, net.mean(net.stem(), True), 24), ARM)
+    assert work == {"operator": 1, "vector": 3 * 32, "vector_tile": 3}
+
+
+def test_layers_channels_first_go_by_bands_of_rows(network):
+    net = network((1, 28, 28, 3))
+    graph = read_operators(net.file(net.mean(net.block(net.stem(), kernel=3))))
+    stem, depthwise, _, mean = (op for op in graph.operators if op.kind != "PAD")
+    assert count_channels_first(graph, stem, ARM, False) == {"operator": 1, "stem": 7 * 7 * 8}
+    assert count_channels_first(graph, depthwise, ARM, False)["depthwise3s1"] == 32 * 5 * 4
+    assert count_channels_first(graph, depthwise, BROWSER, False)["depthwise3s1_band"] == 32 * 7
+    assert count_channels_first(graph, mean, ARM, False)["mean_first"] == 14 * 14 * 64 // 4
+
+
+def test_padding_that_a_convolution_takes_in_is_no_work(network):
     net = network()
-    graph = read_operators(net.file(net.mean(net.conv(net.conv(net.stem(), 32), 32))))
-    first, second = (operator for operator in graph.operators if is_pointwise(graph, operator))
-    shared = dataclasses.replace(second, inputs=(second.inputs[0], *first.inputs[1:]))
-    operators = tuple(shared if operator is second else operator for operator in graph.operators)
-    prices = XNNPack().price(dataclasses.replace(graph, operators=operators)).prices
-    assert prices == {first.inputs[1]: Price(2 * 16 * 16)}
+    graph = read_operators(net.file(net.mean(net.body())))
+    (pad,) = (op for op in graph.operators if op.kind == "PAD")
+    assert not count_dense(graph, pad, ARM)
+    alone = dataclasses.replace(graph, operators=(pad,))
+    assert count_dense(alone, pad, ARM)["binary"] == 34 * 34 * 3 / 4
 
 
-def test_storage_counts_bytes_with_an_index_beside_each_value(network):
-    net = network((1, 8, 8, 300), half=True)
-    graph = read_operators(net.file(net.conv(net.conv(net.image, 400), 200)))
-    prices = {graph.values[i].shape: price for i, price in Storage().price(graph).prices.items()}
-    assert prices == {(400, 1, 1, 300): Price(4, 2), (200, 1, 1, 400): Price(3, 2)}
-    assert Storage().price(graph).least_zeros == 0
+def test_multiplications_are_counted(network):
+    net = network(shape=(1, 8, 8, 3))
+    graph = read_operators(net.file(net.dense(net.mean(net.conv(net.stem(), 64)), 10)))
+    conv, pointwise, dense = (op for op in graph.operators if op.kind in ("CONV_2D", "FULLY_CONNECTED"))
+    assert count_macs(graph, conv) == 4 * 4 * 32 * 27
+    assert count_macs(graph, pointwise) == 4 * 4 * 64 * 32
+    assert count_macs(graph, dense) == 640
