@@ -14,8 +14,7 @@ from reflow_tf.targets.ethos_u import ACCELERATORS, DEFAULT_ACCELERATOR, EthosU
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.target import HardwareTarget
 from reflow_tf.targets.tflm import TFLM
-from reflow_tf.targets.xnnpack import DEVICES as XNNPACK_DEVICES
-from reflow_tf.targets.xnnpack import XNNPack
+from reflow_tf.targets.xnnpack import DEVICES, XNNPack
 
 TARGETS: Mapping[str, HardwareTarget] = {
     target.name: target for target in (XNNPack(), Storage(), TFLM(), EthosU(), CortexM())
@@ -30,8 +29,6 @@ QUANTIZATIONS = ("none", "float16", "int8")
 REWRITES = ("exact", "none")
 # Whether exact rewriting adds zeros that change no output, so that a file runs sparse where that pays.
 BALLASTS = ("auto", "off")
-# What a file for XNNPACK is made for: where sparse kernels pay, and in which pattern, differs.
-DEVICES = tuple(XNNPACK_DEVICES)
 # How a file stores weights that are mostly zeros: TFLite's sparse tensors, TFLM's bitmaps, or not at all.
 STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.

@@ -59,7 +59,7 @@ MIN_SPEEDUP = flags.DEFINE_float(
     "min_speedup",
     None,
     "Instead of --sparsity: the least sparsity at which the file is so many times as fast as the dense one, estimated "
-    "from its multiplications and from what other networks at 224x224 gained in LiteRT.js; smaller images gain less. "
+    "from what layers like its own cost on --device; without one, where it gains less. "
     "With --benchmark=web it is measured, and where it falls short the exit code is 3.",
     flag_values=FLAGS,
 )
@@ -81,7 +81,7 @@ ALLOCATION = flags.DEFINE_string(
     _PRUNE.allocation,
     f"How the zeros are shared out over layers: {', '.join(ALLOCATION_NAMES)}. auto measures, on calibration "
     "inputs, what each layer's sparsity costs the network's outputs, and weighs it with what --sparsity (weights), "
-    "--max_size_bytes (bytes) or --min_speedup (multiplications) counts; that takes minutes.",
+    "--max_size_bytes (bytes) or --min_speedup (what layers cost there) counts; that takes minutes.",
     flag_values=FLAGS,
 )
 PRUNABLE = define_prunable(FLAGS)
@@ -89,8 +89,9 @@ TARGET = define_target(FLAGS)
 DEVICE = flags.DEFINE_string(
     "device",
     _PRUNE.device,
-    f"For --target=xnnpack: what the file is made for: {', '.join(DEVICES)}. It decides where sparse kernels pay. "
-    "Default: they must pay on both.",
+    "For --target=xnnpack: what the file is made for, which decides where sparse kernels pay: "
+    + "; ".join(f"{name}: {device.description}" for name, device in DEVICES.items())
+    + ". Default: they must pay on both.",
     flag_values=FLAGS,
 )
 REPAIR = flags.DEFINE_string(

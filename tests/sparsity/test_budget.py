@@ -137,3 +137,41 @@ def test_the_highest_sparsity_can_be_shared_out():
     most = find_most(specs, curves, prices)
     assert most == pytest.approx(1 - 0.05 * 6 / 4)
     assert list(share_out(specs, curves, most, prices).values()) == pytest.approx([0.95] * 40, abs=0.01)
+
+
+# Sparse kernels: a weight by itself costs twice what it costs among all others, and a full kernel 1.2 times.
+SPARSE = Price(2.0, full=1.2, dense=1.0)
+
+
+def test_a_full_kernel_among_sparse_ones_has_a_price_of_its_own():
+    np.testing.assert_allclose(SPARSE.per_weight(np.array([0, 0.1, 0.5, 1])), [1.2, 1.8, 1, 0])
+    assert (SPARSE.dense_weight, Price(5.0, 4.0).dense_weight, Price(3.0).dense_weight) == (1, 4, 3)
+
+
+@given(
+    st.lists(st.tuples(st.integers(20, 400), st.floats(1e-4, 10)), min_size=1, max_size=4),
+    st.floats(0, 0.85),
+)
+def test_shares_of_the_cost_are_shares_of_the_dense_cost(layers, sparsity):
+    specs = [spec(f"l{i}", size) for i, (size, _) in enumerate(layers)]
+    curves = {s.path: curve(scale) for s, (_, scale) in zip(specs, layers, strict=True)}
+    prices = {s.path: SPARSE for s in specs}
+    assert find_most(specs, curves, prices) == pytest.approx(1 - 0.05 * 2)
+    found = share_out(specs, curves, sparsity, prices)
+    cost = sum(s.num_weights * float(SPARSE.per_weight(np.asarray(found[s.path]))) for s in specs)
+    assert cost <= (1 - sparsity) * sum(s.num_weights for s in specs) + 1e-3
+
+
+def test_a_layer_is_left_dense_where_a_few_zeros_would_cost_more_than_none():
+    specs = [spec("tender", 100), spec("tough", 500)]
+    curves = {"tender": curve(50.0), "tough": curve(0.1)}
+    found = share_out(specs, curves, 0.2, dict.fromkeys(curves, SPARSE))
+    assert found["tender"] == 0 and found["tough"] > 0.6
+    grid = np.append(np.arange(0, 0.95 - SPARSITY_STEP / 2, SPARSITY_STEP), 0.95)
+    costs = SPARSE.per_weight(grid)
+    best = min(
+        curves["tender"].at(grid)[i] + curves["tough"].at(grid)[j]
+        for i, j in itertools.product(range(len(grid)), repeat=2)
+        if 1000 * costs[i] + 5000 * costs[j] <= 0.8 * 6000 * (1 + 1 / NUM_COST_STEPS)
+    )
+    assert sum(float(curves[path].at(np.array([s]))[0]) for path, s in found.items()) <= best * 1.02
