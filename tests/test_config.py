@@ -2,9 +2,10 @@ import dataclasses
 
 import pytest
 
-from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.config import TARGETS, EvaluateConfig, JobConfig, PruneConfig
 from reflow_tf.errors import InputError
-from reflow_tf.sparsity.patterns import NM, Channel, Unstructured
+from reflow_tf.sparsity.patterns import NM, Block, Channel, Unstructured
+from reflow_tf.targets.xnnpack import XNNPack
 
 
 def test_defaults():
@@ -151,3 +152,21 @@ def test_limits_of_an_evaluation(flags):
 def test_configurations_do_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         PruneConfig().sparsity = 0.5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rows"), [(Unstructured(), 1), (Block(2, 1), 2), (Block(4, 1), 4), (Block(8, 2), 4), (Block(3, 1), 1)]
+)
+def test_the_target_is_set_as_the_configuration_says(pattern, rows):
+    config = PruneConfig(device="arm", ballast="off", pattern=pattern)
+    assert config.hardware == XNNPack(device="arm", ballast=False, rows=rows)
+    assert PruneConfig(pattern=pattern).hardware == XNNPack(rows=rows)
+    assert PruneConfig(target="tflm").hardware is TARGETS["tflm"]
+
+
+def test_ballast_is_a_rewrite():
+    assert JobConfig("model", "out").target.ballast_for == ("browser", "arm")
+    assert JobConfig("model", "out", PruneConfig(device="arm")).target.ballast_for == ("arm",)
+    assert JobConfig("model", "out", rewrite="none").target.ballast_for == ()
+    with pytest.raises(InputError, match="--ballast must be one of auto, off. Received: on"):
+        PruneConfig(ballast="on")

@@ -91,6 +91,7 @@ def test_bad_regular_expression():
 
 def test_blocks_of_output_channels_come_with_a_caution_where_speed_is_the_purpose():
     assert "WebAssembly" in XNNPack().caution(Block(4, 1))
+    assert XNNPack(device="arm").caution(Block(4, 1)) is None, "there they are quick"
     assert XNNPack().caution(Block(1, 4)) is None
     assert XNNPack().caution(Unstructured()) is None
     assert Storage().caution(Block(4, 1)) is None

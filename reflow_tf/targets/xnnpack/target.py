@@ -68,7 +68,7 @@ class XNNPack(HardwareTarget):
         only scalar ones (src/configs/spmm-config.c). Measured on MobileNetV2 at 80 %, each layer alike:
         benchmarks/xnnpack_speed.py.
         """
-        if isinstance(pattern, Block) and pattern.outputs > 1:
+        if isinstance(pattern, Block) and pattern.outputs > 1 and self.device != "arm":
             return (
                 "Zeros in blocks of output channels: on 64-bit ARM, XNNPACK then needs fewer instructions (MobileNetV2 "
                 "at 80 %: 2.3 times fewer than dense with 2x1 blocks, 1.75 times without blocks), but in WebAssembly "
