@@ -48,7 +48,7 @@ class Drawn:
     def __init__(self, seed: int):
         self._rng = np.random.default_rng(seed)
         self._rows = int(self._rng.choice([1, 1, 2, 4]))
-        self._kernels: dict[str, float] = {}
+        self._num_weights = 0  # of 1x1 convolutions so far
 
     def model(self) -> keras.Model:
         """A model with random weights and zeros in its 1x1 kernels."""
@@ -89,30 +89,17 @@ class Drawn:
         return keras.layers.Multiply()([x, keras.layers.Activation("sigmoid")(self._point(gate, channels))])
 
     def _point(self, x: keras.KerasTensor, filters: int, activation: str = "linear") -> keras.KerasTensor:
+        self._num_weights += x.shape[-1] * filters
         return keras.layers.Conv2D(filters, 1, activation=activation, bias_initializer="normal")(x)
 
     def _end(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """A factor of exactly 1, of zeros and a bias, that brings the zeros of the cluster over two thirds."""
         channels = x.shape[-1]
         gate = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
-        gate = keras.layers.Conv2D(self._ballast(x) // (2 * channels) + 8, 1, name="ballast_1")(gate)
+        hidden = (2 * self._num_weights + 1000) // (2 * channels) + 8
+        gate = keras.layers.Conv2D(hidden, 1, name="ballast_1")(gate)
         gate = keras.layers.Conv2D(channels, 1, name="ballast_2", bias_initializer="ones")(gate)
         return keras.layers.GlobalAveragePooling2D()(keras.layers.Multiply()([x, gate]))
-
-    def _ballast(self, x: keras.KerasTensor) -> int:
-        """Twice as many zeros as there are 1x1 weights before x, and some more."""
-        seen: set[int] = set()
-        weights, waiting = 0, [x._keras_history.operation]
-        while waiting:
-            layer = waiting.pop()
-            if id(layer) in seen:
-                continue
-            seen.add(id(layer))
-            if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (1, 1):
-                weights += int(np.prod(layer.kernel.shape))
-            for node in layer._inbound_nodes:
-                waiting += [tensor._keras_history.operation for tensor in node.input_tensors]
-        return 2 * weights + 1000
 
     def _write(self, model: keras.Model, share: float) -> None:
         for layer in model.layers:
@@ -136,7 +123,7 @@ def make_files(folder: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib
     if not all(path.exists() for path in paths):
         keras.utils.set_random_seed(number)
         keras.backend.clear_session()
-        file = export_tflite(Drawn(number).model(), rewrite="exact")
+        file = export_tflite(Drawn(number).model(), rewrite="exact", ballast="off")
         for path, content in zip(paths, (file.dense_content, file.content), strict=True):
             path.write_bytes(content)
     return paths

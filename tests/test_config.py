@@ -168,5 +168,5 @@ def test_ballast_is_a_rewrite():
     assert JobConfig("model", "out").target.ballast_for == ("browser", "arm")
     assert JobConfig("model", "out", PruneConfig(device="arm")).target.ballast_for == ("arm",)
     assert JobConfig("model", "out", rewrite="none").target.ballast_for == ()
-    with pytest.raises(InputError, match="--ballast must be one of auto, off. Received: on"):
+    with pytest.raises(InputError, match=r"--ballast must be one of auto, off\. Received: on"):
         PruneConfig(ballast="on")
