@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
-from reflow_tf.sparsity.patterns import NM, Pattern, Unstructured
+from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.patterns import NM, Pattern
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.cortex_m import CortexM
 from reflow_tf.targets.ethos_u import ACCELERATORS, DEFAULT_ACCELERATOR, EthosU
@@ -53,7 +54,7 @@ class PruneConfig:
         max_size_flag: what messages call `max_size_bytes`, which the command line knows by two names.
         min_speedup: instead of a sparsity: the least at which the file is estimated to be so many times as fast as the
             dense one; over 1, and only for a target that promises speed.
-        pattern: what shape the zeros take.
+        pattern: what shape the zeros take; None: what the target wants on the device, layer by layer.
         criterion: which weights matter: a key of `CRITERIA`.
         allocation: how the zeros are shared out over layers: one of ALLOCATION_NAMES.
         target: what the zeros are for: a key of `TARGETS`.
@@ -67,7 +68,7 @@ class PruneConfig:
     """
 
     sparsity: float | None = None
-    pattern: Pattern = dataclasses.field(default_factory=Unstructured)
+    pattern: Pattern | None = None
     criterion: str = "magnitude"
     allocation: str = "global"
     target: str = "xnnpack"
@@ -160,6 +161,15 @@ class PruneConfig:
     def repairs(self) -> tuple[str, ...]:
         """The names in `repair`, in order."""
         return tuple(self.repair.split(","))
+
+    @property
+    def requested_pattern(self) -> Pattern:
+        """The pattern asked for, or what the target wants where none was; single kernels may get another."""
+        return self.pattern or TARGETS[self.target].prefer_pattern(self.device)
+
+    def pattern_of(self, spec: LayerSpec) -> Pattern:
+        """What shape zeros take in this kernel."""
+        return self.pattern or TARGETS[self.target].choose_pattern(spec, self.device)
 
     @property
     def requested_sparsity(self) -> float:

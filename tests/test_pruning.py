@@ -395,3 +395,35 @@ def test_only_the_last_stage_that_was_measured_keeps_its_outputs(settled):
     nothing = reflow_tf.PruneConfig(sparsity=0.0, repair="none", target="storage")
     signals = reflow_tf.prune(model, nothing, evaluation=inputs).report.signals
     assert len(signals["repaired"].outputs) == len(inputs)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_blocks_of_outputs_are_paired_on_purpose(model, inputs, calibrated, monkeypatch):
+    config = reflow_tf.PruneConfig(sparsity=0.5, pattern=patterns.Block(2, 1), allocation="uniform", repair="none")
+    calibration = inputs if calibrated else None
+    before = read_bits(model.weights)
+    result = reflow_tf.prune(model, config, calibration, evaluation=inputs)
+    assert result.report.paired and read_bits(model.weights) == before
+    assert all(config.requested_pattern.admits(mask) for mask in result.masks.values())
+    monkeypatch.setattr(pruning, "pair_channels", lambda *args: ())
+    left = reflow_tf.prune(model, config, calibration, evaluation=inputs)
+    kept, kept_before = (
+        [np.abs(find_kernels(r.model).read()[path]).sum() for path in result.report.paired] for r in (result, left)
+    )
+    assert sum(kept) > sum(kept_before)
+
+
+def test_pairing_changes_no_output(model, inputs):
+    config = reflow_tf.PruneConfig(sparsity=0.0, pattern=patterns.Block(2, 1), repair="none")
+    result = reflow_tf.prune(model, config, inputs)
+    assert result.report.paired
+    np.testing.assert_allclose(result.model(inputs, training=False), model(inputs, training=False), atol=1e-5)
+
+
+def test_on_arm_zeros_come_in_pairs_where_that_pays(model):
+    for device, spelled in ((None, "unstructured"), ("browser", "unstructured"), ("arm", "block:2x1")):
+        config = reflow_tf.PruneConfig(sparsity=0.5, device=device, repair="none")
+        plan = reflow_tf.prune(model, config).plan
+        assert {str(layer.pattern) for layer in plan.layers.values()} == {spelled}
+    config = reflow_tf.PruneConfig(sparsity=0.5, target="storage", repair="none")
+    assert {str(layer.pattern) for layer in reflow_tf.prune(model, config).plan.layers.values()} == {"unstructured"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.sparsity.patterns import Pattern
+from reflow_tf.sparsity.patterns import Pattern, Unstructured
 from reflow_tf.targets.operators import OperatorGraph
 
 
@@ -131,6 +131,16 @@ class HardwareTarget(abc.ABC):
         """What a person should know who prunes in this pattern for this target, in sentences; None if nothing."""
         del pattern
         return None
+
+    def prefer_pattern(self, device: str | None) -> Pattern:
+        """What shape zeros are to take on a device, of `config.DEVICES`, where nobody says; None: on any."""
+        del device
+        return Unstructured()
+
+    def choose_pattern(self, spec: LayerSpec, device: str | None) -> Pattern:
+        """`prefer_pattern`, or for a kernel in which that does not pay, what does."""
+        del spec
+        return self.prefer_pattern(device)
 
     def objection(self, spec: LayerSpec) -> str | None:
         """Why zeros in this kernel gain nothing here, or None if they do."""

@@ -65,9 +65,10 @@ MIN_SPEEDUP = flags.DEFINE_float(
 )
 PATTERN = flags.DEFINE_string(
     "pattern",
-    str(_PRUNE.pattern),
-    "unstructured, nm:N,M (N kept of M along the input channels, e.g. nm:2,4), block:OxI (output x input, e.g. "
-    "block:4x1), or channel (mask only: the file does not get narrower).",
+    _AUTO,
+    "auto (what the target wants, layer by layer: for --device=arm pairs of outputs, block:2x1; otherwise single "
+    "weights), unstructured, nm:N,M (N kept of M along the input channels, e.g. nm:2,4), block:OxI (output x input, "
+    "e.g. block:4x1), or channel (mask only: the file does not get narrower).",
     flag_values=FLAGS,
 )
 CRITERION = flags.DEFINE_string(
@@ -188,7 +189,7 @@ def read_config() -> JobConfig:
             max_size_bytes=MAX_SIZE_BYTES.value if SPARSITY.value != _AUTO else _require_flash_budget(),
             max_size_flag="max_size_bytes" if SPARSITY.value != _AUTO else "flash_budget",
             min_speedup=MIN_SPEEDUP.value,
-            pattern=patterns.parse(PATTERN.value),
+            pattern=None if PATTERN.value == _AUTO else patterns.parse(PATTERN.value),
             criterion=CRITERION.value,
             allocation=ALLOCATION.value,
             target=command_line.require(TARGET),

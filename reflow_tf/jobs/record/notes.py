@@ -14,7 +14,7 @@ def write_notes(run: Run) -> list[str]:
     if (foreseen := run.result.report.budget) and foreseen.unfound:
         unfound = ", ".join(foreseen.unfound)
         notes.append(f"Not found in the dense file, and dense in the estimate of the budget therefore: {unfound}.")
-    if caution := run.job.target.caution(run.job.prune.pattern):
+    if caution := run.job.target.caution(run.job.prune.requested_pattern):
         notes.append(caution)
     for name, found in run.measured.benchmarks.items():
         if isinstance(found, str):

@@ -58,7 +58,7 @@ class Numberings:
                 self._reasons.setdefault(kept, reason)
 
     def bind(self, variable: keras.Variable, axis: int, layout: Layout) -> None:
-        """This axis of the variable has these channels, wherever else it is used."""
+        """Says that an axis of the variable has these channels, wherever else it is used."""
         axis %= len(variable.shape)
         self._variables[id(variable)] = variable
         if self.size(layout) != variable.shape[axis]:

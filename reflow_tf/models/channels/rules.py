@@ -165,7 +165,7 @@ def _normalize(call: Call, inputs: Sequence[Layout], shape: Shape, numberings: N
 
 
 def _apply_slopes(call: Call, inputs: Sequence[Layout], shape: Shape, numberings: Numberings) -> Layout | None:
-    alpha = call.operation.alpha if call.operation is not None else None
+    alpha = call.operation.alpha  # type: ignore[union-attr]
     if alpha.shape[-1] != 1:
         numberings.bind(alpha, len(alpha.shape) - 1, inputs[0])
     return inputs[0]

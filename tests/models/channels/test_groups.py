@@ -7,7 +7,6 @@ from keras import layers
 
 from reflow_tf.models.channels.groups import find_channel_groups
 from reflow_tf.models.channels.permutation import permute
-from reflow_tf.models.zoo.architectures import ARCHITECTURES
 
 SIZE = 6
 SAMPLES = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
