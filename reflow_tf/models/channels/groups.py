@@ -39,12 +39,37 @@ class ChannelGroup:
     frozen: str | None
 
 
+@dataclasses.dataclass(frozen=True)
+class ChannelReading:
+    """A model's graph with the channels of every tensor.
+
+    Attributes:
+        graph: the calls.
+        layouts: tensor -> the numberings on its last axis; tensors that were not reached are missing.
+        numberings: all of them, with the axes of variables.
+    """
+
+    graph: CallGraph
+    layouts: dict[int, Layout]
+    numberings: Numberings
+
+    def roots(self, tensor: int) -> Layout | None:
+        """The tensor's layout as numberings that are the same wherever they are equal; None where it has none."""
+        layout = self.layouts.get(tensor)
+        return None if layout is None else tuple(self.numberings.root(numbering) for numbering in layout)
+
+
 def find_channel_groups(model: keras.Model) -> tuple[ChannelGroup, ...]:
     """All groups of a model, in the order in which their first variable is met.
 
     Args:
         model: a built model.
     """
+    return tuple(collect_groups(read_channels(model).numberings).values())
+
+
+def read_channels(model: keras.Model) -> ChannelReading:
+    """Goes through a model's calls in an order in which they can be done, and applies the rules."""
     graph, numberings = CallGraph(model), Numberings()
     layouts: dict[int, Layout] = {}
     for tensor in graph.starts:
@@ -60,7 +85,7 @@ def find_channel_groups(model: keras.Model) -> tuple[ChannelGroup, ...]:
         _give_up(call, [layouts[tensor] for tensor in call.inputs if tensor in layouts], numberings)
     for tensor in graph.ends & layouts.keys():
         numberings.freeze(layouts[tensor], "is an output of the network")
-    return _collect(numberings)
+    return ChannelReading(graph, layouts, numberings)
 
 
 def _take(call: Call, graph: CallGraph, layouts: dict[int, Layout], numberings: Numberings) -> None:
@@ -98,7 +123,8 @@ def _name(call: Call) -> str:
     return f"{call.operation.name} ({type(call.operation).__name__})" if call.operation is not None else "a model"
 
 
-def _collect(numberings: Numberings) -> tuple[ChannelGroup, ...]:
+def collect_groups(numberings: Numberings) -> dict[int, ChannelGroup]:
+    """Root -> its group, in the order in which their first variable was met."""
     spans: dict[int, list[ChannelSpan]] = {}
     for variable, axis, layout in numberings.axes():
         start = 0
@@ -106,7 +132,7 @@ def _collect(numberings: Numberings) -> tuple[ChannelGroup, ...]:
             spans.setdefault(numbering, []).append(ChannelSpan(variable, axis, start))
             start += numberings.size((numbering,))
     reasons = numberings.reasons()
-    return tuple(
-        ChannelGroup(numberings.size((numbering,)), tuple(found), reasons.get(numbering))
+    return {
+        numbering: ChannelGroup(numberings.size((numbering,)), tuple(found), reasons.get(numbering))
         for numbering, found in spans.items()
-    )
+    }
