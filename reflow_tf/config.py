@@ -32,6 +32,8 @@ REWRITES = ("exact", "none")
 BALLASTS = ("auto", "off")
 # What a file for XNNPACK is made for: where sparse kernels pay, and in which pattern, differs.
 DEVICES = ("browser", "arm")
+# Whether linear streams of channels keep the basis that training left.
+BASES = ("auto", "kept")
 # How a file stores weights that are mostly zeros: TFLite's sparse tensors, TFLM's bitmaps, or not at all.
 STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
@@ -60,6 +62,8 @@ class PruneConfig:
         target: what the zeros are for: a key of `TARGETS`.
         prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
         device: for the target xnnpack: what the file is made for, one of `DEVICES`; None: nothing may be worse on any.
+        basis: one of `BASES`. 'auto': before least squares for a target that promises speed, linear streams of channels
+            are turned, exactly, so that zeros cost less (`models.channels.rotation`); 'kept': they are left alone.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
             'least_squares,reflow'; 'none' and 'auto' stand alone.
 
@@ -75,6 +79,7 @@ class PruneConfig:
     prunable: str = "target"
     repair: str = "reflow"
     device: str | None = None
+    basis: str = "auto"
     max_size_bytes: int | None = None
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
@@ -83,6 +88,7 @@ class PruneConfig:
         check_choice("criterion", self.criterion, CRITERIA)
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         check_choice("target", self.target, TARGETS)
+        check_choice("basis", self.basis, BASES)
         self._check_device()
         self._check_repairs()
         self._check_budget()
@@ -170,6 +176,11 @@ class PruneConfig:
     def pattern_of(self, spec: LayerSpec) -> Pattern:
         """What shape zeros take in this kernel."""
         return self.pattern or TARGETS[self.target].choose_pattern(spec, self.device)
+
+    @property
+    def turns_streams(self) -> bool:
+        """Whether linear streams are put into another basis: only where every weight is fitted anew, to floats."""
+        return self.basis == "auto" and "least_squares" in self.repairs and TARGETS[self.target].promises_speed
 
     @property
     def requested_sparsity(self) -> float:

@@ -9,12 +9,13 @@ import keras
 import numpy as np
 
 from reflow_tf.config import TARGETS, PruneConfig
-from reflow_tf.data.batches import as_batches
+from reflow_tf.data.batches import as_batches, take_first
 from reflow_tf.errors import InputError
 from reflow_tf.export.limits import Foreseen, Limit, find_least, open_limit, require_reachable
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
-from reflow_tf.models.channels.pairing import pair_channels
+from reflow_tf.models.channels.pairing import MOST_SCORED, pair_channels
+from reflow_tf.models.channels.rotation import rotate_streams
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.statistics import gather
@@ -38,6 +39,9 @@ from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import Selection, select_kernels
 from reflow_tf.targets.target import HardwareTarget
 
+# A kernel with more of them came pruned.
+_FEW_ZEROS = 0.01
+
 
 @dataclasses.dataclass(frozen=True)
 class PruneReport:
@@ -53,6 +57,7 @@ class PruneReport:
         zeros_before: path of each of `specs` -> how many of its weights were zero already.
         budget: what the budget came to, where it was not a sparsity.
         paired: paths of the kernels whose outputs were put into another order, so that blocks of them keep more.
+        num_turned: linear streams that were put into another basis, so that zeros in their kernels cost less.
     """
 
     specs: tuple[LayerSpec, ...]
@@ -63,6 +68,7 @@ class PruneReport:
     zeros_before: Mapping[str, int]
     budget: Foreseen | None = None
     paired: tuple[str, ...] = ()
+    num_turned: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +138,7 @@ def prune(
             limit = _open_limit(config, content, kernels, selection.chosen)
     signals.measure("dense", model)
     model = model if inplace else copy_model(model)
+    num_turned = _turn(model, selection.chosen, config, calibration, stopwatch)
     paired = _pair(model, selection.chosen, config, calibration, stopwatch)
     kernels = find_kernels(model)
     scores = _score(model, kernels, selection.chosen, config.criterion, calibration, progress, stopwatch)
@@ -150,7 +157,7 @@ def prune(
     signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
     skipped = kernels.skipped + selection.skipped
     report = PruneReport(
-        selection.chosen, skipped, repair, signals.found, stopwatch.seconds, zeros_before, foreseen, paired
+        selection.chosen, skipped, repair, signals.found, stopwatch.seconds, zeros_before, foreseen, paired, num_turned
     )
     return PruneResult(model, plan, pruned.masks, report)
 
@@ -222,6 +229,33 @@ def _open_limit(config: PruneConfig, dense_file: bytes, kernels: KernelMap, spec
     limit = open_limit(config, dense_file, {spec.path: weights[spec.path] for spec in specs})
     require_reachable(limit, specs, SPARSITIES[-1] if config.allocation == "auto" else 1.0)
     return limit
+
+
+def _turn(
+    model: keras.Model,
+    specs: Sequence[LayerSpec],
+    config: PruneConfig,
+    calibration: Iterable[np.ndarray] | None,
+    stopwatch: Stopwatch,
+) -> int:
+    """Puts linear streams into the basis in which zeros cost least; zeros that are there already would be lost by it.
+
+    Returns:
+        How many streams.
+    """
+    if not config.turns_streams:
+        return 0
+    assert calibration is not None
+    kernels = find_kernels(model)
+    weights = kernels.read()
+    with stopwatch.timed("basis"):
+        changing = [kernels.variables[spec.path] for spec in specs]
+        sparse = [kernels.variables[path] for path, kernel in weights.items() if _is_sparse(kernel)]
+        return rotate_streams(model, take_first(calibration, MOST_SCORED), changing, sparse)
+
+
+def _is_sparse(kernel: np.ndarray) -> bool:
+    return count_zeros(kernel) > _FEW_ZEROS * kernel.size
 
 
 def _pair(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import keras
 import numpy as np
 
+from reflow_tf.data.batches import take_first
 from reflow_tf.models import gram
 from reflow_tf.models.channels.groups import ChannelGroup, find_channel_groups
 from reflow_tf.models.channels.permutation import permute
@@ -82,7 +83,7 @@ def _score(
     weights = kernels.read()
     if batches is None:
         return {spec.path: np.abs(weights[spec.path]) for spec in specs}
-    images = _take(batches, MOST_SCORED)
+    images = take_first(batches, MOST_SCORED)
     placed = {place.path: place.layer for place in walk(model)}
     layers = {spec.path: spec.path.rpartition("/") for spec in specs}
     known = [s for s in specs if gram.find_patches(placed[layers[s.path][0]], layers[s.path][2]) is not None]
@@ -95,12 +96,3 @@ def _score(
         scored = np.abs(kernel) if statistics is None else activation(kernel, statistics)
         scores[spec.path] = scored * gains[spec.path].reshape(-1, *[1] * (kernel.ndim - 1))
     return scores
-
-
-def _take(batches: Iterable[np.ndarray], most: int) -> np.ndarray:
-    taken: list[np.ndarray] = []
-    for batch in batches:
-        taken.append(batch)
-        if sum(map(len, taken)) >= most:
-            break
-    return np.concatenate(taken)[:most]

@@ -19,13 +19,19 @@ from reflow_tf.models.observation import LayerCall, replaced_calls, run
 from reflow_tf.models.precision import read_wide
 
 
-def rotate_streams(model: keras.Model, images: np.ndarray, changing: Iterable[keras.Variable]) -> int:
+def rotate_streams(
+    model: keras.Model,
+    images: np.ndarray,
+    changing: Iterable[keras.Variable],
+    kept: Iterable[keras.Variable] = (),
+) -> int:
     """Turns the linear streams of a model, in place, into the basis of their Fisher.
 
     Args:
         model: functional or sequential; of any other nothing is known, and nothing happens.
         images: (n, ...) float, that say what matters, and what variances batch norms have on record afterwards.
         changing: the kernels that are going to be pruned: streams that none of them writes or reads stay.
+        kept: kernels that must stay as they are, such as those with zeros: streams that they write or read stay.
 
     Returns:
         How many streams were turned.
@@ -33,13 +39,13 @@ def rotate_streams(model: keras.Model, images: np.ndarray, changing: Iterable[ke
     Raises:
         InputError: inputs that do not fit the model; activations or gradients that are not finite.
     """
-    chosen = {id(variable) for variable in changing}
-    streams = [stream for stream in find_streams(model) if _touches(stream, chosen)]
+    wanted, fixed = ({id(variable) for variable in variables} for variables in (changing, kept))
+    streams = [s for s in find_streams(model) if _touches(s, wanted) and not _touches(s, fixed)]
     if not streams:
         return 0
     watched = {writer.layer.name: writer.end for stream in streams for writer in stream.writers}
     fisher = gather_output_fisher(model, watched, images)
-    norms = {}
+    norms: dict[str, keras.layers.BatchNormalization] = {}
     for stream in streams:
         total = sum(fisher.get(writer.layer.name, np.zeros((stream.size,) * 2)) for writer in stream.writers)
         _, vectors = np.linalg.eigh(total)
@@ -50,6 +56,7 @@ def rotate_streams(model: keras.Model, images: np.ndarray, changing: Iterable[ke
 
 
 def _touches(stream: Stream, chosen: set[int]) -> bool:
+    """Whether one of these kernels writes or reads the stream."""
     layers = [writer.layer for writer in stream.writers] + list(stream.readers)
     return any(id(layer._kernel) in chosen for layer in layers)
 
@@ -65,7 +72,8 @@ def _record_variances(
     for name, norm in norms.items():
         moments = found[name].moments()
         if moments.count:
-            write_norm(norm, read_wide(norm.beta), read_wide(norm.moving_mean), moments.variance)
+            scale = read_wide(norm.gamma) / np.sqrt(read_wide(norm.moving_variance) + norm.epsilon)
+            write_norm(norm, moments.variance, float(scale.mean()))
 
 
 def _watch(norm: keras.layers.BatchNormalization, found: PooledMoments) -> LayerCall:

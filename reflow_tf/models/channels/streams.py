@@ -131,6 +131,7 @@ def _pair_with_norm(call: Call, norming: list[Call], reading: ChannelReading) ->
         return Writer(layer, None)
     takers = [other for other in reading.graph.calls if output in other.inputs]
     norm = behind[0].operation
+    assert isinstance(norm, layers.BatchNormalization)
     if len(takers) > 1 or output in reading.graph.ends or not (norm.scale and norm.center):
         return None
     return Writer(layer, norm)
@@ -139,8 +140,9 @@ def _pair_with_norm(call: Call, norming: list[Call], reading: ChannelReading) ->
 def change_basis(stream: Stream, basis: np.ndarray) -> None:
     """Writes a stream's layers so that its channels are `basis @ channels`; the network computes what it did.
 
-    A batch norm behind a writer scales channels by themselves, and its scale goes into the kernel. It keeps the mean
-    that its inputs have, and a variance of 1, which is right only for the network as it is: see `write_norm`.
+    A batch norm behind a writer scales channels one by one. That goes into the kernel, whose norm stays what it was,
+    so that magnitudes compare with those of other layers as before; the batch norm scales all channels alike. Of its
+    moments the mean is exact, and the variance 1, whatever it is: see `write_norm`.
 
     Args:
         stream: of the model that is written to.
@@ -148,12 +150,15 @@ def change_basis(stream: Stream, basis: np.ndarray) -> None:
     """
     for writer in stream.writers:
         change = basis
-        if (norm := writer.norm) is not None:
-            gamma, beta, mean = (read_wide(v).astype(np.float64) for v in (norm.gamma, norm.beta, norm.moving_mean))
-            variance = read_wide(norm.moving_variance).astype(np.float64)
-            change = basis * (gamma / np.sqrt(variance + norm.epsilon))
-            write_norm(norm, basis @ beta, change @ mean, np.ones(stream.size))
         kernel = read_wide(writer.layer._kernel).astype(np.float64)
+        if (norm := writer.norm) is not None:
+            change = basis * _find_scales(norm)
+            grown = float(np.linalg.norm(kernel @ change.T) / (np.linalg.norm(kernel) or 1.0)) or 1.0
+            change = change / grown
+            mean = change @ read_wide(norm.moving_mean).astype(np.float64)
+            write_values(norm.beta, basis @ read_wide(norm.beta).astype(np.float64))
+            write_values(norm.moving_mean, mean)
+            write_norm(norm, np.ones(stream.size), grown)
         write_values(writer.layer._kernel, kernel @ change.T)
         if writer.layer.use_bias:
             write_values(writer.layer.bias, change @ read_wide(writer.layer.bias).astype(np.float64))
@@ -162,9 +167,13 @@ def change_basis(stream: Stream, basis: np.ndarray) -> None:
         write_values(layer._kernel, np.moveaxis(np.tensordot(basis, kernel, (1, kernel.ndim - 2)), 0, -2))
 
 
-def write_norm(norm: layers.BatchNormalization, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> None:
-    """A batch norm that takes off the mean and adds beta, whatever the variance is that it has on record."""
-    write_values(norm.moving_mean, mean)
+def write_norm(norm: layers.BatchNormalization, variance: np.ndarray, scale: float) -> None:
+    """Gives a batch norm the variance that is on record, and the gamma with which it multiplies channels by `scale`."""
     write_values(norm.moving_variance, variance)
-    write_values(norm.gamma, np.sqrt(variance + norm.epsilon))
-    write_values(norm.beta, beta)
+    write_values(norm.gamma, scale * np.sqrt(variance + norm.epsilon))
+
+
+def _find_scales(norm: layers.BatchNormalization) -> np.ndarray:
+    """What the batch norm multiplies each channel by, (channels,) float64."""
+    gamma, variance = (read_wide(variable).astype(np.float64) for variable in (norm.gamma, norm.moving_variance))
+    return gamma / np.sqrt(variance + norm.epsilon)
