@@ -427,3 +427,32 @@ def test_on_arm_zeros_come_in_pairs_where_that_pays(model):
         assert {str(layer.pattern) for layer in plan.layers.values()} == {spelled}
     config = reflow_tf.PruneConfig(sparsity=0.5, target="storage", repair="none")
     assert {str(layer.pattern) for layer in reflow_tf.prune(model, config).plan.layers.values()} == {"unstructured"}
+
+
+def test_least_squares_starts_from_streams_in_another_basis(inputs):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3))
+    stream = layers.BatchNormalization()(layers.Conv2D(6, 1, name="first")(images))
+    x = layers.ReLU()(layers.Conv2D(12, 1, name="expand")(stream))
+    stream = layers.Add()([stream, layers.BatchNormalization()(layers.Conv2D(6, 1, name="project")(x))])
+    model = keras.Model(images, layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(stream)))
+    for basis, repair, turned in (("auto", "least_squares", 1), ("auto", "reflow", 0), ("kept", "least_squares", 0)):
+        config = reflow_tf.PruneConfig(sparsity=0.0, basis=basis, repair=repair)
+        result = reflow_tf.prune(model, config, inputs, evaluation=inputs)
+        assert result.report.num_turned == turned
+        np.testing.assert_array_equal(*(result.report.signals[stage].ranked[:, 0] for stage in ("pruned", "dense")))
+
+
+def test_zeros_that_came_are_not_turned_away(inputs):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 3))])
+    for name, filters in (("first", 6), ("second", 8)):
+        model.add(layers.Conv2D(filters, 1, name=name))
+    for layer in (layers.ReLU(), layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")):
+        model.add(layer)
+    config = reflow_tf.PruneConfig(sparsity=0.5, repair="least_squares")
+    assert reflow_tf.prune(model, config, inputs).report.num_turned == 1
+    kernel = model.get_layer("second").kernel
+    kernel.assign(np.where(np.arange(8) % 4 == 0, 0, np.array(kernel)))
+    result = reflow_tf.prune(model, config, inputs)
+    assert result.report.num_turned == 0 and not result.masks["second/kernel"][::4].any()

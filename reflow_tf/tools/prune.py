@@ -15,6 +15,7 @@ from absl import flags
 from reflow_tf.config import (
     ALLOCATION_NAMES,
     BALLASTS,
+    BASES,
     BENCHMARKS,
     DEVICES,
     QUANTIZATIONS,
@@ -92,6 +93,14 @@ DEVICE = flags.DEFINE_string(
     _PRUNE.device,
     f"For --target=xnnpack: what the file is made for: {', '.join(DEVICES)}. It decides where sparse kernels pay. "
     "Default: they must pay on both.",
+    flag_values=FLAGS,
+)
+BASIS = flags.DEFINE_string(
+    "basis",
+    _PRUNE.basis,
+    f"{', '.join(BASES)}. auto: before least_squares for --target=xnnpack, channels that are only added up and "
+    "multiplied by kernels (residual streams of MobileNetV2 and its descendants) are turned into a basis in which "
+    "zeros cost less; the dense network computes what it did. kept: they stay as they were trained.",
     flag_values=FLAGS,
 )
 REPAIR = flags.DEFINE_string(
@@ -195,6 +204,7 @@ def read_config() -> JobConfig:
             target=command_line.require(TARGET),
             prunable=PRUNABLE.value,
             device=DEVICE.value,
+            basis=BASIS.value,
             repair=REPAIR.value,
         ),
         quantize=QUANTIZE.value,
