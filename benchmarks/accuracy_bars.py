@@ -105,7 +105,9 @@ class Sensitivity:
     def measure(self, model, specs, never_scored):
         if self.curves is None:
             start = time.monotonic()
-            self.curves = measure_sensitivity(model, specs, Unstructured(), [never_scored], show_nothing)
+            self.curves = measure_sensitivity(
+                model, specs, dict.fromkeys((spec.path for spec in specs), Unstructured()), [never_scored], show_nothing
+            )
             self.seconds = time.monotonic() - start
 
 
@@ -126,7 +128,7 @@ def measure(model, calibration, images, labels, rows, key, shared, never_scored)
         pruned = copy_model(model)
         if method != "dense":
             rule = ALLOCATIONS.get(allocation) or functools.partial(share_measured, shared.curves)
-            plan = make_plan(specs, scores, Unstructured(), rule, sparsity)
+            plan = make_plan(specs, scores, dict.fromkeys(scores, Unstructured()), rule, sparsity)
             with leaving_out(left_out.split("/") if left_out else []):
                 repair(pruned, plan, repairs.split("+") if repairs else [], calibration)
         seconds = time.monotonic() - start + (shared.seconds if allocation == "auto" else 0)

@@ -29,7 +29,9 @@ def main() -> None:
         for _ in range(REPEATS):
             start = time.perf_counter()
             scores = {path: magnitude(kernel, {}) for path, kernel in kernels.items()}
-            masks = build_masks(make_plan(specs, scores, Unstructured(), allocation, 0.8), scores)
+            masks = build_masks(
+                make_plan(specs, scores, dict.fromkeys(scores, Unstructured()), allocation, 0.8), scores
+            )
             seconds.append(time.perf_counter() - start)
         print(
             f"{name:8} median {np.median(seconds):.2f} s (from {min(seconds):.2f} to {max(seconds):.2f}), "

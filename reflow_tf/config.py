@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
-from reflow_tf.sparsity.patterns import NM, Block, Pattern, Unstructured
+from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.patterns import NM, Block, Pattern
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.cortex_m import CortexM
 from reflow_tf.targets.ethos_u import ACCELERATORS, DEFAULT_ACCELERATOR, EthosU
@@ -29,6 +30,8 @@ QUANTIZATIONS = ("none", "float16", "int8")
 REWRITES = ("exact", "none")
 # Whether exact rewriting adds zeros that change no output, so that a file runs sparse where that pays.
 BALLASTS = ("auto", "off")
+# Whether linear streams of channels keep the basis that training left.
+BASES = ("auto", "kept")
 # How a file stores weights that are mostly zeros: TFLite's sparse tensors, TFLM's bitmaps, or not at all.
 STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
@@ -51,13 +54,15 @@ class PruneConfig:
         max_size_flag: what messages call `max_size_bytes`, which the command line knows by two names.
         min_speedup: instead of a sparsity: the least at which the file is estimated to be so many times as fast as the
             dense one; over 1, and only for a target that promises speed.
-        pattern: what shape the zeros take.
+        pattern: what shape the zeros take; None: what the target wants on the device, layer by layer.
         criterion: which weights matter: a key of `CRITERIA`.
         allocation: how the zeros are shared out over layers: one of ALLOCATION_NAMES.
         target: what the zeros are for: a key of `TARGETS`.
         prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
         device: for the target xnnpack: what the file is made for, one of `DEVICES`; None: nothing may be worse on any.
         ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
+        basis: one of `BASES`. 'auto': before least squares for a target that promises speed, linear streams of channels
+            are turned, exactly, so that zeros cost less (`models.channels.rotation`); 'kept': they are left alone.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
             'least_squares,reflow'; 'none' and 'auto' stand alone.
 
@@ -66,7 +71,7 @@ class PruneConfig:
     """
 
     sparsity: float | None = None
-    pattern: Pattern = dataclasses.field(default_factory=Unstructured)
+    pattern: Pattern | None = None
     criterion: str = "magnitude"
     allocation: str = "global"
     target: str = "xnnpack"
@@ -74,6 +79,7 @@ class PruneConfig:
     repair: str = "reflow"
     device: str | None = None
     ballast: str = "auto"
+    basis: str = "auto"
     max_size_bytes: int | None = None
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
@@ -82,6 +88,7 @@ class PruneConfig:
         check_choice("criterion", self.criterion, CRITERIA)
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         check_choice("target", self.target, TARGETS)
+        check_choice("basis", self.basis, BASES)
         self._check_device()
         check_choice("ballast", self.ballast, BALLASTS)
         self._check_repairs()
@@ -149,9 +156,10 @@ class PruneConfig:
         target = TARGETS[self.target]
         if not isinstance(target, XNNPack):
             return target
-        outputs = self.pattern.outputs if isinstance(self.pattern, Block) else 1
-        rows = next(rows for rows in (4, 2, 1) if outputs % rows == 0)
-        return dataclasses.replace(target, device=self.device, ballast=self.ballast == "auto", rows=rows)
+        target = dataclasses.replace(target, device=self.device, ballast=self.ballast == "auto")
+        pattern = self.pattern or target.prefer_pattern()
+        outputs = pattern.outputs if isinstance(pattern, Block) else 1
+        return dataclasses.replace(target, rows=next(rows for rows in (4, 2, 1) if outputs % rows == 0))
 
     @property
     def _budgets(self) -> dict[str, float | None]:
@@ -171,6 +179,20 @@ class PruneConfig:
     def repairs(self) -> tuple[str, ...]:
         """The names in `repair`, in order."""
         return tuple(self.repair.split(","))
+
+    @property
+    def requested_pattern(self) -> Pattern:
+        """The pattern asked for, or what the target wants where none was; single kernels may get another."""
+        return self.pattern or self.hardware.prefer_pattern()
+
+    def pattern_of(self, spec: LayerSpec) -> Pattern:
+        """What shape zeros take in this kernel."""
+        return self.pattern or self.hardware.choose_pattern(spec)
+
+    @property
+    def turns_streams(self) -> bool:
+        """Whether linear streams are put into another basis: only where every weight is fitted anew, to floats."""
+        return self.basis == "auto" and "least_squares" in self.repairs and TARGETS[self.target].promises_speed
 
     @property
     def requested_sparsity(self) -> float:

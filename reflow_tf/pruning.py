@@ -9,11 +9,13 @@ import keras
 import numpy as np
 
 from reflow_tf.config import TARGETS, PruneConfig
-from reflow_tf.data.batches import as_batches
+from reflow_tf.data.batches import as_batches, take_first
 from reflow_tf.errors import InputError
 from reflow_tf.export.limits import Foreseen, Limit, find_least, open_limit, require_reachable
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
+from reflow_tf.models.channels.pairing import MOST_SCORED, pair_channels
+from reflow_tf.models.channels.rotation import rotate_streams
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.statistics import gather
@@ -31,10 +33,14 @@ from reflow_tf.sparsity.budget import Price, find_most, share_out
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS, Statistics
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.masks import build_masks, count_masked, count_zeros
+from reflow_tf.sparsity.patterns import Block
 from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import Selection, select_kernels
 from reflow_tf.targets.target import HardwareTarget
+
+# A kernel with more of them came pruned.
+_FEW_ZEROS = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,8 @@ class PruneReport:
         seconds: stage -> how long it took.
         zeros_before: path of each of `specs` -> how many of its weights were zero already.
         budget: what the budget came to, where it was not a sparsity.
+        paired: paths of the kernels whose outputs were put into another order, so that blocks of them keep more.
+        num_turned: linear streams that were put into another basis, so that zeros in their kernels cost less.
     """
 
     specs: tuple[LayerSpec, ...]
@@ -59,6 +67,8 @@ class PruneReport:
     seconds: Mapping[str, float]
     zeros_before: Mapping[str, int]
     budget: Foreseen | None = None
+    paired: tuple[str, ...] = ()
+    num_turned: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +136,11 @@ def prune(
         with stopwatch.timed("forecast"):
             content = dense_file or _export_dense(model, config.hardware, calibration)
             limit = _open_limit(config, content, kernels, selection.chosen)
+    signals.measure("dense", model)
+    model = model if inplace else copy_model(model)
+    num_turned = _turn(model, selection.chosen, config, calibration, stopwatch)
+    paired = _pair(model, selection.chosen, config, calibration, stopwatch)
+    kernels = find_kernels(model)
     scores = _score(model, kernels, selection.chosen, config.criterion, calibration, progress, stopwatch)
     share = _find_allocation(model, selection.chosen, config, limit, calibration, progress, stopwatch)
     with stopwatch.timed("masks"):
@@ -133,17 +148,17 @@ def prune(
         zeros_before = {spec.path: count_zeros(weights[spec.path]) for spec in selection.chosen}
         plan, masks, foreseen = _plan(selection.chosen, weights, scores, config, share, limit)
         del weights
-    signals.measure("dense", model)
-    model = model if inplace else copy_model(model)
     pruned = PrunedModel(model, masks, read_weights(model))
-    write_masks(find_kernels(model), masks)
+    write_masks(kernels, masks)
     removed = any(count_masked({path: mask}) > zeros_before[path] for path, mask in masks.items())
     signals.measure("pruned", model, unchanged_from=None if removed else "dense")
     with stopwatch.timed("repair"):
         pruned, repair = _repair(pruned, config, plan, calibration, progress)
     signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
     skipped = kernels.skipped + selection.skipped
-    report = PruneReport(selection.chosen, skipped, repair, signals.found, stopwatch.seconds, zeros_before, foreseen)
+    report = PruneReport(
+        selection.chosen, skipped, repair, signals.found, stopwatch.seconds, zeros_before, foreseen, paired, num_turned
+    )
     return PruneResult(model, plan, pruned.masks, report)
 
 
@@ -157,7 +172,7 @@ def select(kernels: KernelMap, config: PruneConfig) -> Selection:
         kernels.specs,
         prunable=config.prunable,
         target=config.hardware,
-        pattern=config.pattern,
+        pattern=config.requested_pattern,
         others=TARGETS.values(),
     )
 
@@ -216,6 +231,49 @@ def _open_limit(config: PruneConfig, dense_file: bytes, kernels: KernelMap, spec
     return limit
 
 
+def _turn(
+    model: keras.Model,
+    specs: Sequence[LayerSpec],
+    config: PruneConfig,
+    calibration: Iterable[np.ndarray] | None,
+    stopwatch: Stopwatch,
+) -> int:
+    """Puts linear streams into the basis in which zeros cost least; zeros that are there already would be lost by it.
+
+    Returns:
+        How many streams.
+    """
+    if not config.turns_streams:
+        return 0
+    assert calibration is not None
+    kernels = find_kernels(model)
+    weights = kernels.read()
+    with stopwatch.timed("basis"):
+        changing = [kernels.variables[spec.path] for spec in specs]
+        sparse = [kernels.variables[path] for path, kernel in weights.items() if _is_sparse(kernel)]
+        return rotate_streams(model, take_first(calibration, MOST_SCORED), changing, sparse)
+
+
+def _is_sparse(kernel: np.ndarray) -> bool:
+    return count_zeros(kernel) > _FEW_ZEROS * kernel.size
+
+
+def _pair(
+    model: keras.Model,
+    specs: Sequence[LayerSpec],
+    config: PruneConfig,
+    calibration: Iterable[np.ndarray] | None,
+    stopwatch: Stopwatch,
+) -> tuple[str, ...]:
+    """Puts output channels side by side that want the same inputs, where zeros come in blocks of outputs."""
+    patterns = {spec.path: config.pattern_of(spec) for spec in specs}
+    heights = {path: pattern.outputs for path, pattern in patterns.items() if isinstance(pattern, Block)}
+    if max(heights.values(), default=1) == 1:
+        return ()
+    with stopwatch.timed("pairing"):
+        return pair_channels(model, specs, heights, config.requested_sparsity, calibration)
+
+
 def _score(
     model: keras.Model,
     kernels: KernelMap,
@@ -257,7 +315,8 @@ def _find_allocation(
     least_zeros = limit.least_zeros if limit else 0
     priced = [spec for spec in specs if spec.path in prices]
     with stopwatch.timed("sensitivity"):
-        curves = measure_sensitivity(model, priced, config.pattern, calibration, progress)
+        patterns = {spec.path: config.pattern_of(spec) for spec in priced}
+        curves = measure_sensitivity(model, priced, patterns, calibration, progress)
     most = find_most(priced, curves, prices)
     return lambda specs, scores, sparsity: share_out(specs, curves, sparsity, prices, least_zeros), most
 
@@ -272,9 +331,10 @@ def _plan(
 ) -> tuple[PruningPlan, Mapping[str, np.ndarray], Foreseen | None]:
     """The plan, its masks, and what the limit, if there is one, comes to with them."""
     allocation, most = share
+    patterns = {spec.path: config.pattern_of(spec) for spec in specs}
 
     def plan_at(sparsity: float) -> tuple[PruningPlan, Mapping[str, np.ndarray]]:
-        plan = keep_zeros(make_plan(specs, scores, config.pattern, allocation, sparsity), weights)
+        plan = keep_zeros(make_plan(specs, scores, patterns, allocation, sparsity), weights)
         return plan, build_masks(plan, scores)
 
     return (*plan_at(config.requested_sparsity), None) if limit is None else find_least(limit, plan_at, most)

@@ -7,7 +7,7 @@ fitted to.
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ MOST_FITTED, MOST_JUDGED = 128, 64
 def measure_sensitivity(
     model: keras.Model,
     specs: Sequence[LayerSpec],
-    pattern: Pattern,
+    patterns: Mapping[str, Pattern],
     batches: Iterable[np.ndarray],
     progress: Progress,
 ) -> dict[str, SensitivityCurve]:
@@ -45,7 +45,7 @@ def measure_sensitivity(
     Args:
         model: a functional or sequential model, dense.
         specs: its kernels.
-        pattern: what shape the zeros take.
+        patterns: path -> what shape the zeros take.
         batches: float arrays (n, ...), at least 4 inputs: a third judges, the rest is fitted to.
         progress: wraps the layers as they are measured.
 
@@ -70,7 +70,9 @@ def measure_sensitivity(
         for spec in found:
             if spec is not None:
                 sums = gather_equations(step.operation, spec, ledger[step.inputs[0]].dense, outputs)
-                curves[spec.path] = _measure_kernel(step, steps, kernels, spec, pattern, sums, gains[spec.path], judge)
+                curves[spec.path] = _measure_kernel(
+                    step, steps, kernels, spec, patterns[spec.path], sums, gains[spec.path], judge
+                )
         outputs = activate(step.operation, outputs) if any(found) else outputs
         ledger.enter(step, outputs, outputs)
         judge.pass_by(step)

@@ -10,7 +10,7 @@ from reflow_tf.targets.xnnpack import XNNPack
 
 def test_defaults():
     config = PruneConfig()
-    assert (config.requested_sparsity, config.pattern, config.repair, config.target) == (
+    assert (config.requested_sparsity, config.requested_pattern, config.repair, config.target) == (
         0.7,
         Unstructured(),
         "reflow",

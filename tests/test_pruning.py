@@ -395,3 +395,64 @@ def test_only_the_last_stage_that_was_measured_keeps_its_outputs(settled):
     nothing = reflow_tf.PruneConfig(sparsity=0.0, repair="none", target="storage")
     signals = reflow_tf.prune(model, nothing, evaluation=inputs).report.signals
     assert len(signals["repaired"].outputs) == len(inputs)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_blocks_of_outputs_are_paired_on_purpose(model, inputs, calibrated, monkeypatch):
+    config = reflow_tf.PruneConfig(sparsity=0.5, pattern=patterns.Block(2, 1), allocation="uniform", repair="none")
+    calibration = inputs if calibrated else None
+    before = read_bits(model.weights)
+    result = reflow_tf.prune(model, config, calibration, evaluation=inputs)
+    assert result.report.paired and read_bits(model.weights) == before
+    assert all(config.requested_pattern.admits(mask) for mask in result.masks.values())
+    monkeypatch.setattr(pruning, "pair_channels", lambda *args: ())
+    left = reflow_tf.prune(model, config, calibration, evaluation=inputs)
+    kept, kept_before = (
+        [np.abs(find_kernels(r.model).read()[path]).sum() for path in result.report.paired] for r in (result, left)
+    )
+    assert sum(kept) > sum(kept_before)
+
+
+def test_pairing_changes_no_output(model, inputs):
+    config = reflow_tf.PruneConfig(sparsity=0.0, pattern=patterns.Block(2, 1), repair="none")
+    result = reflow_tf.prune(model, config, inputs)
+    assert result.report.paired
+    np.testing.assert_allclose(result.model(inputs, training=False), model(inputs, training=False), atol=1e-5)
+
+
+def test_on_arm_zeros_come_in_pairs_where_that_pays(model):
+    for device, spelled in ((None, "unstructured"), ("browser", "unstructured"), ("arm", "block:2x1")):
+        config = reflow_tf.PruneConfig(sparsity=0.5, device=device, repair="none")
+        plan = reflow_tf.prune(model, config).plan
+        assert {str(layer.pattern) for layer in plan.layers.values()} == {spelled}
+    config = reflow_tf.PruneConfig(sparsity=0.5, target="storage", repair="none")
+    assert {str(layer.pattern) for layer in reflow_tf.prune(model, config).plan.layers.values()} == {"unstructured"}
+
+
+def test_least_squares_starts_from_streams_in_another_basis(inputs):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3))
+    stream = layers.BatchNormalization()(layers.Conv2D(6, 1, name="first")(images))
+    x = layers.ReLU()(layers.Conv2D(12, 1, name="expand")(stream))
+    stream = layers.Add()([stream, layers.BatchNormalization()(layers.Conv2D(6, 1, name="project")(x))])
+    model = keras.Model(images, layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(stream)))
+    for basis, repair, turned in (("auto", "least_squares", 1), ("auto", "reflow", 0), ("kept", "least_squares", 0)):
+        config = reflow_tf.PruneConfig(sparsity=0.0, basis=basis, repair=repair)
+        result = reflow_tf.prune(model, config, inputs, evaluation=inputs)
+        assert result.report.num_turned == turned
+        np.testing.assert_array_equal(*(result.report.signals[stage].ranked[:, 0] for stage in ("pruned", "dense")))
+
+
+def test_zeros_that_came_are_not_turned_away(inputs):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 3))])
+    for name, filters in (("first", 6), ("second", 8)):
+        model.add(layers.Conv2D(filters, 1, name=name))
+    for layer in (layers.ReLU(), layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")):
+        model.add(layer)
+    config = reflow_tf.PruneConfig(sparsity=0.5, repair="least_squares")
+    assert reflow_tf.prune(model, config, inputs).report.num_turned == 1
+    kernel = model.get_layer("second").kernel
+    kernel.assign(np.where(np.arange(8) % 4 == 0, 0, np.array(kernel)))
+    result = reflow_tf.prune(model, config, inputs)
+    assert result.report.num_turned == 0 and not result.masks["second/kernel"][::4].any()

@@ -40,7 +40,7 @@ def images(seed, count=96):
 def test_the_layer_that_hardly_matters_is_found(model):
     specs = [s for s in find_kernels(model).specs if s.kind == Kind.POINTWISE_CONV]
     bits = read_bits(model.variables)
-    curves = measure_sensitivity(model, specs, Unstructured(), [images(1)], show_nothing)
+    curves = measure_sensitivity(model, specs, {spec.path: Unstructured() for spec in specs}, [images(1)], show_nothing)
     assert read_bits(model.variables) == bits
     loud, quiet = (np.array(curves[f"{name}/kernel"].divergences) for name in ("loud", "quiet"))
     assert len(loud) == len(SPARSITIES)
@@ -67,7 +67,9 @@ def test_an_activation_of_a_layers_own_changes_nothing():
         x = layers.Dense(5, "softmax" if fused else None, name="last")(x)
         model = keras.Model(image, x if fused else layers.Softmax()(x))
         specs = find_kernels(model).specs
-        found[fused] = measure_sensitivity(model, specs, Unstructured(), [images(1)], show_nothing)
+        found[fused] = measure_sensitivity(
+            model, specs, {spec.path: Unstructured() for spec in specs}, [images(1)], show_nothing
+        )
     for path in ("first/kernel", "last/kernel"):
         np.testing.assert_allclose(found[True][path].divergences, found[False][path].divergences, rtol=1e-3, atol=1e-7)
 

@@ -210,6 +210,16 @@ def as_batches(data: Any, *, batch_size: int = 64) -> ImageStream | ArrayBatches
     return StreamBatches(data)
 
 
+def take_first(batches: Iterable[np.ndarray], most: int) -> np.ndarray:
+    """The first inputs of batches (n, ...), at most so many, as one array; no more batches are read than that takes."""
+    taken: list[np.ndarray] = []
+    for batch in batches:
+        taken.append(batch)
+        if sum(map(len, taken)) >= most:
+            break
+    return np.concatenate(taken)[:most]
+
+
 def _is_infinite(data: Any) -> bool:
     cardinality = getattr(data, "cardinality", None)
     return cardinality is not None and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY

@@ -139,7 +139,8 @@ class Bench:
         """
         allocation = ALLOCATIONS[config.allocation]
         by_magnitude, scores = self._scores[BASELINE], self._scores[config.criterion]
-        plan = make_plan(self._specs, by_magnitude, config.pattern, allocation, config.requested_sparsity)
+        patterns = {spec.path: config.pattern_of(spec) for spec in self._specs}
+        plan = make_plan(self._specs, by_magnitude, patterns, allocation, config.requested_sparsity)
         plan = keep_zeros(plan, self._weights)
         masks = build_masks(plan, scores)
         pruned = PrunedModel(self._model, masks, self._dense_weights)
@@ -289,7 +290,7 @@ def _describe_settings(job: JobConfig, loaded: LoadedModel, version: str) -> dic
         "weights": loaded.weights,
         "data": job.data or loaded.default_data,
         **{name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")},
-        "pattern": str(job.prune.pattern),
+        "pattern": str(job.prune.requested_pattern),
         "reflow_tf": version,
     }
 

@@ -1,6 +1,7 @@
 """The calls that a functional model is made of, those of nested models among them, and the tensors between."""
 
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -14,11 +15,13 @@ class Call:
             None.
         inputs: the tensors that it reads, as numbers.
         outputs: the tensors that it computes, as numbers.
+        constants: what else it is given: numbers, arrays, and the options of a call; None is left out.
     """
 
     operation: keras.Operation | None
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    constants: tuple[Any, ...] = ()
 
 
 class CallGraph:
@@ -32,15 +35,18 @@ class CallGraph:
     Attributes:
         calls: in no order.
         shapes: tensor -> its shape, batch included; None for a size that is open.
+        starts: the tensors that the model is given.
         ends: the tensors that the model gives.
     """
 
     def __init__(self, model: keras.Model):
         self.calls: list[Call] = []
         self.shapes: dict[int, tuple[int | None, ...]] = {}
+        self.starts: set[int] = set()
         self.ends: set[int] = set()
         self._read: set[int] = set()
         if functional := functional_of(model):
+            self.starts = set(self._number(functional.inputs))
             self.ends = set(self._number(functional.outputs))
             self._add(functional)
 
@@ -55,7 +61,9 @@ class CallGraph:
                 self._join(inputs, self._number(nested.inputs))
                 self._join(self._number(nested.outputs), outputs)
             elif not isinstance(node.operation, keras.layers.InputLayer):
-                self.calls.append(Call(node.operation, inputs, outputs))
+                given = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+                others = tuple(x for x in given if x is not None and not isinstance(x, keras.KerasTensor))
+                self.calls.append(Call(node.operation, inputs, outputs, others))
 
     def _join(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
         self.calls += [Call(None, (one,), (other,)) for one, other in zip(before, after, strict=True)]

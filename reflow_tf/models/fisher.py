@@ -32,6 +32,7 @@ _INPUTS_AT_A_TIME = 16  # whose activations are held for the way back, of all la
 _LEAST_GAIN = 0.1  # of a layer's: outputs that no gradient reached are not taken to be worth nothing
 
 Gradients = Callable[[tf.Tensor], list[tf.Tensor | None]]
+Reduction = Callable[[tf.Tensor], tf.Tensor]
 
 
 def gather(
@@ -84,17 +85,59 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
     """
     placed = {place.path: place.layer for place in walk(model)}
     watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
+    totals = _sum_over_inputs(model, watched, inputs, _sum_squares)
+    return {spec.path: _as_gains(totals.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
+
+
+def gather_output_fisher(
+    model: keras.Model, watched: Mapping[str, keras.Layer], inputs: np.ndarray
+) -> dict[str, np.ndarray]:
+    """How much errors in the outputs of a layer move the likelihood together: the Fisher of what it gives.
+
+    The mean over inputs of the sum over positions of g g^T; its diagonal are the squares of `gather_output_gains`, but
+    for what those are divided by.
+
+    Args:
+        model: it is not changed.
+        watched: name -> layer that gives channels on the last axis.
+        inputs: (n, ...).
+
+    Returns:
+        Name -> (channels, channels) float64; a layer that the output does not depend on is missing.
+
+    Raises:
+        InputError: inputs that do not fit; activations or gradients that are not finite.
+    """
+    totals = _sum_over_inputs(model, watched, inputs, _sum_products)
+    return {name: total / len(inputs) for name, total in totals.items()}
+
+
+def _sum_over_inputs(
+    model: keras.Model, watched: Mapping[str, keras.Layer], inputs: np.ndarray, reduce: Reduction
+) -> dict[str, np.ndarray]:
+    """Name -> the reduced gradients at what a layer gives, before its activation, summed over inputs, float64."""
     (outputs,) = run(model, [inputs[:1]])
     read = find_reading(model, inputs.shape[1:], outputs.shape[-1])
     probabilities = are_probabilities(np.array(read(outputs)))
-    differentiate = _make_output_gradients(model, watched, read, probabilities)
+    differentiate = _make_output_gradients(model, watched, read, probabilities, reduce)
     totals: dict[str, np.ndarray] = {}
     for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
         found = differentiate(tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME]))
-        totals = {path: totals.get(path, 0.0) + squares.numpy().astype(np.float64) for path, squares in found.items()}
-    if broken := [path for path, squares in totals.items() if not np.isfinite(squares).all()]:
+        totals = {path: totals.get(path, 0.0) + reduced.numpy().astype(np.float64) for path, reduced in found.items()}
+    if broken := [path for path, reduced in totals.items() if not np.isfinite(reduced).all()]:
         raise InputError(f"Activations and gradients must be finite. Received: NaN or infinity at {broken[0]}")
-    return {spec.path: _as_gains(totals.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
+    return totals
+
+
+def _sum_squares(gradients: tf.Tensor) -> tf.Tensor:
+    """(..., channels) -> (channels,)."""
+    return tf.reduce_sum(tf.square(gradients), range(gradients.shape.rank - 1))
+
+
+def _sum_products(gradients: tf.Tensor) -> tf.Tensor:
+    """(..., channels) -> (channels, channels)."""
+    rows = tf.reshape(gradients, [-1, gradients.shape[-1]])
+    return tf.matmul(rows, rows, transpose_a=True)
 
 
 def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
@@ -105,7 +148,7 @@ def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
 
 
 def _make_output_gradients(
-    model: keras.Model, watched: Mapping[str, keras.Layer], read: Reading, probabilities: bool
+    model: keras.Model, watched: Mapping[str, keras.Layer], read: Reading, probabilities: bool, reduce: Reduction
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     def differentiate(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         given: dict[str, list[tf.Tensor]] = {path: [] for path in watched}
@@ -115,7 +158,7 @@ def _make_output_gradients(
                 likelihood = _log_likelihood(read(infer(model, inputs)), probabilities)
         gradients = tape.gradient(likelihood, given, unconnected_gradients="zero")
         return {
-            path: tf.add_n([tf.reduce_sum(tf.square(g), range(g.shape.rank - 1)) for g in of_layer])
+            path: tf.add_n([reduce(gradients) for gradients in of_layer])
             for path, of_layer in gradients.items()
             if of_layer
         }

@@ -62,7 +62,7 @@ class PruningPlan:
 def make_plan(
     specs: Sequence[LayerSpec],
     scores: Mapping[str, np.ndarray],
-    pattern: patterns.Pattern,
+    chosen: Mapping[str, patterns.Pattern],
     allocation: Allocation,
     sparsity: float,
 ) -> PruningPlan:
@@ -71,7 +71,7 @@ def make_plan(
     Args:
         specs: the kernels to prune.
         scores: path -> scores of the kernel in canonical layout, not pooled.
-        pattern: one pattern for all of them.
+        chosen: path -> pattern of the kernel. N:M is for all of them or for none.
         allocation: how the zeros are shared out. N:M leaves it no choice: every layer has the pattern's sparsity.
         sparsity: fraction of zeros over all of them, in [0, 1).
 
@@ -80,12 +80,12 @@ def make_plan(
     """
     check_sparsity(sparsity)
     for spec in specs:
-        pattern.check(spec)
-    if isinstance(pattern, patterns.NM):
-        sparsities = {spec.path: pattern.sparsity for spec in specs}
+        chosen[spec.path].check(spec)
+    if implied := [pattern.sparsity for pattern in chosen.values() if isinstance(pattern, patterns.NM)]:
+        sparsities = {spec.path: implied[0] for spec in specs}
     else:
-        sparsities = allocation(specs, {path: pattern.pool(s) for path, s in scores.items()}, sparsity)
-    return PruningPlan({spec.path: PlannedLayer(pattern, sparsities[spec.path]) for spec in specs})
+        sparsities = allocation(specs, {path: chosen[path].pool(s) for path, s in scores.items()}, sparsity)
+    return PruningPlan({spec.path: PlannedLayer(chosen[spec.path], sparsities[spec.path]) for spec in specs})
 
 
 def keep_zeros(plan: PruningPlan, kernels: Mapping[str, np.ndarray]) -> PruningPlan:

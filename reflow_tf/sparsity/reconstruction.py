@@ -22,7 +22,7 @@ _FIRST_PENALTY = 0.1
 _TINY = 1e-12
 
 Select = Callable[[np.ndarray], np.ndarray]
-"""Scores in canonical layout -> mask with the pattern and the number of zeros that the plan asks for."""
+"""Energies in canonical layout -> mask with the pattern and the number of zeros that the plan asks for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,8 @@ def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarr
         equations: regularized, so that `gram` can be inverted.
         weights: where the search starts, (groups, outputs of a group, d).
         gains: how much an output's error counts, (groups, outputs of a group), e.g. the scale of the batch norm behind.
-        select: the plan's pattern; it sees scores of the shape of `weights`.
+        select: the plan's pattern; it sees squares of the shape of `weights`: the nearest copy with the mask's shape,
+            which ADMM asks for, keeps the groups whose squares have the highest mean, not those of absolute values.
 
     Returns:
         Boolean, of the shape of `weights`.
@@ -104,13 +105,13 @@ def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarr
     values, vectors = values.astype(np.float32), vectors.astype(np.float32)
     start = (weights * gains[..., None] * deviations[:, None]).astype(np.float32)
     pulls = (equations.cross / deviations[:, None] * gains[..., None]).astype(np.float32)
-    mask = select(np.abs(start))
+    mask = select(np.square(start))
     sparse, dual, penalty = np.where(mask, start, 0), np.zeros_like(pulls), _FIRST_PENALTY
     for step in range(NUM_STEPS):
         rotated = (pulls + penalty * sparse - dual) @ vectors
         dense = (rotated / (values[:, None] + penalty)) @ vectors.transpose(0, 2, 1)
         wanted = dense + dual / penalty
-        before, mask = mask, select(np.abs(wanted))
+        before, mask = mask, select(np.square(wanted))
         sparse = np.where(mask, wanted, 0)
         dual += penalty * (dense - sparse)
         if step % 3 == 2:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.sparsity.patterns import Pattern
+from reflow_tf.sparsity.patterns import Pattern, Unstructured
 from reflow_tf.targets.operators import OperatorGraph
 
 
@@ -135,6 +135,15 @@ class HardwareTarget(abc.ABC):
         """What a person should know who prunes in this pattern for this target, in sentences; None if nothing."""
         del pattern
         return None
+
+    def prefer_pattern(self) -> Pattern:
+        """What shape zeros are to take where nobody says."""
+        return Unstructured()
+
+    def choose_pattern(self, spec: LayerSpec) -> Pattern:
+        """`prefer_pattern`, or for a kernel in which that does not pay, what does."""
+        del spec
+        return self.prefer_pattern()
 
     def objection(self, spec: LayerSpec) -> str | None:
         """Why zeros in this kernel gain nothing here, or None if they do."""

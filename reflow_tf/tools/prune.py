@@ -15,6 +15,7 @@ from absl import flags
 from reflow_tf.config import (
     ALLOCATION_NAMES,
     BALLASTS,
+    BASES,
     BENCHMARKS,
     DEVICES,
     QUANTIZATIONS,
@@ -65,9 +66,10 @@ MIN_SPEEDUP = flags.DEFINE_float(
 )
 PATTERN = flags.DEFINE_string(
     "pattern",
-    str(_PRUNE.pattern),
-    "unstructured, nm:N,M (N kept of M along the input channels, e.g. nm:2,4), block:OxI (output x input, e.g. "
-    "block:4x1), or channel (mask only: the file does not get narrower).",
+    _AUTO,
+    "auto (what the target wants, layer by layer: for --device=arm pairs of outputs, block:2x1; otherwise single "
+    "weights), unstructured, nm:N,M (N kept of M along the input channels, e.g. nm:2,4), block:OxI (output x input, "
+    "e.g. block:4x1), or channel (mask only: the file does not get narrower).",
     flag_values=FLAGS,
 )
 CRITERION = flags.DEFINE_string(
@@ -92,6 +94,14 @@ DEVICE = flags.DEFINE_string(
     "For --target=xnnpack: what the file is made for, which decides where sparse kernels pay: "
     + "; ".join(f"{name}: {device.description}" for name, device in DEVICES.items())
     + ". Default: they must pay on both.",
+    flag_values=FLAGS,
+)
+BASIS = flags.DEFINE_string(
+    "basis",
+    _PRUNE.basis,
+    f"{', '.join(BASES)}. auto: before least_squares for --target=xnnpack, channels that are only added up and "
+    "multiplied by kernels (residual streams of MobileNetV2 and its descendants) are turned into a basis in which "
+    "zeros cost less; the dense network computes what it did. kept: they stay as they were trained.",
     flag_values=FLAGS,
 )
 REPAIR = flags.DEFINE_string(
@@ -189,13 +199,14 @@ def read_config() -> JobConfig:
             max_size_bytes=MAX_SIZE_BYTES.value if SPARSITY.value != _AUTO else _require_flash_budget(),
             max_size_flag="max_size_bytes" if SPARSITY.value != _AUTO else "flash_budget",
             min_speedup=MIN_SPEEDUP.value,
-            pattern=patterns.parse(PATTERN.value),
+            pattern=None if PATTERN.value == _AUTO else patterns.parse(PATTERN.value),
             criterion=CRITERION.value,
             allocation=ALLOCATION.value,
             target=command_line.require(TARGET),
             prunable=PRUNABLE.value,
             device=DEVICE.value,
             ballast=BALLAST.value,
+            basis=BASIS.value,
             repair=REPAIR.value,
         ),
         quantize=QUANTIZE.value,

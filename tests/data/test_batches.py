@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from reflow_tf.data.batches import ArrayBatches, CalibrationSet, EvaluationSet, as_batches
+from reflow_tf.data.batches import ArrayBatches, CalibrationSet, EvaluationSet, as_batches, take_first
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource
 from reflow_tf.errors import InputError
@@ -174,3 +174,13 @@ def test_bad_data(data, message):
 def test_bad_batch_size():
     with pytest.raises(InputError, match=r"batch_size must be at least 1. Received: 0"):
         as_batches(np.zeros((2, 2)), batch_size=0)
+
+
+def test_the_first_inputs():
+    def batches():
+        yield np.zeros((3, 2))
+        yield np.ones((3, 2))
+        raise AssertionError("more was read than was needed")
+
+    np.testing.assert_array_equal(take_first(batches(), 5), [[0, 0]] * 3 + [[1, 1]] * 2)
+    assert len(take_first([np.zeros((3, 2))], 5)) == 3

@@ -202,7 +202,9 @@ def test_the_seed_reaches_random_weights(tmp_path, monkeypatch):
         (PruneConfig(prunable="all", allocation="uniform", sparsity=0.5), 4),
         (PruneConfig(prunable="^conv_[02]/", allocation="lamp", sparsity=0.5), 2),
     ],
-    ids=lambda value: f"{value.pattern}-{value.target}-{value.allocation}" if isinstance(value, PruneConfig) else "",
+    ids=lambda value: (
+        f"{value.requested_pattern}-{value.target}-{value.allocation}" if isinstance(value, PruneConfig) else ""
+    ),
 )
 def test_patterns_targets_and_allocations(run_job, prune, num_pruned):
     results = run_job(prune)
@@ -211,9 +213,9 @@ def test_patterns_targets_and_allocations(run_job, prune, num_pruned):
     assert all(check["ok"] for check in report["masks_in_file"])
     specs = {spec.path: spec for spec in find_kernels(keras.models.load_model(results.folder / "model.keras")).specs}
     for path, mask in masks.items():
-        assert prune.pattern.admits(specs[path].to_canonical(mask))
+        assert prune.requested_pattern.admits(specs[path].to_canonical(mask))
         np.testing.assert_array_equal(results.kernels[path] != 0, mask)
-        assert str(results.plan.layers[path].pattern) == str(prune.pattern)
+        assert str(results.plan.layers[path].pattern) == str(prune.requested_pattern)
     assert report["sparsity"]["achieved"] == pytest.approx(0.5, abs=0.02)
 
 

@@ -38,7 +38,9 @@ def test_global_budget_is_exact(name, arrays, sparsity):
     assert list(sparsities) == [s.path for s in specs]
     assert all(0 <= z <= s.num_weights for z, s in zip(zeros, specs, strict=True))
     assert abs(sum(zeros) - sparsity * total) <= 0.5 + 1e-9
-    masks = build_masks(make_plan(specs, scores, Unstructured(), ALLOCATIONS[name], sparsity), scores)
+    masks = build_masks(
+        make_plan(specs, scores, dict.fromkeys(scores, Unstructured()), ALLOCATIONS[name], sparsity), scores
+    )
     assert count_masked(masks) == sum(zeros)
 
 
@@ -47,7 +49,7 @@ def test_global_budget_is_exact(name, arrays, sparsity):
 def test_block_budget_is_met_within_one_group_a_layer_boundary(name, arrays, sparsity):
     specs, scores = describe(arrays)
     pattern = Block(2, 2)
-    masks = build_masks(make_plan(specs, scores, pattern, ALLOCATIONS[name], sparsity), scores)
+    masks = build_masks(make_plan(specs, scores, dict.fromkeys(scores, pattern), ALLOCATIONS[name], sparsity), scores)
     assert all(pattern.admits(mask) for mask in masks.values())
     wanted = ALLOCATIONS[name](specs, {p: pattern.pool(s) for p, s in scores.items()}, sparsity)
     for spec in specs:
@@ -59,7 +61,9 @@ def test_ranked_allocations_meet_a_channel_budget_within_one_channel():
     specs, scores = describe([rng.random((16, 1, 1, 8), np.float32), rng.random((32, 1, 1, 4), np.float32)])
     for name in ("global", "lamp"):
         for sparsity in (0.3, 0.55, 0.9):
-            masks = build_masks(make_plan(specs, scores, Channel(), ALLOCATIONS[name], sparsity), scores)
+            masks = build_masks(
+                make_plan(specs, scores, dict.fromkeys(scores, Channel()), ALLOCATIONS[name], sparsity), scores
+            )
             assert abs(count_masked(masks) - sparsity * 256) <= 8
 
 

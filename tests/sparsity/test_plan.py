@@ -54,21 +54,21 @@ def pointwise(path, inputs, outputs):
 def test_n_of_m_gives_every_layer_the_patterns_sparsity():
     specs = [pointwise("a", 8, 4), pointwise("b", 4, 4)]
     scores = {spec.path: np.ones(spec.canonical_shape) for spec in specs}
-    plan = make_plan(specs, scores, NM(1, 4), uniform_allocation, 0.75)
+    plan = make_plan(specs, scores, dict.fromkeys(scores, NM(1, 4)), uniform_allocation, 0.75)
     assert {layer.sparsity for layer in plan.layers.values()} == {0.75}
 
 
 def test_n_of_m_that_does_not_divide_the_channels_is_refused():
     spec = pointwise("a/kernel", 6, 4)
     with pytest.raises(InputError, match=r"6 input channels at a/kernel"):
-        make_plan([spec], {"a/kernel": np.ones(spec.canonical_shape)}, NM(2, 4), uniform_allocation, 0.5)
+        make_plan([spec], {"a/kernel": np.ones(spec.canonical_shape)}, {"a/kernel": NM(2, 4)}, uniform_allocation, 0.5)
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan"), "0.5", True])
 def test_sparsity_outside_the_half_open_interval_is_refused(sparsity):
     spec = pointwise("a", 4, 4)
     with pytest.raises(InputError, match=r"must be in \[0, 1\)"):
-        make_plan([spec], {"a": np.ones(spec.canonical_shape)}, Unstructured(), uniform_allocation, sparsity)
+        make_plan([spec], {"a": np.ones(spec.canonical_shape)}, {"a": Unstructured()}, uniform_allocation, sparsity)
 
 
 def test_masks_follow_the_plan():

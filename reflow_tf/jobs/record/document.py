@@ -85,7 +85,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     """The flags as they were resolved, and how images are prepared, which evaluation reads back."""
     config = dataclasses.asdict(run.job) | dataclasses.asdict(run.job.prune)
     del config["prune"]
-    config["pattern"] = str(run.job.prune.pattern)
+    config["pattern"] = str(run.job.prune.requested_pattern)
     config["sparsity"] = requested_sparsity(run)
     if config.pop("max_size_flag") == "flash_budget":
         config["max_size_bytes"] = None  # it is the flash_budget, which is there

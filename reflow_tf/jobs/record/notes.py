@@ -3,7 +3,7 @@
 import numpy as np
 
 from reflow_tf.jobs.record.run import Run
-from reflow_tf.pruning import PruneResult
+from reflow_tf.pruning import PruneReport, PruneResult
 
 # Below this agreement a float32 file is not the Keras model that it was made of: rounding alone leaves more.
 _LEAST_AGREEMENT = 0.99
@@ -14,8 +14,9 @@ def write_notes(run: Run) -> list[str]:
     if (foreseen := run.result.report.budget) and foreseen.unfound:
         unfound = ", ".join(foreseen.unfound)
         notes.append(f"Not found in the dense file, and dense in the estimate of the budget therefore: {unfound}.")
-    if caution := run.job.target.caution(run.job.prune.pattern):
+    if caution := run.job.target.caution(run.job.prune.requested_pattern):
         notes.append(caution)
+    notes += _changes(run.result.report)
     for name, found in run.measured.benchmarks.items():
         if isinstance(found, str):
             notes.append(f"Not measured with --benchmark={name}: {found}")
@@ -34,6 +35,22 @@ def write_notes(run: Run) -> list[str]:
         notes.append(f"{len(missing)} masks were not found again in the file; the first: {missing[0].closest}.")
     if dropped := run.given.calibration.num_dropped:
         notes.append(f"{dropped} calibration inputs are also evaluation inputs and were left out.")
+    return notes
+
+
+def _changes(report: PruneReport) -> list[str]:
+    """What was done to the dense network, exactly, before anything was pruned."""
+    notes = []
+    if report.num_turned:
+        notes.append(
+            f"The basis of {report.num_turned} linear streams of channels was changed before pruning, so that zeros "
+            "cost less; the dense network computes what it did with other kernels. --basis=kept leaves them alone."
+        )
+    if report.paired:
+        notes.append(
+            f"The outputs of {len(report.paired)} kernels are in another order, so that blocks of them keep more; the "
+            "dense network computes what it did."
+        )
     return notes
 
 

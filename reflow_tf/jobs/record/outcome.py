@@ -92,7 +92,7 @@ def describe_sparsity(run: Run) -> dict[str, Any]:
         "before": sum(report.zeros_before.values()) / num_weights,
         "achieved": sum(layer["num_zeros"] for layer in layers) / num_weights,
         "achieved_model": sum(map(count_zeros, matrices)) / model.count_params(),
-        "pattern": str(config.pattern),
+        "pattern": str(config.requested_pattern),
         "criterion": config.criterion,
         "allocation": config.allocation,
         "layers": layers,

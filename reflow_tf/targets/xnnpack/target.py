@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from reflow_tf.sparsity.layers import Kind, LayerSpec
-from reflow_tf.sparsity.patterns import Block, Pattern
+from reflow_tf.sparsity.patterns import Block, Pattern, Unstructured
 from reflow_tf.targets.operators import OperatorGraph
 from reflow_tf.targets.target import HardwareTarget, Tariff, Verdict
 from reflow_tf.targets.xnnpack.costs import DEVICES
@@ -75,6 +75,18 @@ class XNNPack(HardwareTarget):
                 "its kernels for blocks are scalar and slower than dense ones (0.7 times as fast; without blocks 2.5)."
             )
         return None
+
+    def prefer_pattern(self) -> Pattern:
+        """On ARM pairs of outputs: the fewest instructions from some 30 % of zeros on (MobileNetV2, Cortex-A76).
+
+        WebAssembly's kernels for blocks are scalar and slower than dense ones: single weights there, and wherever it is
+        not known which of the two it will be.
+        """
+        return Block(2, 1) if self.device == "arm" else Unstructured()
+
+    def choose_pattern(self, spec: LayerSpec) -> Pattern:
+        """XNNPACK decides for each convolution by itself how to store it; a single output has no pair."""
+        return Unstructured() if spec.canonical_shape[0] == 1 else self.prefer_pattern()
 
     def objection(self, spec: LayerSpec) -> str | None:
         """Those of `MAP_DENSE` are 1x1 convolutions of a cluster in the file, which exact rewriting makes of them."""
