@@ -14,8 +14,8 @@ from reflow_tf.export.constants import StoredTensor, list_tensors
 from reflow_tf.export.conversion import convert_dense
 from reflow_tf.export.equivalence import relative_difference
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
-from reflow_tf.export.rewriting.ballast import is_ballast
 from reflow_tf.export.stored_zeros import STORES
+from reflow_tf.targets.xnnpack.shortfall import is_ballast
 
 _INEXACT_NOTE = (
     "Not rewritten: in LiteRT the outputs of the rewritten file differed by {difference:.1g} of the largest one (inf: "

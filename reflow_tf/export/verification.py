@@ -8,7 +8,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.constants import StoredTensor, list_tensors, read_constants
-from reflow_tf.export.rewriting.ballast import is_ballast
+from reflow_tf.targets.xnnpack.shortfall import is_ballast
 
 
 @dataclasses.dataclass(frozen=True)

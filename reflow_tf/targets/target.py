@@ -33,8 +33,9 @@ class Cluster:
 
     Attributes:
         operators: names of the layers, in the order of execution.
-        num_weights: weights that count against the threshold (those of its 1x1 convolutions).
+        num_weights: the network's own weights that count against the threshold (those of its 1x1 convolutions).
         num_zeros: how many of them are zero.
+        num_ballast: zeros that count as well and that exact rewriting added.
         blockers: what keeps this cluster from running sparse.
         runs_sparse: it will, as the file is.
     """
@@ -44,11 +45,7 @@ class Cluster:
     num_zeros: int
     blockers: tuple[Blocker, ...]
     runs_sparse: bool
-
-    @property
-    def share_of_zeros(self) -> float:
-        """Zeros among the weights that count; 0 where none do."""
-        return self.num_zeros / self.num_weights if self.num_weights else 0.0
+    num_ballast: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -177,7 +177,8 @@ def _describe_cluster(cluster: Cluster) -> Iterator[str]:
     layers = len(cluster.operators)
     yield f"  {first} ... {last}: {layers} layers, {'run sparse' if cluster.runs_sparse else 'run dense'}"
     share = f"{cluster.num_zeros / cluster.num_weights:.1%}" if cluster.num_weights else "none"
-    yield f"  {cluster.num_weights:,} weights count, {share} of them zero; the threshold is 66.7 %"
+    ballast = f", and {cluster.num_ballast:,} zeros of ballast" if cluster.num_ballast else ""
+    yield f"  {cluster.num_weights:,} weights count, {share} of them zero{ballast}; the threshold is 66.7 %"
 
 
 def _describe_blocker(blocker: Blocker) -> Iterator[str]:

@@ -207,6 +207,7 @@ def sample_report(
                     "num_operators": 64,
                     "num_weights": sum(layer["num_weights"] for layer in layers),
                     "num_zeros": sum(layer["num_zeros"] for layer in layers),
+                    "num_ballast": 0,
                     "runs_sparse": eligible,
                 }
             ],

@@ -9,7 +9,6 @@ V2 up to a fifth of its multiplications there. x * 1 is x to the last bit, in fl
 no finite mean would more of it be lost than is lost already.
 """
 
-import dataclasses
 from collections.abc import Collection
 
 import numpy as np
@@ -19,16 +18,16 @@ from reflow_tf.export.operators import read_operators
 from reflow_tf.export.rewriting.convolutions import HEIGHT, WIDTH
 from reflow_tf.export.rewriting.graph import EditableGraph
 from reflow_tf.export.rewriting.outcome import Applied, Refused, Rewritten
+from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.targets.operators import OperatorGraph
 from reflow_tf.targets.xnnpack.judgement import judge_version
-from reflow_tf.targets.xnnpack.shortfall import Shortfall, find_shortfalls
+from reflow_tf.targets.xnnpack.shortfall import BALLAST, Shortfall, find_shortfalls
 from reflow_tf.targets.xnnpack.speedups import foresee_speedups, say_speedups
 from reflow_tf.targets.xnnpack.target import XNNPack
 from reflow_tf.targets.xnnpack.versions import NEWEST
 from reflow_tf.targets.xnnpack.workload import count_macs
 
 _NAME = "ballast"
-_PREFIX = "reflow_tf/ballast/"
 # Predicted gains are right to some percent: below this one, nobody can tell whether it is one.
 LEAST_GAIN = 1.05
 # With fewer zeros, nobody has pruned the network yet, and nobody wants to know why it gets no ballast.
@@ -37,11 +36,6 @@ _LEAST_SHARE = 0.1
 _OPERATOR_COST = 2000
 # Of a file, measured: at most 1,300 for the first convolution besides its ones, and 190 for each.
 _FIRST_BYTES, _KERNEL_BYTES = 1400, 200
-
-
-def is_ballast(name: str) -> bool:
-    """Whether a tensor of that name is ballast, and none of the network's weights."""
-    return name.startswith(_PREFIX)
 
 
 def bound_size(graph: OperatorGraph, devices: Collection[str]) -> int:
@@ -82,9 +76,13 @@ def add_ballast(content: bytes, devices: Collection[str]) -> Rewritten:
     graph = EditableGraph(content)
     applied = tuple(_insert(graph, found, shortfall, number) for number, shortfall in enumerate(shortfalls))
     ballasted = graph.serialize()
-    verdict = XNNPack().judge(_as_stored_sparse(read_operators(ballasted)))
+    verdict = XNNPack().judge(read_operators(store_sparse(ballasted)))
     if verdict.corrupted_by or not verdict.eligible:
-        reason = f"With enough zeros, {', '.join(verdict.corrupted_by) or NEWEST.name} would not compute the same."
+        reason = (
+            "Its kernels are too small for sparse storage to make the file smaller, and without, it would run dense."
+        )
+        if verdict.corrupted_by:
+            reason = f"With enough zeros, {' and '.join(verdict.corrupted_by)} would compute wrong outputs or none."
         return Rewritten(content, (), (Refused(_NAME, applied[0].operators[0], reason),))
     return Rewritten(ballasted, applied, ())
 
@@ -100,7 +98,7 @@ def _insert(graph: EditableGraph, found: OperatorGraph, shortfall: Shortfall, nu
     """Multiplies the image at which that costs least by 1."""
     index = _find_place(found, shortfall)
     batch, height, width, channels = graph.shape(index)
-    name, readers = f"{_PREFIX}{number}/", graph.readers(index)
+    name, readers = f"{BALLAST}{number}/", graph.readers(index)
     factor = index
     if height * width > 1:
         axes = graph.add_constant(f"{name}axes", np.array([HEIGHT, WIDTH], np.int32))
@@ -140,9 +138,3 @@ def _state(graph: OperatorGraph, shortfall: Shortfall, num_kernels: int, channel
         f"pixel) lift the share of zeros from {before:.1%} to {after:.1%}, over the two thirds that XNNPACK asks for. "
         f"Where a runtime has no sparse kernels, as on x86 or a GPU, they cost {extra:.1%} more multiplications."
     )
-
-
-def _as_stored_sparse(graph: OperatorGraph) -> OperatorGraph:
-    """The graph of the file in which whatever has zeros is stored sparse."""
-    values = (dataclasses.replace(v, storage="sparse") if v.constant and v.num_zeros else v for v in graph.values)
-    return dataclasses.replace(graph, values=tuple(values))

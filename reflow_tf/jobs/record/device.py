@@ -63,6 +63,7 @@ def _cluster(cluster: Cluster) -> dict[str, Any]:
         "num_operators": len(cluster.operators),
         "num_weights": cluster.num_weights,
         "num_zeros": cluster.num_zeros,
+        "num_ballast": cluster.num_ballast,
         "runs_sparse": cluster.runs_sparse,
     }
 

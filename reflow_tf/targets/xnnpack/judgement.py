@@ -12,6 +12,7 @@ from reflow_tf.targets.xnnpack.layouts import check_layout
 from reflow_tf.targets.xnnpack.nodes import Subgraph
 from reflow_tf.targets.xnnpack.regions import Region, Wiring, find_region, has_pixels
 from reflow_tf.targets.xnnpack.remedies import EXACT, promise
+from reflow_tf.targets.xnnpack.shortfall import is_ballast
 from reflow_tf.targets.xnnpack.versions import Version
 from reflow_tf.targets.xnnpack.workload import is_pointwise
 
@@ -118,13 +119,22 @@ def _describe_cluster(graph: OperatorGraph, subgraph: Subgraph, found: FoundClus
         blockers.append(_too_few_zeros(graph, subgraph, found))
     elif not subgraph.hints_sparse:
         blockers.append(_STORED_DENSE)
+    weights = [subgraph.values[subgraph.nodes[n].inputs[1]] for n in found.products]
+    num_ballast = sum(value.num_zeros for value in weights if is_ballast(value.name))
     return Cluster(
-        operators=_names(graph, [subgraph.nodes[n].operator.index for n in found.nodes]),
-        num_weights=found.num_weights,
-        num_zeros=found.num_zeros,
+        operators=_names(graph, _own_operators(graph, subgraph, found)),
+        num_weights=found.num_weights - num_ballast,
+        num_zeros=found.num_zeros - num_ballast,
+        num_ballast=num_ballast,
         blockers=tuple(blockers),
         runs_sparse=bool(found.sparse) and not blockers,
     )
+
+
+def _own_operators(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster) -> list[int]:
+    """Those of the network, without ballast."""
+    operators = [subgraph.nodes[n].operator for n in found.nodes]
+    return [o.index for o in operators if not any(is_ballast(graph.values[index].name) for index in o.outputs)]
 
 
 def _garbled(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster) -> Blocker:

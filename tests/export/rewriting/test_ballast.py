@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reflow_tf.export.equivalence import compute_same
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.rewriting import rewrite_exact
-from reflow_tf.export.rewriting.ballast import add_ballast, is_ballast
+from reflow_tf.export.rewriting.ballast import add_ballast
 from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
@@ -17,7 +17,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import write_masks
 from reflow_tf.targets.xnnpack import XNNPack
 from reflow_tf.targets.xnnpack.judgement import judge_version
-from reflow_tf.targets.xnnpack.shortfall import Shortfall, find_shortfalls
+from reflow_tf.targets.xnnpack.shortfall import Shortfall, find_shortfalls, is_ballast
 from reflow_tf.targets.xnnpack.versions import NEWEST, VERSIONS
 
 BROWSER = ("browser",)
