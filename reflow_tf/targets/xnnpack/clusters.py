@@ -2,6 +2,11 @@
 
 Source: XNNPACK 75db3c093, src/subgraph.c line 691, `xnn_subgraph_rewrite_for_nchw`, followed step by step and in its
 order, because what it finds depends on it.
+
+What counts as a parameter is the same in all three versions (b9d4073a6 line 640, 8b3d5687e line 850, 75db3c093 line
+878): node by node, the filter of every 1x1 convolution, so that one that several nodes read counts once for each; a
+fully connected node's as well where 1x1 convolutions become such. Nothing looks at what the weights do, and a
+convolution of zeros is not folded into its bias.
 """
 
 import dataclasses
