@@ -6,14 +6,18 @@
 
 Each network is drawn by its number: a stem, layers as mobile networks have them on maps of many sizes, an all-zero
 squeeze-and-excitation block so that it runs sparse at any share of zeros, and a mean. Its file is measured with its
-weights stored dense and stored sparse. Printed are the coefficients, and predicted beside measured. An idle machine is
-needed for --device=browser; --device=arm counts instructions and does not mind. What was measured stays in the folder,
-and is not measured again.
+weights stored dense and stored sparse. Printed are the coefficients, and predicted beside measured.
+
+--device=arm counts instructions, which any machine gives alike. Times in a browser are noisy: to those of the drawn
+networks come whole networks that were timed on an idle machine, which also say what a millisecond is; and where both
+say little, the ratios are those on ARM. What was measured stays in the folder, and is not measured again.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -23,23 +27,53 @@ from absl import app, flags
 
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.models.loading import load_model
 from reflow_tf.runtimes.aarch64.runtime import AArch64
 from reflow_tf.runtimes.latency import measure_interleaved
 from reflow_tf.runtimes.web.browser import Browser
 from reflow_tf.runtimes.web.runtime import Web
 from reflow_tf.targets.xnnpack.costs import DEVICES, Device, count_work
 from reflow_tf.targets.xnnpack.judgement import judge_version
+from reflow_tf.targets.xnnpack.speedups import assume_sparsity
 from reflow_tf.targets.xnnpack.versions import NEWEST
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("device", "arm", list(DEVICES), "Whose coefficients.")
 flags.DEFINE_integer("networks", 70, "How many networks are drawn.")
 flags.DEFINE_string("folder", None, "Where files and measurements are kept.", required=True)
-flags.DEFINE_integer("rounds", 40, "Of each browser measurement.")
-flags.DEFINE_integer("together", 7, "Networks measured turn by turn in one browser.")
+flags.DEFINE_integer("rounds", 100, "Of each browser measurement.")
 
-_SWEEPS = 20_000
-_WARM_UP, _QUICK = 15, 0.15
+# Milliseconds in LiteRT.js 2.5.3, one thread, idle machine, by the share of zeros: docs/sparse_xnnpack.md.
+PUBLISHED: dict[str, dict[float, float]] = {
+    "mobilenet_v2": {0: 17.5, 0.7: 8.5, 0.8: 6.9, 0.9: 5.4},
+    "efficientnet_lite0": {0: 25.7, 0.7: 12.4, 0.8: 10.3, 0.9: 8.2},
+    "MobileNet": {0: 28.7, 0.8: 11.2},
+    "MobileNetV3Large": {0: 15.1, 0.8: 7.0},
+    "EfficientNetB0": {0: 33.2, 0.8: 18.0},
+}
+ZOO = ("mobilenet_v2", "efficientnet_lite0")
+APPLICATIONS: dict[str, Callable[[], keras.Model]] = {
+    "MobileNet": lambda: keras.applications.MobileNet(weights=None),
+    "MobileNetV3Large": lambda: keras.applications.MobileNetV3Large(weights=None, include_preprocessing=False),
+    "EfficientNetB0": lambda: keras.applications.EfficientNetB0(weights=None),
+}
+# Where a browser's kernels take other tiles than those on ARM; for 2 and 4 rows they are scalar, and take 8 pixels.
+PRIOR_FACTORS = {
+    **dict.fromkeys(("product", "product_tile", "window", "depthwise3s1", "depthwise3s1_band"), 2 / 3),
+    **dict.fromkeys(("depthwise3s2", "depthwise3s2_band"), 1 / 2),
+    **dict.fromkeys(("depthwise5s1", "depthwise5s1_band"), 3 / 4),
+    **{f"sparse{rows}_{part}": 1 / 4 for rows in (2, 4) for part in ("pass", "vector")},
+    **{f"sparse{rows}_row_whole": 1 / 2 for rows in (2, 4)},
+}
+
+_WARM_UP, _QUICK, _TOGETHER = 15, 0.05, 14
+# Instructions, by the costs on ARM: what takes longer is hardly ever timed without an interruption.
+_LIGHT = 25e6
+_ROUNDS_OF_FIT, _SWEEPS = 20, 3000
+_TOLERANCE, _IDLE_WEIGHT, _PRIOR_WEIGHT = 0.06, 2.0, 0.1
+
+ARM = DEVICES["arm"]
+Pair = tuple[pathlib.Path, pathlib.Path]
 
 
 class Drawn:
@@ -117,7 +151,7 @@ class Drawn:
         return kernel * np.repeat(kept, self._rows, axis=1)[:, :outputs]
 
 
-def make_files(folder: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:
+def make_files(folder: pathlib.Path, number: int) -> Pair:
     """The files of one network, stored dense and stored sparse; made once."""
     paths = folder / f"{number}_dense.tflite", folder / f"{number}_sparse.tflite"
     if not all(path.exists() for path in paths):
@@ -129,69 +163,171 @@ def make_files(folder: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib
     return paths
 
 
-def measure(paths: list[pathlib.Path], device: str, store: pathlib.Path) -> dict[str, float]:
-    """File name -> cost; in a browser by that of the first file of each group, which is the same in all."""
-    known: dict[str, float] = json.loads(store.read_text()) if store.exists() else {}
-    missing = [path for path in paths if path.name not in known]
-    size = 1 if device == "arm" else 2 * FLAGS.together
-    for start in range(0, len(missing), size):
-        group = missing[start : start + size]
-        known |= _measure_group(group, device, paths[0])
+def measure(pairs: list[Pair], device: str, store: pathlib.Path) -> dict[str, tuple[int, float]]:
+    """File name -> number of the group that it was measured in, and cost; stored after each group."""
+    known: dict[str, tuple[int, float]] = json.loads(store.read_text()) if store.exists() else {}
+    missing = [path for pair in pairs for path in pair if path.name not in known]
+    first = 1 + max((group for group, _ in known.values()), default=-1)
+    for number, start in enumerate(range(0, len(missing), _TOGETHER)):
+        group = missing[start : start + _TOGETHER]
+        costs = _count(group) if device == "arm" else _time(group)
+        known |= {path.name: (first + number, cost) for path, cost in zip(group, costs, strict=True)}
         store.write_text(json.dumps(known))
         print(f"{start + len(group)} of {len(missing)}", flush=True)
     return known
 
 
-def _measure_group(group: list[pathlib.Path], device: str, anchor: pathlib.Path) -> dict[str, float]:
-    """Instructions; or times by that of the anchor, each the quick end of many: what else ran only ever adds to one."""
-    if device == "arm":
-        return {path.name: AArch64(path.read_bytes()).measure() for path in group}
+def _count(group: list[pathlib.Path]) -> list[float]:
+    return [AArch64(path.read_bytes()).measure() for path in group]
+
+
+def _time(group: list[pathlib.Path]) -> list[float]:
+    """The quick end of many times: whatever else ran only ever adds to them."""
     with Browser(1) as browser:
-        runtimes = [Web(path.read_bytes(), browser) for path in (anchor, *group)]
-        first, *others = np.quantile(measure_interleaved(runtimes, FLAGS.rounds, _WARM_UP), _QUICK, axis=1)
-    return {path.name: float(cost / first) for path, cost in zip(group, others, strict=True)}
+        runtimes = [Web(path.read_bytes(), browser) for path in group]
+        return np.quantile(measure_interleaved(runtimes, FLAGS.rounds, _WARM_UP), _QUICK, axis=1).tolist()
 
 
-def tabulate(paths: list[pathlib.Path], device: Device) -> list[dict[str, float]]:
-    """The work of each file."""
-    rows = []
-    for path in paths:
-        graph = read_operators(path.read_bytes())
-        rows.append(dict(count_work(graph, judge_version(graph, NEWEST).switched, device.tiles)))
-    return rows
+@dataclasses.dataclass(frozen=True)
+class Equation:
+    """What a file cost.
+
+    Attributes:
+        work: of one inference.
+        group: what was measured together, on a machine that was as quick or slow for all of it; None: on an idle one.
+    """
+
+    label: str
+    work: dict[str, float]
+    cost: float
+    group: int | None
 
 
-def fit(rows: list[dict[str, float]], costs: np.ndarray) -> dict[str, float]:
-    """Nonnegative least squares of relative errors, one coordinate after the other."""
-    kinds = sorted({kind for row in rows for kind in row})
-    matrix = np.array([[row.get(kind, 0.0) for kind in kinds] for row in rows]) / costs[:, None]
-    scale = np.linalg.norm(matrix, axis=0)
-    matrix /= scale
-    gram, wanted, solution = matrix.T @ matrix, matrix.sum(axis=0), np.zeros(len(kinds))
-    for _ in range(_SWEEPS):
-        for kind in range(len(kinds)):
-            solution[kind] = max(0.0, solution[kind] + wanted[kind] - gram[kind] @ solution)
-    return dict(zip(kinds, (solution / scale).tolist(), strict=True))
+def collect_drawn(device: Device, folder: pathlib.Path) -> list[Equation]:
+    """The drawn networks; instructions are the same on every machine."""
+    pairs = [make_files(folder, number) for number in range(FLAGS.networks)]
+    if device.name == "browser":
+        pairs = [pair for pair in pairs if max(ARM.cost(_count_work(path, ARM)) for path in pair) < _LIGHT]
+    known = measure(pairs, device.name, folder / f"{device.name}.json")
+    found = []
+    for path in (path for pair in pairs for path in pair):
+        group, cost = known[path.name]
+        found.append(Equation(path.stem, _count_work(path, device), cost, None if device is ARM else group))
+    return found
+
+
+def _count_work(path: pathlib.Path, device: Device) -> dict[str, float]:
+    graph = read_operators(path.read_bytes())
+    return dict(count_work(graph, judge_version(graph, NEWEST).switched, device.tiles))
+
+
+def collect_published(device: Device, folder: pathlib.Path) -> list[Equation]:
+    """Whole networks of docs/sparse_xnnpack.md, every 1x1 layer equally sparse."""
+    found = []
+    for name, times in PUBLISHED.items():
+        path = folder / f"{name}.tflite"
+        if not path.exists():
+            model = load_model(name, weights="random", image_size=224).model if name in ZOO else APPLICATIONS[name]()
+            path.write_bytes(export_tflite(model, rewrite="exact", storage="dense").content)
+        dense = read_operators(path.read_bytes())
+        judgement = judge_version(dense, NEWEST)
+        for sparsity, milliseconds in times.items():
+            graph = assume_sparsity(dense, judgement.possible, sparsity)
+            work = count_work(graph, judgement.possible_switches if sparsity else (), device.tiles)
+            found.append(Equation(f"{name} {sparsity:.0%}", dict(work), milliseconds, None))
+    return found
+
+
+class Fit:
+    """Nonnegative least squares of relative errors, outliers weighing less, each group's machine as quick as it was.
+
+    Args:
+        equations: what was measured.
+        prior: kind of work -> cost in another unit; where measurements say little, the coefficients keep its ratios.
+    """
+
+    def __init__(self, equations: list[Equation], prior: dict[str, float]):
+        self._kinds = sorted({kind for equation in equations for kind in equation.work})
+        self._work = np.array([[each.work.get(kind, 0.0) for kind in self._kinds] for each in equations])
+        self._costs = np.array([each.cost for each in equations])
+        self._groups = [each.group for each in equations]
+        self._prior = np.array([prior.get(kind, 0.0) for kind in self._kinds])
+        self.scales = np.ones(len(equations))
+        weights = np.ones(len(equations))
+        for _ in range(_ROUNDS_OF_FIT):
+            self.solution = self._solve(weights)
+            ratios = self.ratios
+            for group in {group for group in self._groups if group is not None}:
+                own = [each == group for each in self._groups]
+                self.scales[own] *= np.median(ratios[own])
+            errors = np.abs(np.log(np.maximum(self.ratios, 1e-3)))
+            weights = np.sqrt(_TOLERANCE / np.maximum(errors, _TOLERANCE))
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """Predicted by measured, equation by equation."""
+        return self._work @ self.solution / (self._costs * self.scales)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        return dict(zip(self._kinds, self.solution.tolist(), strict=True))
+
+    def _solve(self, weights: np.ndarray) -> np.ndarray:
+        """One coordinate after the other."""
+        idle = np.array([group is None for group in self._groups])
+        if not idle.all():
+            weights = weights * np.where(idle, _IDLE_WEIGHT, 1.0)
+        matrix = self._work / (self._costs * self.scales)[:, None]
+        rows, right = [matrix * weights[:, None]], [weights]
+        if self._prior.any():
+            unit = np.median(1 / (matrix @ self._prior)[idle])
+            known = self._prior > 0
+            rows.append(np.diag(_PRIOR_WEIGHT / np.where(known, self._prior * unit, np.inf)))
+            right.append(_PRIOR_WEIGHT * known)
+        matrix, wanted = np.vstack(rows), np.concatenate(right)
+        norms = np.linalg.norm(matrix, axis=0)
+        norms[norms == 0] = 1
+        gram, pull, found = (matrix / norms).T @ (matrix / norms), (matrix / norms).T @ wanted, np.zeros(len(norms))
+        for _ in range(_SWEEPS):
+            for kind in range(len(found)):
+                found[kind] = max(0.0, found[kind] + pull[kind] - gram[kind] @ found)
+        return found / norms
 
 
 def main(_: list[str]) -> None:
     folder = pathlib.Path(FLAGS.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [path for number in range(FLAGS.networks) for path in make_files(folder, number)]
     device = DEVICES[FLAGS.device]
-    known = measure(paths, device.name, folder / f"{device.name}.json")
-    rows, costs = tabulate(paths, device), np.array([known[path.name] for path in paths])
-    coefficients = fit(rows, costs)
-    for kind, value in coefficients.items():
-        print(f'    "{kind}": {value:.4g},')
-    made = Device(device.name, "", "", device.tiles, coefficients)
-    ratios = np.array([made.cost(row) for row in rows]) / costs
-    for path, cost, ratio in zip(paths, costs, ratios, strict=True):
-        print(f"| {path.stem} | {cost:.4g} | {ratio:.3f} |")
-    gains = ratios[::2] / ratios[1::2]
-    for name, values in (("cost", ratios), ("speed-up", gains)):
+    equations = collect_drawn(device, folder)
+    prior = {}
+    if device.name == "browser":
+        equations += collect_published(device, folder)
+        prior = _expect_from_arm()
+    fit = Fit(equations, prior)
+    for kind, value in fit.coefficients.items():
+        if value > 0:
+            print(f'    "{kind}": {value:.4g},')
+    print("| file | measured | predicted / measured |\n|---|---|---|")
+    for equation, ratio in zip(equations, fit.ratios, strict=True):
+        print(f"| {equation.label} | {equation.cost:.4g} | {ratio:.3f} |")
+    for name, values in (("cost", fit.ratios), ("speed-up of drawn networks", _gains(equations, fit.ratios))):
         low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
         print(f"{name}: predicted / measured {median:.3f}, 90 % from {low:.3f} to {high:.3f}")
+
+
+def _expect_from_arm() -> dict[str, float]:
+    """Kind of work -> cost, in ARM's instructions, with what ARM's fit leaves out as a share of what it has."""
+    found = dict(ARM.coefficients)
+    for rows in (1, 2, 4):
+        for part, share in (("pass", 0.25), ("vector", 0.1)):
+            found.setdefault(f"sparse{rows}_row_{part}", share * found[f"sparse{rows}_row_whole"])
+    return {kind: cost * PRIOR_FACTORS.get(kind, 1.0) for kind, cost in found.items()}
+
+
+def _gains(equations: list[Equation], ratios: np.ndarray) -> np.ndarray:
+    """Predicted speed-up by measured one, of each drawn network."""
+    drawn = [ratio for equation, ratio in zip(equations, ratios, strict=True) if "%" not in equation.label]
+    return np.array(drawn[::2]) / np.array(drawn[1::2])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from reflow_tf.export.forecast import Forecast
 from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import Masks
+from reflow_tf.sparsity.patterns import Pattern
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.target import HardwareTarget
 
@@ -140,10 +141,12 @@ def open_limit(config: PruneConfig, content: bytes, kernels: Mapping[str, np.nda
     return SizeLimit(name, forecast, target if target.storage == "bitmap" else Storage(), value)
 
 
-def require_reachable(limit: Limit, specs: Sequence[LayerSpec], most: float) -> None:
-    """Raises InputError if even with this share of every kernel zero the budget would be missed."""
-    masks = {spec.path: np.arange(spec.num_weights).reshape(spec.canonical_shape) for spec in specs}
-    _require_met(limit, limit.estimate({path: order >= round(most * order.size) for path, order in masks.items()}))
+def require_reachable(limit: Limit, specs: Sequence[LayerSpec], most: float, pattern: Pattern) -> None:
+    """Raises InputError if even with this share of every kernel zero, in this pattern, the budget would be missed."""
+    # Scattered, as a criterion leaves them: rows that are full would run in other kernels.
+    rng = np.random.default_rng(0)
+    masks = {spec.path: pattern.select(rng.random(spec.canonical_shape), most) for spec in specs}
+    _require_met(limit, limit.estimate(masks))
 
 
 def find_least(

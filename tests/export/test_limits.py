@@ -15,6 +15,7 @@ from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.sparsity.budget import Price
 from reflow_tf.sparsity.layers import Kind
+from reflow_tf.sparsity.patterns import Unstructured
 
 
 @dataclasses.dataclass
@@ -75,8 +76,8 @@ def opened(strided):
 
 
 def zeros_of(specs, sparsity):
-    masks = {spec.path: np.arange(spec.num_weights) >= round(sparsity * spec.num_weights) for spec in specs}
-    return {spec.path: masks[spec.path].reshape(spec.canonical_shape) for spec in specs}
+    rng = np.random.default_rng(0)
+    return {spec.path: Unstructured().select(rng.random(spec.canonical_shape), sparsity) for spec in specs}
 
 
 def test_speed_counts_the_positions_of_each_layer_and_the_zeros_of_the_cluster(opened):
@@ -104,15 +105,15 @@ def test_budgets_out_of_reach_are_refused_with_what_could_be_had(opened):
     limit, specs = opened(min_speedup=3.5)
     best = limit.estimate(zeros_of(specs, 1.0))
     with pytest.raises(InputError, match=rf"--min_speedup must be at most {best:.2f}, .+ Received: 3.5"):
-        require_reachable(limit, specs, 1.0)
+        require_reachable(limit, specs, 1.0, Unstructured())
     limit, specs = opened(max_size_bytes=3)
     with pytest.raises(
         InputError, match=rf"must be at least {limit.estimate(zeros_of(specs, 0.9)):.0f}, .+ Received: 3$"
     ):
-        require_reachable(limit, specs, 0.9)
+        require_reachable(limit, specs, 0.9, Unstructured())
 
 
 def test_a_network_that_cannot_run_sparse_has_no_speed_to_ask_for(opened):
     limit, specs = opened("none", min_speedup=1.1)
     with pytest.raises(InputError, match=r"needs a network that xnnpack can run sparse; .+: stem, .+: padding .+: 1.1"):
-        require_reachable(limit, specs, 1.0)
+        require_reachable(limit, specs, 1.0, Unstructured())
