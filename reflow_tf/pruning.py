@@ -227,7 +227,7 @@ def _open_limit(config: PruneConfig, dense_file: bytes, kernels: KernelMap, spec
     """The budget, once it is known that it can be met at all."""
     weights = kernels.read()
     limit = open_limit(config, dense_file, {spec.path: weights[spec.path] for spec in specs})
-    require_reachable(limit, specs, SPARSITIES[-1] if config.allocation == "auto" else 1.0, config.pattern)
+    require_reachable(limit, specs, SPARSITIES[-1] if config.allocation == "auto" else 1.0, config.requested_pattern)
     return limit
 
 

@@ -62,12 +62,14 @@ def _read_value(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Val
     data = model.buffers[tensor.buffer].data
     constant = data is not None and len(data) > 0 and not tensor.isVariable
     dtype = flatbuffer.NUMPY_TYPES.get(tensor.type)
-    num_zeros = 0
+    num_zeros = num_negative_zeros = 0
     shape = _indices(tensor.shape)
     if constant and dtype is not None:
         stored = np.frombuffer(data, dtype)
         # A sparse tensor holds its non-zeros, and perhaps some zeros: blocks, or the one value that it must have.
         num_zeros = int(np.prod(shape, dtype=np.int64)) - int(np.count_nonzero(stored != _zero_point(tensor)))
+        if dtype.kind == "f":
+            num_negative_zeros = int(np.count_nonzero(np.signbit(stored) & (stored == 0)))
     value = Value(
         index=index,
         name=_decode(tensor.name),
@@ -76,6 +78,7 @@ def _read_value(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Val
         constant=constant,
         storage="" if not constant else "dense" if tensor.sparsity is None else "sparse",
         num_zeros=num_zeros,
+        num_negative_zeros=num_negative_zeros,
         stored_dtype=_TYPES.get(tensor.type, str(tensor.type)) if constant else "",
     )
     if constant and value.has_blocks:
@@ -106,6 +109,7 @@ def _unpacks(model: schema.ModelT, operator: schema.OperatorT, values: list[Valu
         constant=True,
         storage=source.storage,
         num_zeros=source.num_zeros,
+        num_negative_zeros=source.num_negative_zeros,
         stored_dtype=source.stored_dtype,
         blocks=source.blocks,
     )

@@ -49,6 +49,7 @@ class Value:
         storage: how the file holds a constant: 'dense'; 'sparse': as TFLite's sparse tensor, for DENSIFY; 'bitmap': for
             TFLM's DECODE; '' otherwise.
         num_zeros: zeros of a constant; 0 otherwise.
+        num_negative_zeros: those of them that are -0.0.
         stored_dtype: type of a constant in the file: 'float16' where DEQUANTIZE makes it 'float32'; '' otherwise.
         blocks: of the weights of a 1x1 convolution or a Dense layer: how their non-zeros lie over 2 and 4 output
             channels; () of anything else.
@@ -61,6 +62,7 @@ class Value:
     constant: bool = False
     storage: str = ""
     num_zeros: int = 0
+    num_negative_zeros: int = 0
     stored_dtype: str = ""
     blocks: tuple[Blocks, ...] = ()
 

@@ -13,6 +13,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from reflow_tf.targets.operators import Value
 from reflow_tf.targets.xnnpack.layouts import Layout
 from reflow_tf.targets.xnnpack.nodes import Node, NodeType, Subgraph
 from reflow_tf.targets.xnnpack.versions import Version
@@ -125,7 +126,7 @@ class _Search:
                     nodes=tuple(nodes),
                     products=tuple(products),
                     num_weights=sum(value.num_elements for value in weights),
-                    num_zeros=sum(value.num_zeros for value in weights),
+                    num_zeros=sum(self._count_zeros(value) for value in weights),
                     sparse=tuple(n for n in products if self._nodes[n].outputs[0] in channels_first),
                     garbled=tuple(n for n in nodes if self._is_garbled(n, channels_first)),
                 )
@@ -203,6 +204,10 @@ class _Search:
             data = self._data(n)
             consumers.update(data if self._version.counts_repeated_inputs else set(data))
         return consumers
+
+    def _count_zeros(self, value: Value) -> int:
+        missed = self._version.misses_negative_zeros and value.stored_dtype == "float16"
+        return value.num_zeros - (value.num_negative_zeros if missed else 0)
 
     def _is_product(self, n: int) -> bool:
         node = self._nodes[n]

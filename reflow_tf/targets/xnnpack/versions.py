@@ -34,6 +34,8 @@ class Version:
             in float32, or the other way round (xnnpack_delegate.cc line 2813; later it minds only the other way).
         states_outputs: it hands out the file's outputs in the shapes that the file states, as LiteRT's CompiledModel
             does, whatever XNNPACK takes their shapes for.
+        misses_negative_zeros: -0.0 in float16 is not counted as zero, for want of a cast (src/xnnpack/math.h line 614,
+            `xnn_float16_is_zero`).
         max_concatenated: the delegate takes CONCATENATION of at most so many inputs.
     """
 
@@ -48,6 +50,7 @@ class Version:
     counts_repeated_inputs: bool
     needs_equal_types: bool
     states_outputs: bool
+    misses_negative_zeros: bool
     max_concatenated: int
 
 
@@ -63,6 +66,7 @@ NEWEST = Version(
     counts_repeated_inputs=False,
     needs_equal_types=True,
     states_outputs=True,
+    misses_negative_zeros=False,
     max_concatenated=5,
 )
 LITERT_1_4 = Version(
@@ -77,6 +81,7 @@ LITERT_1_4 = Version(
     counts_repeated_inputs=True,
     needs_equal_types=True,
     states_outputs=False,
+    misses_negative_zeros=True,
     max_concatenated=5,
 )
 TFLITE_2_14 = Version(
@@ -91,6 +96,7 @@ TFLITE_2_14 = Version(
     counts_repeated_inputs=True,
     needs_equal_types=False,
     states_outputs=False,
+    misses_negative_zeros=False,
     max_concatenated=4,
 )
 VERSIONS = (NEWEST, LITERT_1_4, TFLITE_2_14)
