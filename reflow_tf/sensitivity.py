@@ -14,7 +14,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, Stretch, activate, read_steps
-from reflow_tf.models.fisher import gather_output_gains
+from reflow_tf.models.fisher import gather_output_worth
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.observation import check_batch, without_activation
 from reflow_tf.models.predictions import Reading, find_reading
@@ -58,7 +58,7 @@ def measure_sensitivity(
     check_batch(model, images)
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
     steps, kernels = read_steps(model), find_kernels(model)
-    gains = gather_output_gains(model, specs, images[:-num_judged])
+    worth = gather_output_worth(model, specs, images[:-num_judged])
     judge = _Judge(steps, images[-num_judged:], model)
     ledger = Ledger(steps, images[:-num_judged])
     chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
@@ -71,7 +71,7 @@ def measure_sensitivity(
             if spec is not None:
                 sums = gather_equations(step.operation, spec, ledger[step.inputs[0]].dense, outputs)
                 curves[spec.path] = _measure_kernel(
-                    step, steps, kernels, spec, patterns[spec.path], sums, gains[spec.path], judge
+                    step, steps, kernels, spec, patterns[spec.path], sums, worth[spec.path], judge
                 )
         outputs = activate(step.operation, outputs) if any(found) else outputs
         ledger.enter(step, outputs, outputs)
@@ -117,7 +117,7 @@ def _measure_kernel(
     spec: LayerSpec,
     pattern: Pattern,
     sums: LayerSums,
-    gains: np.ndarray,
+    worth: np.ndarray,
     judge: _Judge,
 ) -> SensitivityCurve:
     variable, norm = kernels.variables[spec.path], find_norm(step, steps)
@@ -128,7 +128,7 @@ def _measure_kernel(
     divergences = []
     try:
         for sparsity in SPARSITIES:
-            fit = fit_kernel(problem, kernel, gains, PlannedLayer(pattern, sparsity))
+            fit = fit_kernel(problem, kernel, worth, PlannedLayer(pattern, sparsity))
             for v, value in zip(variables, before, strict=True):
                 v.assign(value)
             write_values(variable, spec.from_canonical(fit.kernel))

@@ -29,6 +29,14 @@ _SAMPLES_AT_A_TIME = (
 )
 
 _INPUTS_AT_A_TIME = 16  # whose activations are held for the way back, of all layers at once
+WORTH_BELIEVED = 0.7
+"""Share of the correlations of outputs that least squares believes.
+
+MobileNetV2, every 1x1 kernel in pairs of outputs at 50 %, each fitted to dense inputs of 200 photographs, then REFLOW;
+mean divergence from the dense network on 500 other images: 1.49 with none of it, 1.33 with 0.7; in the basis of
+`models.channels.rotation` 1.24 with none, 1.12 with 0.7, 1.12 with 0.9.
+"""
+
 _LEAST_GAIN = 0.1  # of a layer's: outputs that no gradient reached are not taken to be worth nothing
 
 Gradients = Callable[[tf.Tensor], list[tf.Tensor | None]]
@@ -87,6 +95,41 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
     watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
     totals = _sum_over_inputs(model, watched, inputs, _sum_squares)
     return {spec.path: _as_gains(totals.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
+
+
+def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """What errors in two outputs of a kernel's layer cost together: the Fisher of outputs, before its activation.
+
+    Its diagonal are the squares of `gather_output_gains`. Of the correlations WORTH_BELIEVED is believed: what two
+    errors add up to in the prediction is known from few inputs, and layers behind change it.
+
+    Args:
+        model: it is not changed.
+        specs: whose layers give outputs on the last axis.
+        inputs: (n, ...).
+
+    Returns:
+        Path -> (outputs, outputs) float64, positive definite; the identity where no gradient arrives.
+
+    Raises:
+        InputError: inputs that do not fit; activations or gradients that are not finite.
+    """
+    placed = {place.path: place.layer for place in walk(model)}
+    watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
+    found = gather_output_fisher(model, watched, inputs)
+    return {spec.path: _as_worth(found.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
+
+
+def _as_worth(fisher: np.ndarray | None, num_outputs: int) -> np.ndarray:
+    gains = _as_gains(None if fisher is None else np.diag(fisher), num_outputs)
+    if fisher is None or len(fisher) != num_outputs:
+        return np.diag(gains**2)
+    scales = np.sqrt(np.diag(fisher))
+    products = scales[:, None] * scales
+    correlations = np.divide(fisher, products, out=np.zeros_like(fisher), where=products > 0)
+    believed = WORTH_BELIEVED * correlations
+    np.fill_diagonal(believed, 1.0)
+    return believed * gains[:, None] * gains
 
 
 def gather_output_fisher(

@@ -16,7 +16,7 @@ from reflow_tf.models.execution import CHUNK
 from reflow_tf.models.gram import find_patches
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.plan import PlannedLayer
-from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask
+from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask, solve_together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,23 +115,27 @@ def _pick(targets: np.ndarray, num_inputs: int, shape: tf.TensorShape) -> np.nda
     return np.ascontiguousarray(targets.reshape(samples, groups, -1).transpose(1, 0, 2))
 
 
-def fit_kernel(problem: Problem, kernel: np.ndarray, gains: np.ndarray, layer: PlannedLayer) -> Fit:
+def fit_kernel(problem: Problem, kernel: np.ndarray, worth: np.ndarray, layer: PlannedLayer) -> Fit:
     """The best mask that the plan allows, and the best weights on it.
 
     Args:
         problem: of the layer; what it has found out for one sparsity, it knows for the next.
         kernel: the dense one, canonical layout, float64.
-        gains: (outputs,).
+        worth: what errors in two outputs cost together, (outputs, outputs); see `fisher.gather_output_worth`.
         layer: pattern and sparsity.
     """
     groups, outputs, width = problem.equations.cross.shape
-    weights, counts = kernel.reshape(groups, outputs, width), gains.reshape(groups, outputs)
+    weights = kernel.reshape(groups, outputs, width)
+    of_group = np.stack(
+        [worth[start : start + outputs, start : start + outputs] for start in range(0, len(worth), outputs)]
+    )
+    counts = np.einsum("goo->go", of_group)
 
     def select(scores: np.ndarray) -> np.ndarray:
         return layer.pattern.select(scores.reshape(kernel.shape), layer.sparsity).reshape(scores.shape)
 
-    mask = choose_mask(problem.regularized, weights, counts, select)
-    found = problem.regularized.solve(mask)
-    total = float(np.sum(problem.equations.power * counts**2))
-    error = float(np.sum(problem.equations.errors(found) * counts**2)) / total if total > 0 else 0.0
+    mask = choose_mask(problem.regularized, weights, of_group, select)
+    found = solve_together(problem.regularized, mask, of_group)
+    total = float(np.sum(problem.equations.power * counts))
+    error = float(np.sum(problem.equations.errors(found) * counts)) / total if total > 0 else 0.0
     return Fit(found.reshape(kernel.shape), mask.reshape(kernel.shape), error)

@@ -5,7 +5,7 @@ layer sees the inputs that the pruned network really gives it; its target is wha
 activation of its own, plus, where a shortcut is added behind its batch norm, what the shortcut has lost. So each layer
 makes up for the ones before it. Which weights stay is searched together with what they become
 (`sparsity.reconstruction`); how many stay is the plan's. Outputs of a layer share its weights by how much an error in
-each moves the prediction (`fisher.gather_output_gains`).
+each moves the prediction, and errors that cancel in the prediction are no errors (`fisher.gather_output_worth`).
 
 A few hundred images have little to say about the hundreds of weights that an output has in late layers: from where
 activations are small enough, each image is joined by NUM_VIEWS varied ones (`views`), which take at most half of the
@@ -28,7 +28,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK, Step, Steps, Stretch, activate, read_steps
-from reflow_tf.models.fisher import gather_output_gains
+from reflow_tf.models.fisher import gather_output_worth
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch, find_activation, without_activation
@@ -101,7 +101,7 @@ class _Sweep:
         calls = steps.count_calls()
         with pruned.as_dense() as model:
             chosen = [spec for spec in self._kernels.specs if spec.path in pruned.masks]
-            self._gains = gather_output_gains(model, chosen, images[:MOST_GRADED])
+            self._worth = gather_output_worth(model, chosen, images[:MOST_GRADED])
         self._specs = {
             id(step.operation): spec
             for step in steps
@@ -172,11 +172,10 @@ class _Sweep:
         spec = self._specs[id(step.operation)]
         variable = self._kernels.variables[spec.path]
         norm, correction = self._find_correction(step)
-        gains = self._gains[spec.path]
         inputs = self._ledger[step.inputs[0]].pruned
         sums = gather_equations(step.operation, spec, inputs, dense, correction)
         kernel = spec.to_canonical(self._dense[id(variable)]).astype(np.float64)
-        fit = fit_kernel(sums.regularize(kernel), kernel, gains, self._plan.layers[spec.path])
+        fit = fit_kernel(sums.regularize(kernel), kernel, self._worth[spec.path], self._plan.layers[spec.path])
         write_values(variable, spec.from_canonical(fit.kernel))
         if norm is None and getattr(step.operation, "use_bias", False):  # the mean, too, over the images alone
             count = len(self._images)

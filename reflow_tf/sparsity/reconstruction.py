@@ -19,6 +19,8 @@ RIDGE = 0.03
 """Added to the diagonal, as a share of its mean: pulls the weights towards the dense ones."""
 NUM_STEPS = 40
 _FIRST_PENALTY = 0.1
+_MOST_SOLVER_STEPS = 60
+_SOLVED = 1e-3  # of the residual that outputs solved one by one leave
 _TINY = 1e-12
 
 Select = Callable[[np.ndarray], np.ndarray]
@@ -84,16 +86,18 @@ class NormalEquations:
         return np.stack([minimize_rows(gram, best, alive, inverse) for gram, inverse, best, alive in groups])
 
 
-def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarray, select: Select) -> np.ndarray:
+def choose_mask(equations: NormalEquations, weights: np.ndarray, worth: np.ndarray, select: Select) -> np.ndarray:
     """The kept weights, searched together with their values by ADMM, as ALPS does (Meng et al., arXiv 2406.07831).
 
-    The sum over outputs of gain^2 times the error is split in two: weights without zeros follow the equations, a copy
-    of them follows the mask, and a growing penalty brings both together.
+    What the errors cost together is split in two: weights without zeros follow the equations, a copy of them follows
+    the mask, and a growing penalty brings both together. The cost is a Kronecker product, the outputs' worth times the
+    inputs' Gram, so its eigenvectors are those of the two (as in K-FAC, Martens & Grosse, arXiv 1503.05671).
 
     Args:
         equations: regularized, so that `gram` can be inverted.
         weights: where the search starts, (groups, outputs of a group, d).
-        gains: how much an output's error counts, (groups, outputs of a group), e.g. the scale of the batch norm behind.
+        worth: what errors in two outputs cost together, (groups, outputs of a group, outputs of a group), positive
+            definite; on its diagonal the squares of how much each counts.
         select: the plan's pattern; it sees squares of the shape of `weights`: the nearest copy with the mask's shape,
             which ADMM asks for, keeps the groups whose squares have the highest mean, not those of absolute values.
 
@@ -101,15 +105,18 @@ def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarr
         Boolean, of the shape of `weights`.
     """
     deviations, (values, vectors) = equations.deviations, equations.spectrum
+    gains, correlations = _split_worth(worth)
     # float32 from here on: it is twice as fast, and what comes of it is a mask.
     values, vectors = values.astype(np.float32), vectors.astype(np.float32)
+    worths, turns = (part.astype(np.float32) for part in np.linalg.eigh(correlations))
+    curvature = np.maximum(worths, 0)[:, :, None] * np.maximum(values, 0)[:, None]
     start = (weights * gains[..., None] * deviations[:, None]).astype(np.float32)
-    pulls = (equations.cross / deviations[:, None] * gains[..., None]).astype(np.float32)
+    pulls = (correlations @ (equations.cross / deviations[:, None] * gains[..., None])).astype(np.float32)
     mask = select(np.square(start))
     sparse, dual, penalty = np.where(mask, start, 0), np.zeros_like(pulls), _FIRST_PENALTY
     for step in range(NUM_STEPS):
-        rotated = (pulls + penalty * sparse - dual) @ vectors
-        dense = (rotated / (values[:, None] + penalty)) @ vectors.transpose(0, 2, 1)
+        rotated = turns.transpose(0, 2, 1) @ (pulls + penalty * sparse - dual) @ vectors
+        dense = turns @ (rotated / (curvature + penalty)) @ vectors.transpose(0, 2, 1)
         wanted = dense + dual / penalty
         before, mask = mask, select(np.square(wanted))
         sparse = np.where(mask, wanted, 0)
@@ -120,3 +127,45 @@ def choose_mask(equations: NormalEquations, weights: np.ndarray, gains: np.ndarr
             if changed == 0:
                 break
     return mask
+
+
+def solve_together(equations: NormalEquations, kept: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    """The weights of least cost among those that are 0 where `kept` is False, errors of outputs making up for others.
+
+    Every output alone is `equations.solve`; from there on conjugate gradients, each step of which lowers the cost.
+
+    Args:
+        equations: regularized.
+        kept: (groups, outputs of a group, d) boolean.
+        worth: as in `choose_mask`.
+
+    Returns:
+        (groups, outputs of a group, d) float64.
+    """
+    alone = equations.solve(kept)
+    gains, correlations = _split_worth(worth)
+    if not np.any(correlations - np.eye(correlations.shape[-1])):
+        return alone
+    scale = gains[..., None] * equations.deviations[:, None]
+    inputs = equations.gram / (equations.deviations[:, :, None] * equations.deviations[:, None])
+    weights = alone * scale
+    left = equations.cross / equations.deviations[:, None] * gains[..., None] - weights @ inputs
+    residual = np.where(kept, correlations @ left, 0.0)
+    direction, power = residual.copy(), float(np.sum(residual**2))
+    goal = _SOLVED**2 * power
+    for _ in range(_MOST_SOLVER_STEPS):
+        if power <= goal or power == 0:
+            break
+        pushed = np.where(kept, correlations @ (direction @ inputs), 0.0)
+        length = power / float(np.sum(direction * pushed))
+        weights += length * direction
+        residual -= length * pushed
+        before, power = power, float(np.sum(residual**2))
+        direction = residual + power / before * direction
+    return np.where(kept, weights / scale, 0.0)
+
+
+def _split_worth(worth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much each output counts, (groups, outputs of a group), and the correlations of what errors in two cost."""
+    gains = np.sqrt(np.einsum("goo->go", worth))
+    return gains, worth / (gains[:, :, None] * gains[:, None])

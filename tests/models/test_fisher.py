@@ -143,3 +143,33 @@ def test_gains_of_nothing_finite_are_refused():
     model = keras.Sequential([keras.Input((5,)), layers.Dense(4, name="hidden"), layers.Dense(3)])
     with pytest.raises(InputError, match=r"gradients must be finite\. Received: NaN or infinity at hidden"):
         fisher.gather_output_gains(model, find_kernels(model).specs, np.full((2, 5), np.nan, np.float32))
+
+
+def test_what_errors_cost_together_against_gradients_written_out():
+    """Softmax over W2 relu(x W1): of the hidden outputs the gradient is W2 (onehot - p), where they are on."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, activation="relu"), layers.Dense(3, "softmax")])
+    specs = find_kernels(model).specs
+    inputs = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    hidden = inputs @ model.layers[0].kernel.numpy()
+    found = model(inputs).numpy()
+    errors = np.eye(3)[found.argmax(-1)] - found
+    gradients = (errors @ model.layers[1].kernel.numpy().T) * (hidden > 0)
+    expected = gradients.T @ gradients / 20
+    fishers = fisher.gather_output_fisher(model, {"hidden": model.layers[0]}, inputs)
+    np.testing.assert_allclose(fishers["hidden"], expected, atol=1e-5)
+    worth = fisher.gather_output_worth(model, specs, inputs)[specs[0].path]
+    gains = fisher.gather_output_gains(model, specs, inputs)[specs[0].path]
+    np.testing.assert_allclose(np.diag(worth), gains**2, rtol=1e-5)
+    assert np.linalg.eigvalsh(worth).min() > 0
+    scales = np.sqrt(np.diag(expected))
+    correlation = fisher.WORTH_BELIEVED * expected[0, 1] / (scales[0] * scales[1])
+    assert worth[0, 1] == pytest.approx(correlation * gains[0] * gains[1], rel=1e-3)
+
+
+def test_outputs_that_no_gradient_reaches_cost_nothing_together():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4), layers.Dense(3, "softmax")])
+    model.layers[1].kernel.assign(np.zeros((4, 3)))
+    specs = find_kernels(model).specs
+    worth = fisher.gather_output_worth(model, specs, np.ones((2, 5), np.float32))
+    np.testing.assert_array_equal(worth[specs[0].path], np.eye(4))

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask
+from reflow_tf.sparsity.patterns import Block
+from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask, solve_together
 
 
 def draw(seed, groups=1, outputs=3, width=6, samples=200):
@@ -68,7 +69,7 @@ def test_the_mask_is_close_to_the_best_of_all():
         def error(mask, regularized=regularized):
             return float(regularized.errors(regularized.solve(mask)).sum())
 
-        chosen = choose_mask(regularized, weights, np.ones((1, 1)), select)
+        chosen = choose_mask(regularized, weights, np.ones((1, 1, 1)), select)
         assert chosen.sum() == 3
         every = []
         for places in itertools.combinations(range(8), 3):
@@ -88,7 +89,9 @@ def test_an_output_that_counts_for_more_keeps_more_weights():
     def select(scores):
         return scores >= np.partition(scores.ravel(), -10)[-10]
 
-    kept = [choose_mask(equations.regularized(weights), weights, np.array([[g, 1.0]]), select) for g in (0.1, 10.0)]
+    kept = [
+        choose_mask(equations.regularized(weights), weights, np.diag([g**2, 1.0])[None], select) for g in (0.1, 10.0)
+    ]
     assert kept[0][0, 0].sum() < kept[1][0, 0].sum()
 
 
@@ -103,3 +106,60 @@ def test_groups_are_independent(groups):
         for g in range(groups)
     ]
     np.testing.assert_allclose(equations.solve(kept), alone)
+
+
+def draw_worth(seed, groups=1, outputs=3):
+    roots = np.random.default_rng(seed).normal(size=(groups, outputs, 2 * outputs))
+    return roots @ roots.transpose(0, 2, 1)
+
+
+def measure_cost(equations, worth, weights):
+    """The trace of worth (w - best) gram (w - best)^T."""
+    away = weights - equations.cross @ equations.inverse
+    return float(np.einsum("gop,god,gde,gpe->", worth, away, equations.gram, away))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_outputs_solved_together_are_at_the_optimum(seed):
+    equations, weights, _, _ = draw(seed, groups=2)
+    equations = equations.regularized(weights)
+    worth, kept = draw_worth(seed, groups=2), np.random.default_rng(seed).random(weights.shape) < 0.5
+    found = solve_together(equations, kept, worth)
+    assert not found[~kept].any()
+    gradient = worth @ (found @ equations.gram - equations.cross)
+    before = worth @ (equations.solve(kept) @ equations.gram - equations.cross)
+    assert np.linalg.norm(gradient[kept]) <= 0.05 * np.linalg.norm(before[kept]) + 1e-9
+    alone = measure_cost(equations, worth, equations.solve(kept))
+    assert measure_cost(equations, worth, found) <= alone * (1 + 1e-9)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_outputs_that_have_nothing_to_do_with_each_other_are_solved_alone(seed):
+    equations, weights, _, _ = draw(seed)
+    kept = np.random.default_rng(seed).random(weights.shape) < 0.5
+    worth = np.diag([1.0, 4.0, 9.0])[None]
+    np.testing.assert_array_equal(solve_together(equations, kept, worth), equations.solve(kept))
+
+
+def test_the_search_knows_what_errors_cost_together():
+    better = []
+    for seed in range(20):
+        equations, weights, _, _ = draw(seed, outputs=6, width=10)
+        equations, worth = equations.regularized(weights), draw_worth(seed, outputs=6)
+        alone = worth * np.eye(6)
+
+        def select(scores):
+            return scores >= np.partition(scores.ravel(), -30)[-30]
+
+        masks = [choose_mask(equations, weights, known, select) for known in (worth, alone)]
+        costs = [measure_cost(equations, worth, solve_together(equations, mask, worth)) for mask in masks]
+        better.append(costs[0] / costs[1])
+    assert np.median(better) < 0.95
+
+
+def test_blocks_are_kept_by_energy():
+    """One large weight in a pair is worth more than two middling ones, whose absolute values have the higher mean."""
+    weights = np.array([[[3.0, 1.9], [0.5, 1.9]]])
+    equations = NormalEquations.of_own_output(np.eye(2)[None], weights).regularized(weights)
+    mask = choose_mask(equations, weights, np.eye(2)[None], lambda e: Block(2, 1).select(e[0], 0.5)[None])
+    np.testing.assert_array_equal(mask, [[[True, False], [True, False]]])
