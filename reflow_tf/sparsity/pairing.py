@@ -103,13 +103,12 @@ def _match(weights: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of the highest total weight, as many as there can be."""
     num_rows = len(weights)
     np.fill_diagonal(weights, 0)
-    # A row's mean is in every pair that it can be in, so it may come off: what is left tells partners apart, and rows
-    # of much energy are not everyone's best.
+    # Without the mean of either row, what is left tells partners apart, and rows of much energy are not everyone's best.
     means = weights.sum(1) / (num_rows - 1)
     gains = weights - means[:, None] - means
     np.fill_diagonal(gains, -np.inf)
     edges = _find_edges(gains)
-    values = gains[edges[:, 0], edges[:, 1]].astype(np.float64)
+    values = weights[edges[:, 0], edges[:, 1]].astype(np.float64)
     scaled = np.round((values - values.min()) / (float(np.ptp(values)) or 1.0) * _STEPS_OF_WEIGHT).astype(np.int64)
     graph: rustworkx.PyGraph[int, int] = rustworkx.PyGraph()
     graph.add_nodes_from(range(num_rows))
