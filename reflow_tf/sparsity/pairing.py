@@ -103,7 +103,7 @@ def _match(weights: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of the highest total weight, as many as there can be."""
     num_rows = len(weights)
     np.fill_diagonal(weights, 0)
-    # Without the mean of either row, what is left tells partners apart, and rows of much energy are not everyone's best.
+    # Without the mean of either row, what is left tells partners apart; rows of much energy are not everyone's best.
     means = weights.sum(1) / (num_rows - 1)
     gains = weights - means[:, None] - means
     np.fill_diagonal(gains, -np.inf)
