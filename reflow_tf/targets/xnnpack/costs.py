@@ -3,6 +3,16 @@
 A cost is the work of `workload`, kind by kind, times what a unit of it was measured to cost. The coefficients are
 fitted by nonnegative least squares to small networks of layers of many shapes and shares of zeros, each measured with
 its weights stored dense and stored sparse: benchmarks/xnnpack_costs.py, which prints them and what they leave over.
+
+    python benchmarks/xnnpack_costs.py --device=arm --networks=70 --folder=/tmp/costs
+
+gave those of ARM: of 140 files, the predicted instructions of 90 % are 0.98 to 1.02 of the counted ones, and whole
+networks that were not among them gain what is predicted to 3 % (MobileNet and MobileNetV2, 30 to 80 % of zeros).
+
+    python benchmarks/xnnpack_costs.py --device=browser --networks=45 --folder=/tmp/costs
+
+gave those of browsers, in milliseconds: of five whole networks on an idle machine within 8 %. An app that forces
+float16 arithmetic runs no sparse file right, and dense ones in about half of the instructions: ARM here means float32.
 """
 
 import dataclasses

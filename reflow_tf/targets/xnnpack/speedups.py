@@ -11,6 +11,9 @@ from reflow_tf.targets.xnnpack.costs import DEVICES, Device, Switch, count_work
 from reflow_tf.targets.xnnpack.judgement import Judgement
 from reflow_tf.targets.xnnpack.workload import count_blocks, count_dense
 
+# Predicted gains are right to some percent: below this one, nobody can tell whether it is one.
+LEAST_GAIN = 1.05
+
 
 def foresee_speedups(graph: OperatorGraph, judgement: Judgement) -> Mapping[str, float]:
     """Device -> cost of the dense network by its cost if every cluster that could ran sparse, with the zeros it has.

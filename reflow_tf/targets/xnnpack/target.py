@@ -14,6 +14,7 @@ from reflow_tf.targets.target import HardwareTarget, Tariff, Verdict
 from reflow_tf.targets.xnnpack.costs import DEVICES
 from reflow_tf.targets.xnnpack.judgement import Judgement, judge_version
 from reflow_tf.targets.xnnpack.speedups import (
+    LEAST_GAIN,
     assume_sparsity,
     compare_costs,
     foresee_speedups,
@@ -105,10 +106,11 @@ class XNNPack(HardwareTarget):
         return Tariff(prices, 0 if self.ballast else judgement.least_zeros)
 
     def estimate_speedup(self, graph: OperatorGraph) -> float:
-        """On the device that gains less; with ballast, of the sparse file where that gains, else of the dense one."""
+        """On the device that gains less; with ballast, of the sparse file where that pays, else of the dense one."""
         verdict = self.judge(graph)
         if self.ballast and not verdict.eligible:
-            return max(1.0, self.choose_speedup(verdict.possible_speedups))
+            possible = self.choose_speedup(verdict.possible_speedups)
+            return possible if possible >= LEAST_GAIN else 1.0
         return self.choose_speedup(verdict.speedups)
 
     def choose_speedup(self, speedups: Mapping[str, float]) -> float:
