@@ -15,7 +15,7 @@ _NARROW = 4, 2  # pixels and outputs of the dense product for few outputs
 _LANES = 4  # numbers in a vector of 128 bits
 # As quick as an addition: an instruction or two for what is read and written.
 _SIMPLE = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "ABS", "NEG", "SQUARE", "PAD", "CONCATENATION", "TRANSPOSE"})
-_SIMPLE |= {"SLICE", "STRIDED_SLICE", "SPLIT", "QUANTIZE", "DEQUANTIZE"}
+_SIMPLE |= {"SLICE", "STRIDED_SLICE", "SPLIT", "QUANTIZE", "DEQUANTIZE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"}
 _FREE = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 _BINARY = frozenset({"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"})
 
@@ -112,7 +112,7 @@ def count_dense(graph: OperatorGraph, operator: Operator, tiles: Tiles) -> Count
     if kind in ("MEAN", "SUM"):
         return work + Counter(mean=_vectors(values[operator.inputs[0]].num_elements))
     if kind in _BINARY:
-        return work + _count_binary(graph, operator, size // result.shape[-1] if result.shape else 1)
+        return work + _count_binary(graph, operator, size // max(result.shape[-1], 1) if result.shape else 1)
     return work + _count_others(graph, operator, size, tiles)
 
 
