@@ -13,6 +13,8 @@ from reflow_tf.targets.xnnpack.workload import count_blocks, count_dense
 
 # Predicted gains are right to some percent: below this one, nobody can tell whether it is one.
 LEAST_GAIN = 1.05
+# With fewer zeros, nobody has pruned the network yet, and nobody wants to know what they gain.
+PRUNED_SHARE = 0.1
 
 
 def foresee_speedups(graph: OperatorGraph, judgement: Judgement) -> Mapping[str, float]:

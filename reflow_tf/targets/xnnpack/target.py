@@ -15,6 +15,7 @@ from reflow_tf.targets.xnnpack.costs import DEVICES
 from reflow_tf.targets.xnnpack.judgement import Judgement, judge_version
 from reflow_tf.targets.xnnpack.speedups import (
     LEAST_GAIN,
+    PRUNED_SHARE,
     assume_sparsity,
     compare_costs,
     foresee_speedups,
@@ -160,7 +161,8 @@ def _state(graph: OperatorGraph, judgement: Judgement, version: Version) -> str:
         return f"{runs} {speedups[0].upper()}{speedups[1:]}"
     if judgement.fits:
         runs = f"{version.name} runs this file dense; its structure is fit for sparse kernels, its weights are not yet."
-        if not any(graph.values[graph.operators[index].inputs[1]].num_zeros for index in judgement.possible):
+        weights = [graph.values[graph.operators[index].inputs[1]] for index in judgement.possible]
+        if sum(each.num_zeros for each in weights) <= PRUNED_SHARE * sum(each.num_elements for each in weights):
             return runs
         return f"{runs} Run sparse all the same, {say_speedups(foresee_speedups(graph, judgement), would=True)}"
     return f"{version.name} cannot run this file sparse: something stands in the way in its structure."
