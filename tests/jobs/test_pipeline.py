@@ -446,7 +446,6 @@ def test_the_file_is_estimated_to_be_as_fast_as_was_asked(fast, allocation):
     budget = report["budget"]
     assert budget["estimate"] >= 1.3 and budget["measured"] is None and budget["passed"] is None
     assert report["target"]["eligible"] and min(report["target"]["speedups"].values()) >= 1.3
-    assert report["sparsity"]["achieved"] > 2 / 3, "below, XNNPACK runs nothing sparse"
 
 
 @pytest.mark.slow

@@ -22,16 +22,12 @@ from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.targets.operators import OperatorGraph
 from reflow_tf.targets.xnnpack.judgement import judge_version
 from reflow_tf.targets.xnnpack.shortfall import BALLAST, Shortfall, find_shortfalls
-from reflow_tf.targets.xnnpack.speedups import foresee_speedups, say_speedups
+from reflow_tf.targets.xnnpack.speedups import LEAST_GAIN, PRUNED_SHARE, foresee_speedups, say_speedups
 from reflow_tf.targets.xnnpack.target import XNNPack
 from reflow_tf.targets.xnnpack.versions import NEWEST
 from reflow_tf.targets.xnnpack.workload import count_macs
 
 _NAME = "ballast"
-# Predicted gains are right to some percent: below this one, nobody can tell whether it is one.
-LEAST_GAIN = 1.05
-# With fewer zeros, nobody has pruned the network yet, and nobody wants to know why it gets no ballast.
-_LEAST_SHARE = 0.1
 # For choosing the place, in instructions: what an operator takes by itself. A number read or written counts as 1.
 _OPERATOR_COST = 2000
 # Of a file, measured: at most 1,300 for the first convolution besides its ones, and 190 for each.
@@ -70,7 +66,7 @@ def add_ballast(content: bytes, devices: Collection[str]) -> Rewritten:
     if not shortfalls:
         return Rewritten(content, (), ())
     if losses := _find_losses(found, devices):
-        pruned = any(shortfall.num_zeros > _LEAST_SHARE * shortfall.num_weights for shortfall in shortfalls)
+        pruned = any(shortfall.num_zeros > PRUNED_SHARE * shortfall.num_weights for shortfall in shortfalls)
         name = found.values[shortfalls[0].values[0]].name
         return Rewritten(content, (), (Refused(_NAME, name, losses),) if pruned else ())
     graph = EditableGraph(content)

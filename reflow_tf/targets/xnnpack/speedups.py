@@ -11,6 +11,11 @@ from reflow_tf.targets.xnnpack.costs import DEVICES, Device, Switch, count_work
 from reflow_tf.targets.xnnpack.judgement import Judgement
 from reflow_tf.targets.xnnpack.workload import count_blocks, count_dense
 
+# Predicted gains are right to some percent: below this one, nobody can tell whether it is one.
+LEAST_GAIN = 1.05
+# With fewer zeros, nobody has pruned the network yet, and nobody wants to know what they gain.
+PRUNED_SHARE = 0.1
+
 
 def foresee_speedups(graph: OperatorGraph, judgement: Judgement) -> Mapping[str, float]:
     """Device -> cost of the dense network by its cost if every cluster that could ran sparse, with the zeros it has.
@@ -84,10 +89,10 @@ def price_weights(
 def _price_one(graph: OperatorGraph, operator: Operator, device: Device, rows: int) -> np.ndarray:
     """A weight that is kept among zeros, one of a kernel without a zero, and one of the dense network."""
     weights = graph.values[operator.inputs[1]]
-    pixels = graph.values[operator.outputs[0]].num_elements // weights.shape[0]
+    pixels, depth = graph.values[operator.outputs[0]].num_elements // weights.shape[0], weights.shape[-1]
 
     def price_in(width: int) -> float:
-        return device.cost(count_blocks(pixels, width, 1, 0, device.tiles)) / width
+        return device.cost(count_blocks(pixels, depth, width, 1, 0, device.tiles)) / width
 
     dense = device.cost(count_dense(graph, operator, device.tiles)) / weights.num_elements
     # Without a zero, all blocks of 4 are full.

@@ -14,6 +14,8 @@ from reflow_tf.targets.target import HardwareTarget, Tariff, Verdict
 from reflow_tf.targets.xnnpack.costs import DEVICES
 from reflow_tf.targets.xnnpack.judgement import Judgement, judge_version
 from reflow_tf.targets.xnnpack.speedups import (
+    LEAST_GAIN,
+    PRUNED_SHARE,
     assume_sparsity,
     compare_costs,
     foresee_speedups,
@@ -105,10 +107,11 @@ class XNNPack(HardwareTarget):
         return Tariff(prices, 0 if self.ballast else judgement.least_zeros)
 
     def estimate_speedup(self, graph: OperatorGraph) -> float:
-        """On the device that gains less; with ballast, of the sparse file where that gains, else of the dense one."""
+        """On the device that gains less; with ballast, of the sparse file where that pays, else of the dense one."""
         verdict = self.judge(graph)
         if self.ballast and not verdict.eligible:
-            return max(1.0, self.choose_speedup(verdict.possible_speedups))
+            possible = self.choose_speedup(verdict.possible_speedups)
+            return possible if possible >= LEAST_GAIN else 1.0
         return self.choose_speedup(verdict.speedups)
 
     def choose_speedup(self, speedups: Mapping[str, float]) -> float:
@@ -158,7 +161,8 @@ def _state(graph: OperatorGraph, judgement: Judgement, version: Version) -> str:
         return f"{runs} {speedups[0].upper()}{speedups[1:]}"
     if judgement.fits:
         runs = f"{version.name} runs this file dense; its structure is fit for sparse kernels, its weights are not yet."
-        if not any(graph.values[graph.operators[index].inputs[1]].num_zeros for index in judgement.possible):
+        weights = [graph.values[graph.operators[index].inputs[1]] for index in judgement.possible]
+        if sum(each.num_zeros for each in weights) <= PRUNED_SHARE * sum(each.num_elements for each in weights):
             return runs
         return f"{runs} Run sparse all the same, {say_speedups(foresee_speedups(graph, judgement), would=True)}"
     return f"{version.name} cannot run this file sparse: something stands in the way in its structure."

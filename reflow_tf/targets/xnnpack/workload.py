@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from reflow_tf.targets.operators import ABSENT, Operator, OperatorGraph, Value
 
 _NARROW = 4, 2  # pixels and outputs of the dense product for few outputs
+_NUMBER_BYTES = 4
+_CACHE_BYTES = 32 << 10  # the first one; of deeper maps, a tile's input comes from the second, pass by pass
 _LANES = 4  # numbers in a vector of 128 bits
 # As quick as an addition: an instruction or two for what is read and written.
 _SIMPLE = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "ABS", "NEG", "SQUARE", "PAD", "CONCATENATION", "TRANSPOSE"})
-_SIMPLE |= {"SLICE", "STRIDED_SLICE", "SPLIT", "QUANTIZE", "DEQUANTIZE"}
+_SIMPLE |= {"SLICE", "STRIDED_SLICE", "SPLIT", "QUANTIZE", "DEQUANTIZE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"}
 _FREE = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 _BINARY = frozenset({"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"})
 
@@ -112,7 +114,7 @@ def count_dense(graph: OperatorGraph, operator: Operator, tiles: Tiles) -> Count
     if kind in ("MEAN", "SUM"):
         return work + Counter(mean=_vectors(values[operator.inputs[0]].num_elements))
     if kind in _BINARY:
-        return work + _count_binary(graph, operator, size // result.shape[-1] if result.shape else 1)
+        return work + _count_binary(graph, operator, size // max(result.shape[-1], 1) if result.shape else 1)
     return work + _count_others(graph, operator, size, tiles)
 
 
@@ -155,14 +157,15 @@ def count_sparse(pixels: int, weights: Value, tiles: Tiles) -> Counter[str]:
     if rows > 1:
         blocks = next(blocks for blocks in weights.blocks if blocks.rows == rows)
         num_blocks += blocks.num_blocks - blocks.num_nonzeros
-    return count_blocks(pixels, rows, num_blocks, outputs + single, tiles)
+    return count_blocks(pixels, weights.shape[-1], rows, num_blocks, outputs + single, tiles)
 
 
-def count_blocks(pixels: int, rows: int, num_blocks: int, outputs: int, tiles: Tiles) -> Counter[str]:
+def count_blocks(pixels: int, depth: int, rows: int, num_blocks: int, outputs: int, tiles: Tiles) -> Counter[str]:
     """Work of a sparse kernel.
 
     Args:
         pixels: of the map.
+        depth: its channels.
         rows: of the weights that the kernel takes together.
         num_blocks: that hold a value.
         outputs: rows of blocks.
@@ -173,6 +176,8 @@ def count_blocks(pixels: int, rows: int, num_blocks: int, outputs: int, tiles: T
     for part, times in parts:
         work[f"sparse{rows}_{part}"] = num_blocks * times
         work[f"sparse{rows}_row_{part}"] = outputs * times
+    if depth * tiles.sparse[rows].pixels * _NUMBER_BYTES > _CACHE_BYTES:
+        work[f"sparse{rows}_far"] = work[f"sparse{rows}_whole"]
     return work
 
 

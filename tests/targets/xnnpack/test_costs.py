@@ -114,7 +114,7 @@ MEASURED = [
     ("browser", "MobileNetV2", 0.8, 1, 2.57),
     ("browser", "MobileNetV2", 0.9, 1, 3.25),
 ]
-BANDS = {"arm": 0.04, "browser": 0.12}
+BANDS = {"arm": 0.04, "browser": 0.08}
 
 
 @pytest.mark.parametrize(("device", "network", "sparsity", "rows", "measured"), MEASURED)

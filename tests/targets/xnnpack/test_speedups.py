@@ -14,7 +14,7 @@ from reflow_tf.targets.operators import Blocks
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.xnnpack import DEVICES, XNNPack, foresee_speedups, judge_version
 from reflow_tf.targets.xnnpack.costs import count_work
-from reflow_tf.targets.xnnpack.speedups import assume_sparsity, say_speedups
+from reflow_tf.targets.xnnpack.speedups import LEAST_GAIN, assume_sparsity, say_speedups
 from reflow_tf.targets.xnnpack.versions import NEWEST
 from reflow_tf.targets.xnnpack.workload import is_pointwise
 
@@ -32,6 +32,10 @@ def draw(network, zeros=0.6, shape=(1, 96, 96, 3), store=bytes):
 def pruned(network):
     """Three fifths of the weights zero, and stored dense."""
     return draw(network)
+
+
+def foresee(graph):
+    return foresee_speedups(graph, judge_version(graph, NEWEST))
 
 
 def with_sparsity(graph, sparsity):
@@ -107,8 +111,8 @@ def test_gains_and_losses_in_words(speedups, would, said):
 def test_the_statement_says_what_the_numbers_say(network, pruned):
     verdict = XNNPack().judge(pruned)
     assert verdict.statement.endswith(f"Run sparse all the same, {say_speedups(verdict.possible_speedups, True)}")
-    unpruned = XNNPack().judge(draw(network, 0))
-    assert unpruned.statement.endswith("its weights are not yet.")
+    for zeros in (0, 0.05):
+        assert XNNPack().judge(draw(network, zeros)).statement.endswith("its weights are not yet.")
     sparse = XNNPack().judge(draw(network, 0.8, store=store_sparse))
     assert sparse.statement.lower().endswith(say_speedups(sparse.speedups, False).lower())
 
@@ -156,10 +160,12 @@ def test_without_ballast_two_thirds_must_be_zero(pruned):
 
 
 def test_the_estimate_is_that_of_the_device_or_of_the_worse_one(pruned):
-    possible = XNNPack().judge(pruned).possible_speedups
-    for device in DEVICES:
-        assert XNNPack(device=device).estimate_speedup(pruned) == max(1, possible[device])
-    assert XNNPack().estimate_speedup(pruned) == max(1, min(possible.values()))
+    for sparsity in (0.3, 0.5, 0.6, 0.65):
+        graph = with_sparsity(pruned, sparsity)
+        possible = {device: gain if gain >= LEAST_GAIN else 1 for device, gain in foresee(graph).items()}
+        for device in DEVICES:
+            assert XNNPack(device=device).estimate_speedup(graph) == possible[device]
+        assert XNNPack().estimate_speedup(graph) == min(possible.values())
     assert XNNPack(ballast=False).estimate_speedup(pruned) == 1, "too few zeros, so it runs dense"
     assert XNNPack(ballast=True).estimate_speedup(with_sparsity(pruned, 0)) == 1, "nobody gives it ballast"
 

@@ -165,3 +165,8 @@ def test_multiplications_are_counted(network):
     assert count_macs(graph, conv) == 4 * 4 * 32 * 27
     assert count_macs(graph, pointwise) == 4 * 4 * 64 * 32
     assert count_macs(graph, dense) == 640
+
+
+def test_deep_maps_come_from_a_further_cache():
+    near, far = (count_sparse(64, weigh(np.eye(8, depth, dtype=bool)), ARM) for depth in (256, 257))
+    assert "sparse1_far" not in near and far["sparse1_far"] == far["sparse1_whole"] == 16
