@@ -257,5 +257,5 @@ def parse(text: str) -> Pattern:
             return pattern(*map(int, match.groups()))
     raise InputError(
         "--pattern must be unstructured, nm:N,M (N kept of M, e.g. nm:2,4), block:OxI (output x input, e.g. block:4x1) "
-        f"or channel. Received: {text}"
+        f"or channel; reflow_tf.tools.prune takes auto as well. Received: {text}"
     )

@@ -170,7 +170,7 @@ def _is_reshaped(graph: OperatorGraph, operator: Operator) -> bool:
 def _too_few_zeros(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster) -> Blocker:
     share = found.num_zeros / found.num_weights
     reason = f"{found.num_zeros:,} of {found.num_weights:,} weights are zero ({share:.1%}); needs more than two thirds"
-    remedy = "prune more of its 1x1 weights, and store them sparse"
+    remedy = "prune more of its 1x1 weights, and store them sparse; where it pays, ballast makes up for what is missing"
     head = [n for n in found.products if not has_pixels(graph, subgraph.nodes[n].inputs[0])]
     body = [n for n in found.products if n not in head]
     head = [n for n in head if body and n > body[-1]]
