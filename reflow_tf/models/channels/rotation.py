@@ -40,7 +40,11 @@ def rotate_streams(
         InputError: inputs that do not fit the model; activations or gradients that are not finite.
     """
     wanted, fixed = ({id(variable) for variable in variables} for variables in (changing, kept))
-    streams = [s for s in find_streams(model) if _touches(s, wanted) and not _touches(s, fixed)]
+    streams = [
+        stream
+        for stream in find_streams(model)
+        if _touches(stream, wanted) and not _touches(stream, fixed) and _is_exact(stream)
+    ]
     if not streams:
         return 0
     watched = {writer.layer.name: writer.end for stream in streams for writer in stream.writers}
@@ -53,6 +57,12 @@ def rotate_streams(
         norms |= {writer.layer.name: writer.norm for writer in stream.writers if writer.norm is not None}
     _record_variances(model, norms, images)
     return len(streams)
+
+
+def _is_exact(stream: Stream) -> bool:
+    """Whether its variables hold what is computed for them: rounded to 16 bits the network would be another."""
+    layers = [writer.layer for writer in stream.writers] + list(stream.readers)
+    return all(variable.dtype in ("float32", "float64") for layer in layers for variable in layer.weights)
 
 
 def _touches(stream: Stream, chosen: set[int]) -> bool:

@@ -115,3 +115,10 @@ def test_whole_networks_give_what_they_gave(name, randomize):
     groups = find_channel_groups(model)
     assert shuffle(model) >= len(groups) - 2  # but the inputs and the outputs
     np.testing.assert_allclose(model(samples, training=False), before, atol=1e-4 * np.abs(before).max())
+
+
+def test_an_activation_over_all_channels_freezes_them():
+    """It would bear another order, but not that one of them leaves."""
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5, "softmax", name="mixed"), layers.Dense(2)])
+    (group,) = [group for group in find_channel_groups(model) if group.size == 5]
+    assert group.frozen == "goes through the activation of mixed, which may mix channels"
