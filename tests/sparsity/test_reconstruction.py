@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from reflow_tf.sparsity.patterns import Block
@@ -30,6 +30,7 @@ def test_errors_are_the_mean_squares(seed):
 @given(st.integers(0, 2**32 - 1))
 def test_the_gradient_vanishes_on_kept_weights_and_the_rest_is_zero(seed):
     equations, weights, _, _ = draw(seed)
+    assume(np.linalg.cond(equations.gram) < 1e6)  # beyond, rounding errors show
     kept = np.random.default_rng(seed).random(weights.shape) < 0.5
     found = equations.solve(kept)
     assert not found[~kept].any()
