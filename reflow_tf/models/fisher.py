@@ -37,6 +37,9 @@ mean divergence from the dense network on 500 other images: 1.49 with none of it
 `models.channels.rotation` 1.24 with none, 1.12 with 0.7, 1.12 with 0.9.
 """
 
+MOST_OUTPUTS = 8192
+"""Of a layer whose outputs are weighed together: half a gigabyte, and the eigenvectors of it take minutes."""
+
 _LEAST_GAIN = 0.1  # of a layer's: outputs that no gradient reached are not taken to be worth nothing
 
 Gradients = Callable[[tf.Tensor], list[tf.Tensor | None]]
@@ -112,8 +115,15 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
         Path -> (outputs, outputs) float64, positive definite; the identity where no gradient arrives.
 
     Raises:
-        InputError: inputs that do not fit; activations or gradients that are not finite.
+        InputError: a layer of more than MOST_OUTPUTS; inputs that do not fit; activations or gradients that are not
+            finite.
     """
+    for spec in specs:
+        if spec.canonical_shape[0] > MOST_OUTPUTS:
+            raise InputError(
+                f"Least squares and --allocation=auto take layers of at most {MOST_OUTPUTS:,} outputs: leave the others "
+                f"out with --prunable=REGEX. Received: {spec.canonical_shape[0]:,} outputs of {spec.path}"
+            )
     placed = {place.path: place.layer for place in walk(model)}
     watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
     found = gather_output_fisher(model, watched, inputs)

@@ -173,3 +173,9 @@ def test_outputs_that_no_gradient_reaches_cost_nothing_together():
     specs = find_kernels(model).specs
     worth = fisher.gather_output_worth(model, specs, np.ones((2, 5), np.float32))
     np.testing.assert_array_equal(worth[specs[0].path], np.eye(4))
+
+
+def test_a_layer_of_too_many_outputs_is_refused_before_it_takes_gigabytes():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(fisher.MOST_OUTPUTS + 1, name="wide")])
+    with pytest.raises(InputError, match=r"at most 8,192 outputs.*Received: 8,193 outputs of wide/kernel"):
+        fisher.gather_output_worth(model, find_kernels(model).specs, np.ones((2, 2), np.float32))
