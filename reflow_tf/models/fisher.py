@@ -121,7 +121,7 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
     for spec in specs:
         if spec.canonical_shape[0] > MOST_OUTPUTS:
             raise InputError(
-                f"Least squares and --allocation=auto take layers of at most {MOST_OUTPUTS:,} outputs: leave the others "
+                f"Least squares and --allocation=auto take layers of at most {MOST_OUTPUTS:,} outputs: leave others "
                 f"out with --prunable=REGEX. Received: {spec.canonical_shape[0]:,} outputs of {spec.path}"
             )
     placed = {place.path: place.layer for place in walk(model)}
