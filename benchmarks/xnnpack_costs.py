@@ -9,8 +9,12 @@ squeeze-and-excitation block so that it runs sparse at any share of zeros, and a
 weights stored dense and stored sparse. Printed are the coefficients, and predicted beside measured.
 
 --device=arm counts instructions, which any machine gives alike. Times in a browser are noisy: to those of the drawn
-networks come whole networks that were timed on an idle machine, which also say what a millisecond is; and where both
-say little, the ratios are those on ARM. What was measured stays in the folder, and is not measured again.
+networks come whole networks that were timed on an idle machine, which also say what a millisecond is, and the embedded
+network, which is small; and where all say little, the ratios are those on ARM. What was measured stays in the folder,
+and is not measured again.
+
+At the end come whole networks that nothing was fitted to, pruned as the tool prunes them and with ballast whether it
+pays or not: what would be said of each, and what it came to.
 """
 
 import dataclasses
@@ -25,13 +29,18 @@ import keras
 import numpy as np
 from absl import app, flags
 
+from reflow_tf.config import PruneConfig
 from reflow_tf.export.operators import read_operators
+from reflow_tf.export.rewriting.ballast import add_ballast
+from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.loading import load_model
+from reflow_tf.pruning import prune
 from reflow_tf.runtimes.aarch64.runtime import AArch64
 from reflow_tf.runtimes.latency import measure_interleaved
 from reflow_tf.runtimes.web.browser import Browser
 from reflow_tf.runtimes.web.runtime import Web
+from reflow_tf.sparsity import patterns
 from reflow_tf.targets.xnnpack.costs import DEVICES, Device, count_work
 from reflow_tf.targets.xnnpack.judgement import judge_version
 from reflow_tf.targets.xnnpack.speedups import assume_sparsity
@@ -54,9 +63,18 @@ PUBLISHED: dict[str, dict[float, float]] = {
 ZOO = ("mobilenet_v2", "efficientnet_lite0")
 APPLICATIONS: dict[str, Callable[[], keras.Model]] = {
     "MobileNet": lambda: keras.applications.MobileNet(weights=None),
-    "MobileNetV3Large": lambda: keras.applications.MobileNetV3Large(weights=None, include_preprocessing=False),
+    "MobileNetV3Large": lambda: keras.applications.MobileNetV3Large(
+        (224, 224, 3), weights=None, include_preprocessing=False
+    ),
     "EfficientNetB0": lambda: keras.applications.EfficientNetB0(weights=None),
 }
+# Of each whole network: how its zeros are shared out, how many, and in which pattern.
+PRUNED = (
+    *(("uniform", share, "unstructured") for share in (0.4, 0.5, 0.6, 0.7, 0.8)),
+    ("global", 0.6, "unstructured"),
+    ("uniform", 0.5, "block:2x1"),
+)
+SMALL = "embedded"
 # Where a browser's kernels take other tiles than those on ARM; for 2 and 4 rows they are scalar, and take 8 pixels.
 PRIOR_FACTORS = {
     **dict.fromkeys(("product", "product_tile", "window", "depthwise3s1", "depthwise3s1_band"), 2 / 3),
@@ -238,6 +256,56 @@ def collect_published(device: Device, folder: pathlib.Path) -> list[Equation]:
     return found
 
 
+def make_whole(name: str, folder: pathlib.Path) -> list[pathlib.Path]:
+    """The dense file of a network, then its pruned ones; made once."""
+    labels = [f"{allocation}_{share:.0%}_{pattern.replace(':', '_')}" for allocation, share, pattern in PRUNED]
+    paths = [folder / f"whole_{name}_{label}.tflite" for label in ("dense", *labels)]
+    if not all(path.exists() for path in paths):
+        keras.utils.set_random_seed(0)
+        model = _build(name)
+        contents = [export_tflite(model, storage="dense").content]
+        for allocation, share, pattern in PRUNED:
+            config = PruneConfig(
+                sparsity=share, allocation=allocation, pattern=patterns.parse(pattern), repair="none", prunable="target"
+            )
+            dense = export_tflite(prune(model, config).model, storage="dense", rewrite="exact").content
+            contents.append(store_sparse(add_ballast(dense, ()).content))
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+    return paths
+
+
+def _build(name: str) -> keras.Model:
+    if name == SMALL:
+        return load_model("mobilenet_v2").model
+    return load_model(name, weights="random", image_size=224).model if name in ZOO else APPLICATIONS[name]()
+
+
+def measure_whole(name: str, device: Device, folder: pathlib.Path) -> list[Equation]:
+    """A whole network, dense first; in a browser all its files round by round."""
+    paths = make_whole(name, folder)
+    store = folder / f"whole_{name}_{device.name}.json"
+    if not store.exists():
+        costs = _count(paths) if device is ARM else _time(paths)
+        store.write_text(json.dumps(costs))
+    group = None if device is ARM else sum(map(ord, name))  # a number of its own, beyond those of the drawn networks
+    return [
+        Equation(path.stem.removeprefix("whole_"), _count_work(path, device), cost, group)
+        for path, cost in zip(paths, json.loads(store.read_text()), strict=True)
+    ]
+
+
+def report_whole(device: Device, coefficients: dict[str, float], folder: pathlib.Path) -> None:
+    """Prints what the costs say of networks that they were not fitted to, beside what was measured."""
+    fitted = dataclasses.replace(device, coefficients=coefficients)
+    print("| file | speed-up predicted | measured | predicted / measured |\n|---|---|---|---|")
+    for name in (*ZOO, *APPLICATIONS):
+        dense, *others = measure_whole(name, device, folder)
+        for each in others:
+            predicted, measured = fitted.cost(dense.work) / fitted.cost(each.work), dense.cost / each.cost
+            print(f"| {each.label} | {predicted:.2f} | {measured:.2f} | {predicted / measured:.3f} |", flush=True)
+
+
 class Fit:
     """Nonnegative least squares of relative errors, outliers weighing less, each group's machine as quick as it was.
 
@@ -301,7 +369,7 @@ def main(_: list[str]) -> None:
     equations = collect_drawn(device, folder)
     prior = {}
     if device.name == "browser":
-        equations += collect_published(device, folder)
+        equations += collect_published(device, folder) + measure_whole(SMALL, device, folder)
         prior = _expect_from_arm()
     fit = Fit(equations, prior)
     for kind, value in fit.coefficients.items():
@@ -313,6 +381,7 @@ def main(_: list[str]) -> None:
     for name, values in (("cost", fit.ratios), ("speed-up of drawn networks", _gains(equations, fit.ratios))):
         low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
         print(f"{name}: predicted / measured {median:.3f}, 90 % from {low:.3f} to {high:.3f}")
+    report_whole(device, fit.coefficients, folder)
 
 
 def _expect_from_arm() -> dict[str, float]:
@@ -326,7 +395,7 @@ def _expect_from_arm() -> dict[str, float]:
 
 def _gains(equations: list[Equation], ratios: np.ndarray) -> np.ndarray:
     """Predicted speed-up by measured one, of each drawn network."""
-    drawn = [ratio for equation, ratio in zip(equations, ratios, strict=True) if "%" not in equation.label]
+    drawn = [ratio for equation, ratio in zip(equations, ratios, strict=True) if equation.label[0].isdigit()]
     return np.array(drawn[::2]) / np.array(drawn[1::2])
 
 
