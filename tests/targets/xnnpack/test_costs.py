@@ -97,7 +97,7 @@ def mobilenet_v2(*zeros):
 NETWORKS = {"MobileNet": mobilenet_v1, "MobileNetV2": mobilenet_v2}
 
 # Dense by sparse, with ballast where it needs any: instructions of ai-edge-litert 1.4.0 on a Cortex-A76; and times in
-# LiteRT.js 2.5.3, one thread, on an idle machine (docs/sparse_xnnpack.md).
+# LiteRT.js 2.5.3, one thread (benchmarks/xnnpack_costs.py, whole networks, to which nothing was fitted).
 MEASURED = [
     ("arm", "MobileNet", 0.3, 1, 0.682),
     ("arm", "MobileNet", 0.5, 1, 0.927),
@@ -109,12 +109,15 @@ MEASURED = [
     ("arm", "MobileNetV2", 0.6, 1, 1.101),
     ("arm", "MobileNetV2", 0.7, 2, 1.825),
     ("arm", "MobileNetV2", 0.8, 1, 1.765),
-    ("browser", "MobileNet", 0.8, 1, 2.58),
-    ("browser", "MobileNetV2", 0.7, 1, 2.06),
-    ("browser", "MobileNetV2", 0.8, 1, 2.57),
-    ("browser", "MobileNetV2", 0.9, 1, 3.25),
+    ("browser", "MobileNet", 0.5, 1, 1.34),
+    ("browser", "MobileNet", 0.8, 1, 2.67),
+    ("browser", "MobileNetV2", 0.4, 1, 1.26),
+    ("browser", "MobileNetV2", 0.5, 1, 1.44),
+    ("browser", "MobileNetV2", 0.6, 1, 1.65),
+    ("browser", "MobileNetV2", 0.8, 1, 2.40),
+    ("browser", "MobileNetV2", 0.5, 2, 0.37),
 ]
-BANDS = {"arm": 0.04, "browser": 0.08}
+BANDS = {"arm": 0.04, "browser": 0.12}
 
 
 @pytest.mark.parametrize(("device", "network", "sparsity", "rows", "measured"), MEASURED)
