@@ -1,0 +1,388 @@
+"""How much accuracy buys how much speed: top-1, browser time and ARM instructions over shares of zeros, one network.
+
+    python benchmarks/sparse_tradeoff.py --model=mobilenet_v2 --weights=mobilenet_v2.safetensors \
+        --calibration=../shared/data/natural_images:300 --eval_data=../shared/data/imagenet_val_dev \
+        --class_names=../shared/data/imagenet_wnids.txt --measure=accuracy --output=tradeoff.jsonl
+
+A row is one file: the dense network in float32, float16 or int8, or a sparse one of a pattern, an allocation and a
+share of zeros (or, with --min_speedups, the least one at which it is estimated to be so much faster: allocations at one
+cost). `accuracy` repairs the network and scores the file in LiteRT. `web` measures milliseconds in LiteRT.js, all
+files of a pattern in turns, on an idle machine; `aarch64` counts instructions of an emulated Cortex-A76. Speed depends
+on where zeros are and not on values, so nothing is repaired there. Int8 files take and give float32 in the browser,
+which has no other way.
+
+Without --eval_data nothing is scored that results are reported on: the images of --calibration that were not drawn are,
+by how often the file says what the dense float32 file says, and by the labels of those that have one. That is for
+choosing.
+
+Rows are appended to --output as they are finished, and what is there is not measured again. The last thing printed is
+the table of everything there about this network; tools/draw_tradeoff_picture.py draws it.
+"""
+
+import functools
+import itertools
+import json
+import os
+import pathlib
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from reflow_tf import pruning
+from reflow_tf.config import ALLOCATION_NAMES, PruneConfig
+from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.data.loading import load_evaluation, load_sets
+from reflow_tf.export.limits import open_limit
+from reflow_tf.export.tflite import export_tflite
+from reflow_tf.jobs.benchmark import Candidate, Measured, measure_files
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.loading import LoadedModel, load_model
+from reflow_tf.models.predictions import read_outputs
+from reflow_tf.report.interval import wilson_interval
+from reflow_tf.runtimes.litert import LiteRT
+from reflow_tf.sparsity.masks import count_masked
+from reflow_tf.sparsity.patterns import parse
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", "mobilenet_v2", "As in reflow_tf.tools.prune.")
+flags.DEFINE_string("weights", None, "As in reflow_tf.tools.prune.")
+flags.DEFINE_integer("image_size", None, "As in reflow_tf.tools.prune.")
+flags.DEFINE_string("preprocess", "auto", "As in reflow_tf.tools.prune.")
+flags.DEFINE_list("calibration", [], "DATA:COUNT, several with commas: so many images of each calibrate.")
+flags.DEFINE_integer("seed", 0, "Of the draw.")
+flags.DEFINE_string("eval_data", None, "Images that are scored. Default: what --calibration leaves; for choosing.")
+flags.DEFINE_string("class_names", None, "As in reflow_tf.tools.prune.")
+flags.DEFINE_list("measure", ["accuracy", "web", "aarch64"], "What to measure: accuracy, web, aarch64.")
+flags.DEFINE_list("formats", ["float32", "float16", "int8"], "Of the dense network, the first one always.")
+flags.DEFINE_list("sparsities", ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8"], "Of the 1x1 weights.")
+flags.DEFINE_list("min_speedups", [], "Estimated, over the dense file, in place of --sparsities.")
+flags.DEFINE_list("patterns", ["unstructured", "block:2x1"], "As in reflow_tf.tools.prune.")
+flags.DEFINE_list("repairs", ["reflow", "least_squares"], "As in reflow_tf.tools.prune; for accuracy.")
+flags.DEFINE_list("allocations", ["uniform"], f"Of {', '.join(ALLOCATION_NAMES)}.")
+flags.DEFINE_string("output", None, "JSON lines, appended to.", required=True)
+
+Row = dict[str, Any]
+
+
+class Rows:
+    """What was measured, in a file; a row is known by what it says of the file measured and of how."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self.rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def has(self, key: Row) -> bool:
+        return any(key.items() <= row.items() for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+class Images:
+    """What calibrates and what is scored, decoded when it is first asked for.
+
+    Attributes:
+        key: what rows say about it.
+    """
+
+    def __init__(self, loaded: LoadedModel):
+        self._loaded = loaded
+        scored = "held out" if FLAGS.eval_data is None else pathlib.Path(FLAGS.eval_data).name
+        names = [
+            pathlib.Path(text.rpartition(":")[0]).name + ":" + text.rpartition(":")[2] for text in FLAGS.calibration
+        ]
+        self.key: Row = {"calibration": "+".join(names), "seed": FLAGS.seed, "scored": scored}
+
+    def _open(self, data: str) -> EvaluationSet:
+        """All images of a source that may calibrate."""
+        options: Row = {
+            "preprocessing": self._loaded.preprocessing,
+            "num_classes": self._loaded.num_classes,
+            "class_names_path": FLAGS.class_names,
+            "batch_size": 32,
+        }
+        if not os.path.isdir(data):  # embedded or packed data, whose official evaluation part is not for calibration
+            options |= {"calibration_samples": 2**31, "seed": 0}
+            drawn = load_sets(data, None, **options)[0]
+            return EvaluationSet(drawn.source, np.sort(drawn.indices), drawn.preprocessing, 32)
+        return load_evaluation(data, **options)
+
+    @functools.cached_property
+    def _drawn(self) -> list[tuple[EvaluationSet, EvaluationSet]]:
+        """Of each source what calibrates, and what is left."""
+        parts = []
+        for text in FLAGS.calibration:
+            data, _, count = text.rpartition(":")
+            images = self._open(data)
+            order = np.random.default_rng(FLAGS.seed).permutation(len(images))
+            parts.append((images.select(order[: int(count)]), images.select(np.sort(order[int(count) :]))))
+        return parts
+
+    @functools.cached_property
+    def calibration(self) -> np.ndarray:
+        """(n, ...) float32, the sources mixed: what takes the first few takes some of each."""
+        images = np.concatenate([batch for drawn, _ in self._drawn for batch in drawn])
+        return images[np.random.default_rng(FLAGS.seed).permutation(len(images))]
+
+    @functools.cached_property
+    def scored(self) -> np.ndarray:
+        return np.concatenate([batch for part in self._scored_sets for batch in part])
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """(n,) int64, -1 where there is none."""
+        parts = self._scored_sets
+        return np.concatenate([np.full(len(part), -1) if part.labels is None else part.labels for part in parts])
+
+    @functools.cached_property
+    def _scored_sets(self) -> list[EvaluationSet]:
+        if FLAGS.eval_data is None:
+            return [left for _, left in self._drawn if len(left)]
+        return [self._open(FLAGS.eval_data)]
+
+
+class Network:
+    """The dense network and the files that are made of it."""
+
+    def __init__(self) -> None:
+        self.loaded = load_model(
+            FLAGS.model, weights=FLAGS.weights, preprocess=FLAGS.preprocess, image_size=FLAGS.image_size
+        )
+        self.model = self.loaded.model
+        self.images = Images(self.loaded)
+        self.measure_sensitivity = functools.cache(self._measure_sensitivity)
+
+    def export(self, quantize: str, *, float_inputs: bool = False) -> bytes:
+        """The dense network as a file; int8 by the calibration images, or by noise where there are none."""
+        shape = tuple(self.model.input_shape[1:])
+        samples = self.images.calibration if FLAGS.calibration else noise((4, *shape))
+        if quantize == "int8" and float_inputs:
+            return export_int8_between_floats(self.model, samples)
+        quantize = {"float32": "none"}.get(quantize, quantize)
+        return export_tflite(self.model, quantize=quantize, calibration=[samples], storage="dense").content
+
+    def prune(self, cell: Row, repair: str) -> pruning.PruneResult:
+        """A sparse one."""
+        config = PruneConfig(
+            sparsity=cell.get("sparsity"),
+            min_speedup=cell.get("min_speedup"),
+            pattern=parse(cell["pattern"]),
+            allocation=cell["allocation"],
+            repair=repair,
+        )
+        needs_images = repair != "none" or config.allocation == "auto"
+        with mock.patch.object(pruning, "measure_sensitivity", self._remember(config)):
+            return pruning.prune(self.model, config, self.images.calibration if needs_images else None, batch_size=32)
+
+    def _remember(self, config: PruneConfig):
+        """Curves of 'auto' do not depend on a budget of multiplications or of weights: they are measured once."""
+        return lambda model, specs, pattern, calibration, progress: self.measure_sensitivity(
+            tuple(specs), config.pattern
+        )
+
+    def _measure_sensitivity(self, specs, pattern):
+        return REAL_SENSITIVITY(self.model, specs, pattern, [self.images.calibration], lambda items, _: items)
+
+    @functools.cached_property
+    def multiplications(self) -> dict[str, float]:
+        """Path -> what each weight of that kernel is multiplied with in one inference."""
+        kernels = find_kernels(self.model)
+        weights = kernels.read()
+        chosen = pruning.select(kernels, PruneConfig()).chosen
+        content = export_tflite(self.model, storage="dense", rewrite="exact").content
+        limit = open_limit(PruneConfig(min_speedup=1.5), content, {spec.path: weights[spec.path] for spec in chosen})
+        return {path: price.kept for path, price in limit.prices.items()}
+
+
+REAL_SENSITIVITY = pruning.measure_sensitivity
+
+
+def export_int8_between_floats(model: keras.Model, samples: np.ndarray) -> bytes:
+    """Integer arithmetic, with float32 in and out."""
+    function = tf.function(lambda images: model(images, training=False), autograph=False)
+    spec = tf.TensorSpec((1, *samples.shape[1:]), tf.float32)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(spec)])
+    converter.optimizations = {tf.lite.Optimize.DEFAULT}
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.representative_dataset = lambda: ([sample[np.newaxis]] for sample in samples)
+    return converter.convert()
+
+
+def noise(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def list_cells() -> list[Row]:
+    """The sparse files asked for, without what repairs them."""
+    budgets = [{"min_speedup": float(text)} for text in FLAGS.min_speedups]
+    budgets = budgets or [{"sparsity": float(text)} for text in FLAGS.sparsities]
+    sorts = itertools.product(FLAGS.patterns, FLAGS.allocations, budgets)
+    return [{"file": "sparse", "pattern": pattern, "allocation": name, **budget} for pattern, name, budget in sorts]
+
+
+def measure_accuracy(network: Network, rows: Rows, key: Row) -> None:
+    images, key = network.images, key | {"measure": "accuracy"} | network.images.key
+    dense = functools.cache(lambda: rank_first(network.export("float32"), network))
+
+    def score(content: bytes) -> Row:
+        found = rank_first(content, network)
+        known = images.labels >= 0
+        hits = int((found == images.labels)[known].sum())
+        return {"hits": hits, "labelled": int(known.sum()), "agree": int((found == dense()).sum()), "n": len(found)}
+
+    for quantize in FLAGS.formats:
+        cell = key | {"file": quantize}
+        if not rows.has(cell):
+            rows.add(cell | score(network.export(quantize, float_inputs=True)))
+    for cell, repair in itertools.product(list_cells(), FLAGS.repairs):
+        cell = key | cell | {"repair": repair}
+        if rows.has(cell):
+            continue
+        start = time.monotonic()
+        pruned = network.prune(cell, repair)
+        seconds = round(time.monotonic() - start)
+        found = score(export_tflite(pruned.model, storage="dense").content)
+        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
+        cost = {"seconds": seconds, "peak_gb": peak}  # the memory is the process's peak so far
+        rows.add(cell | found | describe_masks(pruned.masks, network) | cost)
+        keras.backend.clear_session()
+
+
+def rank_first(content: bytes, network: Network) -> np.ndarray:
+    """The class that the file names first for each scored image, (n,) int."""
+    outputs = read_outputs(LiteRT(content).run(network.images.scored), network.loaded.num_classes)
+    return outputs.argmax(axis=-1)
+
+
+def describe_masks(masks, network: Network) -> Row:
+    """Shares of the pruned kernels: of their weights that are zero, of their multiplications that are left."""
+    counts = network.multiplications
+    sizes = {path: (mask.size, np.count_nonzero(mask)) for path, mask in masks.items()}
+    whole, left = (sum(counts.get(path, 0) * pair[which] for path, pair in sizes.items()) for which in (0, 1))
+    zeros = count_masked(masks) / sum(size for size, _ in sizes.values())
+    return {"zeros": round(zeros, 4), "multiplications_left": round(left / whole, 4)}
+
+
+def measure_speed(network: Network, rows: Rows, key: Row, runtime: str) -> None:
+    """In the browser all files of a pattern in one run, since what else the machine does differs from run to run."""
+    key = key | {"measure": runtime}
+    dense = Candidate("float32", network.export("float32"))
+    plain = [key | {"file": name} for name in FLAGS.formats if name != "float32"]
+    groups = [[cell] for cell in [*plain, *(key | cell for cell in list_cells())]]
+    if runtime == "web":
+        groups = [
+            [*plain, *(key | cell for cell in list_cells() if cell["pattern"] == pattern)] for pattern in FLAGS.patterns
+        ]
+    for group in groups:
+        missing = [cell for cell in group if not rows.has(cell)]
+        if not missing:
+            continue
+        files = [make_file(network, cell, runtime) for cell in missing]
+        contents = [Candidate(f"file {number}", file.pop("content")) for number, file in enumerate(files)]
+        found = measure_files(contents, dense, runtime=runtime)
+        for cell, file, cost in zip(missing, files, found.files, strict=True):
+            rows.add(cell | file | describe_cost(cost, found.baseline) | {"load": round(os.getloadavg()[0], 2)})
+
+
+def make_file(network: Network, cell: Row, runtime: str) -> Row:
+    if cell["file"] != "sparse":
+        return {"content": network.export(cell["file"], float_inputs=runtime == "web")}
+    pruned = network.prune(cell, "none")
+    file = export_tflite(pruned.model, rewrite="exact")
+    notes = [" ".join(file.notes)] if file.notes else []
+    return {"content": file.content, "notes": notes, **describe_masks(pruned.masks, network)}
+
+
+def describe_cost(file: Measured, baseline: Measured | None) -> Row:
+    assert baseline is not None and file.speedup is not None
+    return {
+        "bytes": file.size_bytes,
+        "cost": file.cost.median,
+        "dense_cost": baseline.cost.median,
+        "gain": round(file.speedup.median, 4),
+        "gain_low": round(file.speedup.low, 4),
+        "gain_high": round(file.speedup.high, 4),
+        **file.describe_difference(),
+    }
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """One line a file; accuracy, one column a repair, beside what the same file costs."""
+    scored = [row for row in rows if row["measure"] == "accuracy"]
+    repairs = sorted({row["repair"] for row in scored if "repair" in row}, reverse=True)
+    for sets in sorted({(row["calibration"], row["seed"], row["scored"]) for row in scored}) or [("", 0, "")]:
+        print("\nCalibrated on {} (seed {}), scored on {}:".format(*sets))
+        columns = [f"top-1, {repair}" for repair in repairs] + ["LiteRT.js", "Cortex-A76"]
+        print("| file | multiplications left | " + " | ".join(columns) + " |\n|---|---|" + "---|" * len(columns))
+        for name, group in group_rows(rows):
+            by = {
+                row.get("repair", "none"): row
+                for row in group
+                if row.get("calibration") == sets[0] and row["seed"] == sets[1] and row["scored"] == sets[2]
+            }
+            cells = [spell_score(by.get(repair) or by.get("none")) for repair in repairs]
+            cells += [spell_cost(group, runtime) for runtime in ("web", "aarch64")]
+            left = {f"{row['multiplications_left']:.0%}" for row in group if "multiplications_left" in row}
+            print(f"| {name} | {', '.join(sorted(left))} | " + " | ".join(cells) + " |")
+
+
+def group_rows(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Label of a file -> all rows about it, dense ones first."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(name_file(row), []).append(row)
+    yield from sorted(groups.items(), key=lambda item: (item[1][0]["file"] == "sparse", item[0]))
+
+
+def name_file(row: Row) -> str:
+    if row["file"] != "sparse":
+        return f"{row['file']}, dense"
+    budget = f"{row['sparsity']:.0%}" if "sparsity" in row else f"{row['min_speedup']:g}x"
+    return f"{row['pattern']}, {row['allocation']}, {budget}"
+
+
+def spell_score(row: Row | None) -> str:
+    if row is None:
+        return ""
+    agreement = f"{row['agree'] / row['n']:.1%} as dense (n = {row['n']})"
+    if not row["labelled"]:
+        return agreement
+    low, high = wilson_interval(row["hits"], row["labelled"])
+    top1 = f"{row['hits'] / row['labelled']:.1%} ({100 * low:.1f} to {100 * high:.1f}, n = {row['labelled']})"
+    return f"{top1}; {agreement}" if row["scored"] == "held out" else top1
+
+
+def spell_cost(group: Sequence[Row], runtime: str) -> str:
+    row = next((row for row in group if row["measure"] == runtime), None)
+    if row is None:
+        return ""
+    cost = f"{row['cost'] / 1e6:.1f} M" if runtime == "aarch64" else f"{row['cost']:.1f} ms"
+    return f"{cost} ({row['gain']:.2f}x){', OTHER OUTPUTS' if row['differs'] else ''}"
+
+
+def main(_: list[str]) -> None:
+    keras.utils.set_random_seed(0)
+    rows, network = Rows(pathlib.Path(FLAGS.output)), Network()
+    key: Row = {"model": pathlib.Path(FLAGS.model).stem}
+    for measure in FLAGS.measure:
+        if measure == "accuracy":
+            measure_accuracy(network, rows, key)
+        else:
+            measure_speed(network, rows, key, measure)
+    print_table([row for row in rows.rows if key.items() <= row.items()])
+
+
+if __name__ == "__main__":
+    app.run(main)
