@@ -67,6 +67,7 @@ flags.DEFINE_list("sparsities", ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8"], "Of 
 flags.DEFINE_list("min_speedups", [], "Estimated, over the dense file, in place of --sparsities.")
 flags.DEFINE_list("patterns", ["unstructured", "block:2x1"], "As in reflow_tf.tools.prune.")
 flags.DEFINE_list("repairs", ["reflow", "least_squares"], "As in reflow_tf.tools.prune; for accuracy.")
+flags.DEFINE_string("prunable", "target", "As in reflow_tf.tools.prune.")
 flags.DEFINE_list("allocations", ["uniform"], f"Of {', '.join(ALLOCATION_NAMES)}.")
 flags.DEFINE_string("output", None, "JSON lines, appended to.", required=True)
 
@@ -180,6 +181,7 @@ class Network:
             min_speedup=cell.get("min_speedup"),
             pattern=parse(cell["pattern"]),
             allocation=cell["allocation"],
+            prunable=FLAGS.prunable,
             repair=repair,
         )
         needs_images = repair != "none" or config.allocation == "auto"
@@ -229,7 +231,9 @@ def list_cells() -> list[Row]:
     budgets = [{"min_speedup": float(text)} for text in FLAGS.min_speedups]
     budgets = budgets or [{"sparsity": float(text)} for text in FLAGS.sparsities]
     sorts = itertools.product(FLAGS.patterns, FLAGS.allocations, budgets)
-    return [{"file": "sparse", "pattern": pattern, "allocation": name, **budget} for pattern, name, budget in sorts]
+    chosen = {} if FLAGS.prunable == "target" else {"prunable": FLAGS.prunable}
+    kinds = [{"file": "sparse", "pattern": pattern, "allocation": name, **budget} for pattern, name, budget in sorts]
+    return [kind | chosen for kind in kinds]
 
 
 def measure_accuracy(network: Network, rows: Rows, key: Row) -> None:
@@ -350,7 +354,8 @@ def name_file(row: Row) -> str:
     if row["file"] != "sparse":
         return f"{row['file']}, dense"
     budget = f"{row['sparsity']:.0%}" if "sparsity" in row else f"{row['min_speedup']:g}x"
-    return f"{row['pattern']}, {row['allocation']}, {budget}"
+    kernels = f", {row['prunable']} alone" if "prunable" in row else ""
+    return f"{row['pattern']}, {row['allocation']}, {budget}{kernels}"
 
 
 def spell_score(row: Row | None) -> str:
