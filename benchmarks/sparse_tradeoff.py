@@ -26,8 +26,7 @@ import os
 import pathlib
 import resource
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,6 +35,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
+from tradeoff_table import Row, print_table
 
 from reflow_tf import pruning
 from reflow_tf.config import ALLOCATION_NAMES, PruneConfig
@@ -47,7 +47,6 @@ from reflow_tf.jobs.benchmark import Candidate, Measured, measure_files
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.predictions import read_outputs
-from reflow_tf.report.interval import wilson_interval
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.sparsity.masks import count_masked
 from reflow_tf.sparsity.patterns import parse
@@ -70,8 +69,6 @@ flags.DEFINE_list("repairs", ["reflow", "least_squares"], "As in reflow_tf.tools
 flags.DEFINE_string("prunable", "target", "As in reflow_tf.tools.prune.")
 flags.DEFINE_list("allocations", ["uniform"], f"Of {', '.join(ALLOCATION_NAMES)}.")
 flags.DEFINE_string("output", None, "JSON lines, appended to.", required=True)
-
-Row = dict[str, Any]
 
 
 class Rows:
@@ -174,7 +171,7 @@ class Network:
         quantize = {"float32": "none"}.get(quantize, quantize)
         return export_tflite(self.model, quantize=quantize, calibration=[samples], storage="dense").content
 
-    def prune(self, cell: Row, repair: str) -> pruning.PruneResult:
+    def prune(self, cell: Row, repair: str, device: str | None = None) -> pruning.PruneResult:
         """A sparse one."""
         config = PruneConfig(
             sparsity=cell.get("sparsity"),
@@ -183,6 +180,7 @@ class Network:
             allocation=cell["allocation"],
             prunable=FLAGS.prunable,
             repair=repair,
+            device=device,
         )
         needs_images = repair != "none" or config.allocation == "auto"
         with mock.patch.object(pruning, "measure_sensitivity", self._remember(config)):
@@ -208,6 +206,8 @@ class Network:
         return {path: price.kept for path, price in limit.prices.items()}
 
 
+# What a file that is measured there is made for.
+DEVICE_OF = {"web": "browser", "aarch64": "arm"}
 REAL_SENSITIVITY = pruning.measure_sensitivity
 
 
@@ -282,99 +282,46 @@ def describe_masks(masks, network: Network) -> Row:
 def measure_speed(network: Network, rows: Rows, key: Row, runtime: str) -> None:
     """In the browser all files of a pattern in one run, since what else the machine does differs from run to run."""
     key = key | {"measure": runtime}
-    dense = Candidate("float32", network.export("float32"))
-    plain = [key | {"file": name} for name in FLAGS.formats if name != "float32"]
-    groups = [[cell] for cell in [*plain, *(key | cell for cell in list_cells())]]
-    if runtime == "web":
-        groups = [
-            [*plain, *(key | cell for cell in list_cells() if cell["pattern"] == pattern)] for pattern in FLAGS.patterns
-        ]
-    for group in groups:
-        missing = [cell for cell in group if not rows.has(cell)]
-        if not missing:
-            continue
-        files = [make_file(network, cell, runtime) for cell in missing]
-        contents = [Candidate(f"file {number}", file.pop("content")) for number, file in enumerate(files)]
-        found = measure_files(contents, dense, runtime=runtime)
-        for cell, file, cost in zip(missing, files, found.files, strict=True):
-            rows.add(cell | file | describe_cost(cost, found.baseline) | {"load": round(os.getloadavg()[0], 2)})
+    plain = [key | {"file": name} for name in FLAGS.formats]
+    cells = [key | cell for cell in list_cells()]
+    if runtime == "aarch64":
+        for cell in [*plain, *cells]:
+            measure_together(network, rows, [cell], runtime)
+        return
+    for pattern in FLAGS.patterns:
+        measure_together(network, rows, [*plain[1:], *(cell for cell in cells if cell["pattern"] == pattern)], runtime)
+
+
+def measure_together(network: Network, rows: Rows, cells: Sequence[Row], runtime: str) -> None:
+    """Measures those that are missing, in turns with the dense file where it is time that is measured."""
+    missing = [cell for cell in cells if not rows.has(cell)]
+    if not missing:
+        return
+    dense = Candidate("float32", network.export("float32")) if runtime == "web" else None
+    files = [make_file(network, cell, runtime) for cell in missing]
+    contents = [Candidate(f"file {number}", file.pop("content")) for number, file in enumerate(files)]
+    found = measure_files(contents, dense, runtime=runtime)
+    for cell, file, cost in zip(missing, files, found.files, strict=True):
+        rows.add(cell | file | describe_cost(cost, found.baseline) | {"load": round(os.getloadavg()[0], 2)})
 
 
 def make_file(network: Network, cell: Row, runtime: str) -> Row:
     if cell["file"] != "sparse":
         return {"content": network.export(cell["file"], float_inputs=runtime == "web")}
-    pruned = network.prune(cell, "none")
-    file = export_tflite(pruned.model, rewrite="exact")
-    notes = [" ".join(file.notes)] if file.notes else []
-    return {"content": file.content, "notes": notes, **describe_masks(pruned.masks, network)}
+    pruned = network.prune(cell, "none", DEVICE_OF[runtime])
+    file = export_tflite(pruned.model, rewrite="exact", device=DEVICE_OF[runtime])
+    has_ballast = any(applied.rewrite == "ballast" for applied in file.rewrites)
+    refusals = [f"{refused.rewrite}: {refused.reason}" for refused in file.refused]
+    said = {"ballast": has_ballast, "notes": [*file.notes, *refusals]}
+    return {"content": file.content, **said, **describe_masks(pruned.masks, network)}
 
 
 def describe_cost(file: Measured, baseline: Measured | None) -> Row:
-    assert baseline is not None and file.speedup is not None
-    return {
-        "bytes": file.size_bytes,
-        "cost": file.cost.median,
-        "dense_cost": baseline.cost.median,
-        "gain": round(file.speedup.median, 4),
-        "gain_low": round(file.speedup.low, 4),
-        "gain_high": round(file.speedup.high, 4),
-        **file.describe_difference(),
-    }
-
-
-def print_table(rows: Sequence[Row]) -> None:
-    """One line a file; accuracy, one column a repair, beside what the same file costs."""
-    scored = [row for row in rows if row["measure"] == "accuracy"]
-    repairs = sorted({row["repair"] for row in scored if "repair" in row}, reverse=True)
-    for sets in sorted({(row["calibration"], row["seed"], row["scored"]) for row in scored}) or [("", 0, "")]:
-        print("\nCalibrated on {} (seed {}), scored on {}:".format(*sets))
-        columns = [f"top-1, {repair}" for repair in repairs] + ["LiteRT.js", "Cortex-A76"]
-        print("| file | multiplications left | " + " | ".join(columns) + " |\n|---|---|" + "---|" * len(columns))
-        for name, group in group_rows(rows):
-            by = {
-                row.get("repair", "none"): row
-                for row in group
-                if row.get("calibration") == sets[0] and row["seed"] == sets[1] and row["scored"] == sets[2]
-            }
-            cells = [spell_score(by.get(repair) or by.get("none")) for repair in repairs]
-            cells += [spell_cost(group, runtime) for runtime in ("web", "aarch64")]
-            left = {f"{row['multiplications_left']:.0%}" for row in group if "multiplications_left" in row}
-            print(f"| {name} | {', '.join(sorted(left))} | " + " | ".join(cells) + " |")
-
-
-def group_rows(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Label of a file -> all rows about it, dense ones first."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(name_file(row), []).append(row)
-    yield from sorted(groups.items(), key=lambda item: (item[1][0]["file"] == "sparse", item[0]))
-
-
-def name_file(row: Row) -> str:
-    if row["file"] != "sparse":
-        return f"{row['file']}, dense"
-    budget = f"{row['sparsity']:.0%}" if "sparsity" in row else f"{row['min_speedup']:g}x"
-    kernels = f", {row['prunable']} alone" if "prunable" in row else ""
-    return f"{row['pattern']}, {row['allocation']}, {budget}{kernels}"
-
-
-def spell_score(row: Row | None) -> str:
-    if row is None:
-        return ""
-    agreement = f"{row['agree'] / row['n']:.1%} as dense (n = {row['n']})"
-    if not row["labelled"]:
-        return agreement
-    low, high = wilson_interval(row["hits"], row["labelled"])
-    top1 = f"{row['hits'] / row['labelled']:.1%} ({100 * low:.1f} to {100 * high:.1f}, n = {row['labelled']})"
-    return f"{top1}; {agreement}" if row["scored"] == "held out" else top1
-
-
-def spell_cost(group: Sequence[Row], runtime: str) -> str:
-    row = next((row for row in group if row["measure"] == runtime), None)
-    if row is None:
-        return ""
-    cost = f"{row['cost'] / 1e6:.1f} M" if runtime == "aarch64" else f"{row['cost']:.1f} ms"
-    return f"{cost} ({row['gain']:.2f}x){', OTHER OUTPUTS' if row['differs'] else ''}"
+    row: Row = {"bytes": file.size_bytes, "cost": file.cost.median, **file.describe_difference()}
+    if baseline is not None and file.speedup is not None:
+        gains = {"gain": file.speedup.median, "gain_low": file.speedup.low, "gain_high": file.speedup.high}
+        row |= {"dense_cost": baseline.cost.median} | {name: round(value, 4) for name, value in gains.items()}
+    return row
 
 
 def main(_: list[str]) -> None:

@@ -66,11 +66,12 @@ def draw(rows: Sequence[Row], title: str, allocation: str) -> str:
 def draw_panel(
     rows: Sequence[Row], span: tuple[float, float], y: svg.Scale, runtime: str, patterns: Sequence[str]
 ) -> list[Markup]:
-    speeds = {key_of(row): row["gain"] for row in rows if row["measure"] == runtime}
+    costs = [row for row in rows if row["measure"] == runtime]
+    dense = next((row["cost"] for row in costs if row["file"] == "float32"), 0.0)
+    speeds = {key_of(row): row.get("gain") or dense / row["cost"] for row in costs}
     x = svg.linear((min(0.8, *speeds.values()), max(2.2, *speeds.values())), span)
     parts = draw_axes(x, y, span, max(2.2, *speeds.values()))
-    dense = find_top1(rows, "float32")
-    parts += mark(x(1), y(dense), "dense", "dense")
+    parts += mark(x(1), y(find_top1(rows, "float32")), "dense", "dense")
     if runtime == "web" and (key := ("int8",)) in speeds:
         parts += mark(x(speeds[key]), y(find_top1(rows, "int8")), "int8", "dense")
     for (pattern, repair), (colour, name) in CURVES.items():
