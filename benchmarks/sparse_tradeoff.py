@@ -11,9 +11,9 @@ files of a pattern in turns, on an idle machine; `aarch64` counts instructions o
 on where zeros are and not on values, so nothing is repaired there. Int8 files take and give float32 in the browser,
 which has no other way.
 
-Without --eval_data nothing is scored that results are reported on: the images of --calibration that were not drawn are,
-by how often the file says what the dense float32 file says, and by the labels of those that have one. That is for
-choosing.
+Besides --eval_data, the images of --calibration that were not drawn are scored ("held out"), by how often the file says
+what the dense float32 file says, and by the labels of those that have one. That is for choosing: nothing is ever chosen
+on the images that results are reported on.
 
 Rows are appended to --output as they are finished, and what is there is not measured again. The last thing printed is
 the table of everything there about this network; tools/draw_tradeoff_picture.py draws it.
@@ -58,7 +58,7 @@ flags.DEFINE_integer("image_size", None, "As in reflow_tf.tools.prune.")
 flags.DEFINE_string("preprocess", "auto", "As in reflow_tf.tools.prune.")
 flags.DEFINE_list("calibration", [], "DATA:COUNT, several with commas: so many images of each calibrate.")
 flags.DEFINE_integer("seed", 0, "Of the draw.")
-flags.DEFINE_string("eval_data", None, "Images that are scored. Default: what --calibration leaves; for choosing.")
+flags.DEFINE_string("eval_data", None, "Images that results are reported on; all are scored.")
 flags.DEFINE_string("class_names", None, "As in reflow_tf.tools.prune.")
 flags.DEFINE_list("measure", ["accuracy", "web", "aarch64"], "What to measure: accuracy, web, aarch64.")
 flags.DEFINE_list("formats", ["float32", "float16", "int8"], "Of the dense network, the first one always.")
@@ -88,20 +88,52 @@ class Rows:
         print(json.dumps(row), flush=True)
 
 
-class Images:
-    """What calibrates and what is scored, decoded when it is first asked for.
+class Scored:
+    """Images that are scored, decoded when they are first asked for.
 
     Attributes:
-        key: what rows say about it.
+        name: as rows have it.
+    """
+
+    def __init__(self, name: str, parts: Sequence[EvaluationSet]):
+        self.name, self._parts = name, [part for part in parts if len(part)]
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        return np.concatenate([batch for part in self._parts for batch in part])
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """(n,) int64, -1 where there is none."""
+        return np.concatenate([np.full(len(part), -1) if part.labels is None else part.labels for part in self._parts])
+
+
+class Images:
+    """What calibrates and what is scored.
+
+    Attributes:
+        key: what rows say of what calibrates.
+        scored: the sets that are scored.
     """
 
     def __init__(self, loaded: LoadedModel):
         self._loaded = loaded
-        scored = "held out" if FLAGS.eval_data is None else pathlib.Path(FLAGS.eval_data).name
+        drawn, left = [], []
+        for text in FLAGS.calibration:
+            data, _, count = text.rpartition(":")
+            images = self._open(data)
+            order = np.random.default_rng(FLAGS.seed).permutation(len(images))
+            drawn.append(images.select(order[: int(count)]))
+            left.append(images.select(np.sort(order[int(count) :])))
+        self._drawn = drawn
         names = [
-            pathlib.Path(text.rpartition(":")[0]).name + ":" + text.rpartition(":")[2] for text in FLAGS.calibration
+            ":".join([pathlib.Path(text.rpartition(":")[0]).name, text.rpartition(":")[2]])
+            for text in FLAGS.calibration
         ]
-        self.key: Row = {"calibration": "+".join(names), "seed": FLAGS.seed, "scored": scored}
+        self.key: Row = {"calibration": "+".join(names), "seed": FLAGS.seed}
+        self.scored = [Scored("held out", left)] if any(map(len, left)) else []
+        if FLAGS.eval_data is not None:
+            self.scored.append(Scored(pathlib.Path(FLAGS.eval_data).name, [self._open(FLAGS.eval_data)]))
 
     def _open(self, data: str) -> EvaluationSet:
         """All images of a source that may calibrate."""
@@ -112,43 +144,15 @@ class Images:
             "batch_size": 32,
         }
         if not os.path.isdir(data):  # embedded or packed data, whose official evaluation part is not for calibration
-            options |= {"calibration_samples": 2**31, "seed": 0}
-            drawn = load_sets(data, None, **options)[0]
+            drawn = load_sets(data, None, **options, calibration_samples=2**31, seed=0)[0]
             return EvaluationSet(drawn.source, np.sort(drawn.indices), drawn.preprocessing, 32)
         return load_evaluation(data, **options)
 
     @functools.cached_property
-    def _drawn(self) -> list[tuple[EvaluationSet, EvaluationSet]]:
-        """Of each source what calibrates, and what is left."""
-        parts = []
-        for text in FLAGS.calibration:
-            data, _, count = text.rpartition(":")
-            images = self._open(data)
-            order = np.random.default_rng(FLAGS.seed).permutation(len(images))
-            parts.append((images.select(order[: int(count)]), images.select(np.sort(order[int(count) :]))))
-        return parts
-
-    @functools.cached_property
     def calibration(self) -> np.ndarray:
         """(n, ...) float32, the sources mixed: what takes the first few takes some of each."""
-        images = np.concatenate([batch for drawn, _ in self._drawn for batch in drawn])
+        images = np.concatenate([batch for part in self._drawn for batch in part])
         return images[np.random.default_rng(FLAGS.seed).permutation(len(images))]
-
-    @functools.cached_property
-    def scored(self) -> np.ndarray:
-        return np.concatenate([batch for part in self._scored_sets for batch in part])
-
-    @functools.cached_property
-    def labels(self) -> np.ndarray:
-        """(n,) int64, -1 where there is none."""
-        parts = self._scored_sets
-        return np.concatenate([np.full(len(part), -1) if part.labels is None else part.labels for part in parts])
-
-    @functools.cached_property
-    def _scored_sets(self) -> list[EvaluationSet]:
-        if FLAGS.eval_data is None:
-            return [left for _, left in self._drawn if len(left)]
-        return [self._open(FLAGS.eval_data)]
 
 
 class Network:
@@ -237,37 +241,46 @@ def list_cells() -> list[Row]:
 
 
 def measure_accuracy(network: Network, rows: Rows, key: Row) -> None:
-    images, key = network.images, key | {"measure": "accuracy"} | network.images.key
-    dense = functools.cache(lambda: rank_first(network.export("float32"), network))
-
-    def score(content: bytes) -> Row:
-        found = rank_first(content, network)
-        known = images.labels >= 0
-        hits = int((found == images.labels)[known].sum())
-        return {"hits": hits, "labelled": int(known.sum()), "agree": int((found == dense()).sum()), "n": len(found)}
-
+    key = key | {"measure": "accuracy"} | network.images.key
+    dense = functools.cache(lambda: score(network.export("float32"), network))
     for quantize in FLAGS.formats:
         cell = key | {"file": quantize}
-        if not rows.has(cell):
-            rows.add(cell | score(network.export(quantize, float_inputs=True)))
+        if not is_scored(cell, network, rows):
+            found = dense() if quantize == "float32" else score(network.export(quantize, float_inputs=True), network)
+            add_scores(found, dense(), cell, {}, network, rows)
     for cell, repair in itertools.product(list_cells(), FLAGS.repairs):
         cell = key | cell | {"repair": repair}
-        if rows.has(cell):
+        if is_scored(cell, network, rows):
             continue
         start = time.monotonic()
         pruned = network.prune(cell, repair)
         seconds = round(time.monotonic() - start)
-        found = score(export_tflite(pruned.model, storage="dense").content)
+        found = score(export_tflite(pruned.model, storage="dense").content, network)
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
         cost = {"seconds": seconds, "peak_gb": peak}  # the memory is the process's peak so far
-        rows.add(cell | found | describe_masks(pruned.masks, network) | cost)
+        add_scores(found, dense(), cell, describe_masks(pruned.masks, network) | cost, network, rows)
         keras.backend.clear_session()
 
 
-def rank_first(content: bytes, network: Network) -> np.ndarray:
-    """The class that the file names first for each scored image, (n,) int."""
-    outputs = read_outputs(LiteRT(content).run(network.images.scored), network.loaded.num_classes)
-    return outputs.argmax(axis=-1)
+def is_scored(cell: Row, network: Network, rows: Rows) -> bool:
+    return all(rows.has(cell | {"scored": part.name}) for part in network.images.scored)
+
+
+def score(content: bytes, network: Network) -> list[np.ndarray]:
+    """The class that the file names first for each image of each set that is scored, (n,) int each."""
+    file = LiteRT(content)
+    outputs = [read_outputs(file.run(part.images), network.loaded.num_classes) for part in network.images.scored]
+    return [found.argmax(axis=-1) for found in outputs]
+
+
+def add_scores(found, dense, cell: Row, more: Row, network: Network, rows: Rows) -> None:
+    """A row for each set that is scored, unless it is there."""
+    for part, ours, others in zip(network.images.scored, found, dense, strict=True):
+        cell = cell | {"scored": part.name}
+        if not rows.has(cell):
+            known = part.labels >= 0
+            hits = {"hits": int((ours == part.labels)[known].sum()), "labelled": int(known.sum())}
+            rows.add(cell | hits | {"agree": int((ours == others).sum()), "n": len(ours)} | more)
 
 
 def describe_masks(masks, network: Network) -> Row:
