@@ -22,6 +22,7 @@ the table of everything there about this network; tools/draw_tradeoff_picture.py
 import functools
 import itertools
 import json
+import math
 import os
 import pathlib
 import resource
@@ -41,12 +42,12 @@ from reflow_tf import pruning
 from reflow_tf.config import ALLOCATION_NAMES, PruneConfig
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.loading import load_evaluation, load_sets
-from reflow_tf.export.limits import open_limit
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs.benchmark import Candidate, Measured, measure_files
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.predictions import read_outputs
+from reflow_tf.models.walking import walk
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.sparsity.masks import count_masked
 from reflow_tf.sparsity.patterns import parse
@@ -133,20 +134,22 @@ class Images:
         self.key: Row = {"calibration": "+".join(names), "seed": FLAGS.seed}
         self.scored = [Scored("held out", left)] if any(map(len, left)) else []
         if FLAGS.eval_data is not None:
-            self.scored.append(Scored(pathlib.Path(FLAGS.eval_data).name, [self._open(FLAGS.eval_data)]))
+            self.scored.append(
+                Scored(pathlib.Path(FLAGS.eval_data).name, [self._open(FLAGS.eval_data, is_reported=True)])
+            )
 
-    def _open(self, data: str) -> EvaluationSet:
-        """All images of a source that may calibrate."""
+    def _open(self, data: str, *, is_reported: bool = False) -> EvaluationSet:
+        """All images of a source; of embedded or packed data those that results are reported on, or the others."""
         options: Row = {
             "preprocessing": self._loaded.preprocessing,
             "num_classes": self._loaded.num_classes,
             "class_names_path": FLAGS.class_names,
             "batch_size": 32,
         }
-        if not os.path.isdir(data):  # embedded or packed data, whose official evaluation part is not for calibration
-            drawn = load_sets(data, None, **options, calibration_samples=2**31, seed=0)[0]
-            return EvaluationSet(drawn.source, np.sort(drawn.indices), drawn.preprocessing, 32)
-        return load_evaluation(data, **options)
+        if is_reported or os.path.isdir(data):
+            return load_evaluation(data, **options)
+        drawn = load_sets(data, None, **options, calibration_samples=2**31, seed=0)[0]
+        return EvaluationSet(drawn.source, np.sort(drawn.indices), drawn.preprocessing, 32)
 
     @functools.cached_property
     def calibration(self) -> np.ndarray:
@@ -164,7 +167,7 @@ class Network:
         )
         self.model = self.loaded.model
         self.images = Images(self.loaded)
-        self.measure_sensitivity = functools.cache(self._measure_sensitivity)
+        self._curves: Row = {}
 
     def export(self, quantize: str, *, float_inputs: bool = False) -> bytes:
         """The dense network as a file; int8 by the calibration images, or by noise where there are none."""
@@ -191,23 +194,22 @@ class Network:
             return pruning.prune(self.model, config, self.images.calibration if needs_images else None, batch_size=32)
 
     def _remember(self, config: PruneConfig):
-        """Curves of 'auto' do not depend on a budget of multiplications or of weights: they are measured once."""
-        return lambda model, specs, pattern, calibration, progress: self.measure_sensitivity(
-            tuple(specs), config.pattern
-        )
+        """Curves of 'auto' do not depend on how much is to be zero: they are measured once."""
 
-    def _measure_sensitivity(self, specs, pattern):
-        return REAL_SENSITIVITY(self.model, specs, pattern, [self.images.calibration], lambda items, _: items)
+        def measure(model, specs, patterns, *rest):
+            key = (tuple(patterns.items()), config.turns_streams)
+            if key not in self._curves:
+                self._curves[key] = REAL_SENSITIVITY(model, specs, patterns, *rest)
+            return self._curves[key]
+
+        return measure
 
     @functools.cached_property
-    def multiplications(self) -> dict[str, float]:
-        """Path -> what each weight of that kernel is multiplied with in one inference."""
-        kernels = find_kernels(self.model)
-        weights = kernels.read()
-        chosen = pruning.select(kernels, PruneConfig()).chosen
-        content = export_tflite(self.model, storage="dense", rewrite="exact").content
-        limit = open_limit(PruneConfig(min_speedup=1.5), content, {spec.path: weights[spec.path] for spec in chosen})
-        return {path: price.kept for path, price in limit.prices.items()}
+    def multiplications(self) -> dict[str, int]:
+        """Path -> how often each weight of that kernel is used in one inference: the positions of its output."""
+        layers = {place.path: place.layer for place in walk(self.model)}
+        paths = [spec.path for spec in find_kernels(self.model).specs]
+        return {path: math.prod(layers[path.rpartition("/")[0]].output.shape[1:-1]) for path in paths}
 
 
 # What a file that is measured there is made for.
@@ -287,7 +289,7 @@ def describe_masks(masks, network: Network) -> Row:
     """Shares of the pruned kernels: of their weights that are zero, of their multiplications that are left."""
     counts = network.multiplications
     sizes = {path: (mask.size, np.count_nonzero(mask)) for path, mask in masks.items()}
-    whole, left = (sum(counts.get(path, 0) * pair[which] for path, pair in sizes.items()) for which in (0, 1))
+    whole, left = (sum(counts[path] * pair[which] for path, pair in sizes.items()) for which in (0, 1))
     zeros = count_masked(masks) / sum(size for size, _ in sizes.values())
     return {"zeros": round(zeros, 4), "multiplications_left": round(left / whole, 4)}
 
