@@ -26,7 +26,7 @@ flags.DEFINE_string("title", "MobileNetV2", "What the picture calls it.")
 flags.DEFINE_string("allocation", "uniform", "Whose rows.")
 flags.DEFINE_string("output", "docs/images/tradeoff.svg", "The SVG file to write.")
 
-WIDTH, HEIGHT, GAP = 916.0, 470.0, 64.0
+WIDTH, HEIGHT, GAP = 916.0, 500.0, 64.0
 TOP, BOTTOM = 96.0, 410.0
 # (runtime, heading, unit, patterns worth showing there)
 PANELS = (
@@ -60,6 +60,8 @@ def draw(rows: Sequence[Row], title: str, allocation: str) -> str:
         parts += draw_panel(rows, (left + 44, left + panel), y, runtime, patterns)
         parts.append(svg.text(left + 44, TOP - 8, heading, "label"))
         parts.append(svg.text((2 * left + 44 + panel) / 2, BOTTOM + 42, unit, "tick", "middle"))
+    for number, (colour, name) in enumerate(CURVES.values()):
+        parts.append(svg.text(MARGIN + 44 + number * 210, HEIGHT - MARGIN + 4, name, f"ink-{colour}"))
     return stand_alone(WIDTH, HEIGHT, describe(rows, title), *parts)
 
 
@@ -68,9 +70,11 @@ def draw_panel(
 ) -> list[Markup]:
     costs = [row for row in rows if row["measure"] == runtime]
     dense = next((row["cost"] for row in costs if row["file"] == "float32"), 0.0)
-    speeds = {key_of(row): row.get("gain") or dense / row["cost"] for row in costs}
-    x = svg.linear((min(0.8, *speeds.values()), max(2.2, *speeds.values())), span)
-    parts = draw_axes(x, y, span, max(2.2, *speeds.values()))
+    shown = [row for row in costs if row.get("pattern", patterns[0]) in patterns]
+    speeds = {key_of(row): row.get("gain") or dense / row["cost"] for row in shown}
+    most = max(2.2, *speeds.values()) + 0.05
+    x = svg.linear((min(0.8, *speeds.values()) - 0.05, most), span)
+    parts = draw_axes(x, y, span, most)
     parts += mark(x(1), y(find_top1(rows, "float32")), "dense", "dense")
     if runtime == "web" and (key := ("int8",)) in speeds:
         parts += mark(x(speeds[key]), y(find_top1(rows, "int8")), "int8", "dense")
@@ -88,9 +92,7 @@ def draw_panel(
             dot = svg.element(
                 "circle", svg.element("title", words), cx=x(gain), cy=y(top1), r=4, class_=f"fill-{colour}"
             )
-            parts += [dot, svg.text(x(gain) + 6, y(top1) - 6, percent(sparsity, 0), "tick")]
-        _, gain, top1 = points[0]
-        parts.append(svg.text(x(gain) - 8, y(top1) + 20, name, f"ink-{colour}"))
+            parts += [dot, svg.text(x(gain) - 7, y(top1) + 15, percent(sparsity, 0), "tick", "end")]
     return parts
 
 
