@@ -3,31 +3,26 @@
     python -m reflow_tf.tools.prune --model=mobilenet_v2
     python tools/draw_readme_picture.py --report=reflow_out/mobilenet_v2/report.json
 
-The file carries its own paper and the colours of the page for a light and a dark reader, because a picture on a README
-sees neither the page's style nor its background.
+What makes it stand alone is in `paper`.
 """
 
 import json
 import pathlib
-import re
-from importlib import resources
 from xml.etree import ElementTree
 
 from absl import app, flags
 from markupsafe import Markup
+from paper import MARGIN, stand_alone
 
 from reflow_tf.report import charts, document, story, svg
 from reflow_tf.report.document import Report
-from reflow_tf.report.wording import SPACE, percent
+from reflow_tf.report.wording import percent
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("report", "reflow_out/mobilenet_v2/report.json", "The report.json of a run with batch norms.")
 flags.DEFINE_string("output", "docs/images/collapse.svg", "The SVG file to write.")
 
-MARGIN, GAP, LINE = 28.0, 34.0, 22.0
-_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-# Rules of the page's style sheet that speak of what is inside of a picture.
-_PICTURE_RULES = ("svg text", "svg .", ".grid", ".axis", ".reference", ".curve", ".stroke-", ".fill-")
+GAP, LINE = 34.0, 22.0
 
 
 def draw(report: Report) -> str:
@@ -41,11 +36,8 @@ def draw(report: Report) -> str:
         inner, height = _place(chart, MARGIN, y + LINE + 30)
         parts.append(inner)
         y += LINE + 30 + height + GAP
-    height = y - GAP + MARGIN
-    paper = svg.element("rect", width=width, height=height, rx=8, class_="paper")
-    label = f"{story.headline(report)} {story.signal_sentence(report)}".replace(SPACE, " ")
-    picture = svg.picture(width, height, label, svg.element("style", Markup(_style())), paper, *parts)
-    return str(picture).replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" ', 1) + "\n"
+    label = f"{story.headline(report)} {story.signal_sentence(report)}"
+    return stand_alone(width, y - GAP + MARGIN, label, *parts)
 
 
 def _panels(report: Report) -> list[tuple[str, str, Markup]]:
@@ -72,20 +64,6 @@ def _place(figure: Markup, x: float, y: float) -> tuple[Markup, float]:
     place = {"x": f"{x:g}", "y": f"{y:g}", "width": f"{charts.WIDE:g}", "height": f"{height:g}"}
     wide.attrib = {"viewBox": wide.attrib["viewBox"], "aria-hidden": "true", "overflow": "visible", **place}
     return Markup(ElementTree.tostring(wide, encoding="unicode")), height
-
-
-def _style() -> str:
-    """The page's colours, for light and for dark, and its rules for pictures."""
-    sheet = resources.files("reflow_tf.report").joinpath("page.css").read_text(encoding="utf-8")
-    colours = sheet.partition("* {")[0]
-    rules = [line for line in sheet.splitlines() if line.startswith(_PICTURE_RULES)]
-    own = [
-        f"text {{ font: 13px {_FONT}; font-variant-numeric: tabular-nums; }}",
-        "svg .title { font-size: 19px; font-weight: 660; letter-spacing: -0.01em; }",
-        "svg .words { fill: var(--soft); font-size: 14px; }",
-        ".paper { fill: var(--paper); stroke: var(--rule); }",
-    ]
-    return re.sub(r"\n\s*", "\n", "\n".join([colours.strip(), *own, *rules]))
 
 
 def main(_: list[str]) -> None:
