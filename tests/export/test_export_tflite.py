@@ -343,7 +343,7 @@ def test_masks_of_turned_kernels_are_found_again(mobilenet):
 def test_a_rewrite_that_computes_something_else_is_dropped(monkeypatch, mobilenet):
     other = keras.models.clone_model(mobilenet[0])  # other weights
     wrong = Rewritten(export_tflite(other, storage="dense").content, (Applied("rotation", ("Conv1",), "Turned."),), ())
-    monkeypatch.setattr(tflite, "rewrite_exact", lambda content: wrong)
+    monkeypatch.setattr(tflite, "rewrite_exact", lambda content, ballast_for: wrong)
     exported = export_tflite(mobilenet[0], rewrite="exact")
     assert exported.rewrites == ()
     assert any("Not rewritten" in note for note in exported.notes)
