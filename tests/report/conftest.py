@@ -1,9 +1,32 @@
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from absl import flags
 
 from .sample import MCU, sample_report
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Callable[[str], ModuleType]:
+    """Name of a script in tools/ -> its module."""
+
+    def load(name: str) -> ModuleType:
+        specification = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+        assert specification is not None and specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(TOOLS)  # it imports its neighbour
+            patch.setattr(flags, "DEFINE_string", lambda *_, **__: None)  # its flags must not meet those of others
+            specification.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

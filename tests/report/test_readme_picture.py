@@ -1,26 +1,15 @@
 """tools/draw_readme_picture.py: the charts of the page as one file that stands alone."""
 
-import importlib.util
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from absl import flags
 
 SVG = "{http://www.w3.org/2000/svg}"
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "draw_readme_picture.py"
 
 
 @pytest.fixture(scope="module")
-def tool():
-    """The script, whose flags must not meet those of other scripts, and which imports its neighbour."""
-    specification = importlib.util.spec_from_file_location("draw_readme_picture", TOOL)
-    module = importlib.util.module_from_spec(specification)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TOOL.parent)
-        patch.setattr(flags, "DEFINE_string", lambda *_, **__: None)
-        specification.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("draw_readme_picture")
 
 
 def test_it_stands_alone(tool, make_report):

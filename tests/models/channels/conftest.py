@@ -25,6 +25,17 @@ class Reversed(layers.Layer):
         return keras.ops.flip(inputs, axis=-1)
 
 
+class Subclassed(keras.Model):
+    """A model whose graph is written in Python only."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(4)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
 STEPS = {
     "conv": lambda x, n: layers.Conv2D(n, 3, padding="same", activation="relu")(x),
     "pointwise": lambda x, n: layers.Conv2D(n, 1, use_bias=False)(x),
@@ -105,3 +116,11 @@ def step(request):
 def _randomize():
     """Gives a model weights that leave nothing symmetrical, and returns it."""
     return randomize
+
+
+@pytest.fixture
+def subclassed():
+    """A built model of 3 features of which nothing is known."""
+    model = Subclassed()
+    model(np.zeros((1, 3)))
+    return model

@@ -93,18 +93,8 @@ def test_what_is_not_known_freezes_what_touches_it(build_network):
         assert {(id(before), 3), (id(behind), 2)} <= frozen and (id(behind), 3) not in frozen
 
 
-def test_of_a_subclassed_model_nothing_is_known():
-    class Own(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = layers.Dense(4)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    model = Own()
-    model(np.zeros((1, 3)))
-    assert find_channel_groups(model) == ()
+def test_of_a_subclassed_model_nothing_is_known(subclassed):
+    assert find_channel_groups(subclassed) == ()
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet8", "mobilenet_v1_025"])
