@@ -15,6 +15,7 @@ from reflow_tf.export.conversion import convert_dense
 from reflow_tf.export.equivalence import relative_difference
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
 from reflow_tf.export.stored_zeros import STORES
+from reflow_tf.targets.xnnpack import XNNPack
 from reflow_tf.targets.xnnpack.shortfall import is_ballast
 
 _INEXACT_NOTE = (
@@ -96,8 +97,8 @@ def export_tflite(
     )
     rewritten, notes = Rewritten(converted, (), ()), list[str]()
     if rewrite == "exact":
-        devices = (DEVICES if device is None else (device,)) if ballast == "auto" and storage == "sparse" else ()
-        rewritten, notes = _rewrite(converted, devices)
+        target = XNNPack(device=device, ballast=ballast == "auto" and storage == "sparse")
+        rewritten, notes = _rewrite(converted, target.ballast_for)
     stored = STORES[storage](rewritten.content)
     return ExportedFile(
         content=stored.content,

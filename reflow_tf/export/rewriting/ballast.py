@@ -41,8 +41,8 @@ def bound_size(graph: OperatorGraph, devices: Collection[str]) -> int:
         graph: the file, rewritten in all other ways, with the zeros that it will have.
         devices: as for `add_ballast`.
     """
-    shortfalls = [shortfall for shortfall in find_shortfalls(graph, NEWEST) if shortfall.values]
-    if not devices or not shortfalls or _find_losses(graph, devices):
+    shortfalls = find_shortfalls(graph, NEWEST)
+    if not shortfalls or _find_losses(graph, devices):
         return 0
     places = [(shortfall, graph.values[_find_place(graph, shortfall)].shape[-1]) for shortfall in shortfalls]
     return sum(
@@ -62,7 +62,7 @@ def add_ballast(content: bytes, devices: Collection[str]) -> Rewritten:
         InputError: `content` is not a whole .tflite file.
     """
     found = read_operators(content)
-    shortfalls = [shortfall for shortfall in find_shortfalls(found, NEWEST) if shortfall.values]
+    shortfalls = find_shortfalls(found, NEWEST)
     if not shortfalls:
         return Rewritten(content, (), ())
     if losses := _find_losses(found, devices):

@@ -41,14 +41,15 @@ class Shortfall:
 def find_shortfalls(graph: OperatorGraph, version: Version) -> tuple[Shortfall, ...]:
     """The clusters of a network that lack zeros and nothing else, in the order of execution.
 
-    Those are left out in which nothing would become sparse, or that the runtime would compute wrong.
+    Those are left out in which nothing would become sparse, that the runtime would compute wrong, or in which there is
+    no place for more zeros.
     """
     found = []
     for subgraph in build_subgraphs(graph, version):
         layouts = [check_layout(node, subgraph, version).layout for node in subgraph.nodes]
         for cluster in find_clusters(subgraph, layouts, version):
-            if cluster.sparse and not cluster.garbled and not cluster.has_enough_zeros:
-                values = _find_inner_values(graph, subgraph, cluster)
+            lacks_zeros = cluster.sparse and not cluster.garbled and not cluster.has_enough_zeros
+            if lacks_zeros and (values := _find_inner_values(graph, subgraph, cluster)):
                 found.append(Shortfall(cluster.num_weights, cluster.num_zeros, values))
     return tuple(found)
 

@@ -108,11 +108,11 @@ class XNNPack(HardwareTarget):
 
     def estimate_speedup(self, graph: OperatorGraph) -> float:
         """On the device that gains less; with ballast, of the sparse file where that pays, else of the dense one."""
-        verdict = self.judge(graph)
-        if self.ballast and not verdict.eligible:
-            possible = self.choose_speedup(verdict.possible_speedups)
+        judgement = judge_version(graph, NEWEST)
+        if self.ballast and not judgement.eligible:
+            possible = self.choose_speedup(foresee_speedups(graph, judgement))
             return possible if possible >= LEAST_GAIN else 1.0
-        return self.choose_speedup(verdict.speedups)
+        return self.choose_speedup(_compare_now(graph, judgement))
 
     def choose_speedup(self, speedups: Mapping[str, float]) -> float:
         """That of the device, or the least where the file is for all."""
@@ -129,7 +129,7 @@ class XNNPack(HardwareTarget):
             The verdict. Its speed-ups are estimates, from the costs in `DEVICES`.
         """
         judgement = judge_version(graph, version)
-        possible = foresee_speedups(graph, judgement)
+        now, possible = _compare_now(graph, judgement), foresee_speedups(graph, judgement)
         others = [(other, judge_version(graph, other)) for other in VERSIONS if other is not version]
         corrupted_by = tuple(v.name for v, made in [(version, judgement), *others] if made.corrupts)
         return Verdict(
@@ -137,10 +137,10 @@ class XNNPack(HardwareTarget):
             fits=judgement.fits,
             clusters=judgement.clusters,
             blockers=judgement.blockers,
-            speedups=compare_costs(graph, judgement.switched if judgement.eligible else ()),
+            speedups=now,
             possible_speedups=possible,
             foreseen_speedups={s: _foresee(graph, judgement, s) for s in FORESEEN_SPARSITIES if judgement.fits},
-            statement=_state(graph, judgement, version),
+            statement=_state(graph, judgement, version, now, possible),
             version_notes=_note_differences(judgement, others),
             corrupted_by=corrupted_by,
         )
@@ -150,21 +150,32 @@ def _foresee(graph: OperatorGraph, judgement: Judgement, sparsity: float) -> Map
     return foresee_speedups(assume_sparsity(graph, judgement.possible, sparsity), judgement)
 
 
-def _state(graph: OperatorGraph, judgement: Judgement, version: Version) -> str:
+def _compare_now(graph: OperatorGraph, judgement: Judgement) -> Mapping[str, float]:
+    """What the file gains as it is: nothing where it runs dense, or would be computed wrong."""
+    return compare_costs(graph, judgement.switched if judgement.eligible else ())
+
+
+def _state(
+    graph: OperatorGraph,
+    judgement: Judgement,
+    version: Version,
+    now: Mapping[str, float],
+    possible: Mapping[str, float],
+) -> str:
     if judgement.corrupts:
         return f"{version.name} would {_CORRUPTS}"
     if judgement.eligible:
         number = sum(cluster.runs_sparse for cluster in judgement.clusters)
         partly = ", but not all of it" if judgement.blockers else ""
         runs = f"{version.name} runs this file sparse, in {number} cluster{'s' if number > 1 else ''}{partly}."
-        speedups = say_speedups(compare_costs(graph, judgement.switched), would=False)
+        speedups = say_speedups(now, would=False)
         return f"{runs} {speedups[0].upper()}{speedups[1:]}"
     if judgement.fits:
         runs = f"{version.name} runs this file dense; its structure is fit for sparse kernels, its weights are not yet."
         weights = [graph.values[graph.operators[index].inputs[1]] for index in judgement.possible]
         if sum(each.num_zeros for each in weights) <= PRUNED_SHARE * sum(each.num_elements for each in weights):
             return runs
-        return f"{runs} Run sparse all the same, {say_speedups(foresee_speedups(graph, judgement), would=True)}"
+        return f"{runs} Run sparse all the same, {say_speedups(possible, would=True)}"
     return f"{version.name} cannot run this file sparse: something stands in the way in its structure."
 
 
