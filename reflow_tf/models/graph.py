@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from reflow_tf.models.maps import find_on_maps
+from reflow_tf.models.maps import find_heads, find_on_maps
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.walking import PlacedLayer, walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
@@ -45,7 +45,7 @@ def find_kernels(model: keras.Model) -> KernelMap:
     """
     specs, variables, skipped = [], {}, []
     seen: set[int] = set()
-    on_maps = find_on_maps(model)
+    on_maps, heads = find_on_maps(model), find_heads(model)
     for placed in walk(model):
         rules = {id(rule[0]): rule for rule in _kernel_rules(placed.layer)}
         for variable in placed.layer._trainable_variables:
@@ -59,7 +59,10 @@ def find_kernels(model: keras.Model) -> KernelMap:
                 skipped.append(Skipped(path, reason))
                 continue
             _, kind, output_axes, input_axes = rules[id(variable)]
-            kind = Kind.MAP_DENSE if id(placed.layer) in on_maps else kind
+            if id(placed.layer) in on_maps:
+                kind = Kind.MAP_DENSE
+            elif kind is Kind.POINTWISE_CONV and id(placed.layer) in heads:
+                kind = Kind.HEAD_CONV
             specs.append(LayerSpec(path, kind, tuple(variable.shape), output_axes, input_axes))
             variables[path] = variable
     return KernelMap(tuple(specs), variables, tuple(skipped))

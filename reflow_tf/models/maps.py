@@ -1,8 +1,9 @@
-"""Which Dense layers work on maps: on each pixel of one, or on averages that a map is multiplied with again.
+"""Which layers work on maps: on each pixel of one, or on averages that a map is multiplied with again.
 
-Exact rewriting (export/rewriting/dimensions.py) makes 1x1 convolutions of them: those of squeeze-and-excitation, and
-not the head of a classifier, from which nothing comes back to a map. Read from the shapes in the graph of functional
-models: a *map* has four axes and more than one pixel, a *pixel* one value for each channel of an image.
+Exact rewriting (export/rewriting/dimensions.py) makes 1x1 convolutions of Dense layers that do: those of
+squeeze-and-excitation, and not the head of a classifier, from which nothing comes back to a map. A head that is written
+as a 1x1 convolution is told apart in the same way. Read from the shapes in the graph of functional models: a *map* has
+four axes and more than one pixel, a *pixel* one value for each channel of an image.
 """
 
 from collections import defaultdict
@@ -11,6 +12,8 @@ import keras
 from keras import layers
 
 from reflow_tf.models.calls import Call, CallGraph
+
+_FLATTENING = ("Flatten", "Reshape")  # layers, and operations of keras.ops
 
 
 def find_on_maps(model: keras.Model) -> frozenset[int]:
@@ -34,6 +37,22 @@ def find_on_maps(model: keras.Model) -> frozenset[int]:
     return frozenset(layer for layer, on_maps in found.items() if on_maps)
 
 
+def find_heads(model: keras.Model) -> frozenset[int]:
+    """The 1x1 convolutions that are Dense layers in the file, each by its `id`; in a subclassed model none are found.
+
+    TensorFlow's converter makes fully connected operators of linear ones whose input is an average and whose output is
+    flattened, such as the last of keras.applications' MobileNet and MobileNetV3.
+
+    Args:
+        model: a built model.
+    """
+    graph = _Graph(CallGraph(model))
+    found: dict[int, bool] = {}
+    for call in graph.calls:
+        found[id(call.operation)] = found.get(id(call.operation), True) and graph.is_head(call)
+    return frozenset(layer for layer, is_head in found.items() if is_head)
+
+
 class _Graph:
     """Who makes and who reads each tensor of a model."""
 
@@ -52,9 +71,22 @@ class _Graph:
         """Whether one use of a Dense layer is on maps."""
         if self.makes_maps_of_maps(call):
             return True
-        return all(self._comes_from_map(tensor, set()) for tensor in call.inputs) and all(
-            self._comes_back(tensor, set()) for tensor in call.outputs
+        return self._takes_averages(call) and all(self._comes_back(tensor, set()) for tensor in call.outputs)
+
+    def is_head(self, call: Call) -> bool:
+        """Whether one use of a convolution is linear, on averages over maps, and all that reads it flattens it."""
+        readers = [reader for tensor in call.outputs for reader in self._readers[tensor]]
+        return (
+            isinstance(call.operation, layers.Conv2D)
+            and call.operation.activation is keras.activations.linear
+            and self._takes_averages(call)
+            and bool(readers)
+            and self._ends.isdisjoint(call.outputs)
+            and all(type(reader.operation).__name__ in _FLATTENING for reader in readers)
         )
+
+    def _takes_averages(self, call: Call) -> bool:
+        return all(self._comes_from_map(tensor, set()) for tensor in call.inputs)
 
     def makes_maps_of_maps(self, call: Call) -> bool:
         """Whether everything that goes in and comes out is a map."""

@@ -156,3 +156,68 @@ def test_a_network_with_them_runs_sparse_at_the_default_sparsity(name):
     assert all(check.ok for check in check_masks(file.content, result.masks))
     assert np.all([np.count_nonzero(mask) > 0 for mask in result.masks.values()])
     assert XNNPack().objection(next(s for s in find_kernels(model).specs if s.path == "head/kernel")) is not None
+
+
+def convolve(x, name):
+    x = layers.Conv2D(8, 1, activation="relu", name=f"{name}_reduce")(x)
+    return layers.Conv2D(WIDTH, 1, activation="sigmoid", name=f"{name}_expand")(x)
+
+
+def heads(model):
+    return {spec.path for spec in find_kernels(model).specs if spec.kind is Kind.HEAD_CONV}
+
+
+def find_fully_connected(model):
+    """The 1x1 convolutions that are no convolutions in the rewritten file, and so in no cluster of XNNPACK's."""
+    content = export_tflite(model, rewrite="exact", storage="dense").content
+    kernels, graph = find_kernels(model), read_operators(content)
+    pointwise = {spec.path for spec in kernels.specs if spec.kind in (Kind.POINTWISE_CONV, Kind.HEAD_CONV)}
+    read = {operator.inputs[1] for operator in graph.operators if operator.kind == "CONV_2D"}
+    places = find_places(content, {path: kernel for path, kernel in kernels.read().items() if path in pointwise})
+    return {path for path, found in places.items() if not any(place.tensor in read for place in found)}
+
+
+@pytest.mark.parametrize(
+    ("make", "head", "expected"),
+    [
+        (None, lambda x: layers.Flatten()(layers.Conv2D(10, 1, name="head")(x)), {"head/kernel"}),
+        (
+            lambda x: x * convolve(layers.GlobalAveragePooling2D(keepdims=True)(x), "se"),
+            lambda x: layers.Reshape((10,))(layers.Conv2D(10, 1, name="head")(layers.Dropout(0.1)(x))),
+            {"head/kernel"},
+        ),
+        (
+            None,
+            lambda x: layers.Flatten()(
+                layers.Conv2D(10, 1, name="head")(layers.Conv2D(20, 1, activation="relu", name="hidden")(x))
+            ),
+            {"head/kernel"},
+        ),
+    ],
+    ids=["one", "beside squeeze-and-excitation", "two"],
+)
+def test_heads_are_the_convolutions_that_are_dense_in_the_file(make, head, expected):
+    model = build(make, head=head)
+    assert heads(model) == find_fully_connected(model) == expected
+
+
+def test_a_convolution_of_a_map_of_one_pixel_is_no_head():
+    """A map that strides made small is in the cluster."""
+    image = keras.Input((8, 8, WIDTH))
+    x = layers.DepthwiseConv2D(8, 8, name="whole")(image)
+    x = layers.Conv2D(WIDTH, 1, name="on_it")(x)
+    assert heads(keras.Model(image, layers.Flatten()(x))) == set()
+
+
+def test_a_convolution_that_also_serves_in_a_block_is_no_head():
+    image = keras.Input((8, 8, WIDTH))
+    shared = layers.Conv2D(WIDTH, 1, name="shared")
+    x = layers.Multiply()([image, shared(layers.GlobalAveragePooling2D(keepdims=True)(image))])
+    model = keras.Model(image, shared(layers.GlobalAveragePooling2D(keepdims=True)(x)))
+    assert heads(model) == set()
+
+
+@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small"])
+def test_heads_of_published_networks(name):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3))
+    assert heads(model) == find_fully_connected(model) != set()
