@@ -16,14 +16,15 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, Stretch, activate, read_steps
 from reflow_tf.models.fisher import gather_output_worth
 from reflow_tf.models.graph import KernelMap, find_kernels
+from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.observation import check_batch, without_activation
 from reflow_tf.models.predictions import Reading, find_reading
-from reflow_tf.models.sidebyside import Ledger
 from reflow_tf.models.surgery import write_values
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.layer_fitting import LayerSums, fit_kernel, gather_equations
-from reflow_tf.repair.least_squares import find_norm, follow_moments
+from reflow_tf.repair.least_squares import follow_moments
+from reflow_tf.repair.sweep_sums import find_norm
 from reflow_tf.sparsity.budget import SensitivityCurve
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import Pattern
@@ -60,21 +61,21 @@ def measure_sensitivity(
     steps, kernels = read_steps(model), find_kernels(model)
     worth = gather_output_worth(model, specs, images[:-num_judged])
     judge = _Judge(steps, images[-num_judged:], model)
-    ledger = Ledger(steps, images[:-num_judged])
+    ledger = Ledger(steps, {steps.input: images[:-num_judged]})
     chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
     curves = {}
     for step in progress(steps.steps, "Measuring sensitivity layer by layer"):
         found = [chosen.get(id(variable)) for variable in getattr(step.operation, "_trainable_variables", ())]
         with without_activation(step.operation) if any(found) else contextlib.nullcontext():
-            outputs = ledger.compute(step, "dense")
+            outputs = step.compute([ledger[tensor] for tensor in step.inputs])
         for spec in found:
             if spec is not None:
-                sums = gather_equations(step.operation, spec, ledger[step.inputs[0]].dense, outputs)
+                sums = gather_equations(step.operation, spec, ledger[step.inputs[0]], outputs)
                 curves[spec.path] = _measure_kernel(
                     step, steps, kernels, spec, patterns[spec.path], sums, worth[spec.path], judge
                 )
         outputs = activate(step.operation, outputs) if any(found) else outputs
-        ledger.enter(step, outputs, outputs)
+        ledger.enter(step.inputs, step.output, outputs)
         judge.pass_by(step)
     missing = [spec.path for spec in specs if spec.path not in curves]
     if missing:
@@ -90,20 +91,20 @@ class _Judge:
 
     def __init__(self, steps: Steps, images: np.ndarray, model: keras.Model):
         self._steps, self._waiting = steps, list(steps)
-        self._ahead, self._known = Ledger(steps, images), [images]
+        self._ahead, self._known = Ledger(steps, {steps.input: images}), [images]
         self._rest = Stretch(self._waiting, [steps.input], [steps.output])
         (dense,) = self._rest(self._known)
         self._reading: Reading = find_reading(model, images.shape[1:], dense.shape[-1])
         self._dense = np.array(self._reading(dense))
 
     def pass_by(self, step: Step) -> None:
-        outputs = self._ahead.compute(step, "dense")
-        self._ahead.enter(step, outputs, outputs)
+        outputs = step.compute([self._ahead[tensor] for tensor in step.inputs])
+        self._ahead.enter(step.inputs, step.output, outputs)
         self._waiting.remove(step)
         # Between blocks only, since each new stretch has to be traced.
-        if self._waiting and len(tensors := self._ahead.tensors) == 1:
-            self._known = [self._ahead[tensor].dense for tensor in tensors]
-            self._rest = Stretch(self._waiting, tensors, [self._steps.output])
+        if self._waiting and len(known := self._ahead.values) == 1:
+            self._known = list(known.values())
+            self._rest = Stretch(self._waiting, list(known), [self._steps.output])
 
     def __call__(self) -> float:
         (outputs,) = self._rest(self._known)

@@ -217,7 +217,12 @@ def take_first(batches: Iterable[np.ndarray], most: int) -> np.ndarray:
         taken.append(batch)
         if sum(map(len, taken)) >= most:
             break
-    return np.concatenate(taken)[:most]
+    return np.concatenate(taken or [np.empty(0)])[:most]
+
+
+def count_inputs(batches: Iterable[np.ndarray]) -> int:
+    """How many inputs batches (n, ...) hold in all; those that do not know it are read."""
+    return len(batches) if isinstance(batches, ImageStream | ArrayBatches) else sum(map(len, batches))
 
 
 def _is_infinite(data: Any) -> bool:

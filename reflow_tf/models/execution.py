@@ -37,20 +37,11 @@ class Step:
     output: int
     call: Callable[..., tf.Tensor]
 
-    def compute(self, inputs: Sequence[np.ndarray], into: np.ndarray | None = None) -> np.ndarray:
-        """The output for arrays (n, ...), a chunk at a time; written over `into` where that has its shape and dtype."""
-        outputs = None
-        for start in range(0, len(inputs[0]), CHUNK):
-            part = slice(start, start + CHUNK)
-            computed = self.call(*(tf.convert_to_tensor(array[part]) for array in inputs)).numpy()
-            if outputs is None:
-                shape = (len(inputs[0]), *computed.shape[1:])
-                outputs = np.empty(shape, computed.dtype)
-                if into is not None and (into.shape, into.dtype) == (outputs.shape, outputs.dtype):
-                    outputs = into
-            outputs[part] = computed
-        assert outputs is not None
-        return outputs
+    def compute(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The output for arrays (n, ...), a chunk at a time."""
+        starts = range(0, len(inputs[0]), CHUNK)
+        chunks = ([tf.convert_to_tensor(array[start : start + CHUNK]) for array in inputs] for start in starts)
+        return np.concatenate([self.call(*chunk).numpy() for chunk in chunks])
 
 
 def activate(layer: keras.Operation, values: np.ndarray) -> np.ndarray:
@@ -85,9 +76,9 @@ class Steps:
         """The steps that take the tensor."""
         return tuple(step for step in self.steps if tensor in step.inputs)
 
-    def count_uses(self) -> Counter[int]:
-        """Tensor -> how many steps take it; the model's output is taken once more."""
-        return Counter([tensor for step in self.steps for tensor in set(step.inputs)] + [self.output])
+    def count_uses(self, position: int = 0) -> Counter[int]:
+        """Tensor -> how many steps from `position` on take it; the model's output is taken once more."""
+        return Counter([tensor for step in self.steps[position:] for tensor in set(step.inputs)] + [self.output])
 
     def count_calls(self) -> Counter[int]:
         """Id of a layer -> how often it is called."""

@@ -7,7 +7,7 @@ Sample Variances", 1979). Averaging the variances of batches instead would lose 
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,34 @@ class Moments:
     count: float
     mean: np.ndarray
     variance: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialMoments:
+    """Moments of some samples, to which those of others are added.
+
+    Attributes: count: samples per channel; mean, deviations: (channels,) float64, the sum of squared ones.
+    """
+
+    count: float
+    mean: np.ndarray
+    deviations: np.ndarray
+
+    @classmethod
+    def of(cls, values: tf.Tensor, axis: int) -> Self:
+        """Of one batch, (n, ...), whose channels are on `axis`."""
+        count, mean, deviations = batch_moments(values, axis)
+        return cls(float(count), mean.numpy(), deviations.numpy())
+
+    def __add__(self, other: "PartialMoments") -> "PartialMoments":
+        total = self.count + other.count
+        delta, share = other.mean - self.mean, other.count / total
+        deviations = self.deviations + other.deviations + np.square(delta) * self.count * share
+        return PartialMoments(total, self.mean + delta * share, deviations)
+
+    @property
+    def variance(self) -> np.ndarray:
+        return self.deviations / self.count
 
 
 class MomentAccumulator(Protocol):

@@ -1,71 +1,86 @@
-"""The dense and the pruned network led through the same images side by side, with what lies between at hand."""
+"""Two versions of a network, the dense and the pruned one, computed side by side step by step."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from reflow_tf.models.execution import Step, Steps
+from reflow_tf.models.ledger import Ledger
+from reflow_tf.models.observation import without_activation
+from reflow_tf.models.precision import reading
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One tensor in both networks, (n, ...) each. The very same array as long as nothing before it was pruned."""
+    """One tensor in both networks, (n, ...) each; the very same object as long as nothing before it was pruned."""
 
-    dense: np.ndarray
-    pruned: np.ndarray
+    dense: tf.Tensor
+    pruned: tf.Tensor
 
     @property
     def is_same(self) -> bool:
         return self.dense is self.pruned
 
 
-class Ledger:
-    """The tensors that some later step still needs.
+class Networks:
+    """The same steps with two sets of values: those that the model holds when it is asked, and the dense ones.
 
-    A step's output takes the place of its input where that has the same shape and is needed no more: at 224 x 224, one
-    layer of MobileNetV2 gives 2.4 GB for 500 images.
+    Args:
+        steps: of the model.
+        dense: variable -> its value in the dense network; of those that are missing the model's is taken.
+        pruned: `id` of the variables that differ between the two, or will; what follows from them may differ, too.
     """
 
-    def __init__(self, steps: Steps, images: np.ndarray):
-        self._uses = steps.count_uses()
-        self._pairs = {steps.input: Pair(images, images)}
-        self._lent: np.ndarray | None = images  # the caller's: never written over
+    def __init__(
+        self, steps: Steps, dense: Sequence[tuple[keras.Variable, np.ndarray]] = (), pruned: Collection[int] = ()
+    ):
+        self.steps = steps
+        self._dense: Mapping[int, np.ndarray] = {id(variable): value for variable, value in dense}
+        self._differing: set[int] = set()
+        differing: set[int] = set()
+        for position, step in enumerate(steps):
+            has_pruned = any(id(variable) in pruned for variable in getattr(step.operation, "variables", ()))
+            if has_pruned or differing.intersection(step.inputs):
+                self._differing.add(position)
+                differing.add(step.output)
 
-    @property
-    def tensors(self) -> tuple[int, ...]:
-        """Those that are held."""
-        return tuple(self._pairs)
+    def differ_at(self, position: int) -> bool:
+        """Whether what this step gives may differ between the networks."""
+        return position in self._differing
 
-    def extend(self, dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]) -> None:
-        """Adds more images behind those that are there: what they give for each of `tensors` in either network."""
-        for tensor, more_dense, more_pruned in zip(self.tensors, dense, pruned, strict=True):
-            pair = self._pairs.pop(tensor)  # popped: the largest are not held twice for long
-            joined = np.concatenate([pair.dense, more_dense])
-            self._pairs[tensor] = Pair(joined, joined if pair.is_same else np.concatenate([pair.pruned, more_pruned]))
-        self._lent = None
+    def differ_before(self, position: int) -> bool:
+        """Whether what this step takes may differ."""
+        inputs = self.steps.steps[position].inputs
+        return any(i in self._differing and self.steps.steps[i].output in inputs for i in range(position))
 
-    def __contains__(self, tensor: int) -> bool:
-        return tensor in self._pairs
+    def read_dense(self, variable: keras.Variable) -> np.ndarray:
+        """The variable's value in the dense network."""
+        return self._dense[id(variable)]
 
-    def __getitem__(self, tensor: int) -> Pair:
-        return self._pairs[tensor]
+    def compute(self, position: int, ledger: Ledger[Pair]) -> Pair:
+        """What a step gives for some inputs."""
+        step = self.steps.steps[position]
+        pruned = step.call(*(ledger[tensor].pruned for tensor in step.inputs))
+        return Pair(self.compute_dense(step, ledger), pruned) if self.differ_at(position) else Pair(pruned, pruned)
 
-    def count_elements(self) -> int:
-        """How many numbers one network's tensors hold in all."""
-        return sum(pair.dense.size for pair in self._pairs.values())
+    def compute_dense(self, step: Step, ledger: Ledger[Pair], *, activated: bool = True) -> tf.Tensor:
+        """What it gives in the dense network.
 
-    def compute(self, step: Step, version: str) -> np.ndarray:
-        """The step's output in the 'dense' or 'pruned' version, with the weights that its layer holds now."""
-        inputs = [getattr(self._pairs[tensor], version) for tensor in step.inputs]
-        first = self._pairs[step.inputs[0]]
-        is_free = self._uses[step.inputs[0]] == 1 and not first.is_same and step.inputs.count(step.inputs[0]) == 1
-        return step.compute(inputs, into=inputs[0] if is_free and inputs[0] is not self._lent else None)
-
-    def enter(self, step: Step, dense: np.ndarray, pruned: np.ndarray) -> None:
-        """Keeps the step's output, and drops what nobody needs any more."""
-        self._pairs[step.output] = Pair(dense, pruned)
-        for tensor in set(step.inputs):
-            self._uses[tensor] -= 1
-            if not self._uses[tensor]:
-                del self._pairs[tensor]
+        Args:
+            step: of the model.
+            ledger: has what it takes.
+            activated: with the activation that the layer applies last of all, if it has one.
+        """
+        inputs = [ledger[tensor].dense for tensor in step.inputs]
+        values = [
+            (variable, tf.convert_to_tensor(value.astype(np.promote_types(value.dtype, np.float32))))
+            for variable in getattr(step.operation, "variables", ())
+            if (value := self._dense.get(id(variable))) is not None and value.dtype.kind == "f"
+        ]
+        plain = contextlib.nullcontext() if activated else without_activation(step.operation)
+        with plain, reading(values) if values else contextlib.nullcontext():
+            return step.call(*inputs)

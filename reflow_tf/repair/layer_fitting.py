@@ -4,7 +4,9 @@ What is minimized is in `sparsity.reconstruction`; here are the layers and their
 """
 
 import dataclasses
+import functools
 import math
+import operator
 from typing import Any
 
 import keras
@@ -62,57 +64,90 @@ class LayerSums:
         return np.einsum("god,gd->go", rows, self.input_mean).ravel(), variance.ravel()
 
 
-def gather_equations(
-    layer: keras.Layer, spec: LayerSpec, inputs: np.ndarray, targets: np.ndarray, correction: np.ndarray | None = None
-) -> LayerSums:
-    """The normal equations of one layer, means taken off, at the positions that `models.gram` looks at.
+@dataclasses.dataclass(frozen=True)
+class RunningSums:
+    """What normal equations are made of, over some inputs, float64; those of other inputs are added to it.
+
+    Attributes:
+        count: positions that were looked at, in all inputs together.
+        gram: x x^T, (groups, d, d).
+        cross: t x^T, (groups, outputs of a group, d).
+        power: t^2, (groups, outputs of a group).
+        inputs: x, (groups, d).
+        targets: t, (groups, outputs of a group).
+    """
+
+    count: int
+    gram: np.ndarray
+    cross: np.ndarray
+    power: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __add__(self, other: "RunningSums") -> "RunningSums":
+        pairs = zip(_values(self), _values(other), strict=True)
+        return RunningSums(*(mine + theirs for mine, theirs in pairs))
+
+    def finish(self, path: str) -> LayerSums:
+        """The normal equations, means taken off.
+
+        Raises:
+            InputError: activations that were not finite, with the path of the kernel.
+        """
+        if not (np.isfinite(self.gram).all() and np.isfinite(self.cross).all()):
+            raise InputError(f"Activations must be finite. Received: NaN or infinity around {path}")
+        mean_x, mean_t = self.inputs / self.count, self.targets / self.count
+        gram = self.gram / self.count - mean_x[:, :, None] * mean_x[:, None]
+        cross = self.cross / self.count - mean_t[:, :, None] * mean_x[:, None]
+        equations = NormalEquations(gram, cross, self.power / self.count - mean_t**2)
+        return LayerSums(equations, mean_x, mean_t.ravel())
+
+
+def _values(sums: RunningSums) -> list[Any]:
+    return [getattr(sums, field.name) for field in dataclasses.fields(sums)]
+
+
+def sum_up(layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets: tf.Tensor) -> RunningSums:
+    """What the normal equations of one layer are made of, at the positions that `models.gram` looks at.
 
     Args:
         layer: a Dense, or a convolution of up to two spatial axes, channels last.
         spec: of its kernel.
-        inputs: (n, ...) of the layer.
+        inputs: (n, ...) of the layer, few: they are summed up in float32.
         targets: (n, ..., outputs).
-        correction: added to the targets, of their shape.
+    """
+    patches = find_patches(layer, spec.path.rpartition("/")[2])
+    assert patches is not None
+    x = patches(inputs)
+    t = _pick(targets, len(inputs), x.shape)
+    products = (
+        *(tf.matmul(x, x, transpose_a=True), tf.matmul(t, x, transpose_a=True)),
+        *(tf.reduce_sum(tf.square(t), axis=1), tf.reduce_sum(x, axis=1), tf.reduce_sum(t, axis=1)),
+    )
+    return RunningSums(x.shape[1], *(product.numpy().astype(np.float64) for product in products))
+
+
+def gather_equations(layer: keras.Layer, spec: LayerSpec, inputs: np.ndarray, targets: np.ndarray) -> LayerSums:
+    """The normal equations of one layer over arrays (n, ...) and (n, ..., outputs).
 
     Raises:
         InputError: activations that are not finite.
     """
-    patches = find_patches(layer, spec.path.rpartition("/")[2])
-    assert patches is not None
-    count = 0
-    gram: Any = 0.0  # float64 sums, whose shapes the first chunk gives
-    cross: Any = 0.0
-    power: Any = 0.0
-    sum_x: Any = 0.0
-    sum_t: Any = 0.0
-    for start in range(0, len(inputs), CHUNK):
-        part = slice(start, start + CHUNK)
-        x = patches(tf.convert_to_tensor(inputs[part]))
-        wanted = targets[part] if correction is None else targets[part] + correction[part]
-        t = tf.convert_to_tensor(_pick(wanted, len(inputs[part]), x.shape))
-        gram += tf.matmul(x, x, transpose_a=True).numpy().astype(np.float64)
-        cross += tf.matmul(t, x, transpose_a=True).numpy().astype(np.float64)
-        power += tf.reduce_sum(tf.square(t), axis=1).numpy().astype(np.float64)
-        sum_x += tf.reduce_sum(x, axis=1).numpy().astype(np.float64)
-        sum_t += tf.reduce_sum(t, axis=1).numpy().astype(np.float64)
-        count += x.shape[1]
-    if not (np.isfinite(gram).all() and np.isfinite(cross).all()):
-        raise InputError(f"Activations must be finite. Received: NaN or infinity around {spec.path}")
-    mean_x, mean_t = sum_x / count, sum_t / count
-    gram = gram / count - mean_x[:, :, None] * mean_x[:, None]
-    cross = cross / count - mean_t[:, :, None] * mean_x[:, None]
-    return LayerSums(NormalEquations(gram, cross, power / count - mean_t**2), mean_x, mean_t.ravel())
+    starts = range(0, len(inputs), CHUNK)
+    parts = ((inputs[start : start + CHUNK], targets[start : start + CHUNK]) for start in starts)
+    sums = (sum_up(layer, spec, *map(tf.convert_to_tensor, part)) for part in parts)
+    return functools.reduce(operator.add, sums).finish(spec.path)
 
 
-def _pick(targets: np.ndarray, num_inputs: int, shape: tf.TensorShape) -> np.ndarray:
+def _pick(targets: tf.Tensor, num_inputs: int, shape: tf.TensorShape) -> tf.Tensor:
     """Targets (n, *spatial, outputs) at the positions of patches (groups, samples, d): (groups, samples, outputs)."""
     groups, samples, _ = shape
-    if targets.ndim > 2 and targets[..., 0].size != samples:
+    if len(targets.shape) > 2 and math.prod(targets.shape[:-1]) != samples:
         rows, columns = (*targets.shape[1:-1], 1)[:2]
         looked_at = samples // num_inputs
         thinning = next(t for t in range(1, rows + 1) if math.ceil(rows / t) * math.ceil(columns / t) == looked_at)
-        targets = targets[:, ::thinning] if targets.ndim == 3 else targets[:, ::thinning, ::thinning]
-    return np.ascontiguousarray(targets.reshape(samples, groups, -1).transpose(1, 0, 2))
+        targets = targets[:, ::thinning] if len(targets.shape) == 3 else targets[:, ::thinning, ::thinning]
+    return tf.transpose(tf.reshape(targets, [samples, groups, -1]), [1, 0, 2])
 
 
 def fit_kernel(problem: Problem, kernel: np.ndarray, worth: np.ndarray, layer: PlannedLayer) -> Fit:

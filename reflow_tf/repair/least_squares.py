@@ -18,32 +18,37 @@ layer). A channel that has next to no variance left would be blown up to the den
 none is taken to have less than VARIANCE_FLOOR of it.
 """
 
-import contextlib
 import functools
-import itertools
+import os
 from collections.abc import Iterable
 
 import keras
 import numpy as np
 
+from reflow_tf.data.batches import count_inputs, take_first
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import CHUNK, Step, Steps, Stretch, activate, read_steps
+from reflow_tf.models.execution import Step, Steps, read_steps
 from reflow_tf.models.fisher import gather_output_worth
-from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.observation import check_batch, find_activation, without_activation
+from reflow_tf.models.ledger import Held, find_late_position, measure_held
+from reflow_tf.models.observation import check_batch
 from reflow_tf.models.precision import read_wide
-from reflow_tf.models.sidebyside import Ledger, Pair
+from reflow_tf.models.streaming import SHARD, Stream
 from reflow_tf.models.surgery import write_masks, write_values
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
-from reflow_tf.repair.layer_fitting import Fit, fit_kernel, gather_equations
-from reflow_tf.repair.views import make_views
-from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.repair.layer_fitting import Fit, fit_kernel
+from reflow_tf.repair.sweep_sums import AtLayer, Meter, find_norm
+from reflow_tf.repair.views import have_views, make_view
 from reflow_tf.sparsity.plan import PruningPlan
 
 VARIANCE_FLOOR = 0.3
-MOST_INPUTS = 512
-"""Calibration images that the sweep takes; more are left out, since all are held in memory."""
+EARLY_BYTES = 2_500_000_000
+"""What two networks give for the calibration images that layers on large maps are fitted to, where that is most.
+
+MobileNetV2 at 224 x 224: 256 images. Each has thousands of positions there, for kernels of a few dozen inputs.
+"""
+LATE_FACTOR = 8
+"""By how much smaller than the largest all maps are from where all calibration images and their views are fitted to."""
 NUM_VIEWS = 3
 """Of each image, which are fitted to beside it in late layers."""
 MOST_GRADED = 128
@@ -51,7 +56,12 @@ MOST_GRADED = 128
 
 
 def least_squares(
-    pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, plan: PruningPlan
+    pruned: PrunedModel,
+    batches: Iterable[np.ndarray],
+    progress: Progress,
+    *,
+    plan: PruningPlan,
+    memory_budget: float | None = None,
 ) -> MovedMasks:
     """Refits every masked kernel, and re-estimates every batch norm behind one, in one sweep.
 
@@ -60,180 +70,127 @@ def least_squares(
 
     Args:
         pruned: a functional or sequential model.
-        batches: float arrays (n, ...); the first MOST_INPUTS are held in memory, with all that two layers give.
+        batches: float arrays (n, ...), re-iterable, any number of them.
         progress: wraps the layers as the sweep passes them.
         plan: which pattern and sparsity each masked kernel has.
+        memory_budget: bytes; half of it may hold what lies between layers. It decides what is computed again, and never
+            the result. None: a quarter of the machine's memory.
 
     Raises:
-        InputError: the model is subclassed; a batch does not fit; no batches; activations that are not finite.
+        InputError: the model is subclassed; a batch does not fit; no batches; activations that are not finite; a full
+            disk.
     """
     steps = read_steps(pruned.model)
-    images = np.concatenate(list(batches) or [np.empty(0)])[:MOST_INPUTS]
-    if not len(images):
+    first = take_first(batches, MOST_GRADED)
+    if not len(first):
         raise InputError("Least squares needs at least one calibration batch. Received: none")
-    check_batch(pruned.model, images)
+    check_batch(pruned.model, first)
     with pruned.restored_on_error():
         pruned.write_weights(pruned.dense_weights)
         write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
-        sweep = _Sweep(pruned, plan, steps, images)
-        for step in progress(steps.steps, "Refitting layer by layer"):
-            sweep.take(step)
+        with _Sweep(pruned, plan, steps, first, batches, memory_budget or find_memory() / 4) as sweep:
+            for position in progress(range(len(steps.steps)), "Refitting layer by layer"):
+                sweep.take(position)
     masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
     unreached = tuple(path for path in pruned.masks if path not in sweep.fits)
     moved = ("kernel", "bias", *(("moving_mean", "moving_variance") if sweep.has_followed else ()))
     return MovedMasks("least_squares", tuple(sweep.fits), unreached, moved, _describe(sweep, masks), masks)
 
 
+def find_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 class _Sweep:
     """The state of one sweep."""
 
-    def __init__(self, pruned: PrunedModel, plan: PruningPlan, steps: Steps, images: np.ndarray):
+    def __init__(
+        self,
+        pruned: PrunedModel,
+        plan: PruningPlan,
+        steps: Steps,
+        first: np.ndarray,
+        batches: Iterable[np.ndarray],
+        memory_budget: float,
+    ):
         self.fits: dict[str, Fit] = {}
         self.has_followed = False  # any batch norm's moments
         self.pruned = pruned
-        self._plan = plan
-        self._images = images
-        self._steps = steps
-        self._ledger = Ledger(steps, images)
-        self._first_with_views = find_late_step(steps, images[:1], 2 * (1 + NUM_VIEWS))
-        self._kernels = find_kernels(pruned.model)
-        self._dense = {id(v): w for v, w in zip(pruned.model.variables, pruned.dense_weights, strict=True)}
-        calls = steps.count_calls()
+        self._plan, self._steps = plan, steps
+        self._meter = Meter(pruned, steps)
+        held = measure_held(steps, first[:1])
+        self._stream = Stream(self._meter.networks, self._meter, batches, held, memory_budget / 2)
+        self._late = find_late_position(held.during, LATE_FACTOR)
+        self._num_views = NUM_VIEWS if have_views(first.shape) else 0
+        self._num_shards = -(-count_inputs(batches) // SHARD)
+        self._num_early = self._num_shards if self._late is None else min(self._num_shards, count_early(held))
+        self._stream.add(range(self._num_early))
         with pruned.as_dense() as model:
-            chosen = [spec for spec in self._kernels.specs if spec.path in pruned.masks]
-            self._worth = gather_output_worth(model, chosen, images[:MOST_GRADED])
-        self._specs = {
-            id(step.operation): spec
-            for step in steps
-            if calls[id(step.operation)] == 1 and (spec := self._find_spec(step.operation))
-        }
+            chosen = [spec for spec in self._meter.kernels.specs if spec.path in pruned.masks]
+            self._worth = gather_output_worth(model, chosen, first)
+        self._settled: set[int] = set()  # batch norms whose moments followed from a refit
 
-    def _find_spec(self, layer: keras.Operation) -> LayerSpec | None:
-        own = [id(variable) for variable in getattr(layer, "_trainable_variables", ())]
-        specs = [s for s in self._kernels.specs if s.path in self.pruned.masks]
-        found = [spec for spec in specs if id(self._kernels.variables[spec.path]) in own]
-        return found[0] if len(found) == 1 and find_patches(layer, found[0].path.rpartition("/")[2]) else None
+    def __enter__(self) -> "_Sweep":
+        return self
 
-    def take(self, step: Step) -> None:
-        """Carries out one step in both networks, the pruned one with what it is repaired to."""
-        if step is self._first_with_views:
-            self._add_views()
-        pairs = [self._ledger[tensor] for tensor in step.inputs]
-        is_pruned = any(id(variable) in self._changed for variable in getattr(step.operation, "variables", ()))
-        if all(pair.is_same for pair in pairs) and not is_pruned:
-            same = self._ledger.compute(step, "dense")
-            self._ledger.enter(step, same, same)
-            return
-        if isinstance(step.operation, keras.layers.BatchNormalization):
-            self._follow_moments(step.operation, pairs[0])  # first, since computing may write over the inputs
-        now = [np.array(v) for v in getattr(step.operation, "variables", ())]
-        self._write_dense(step.operation)
-        is_refitted = id(step.operation) in self._specs
-        with without_activation(step.operation) if is_refitted else contextlib.nullcontext():
-            dense = self._ledger.compute(step, "dense")
-        for variable, value in zip(getattr(step.operation, "variables", ()), now, strict=True):
-            variable.assign(value)
-        if is_refitted:
-            self._refit(step, dense)
-            dense = activate(step.operation, dense)
-        self._ledger.enter(step, dense, self._ledger.compute(step, "pruned"))
+    def __exit__(self, *error: object) -> None:
+        self._stream.__exit__(*error)
 
-    def _add_views(self) -> None:
-        """Leads the views to where the images are."""
-        views = make_views(self._images, NUM_VIEWS)
-        if not len(views):
-            return
-        before = list(itertools.takewhile(lambda step: step is not self._first_with_views, self._steps))
-        lead = Stretch(before, [self._steps.input], self._ledger.tensors)
-        pruned = lead([views])
-        with self.pruned.as_dense():
-            dense = lead([views])
-        self._ledger.extend(dense, pruned)
+    def take(self, position: int) -> None:
+        """Settles the weights of one step in the pruned network."""
+        if position == self._late:
+            self._add_late_shards()
+        if position in self._meter.specs:
+            self._refit(position)
+        elif (norm := self._meter.find_norm(position)) is not None and id(norm) not in self._settled:
+            own, _ = self._stream.gather(position)  # views have moments of their own
+            self._follow(norm, own.pruned.mean - own.dense.mean, own.pruned.variance, own.dense.variance)
 
-    def _follow_moments(self, norm: keras.layers.BatchNormalization, pair: Pair) -> None:
-        """Gives the batch norm its moments in the pruned network; over the images alone, since views have others."""
-        mean, variance = _measure(norm, pair.pruned[: len(self._images)])
-        dense = _measure(norm, pair.dense[: len(self._images)])
-        self._write_dense(norm)
-        moments = follow_moments(norm, mean - dense[0], variance, dense[1])
-        self.has_followed = True
-        write_values(norm.moving_mean, moments[0])
-        write_values(norm.moving_variance, moments[1])
+    def _add_late_shards(self) -> None:
+        """All other images, and views of all: where maps are small, kernels are large."""
+        self._stream.add(range(self._num_early, self._num_shards))
+        for view in range(self._num_views):
+            self._stream.add(range(self._num_shards), functools.partial(make_view, view=view))
 
-    @functools.cached_property
-    def _changed(self) -> set[int]:
-        return {id(self._kernels.variables[path]) for path in self.pruned.masks}
-
-    def _write_dense(self, layer: keras.Operation) -> None:
-        for variable in getattr(layer, "variables", ()):
-            variable.assign(self._dense[id(variable)])
-
-    def _refit(self, step: Step, dense: np.ndarray) -> None:
-        spec = self._specs[id(step.operation)]
-        variable = self._kernels.variables[spec.path]
-        norm, correction = self._find_correction(step)
-        inputs = self._ledger[step.inputs[0]].pruned
-        sums = gather_equations(step.operation, spec, inputs, dense, correction)
-        kernel = spec.to_canonical(self._dense[id(variable)]).astype(np.float64)
-        fit = fit_kernel(sums.regularize(kernel), kernel, self._worth[spec.path], self._plan.layers[spec.path])
+    def _refit(self, position: int) -> None:
+        step, spec = self._steps.steps[position], self._meter.specs[position]
+        own, views = self._stream.gather(position)
+        together = (own.sums if views is None else own.sums + views.sums).finish(spec.path)
+        variable = self._meter.kernels.variables[spec.path]
+        kernel = spec.to_canonical(self._meter.networks.read_dense(variable)).astype(np.float64)
+        fit = fit_kernel(together.regularize(kernel), kernel, self._worth[spec.path], self._plan.layers[spec.path])
         write_values(variable, spec.from_canonical(fit.kernel))
-        if norm is None and getattr(step.operation, "use_bias", False):  # the mean, too, over the images alone
-            count = len(self._images)
-            has_views = len(inputs) > count
-            own = gather_equations(step.operation, spec, inputs[:count], dense[:count]) if has_views else sums
-            moved = own.target_mean - own.predict_moments(fit.kernel)[0]
-            write_values(step.operation.bias, moved)
         self.fits[spec.path] = fit
+        self._move_mean(step, fit, own, spec.path)
 
-    def _find_correction(self, step: Step) -> tuple[keras.layers.BatchNormalization | None, np.ndarray | None]:
-        """The batch norm behind the step, and what its target gains: (n, ...), in the units of the step's output."""
-        norm = find_norm(step, self._steps)
-        if norm is None:
-            return None, None
-        (norm_step,) = self._steps.consumers(step.output)
-        sum_step = _only(self._steps.consumers(norm_step.output))
-        if sum_step is None or type(sum_step.operation).__name__ != "Add":
-            return norm, None
-        others = [tensor for tensor in sum_step.inputs if tensor != norm_step.output]
-        known = [self._ledger[tensor] for tensor in others if tensor in self._ledger]
-        lost = [pair.dense - pair.pruned for pair in known if not pair.is_same]
-        scale = _scale(norm)
-        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6)
-        return norm, np.multiply(sum(lost[1:], lost[0]), inverse) if lost else None
+    def _move_mean(self, step: Step, fit: Fit, own: AtLayer, path: str) -> None:
+        """Settles the layer's bias, or the batch norm behind it if all positions were summed up; by images alone."""
+        layer, norm, sums = step.operation, find_norm(step, self._steps), own.sums.finish(path)
+        mean, variance = sums.predict_moments(fit.kernel)
+        if norm is None and getattr(layer, "use_bias", False):
+            write_values(layer.bias, sums.target_mean - mean)
+        elif norm is not None and own.sums.count == own.given.count and norm.axis in (-1, len(layer.output.shape) - 1):
+            bias = read_wide(layer.bias) if getattr(layer, "use_bias", False) else 0.0
+            self._follow(norm, mean + bias - own.given.mean, variance, own.given.variance)
+            self._settled.add(id(norm))
 
-
-def find_late_step(steps: Steps, image: np.ndarray, factor: int) -> Step | None:
-    """The first step from which on none needs more than 1 / factor of the memory of the one that needs most; or None.
-
-    A step needs what it computes and all that the ledger holds, its inputs among them.
-
-    Args:
-        steps: of the model.
-        image: one, (1, ...).
-        factor: how many times as many images the steps from there on can take in the same memory.
-    """
-    ledger, sizes = Ledger(steps, image), []
-    for step in steps:
-        outputs = ledger.compute(step, "dense")
-        sizes.append(ledger.count_elements() + outputs.size)
-        ledger.enter(step, outputs, outputs)
-    fits = [size * factor <= max(sizes) for size in sizes]
-    late = [index for index in range(len(fits)) if all(fits[index:])]
-    return steps.steps[late[0]] if late else None
+    def _follow(
+        self, norm: keras.layers.BatchNormalization, mean_move: np.ndarray, variance: np.ndarray, dense: np.ndarray
+    ) -> None:
+        """Gives a batch norm its moments in the pruned network."""
+        for variable in norm.variables:
+            variable.assign(self._meter.networks.read_dense(variable))
+        mean, variance = follow_moments(norm, mean_move, variance, dense)
+        self.has_followed = True
+        write_values(norm.moving_mean, mean)
+        write_values(norm.moving_variance, variance)
 
 
-def _only(steps: tuple[Step, ...]) -> Step | None:
-    return steps[0] if len(steps) == 1 else None
-
-
-def find_norm(step: Step, steps: Steps) -> keras.layers.BatchNormalization | None:
-    """The batch norm that is all that takes the step's output, if there is one and no activation lies between."""
-    if find_activation(step.operation) is not None:
-        return None
-    behind = _only(steps.consumers(step.output))
-    if behind is None or not isinstance(behind.operation, keras.layers.BatchNormalization):
-        return None
-    return behind.operation
+def count_early(held: Held) -> int:
+    """Shards that early layers are fitted to."""
+    both_networks = 2 * 4 * max(held.between)
+    return max(1, EARLY_BYTES // (both_networks * SHARD))
 
 
 def follow_moments(
@@ -255,27 +212,6 @@ def follow_moments(
     """
     ratio = np.divide(variance, dense_variance, out=np.ones_like(variance), where=dense_variance > 0)
     return read_wide(norm.moving_mean) + mean_move, read_wide(norm.moving_variance) * np.maximum(ratio, VARIANCE_FLOOR)
-
-
-def _scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
-    """What the batch norm multiplies each channel by, (channels,) float32."""
-    gamma = read_wide(norm.gamma) if norm.scale else np.float32(1)
-    return gamma / np.sqrt(read_wide(norm.moving_variance) + np.float32(norm.epsilon))
-
-
-def _measure(norm: keras.layers.BatchNormalization, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each channel over the whole array, (channels,) float64 each."""
-    moved = np.moveaxis(values, norm.axis, -1)
-    shift = moved[0].reshape(-1, moved.shape[-1]).mean(0)
-    count, total, squares = 0, np.zeros(len(shift)), np.zeros(len(shift))
-    for start in range(0, len(moved), CHUNK):
-        deviations = moved[start : start + CHUNK].reshape(-1, len(shift)) - shift
-        ones = np.ones(len(deviations), deviations.dtype)
-        total += ones @ deviations
-        squares += ones @ np.square(deviations)
-        count += len(deviations)
-    offset = total / count
-    return shift + offset, np.maximum(squares / count - offset**2, 0)
 
 
 def _describe(sweep: _Sweep, masks: dict[str, np.ndarray]) -> str:

@@ -12,12 +12,20 @@ MOST_MIXED = 0.5
 """Of an image, in a view that is mixed with it."""
 
 
-def make_views(images: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
-    """So many varied ones of each image, (count * n, height, width, channels); none of inputs that are no images."""
-    if draw_boxes(np.random.default_rng(seed), 1, images.shape) is None:
-        return images[:0]
-    rng = np.random.default_rng(seed)
-    return np.concatenate([images[:0], *(vary(images, rng) for _ in range(count))])
+def have_views(shape: tuple[int, ...]) -> bool:
+    """Whether inputs of this shape, (n, height, width, channels) for images, can be varied."""
+    return len(shape) == 4 and min(shape[1:3]) >= 2
+
+
+def make_view(images: np.ndarray, shard: int, view: int) -> np.ndarray:
+    """A varied one of each image, (n, height, width, channels), the same each time.
+
+    Args:
+        images: (n, height, width, channels).
+        shard: number of these images.
+        view: number of the view.
+    """
+    return vary(images, np.random.default_rng([shard, view]))
 
 
 def vary(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -46,7 +54,7 @@ def draw_boxes(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> 
     Returns:
         (count, 4) float32: y1, x1, y2, x2 in [0, 1], with x2 < x1 for a mirror image.
     """
-    if len(shape) != 4 or min(shape[1:3]) < 2:
+    if not have_views(shape):
         return None
     side = np.sqrt(rng.uniform(LEAST_AREA, 1, count))
     stretch = np.exp(rng.uniform(-0.5, 0.5, count) * np.log(MOST_STRETCH))

@@ -10,10 +10,11 @@ from keras import layers
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import read_steps
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.ledger import find_late_position, measure_held
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
-from reflow_tf.repair.least_squares import find_late_step, least_squares
+from reflow_tf.repair.least_squares import least_squares
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.layers import Kind
 from reflow_tf.sparsity.masks import build_masks
@@ -202,8 +203,8 @@ def shrinking(*sides):
 )
 def test_late_is_where_all_that_comes_is_small(sides, expected):
     steps = read_steps(shrinking(*sides))
-    found = find_late_step(steps, np.zeros((1, 32, 32, 1), np.float32), 7)
-    assert (found and found.operation.name) == expected
+    found = find_late_position(measure_held(steps, np.zeros((1, 32, 32, 1), np.float32)).during, 7)
+    assert (None if found is None else steps.steps[found].operation.name) == expected
 
 
 @pytest.mark.slow
@@ -221,3 +222,41 @@ def test_views_of_the_images_help_the_late_layers(monkeypatch):
         least_squares(pruned, [draw(seed, 24)], show_nothing, plan=plan)
         lost[count] += lose(pruned.model, model)
     assert lost[3] < 0.95 * lost[0], lost
+
+
+def shrink_and_widen():
+    """Large maps, then small ones with many channels: a network that has late layers."""
+    keras.utils.set_random_seed(1)
+    x = inputs = keras.Input((32, 32, 3))
+    for width, stride in [(16, 2), (24, 4)]:
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(width, 3, stride, padding="same")(x)))
+    for _ in range(2):
+        y = layers.ReLU(6)(layers.BatchNormalization()(layers.Conv2D(32, 1, use_bias=False)(x)))
+        y = layers.ReLU(6)(layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same", use_bias=False)(y)))
+        x = layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(24, 1, use_bias=False)(y))])
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.fixture
+def few_inputs_of_a_shard(monkeypatch):
+    """Several shards, of which the first alone is for early layers."""
+    for module in ("models.streaming", "repair.least_squares"):
+        monkeypatch.setattr(f"reflow_tf.{module}.SHARD", 8)
+    monkeypatch.setattr("reflow_tf.repair.least_squares.EARLY_BYTES", 0)
+
+
+@pytest.fixture(scope="module")
+def first_weights():
+    return []
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+@pytest.mark.parametrize("memory_budget", [1, 400_000, 1e9])
+def test_neither_memory_nor_batches_change_a_bit(few_inputs_of_a_shard, memory_budget, cut, first_weights):
+    pruned, plan = prune(shrink_and_widen(), choose=lambda specs: specs)
+    images = np.random.default_rng(0).normal(size=(30, 32, 32, 3)).astype(np.float32)
+    batches = [images[start : start + cut] for start in range(0, 30, cut)]
+    least_squares(pruned, batches, show_nothing, plan=plan, memory_budget=memory_budget)
+    first_weights.append(pruned.read_weights())
+    for one, other in zip(first_weights[0], first_weights[-1], strict=True):
+        np.testing.assert_array_equal(one, other)

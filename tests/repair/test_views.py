@@ -1,21 +1,20 @@
 import numpy as np
 import pytest
 
-from reflow_tf.repair.views import LEAST_AREA, MOST_MIXED, draw_boxes, make_views, vary
+from reflow_tf.repair.views import LEAST_AREA, MOST_MIXED, draw_boxes, have_views, make_view, vary
 
 
-def test_so_many_views_of_each_image_drawn_by_seed():
+def test_a_view_is_drawn_by_its_number_and_that_of_the_shard():
     images = np.random.default_rng(0).random((6, 16, 12, 3), np.float32)
-    views = make_views(images, 3)
-    assert views.shape == (18, 16, 12, 3) and views.min() >= 0 and views.max() <= 1
-    assert len(np.unique(views.reshape(18, -1), axis=0)) == 18
-    np.testing.assert_array_equal(views, make_views(images, 3))
-    assert (views != make_views(images, 3, seed=1)).any()
+    views = {(shard, view): make_view(images, shard, view) for shard in range(2) for view in range(2)}
+    assert all(v.shape == images.shape and v.min() >= 0 and v.max() <= 1 for v in views.values())
+    assert len(np.unique(np.concatenate(list(views.values())).reshape(24, -1), axis=0)) == 24
+    np.testing.assert_array_equal(views[1, 0], make_view(images, 1, 0))
 
 
 @pytest.mark.parametrize("shape", [(4, 10), (4, 8, 3), (4, 1, 8, 3)])
 def test_what_is_no_image_has_no_views(shape):
-    assert make_views(np.ones(shape, np.float32), 5).shape == (0, *shape[1:])
+    assert not have_views(shape)
 
 
 def test_views_lie_in_the_image_and_half_of_them_are_mirrored():

@@ -1,0 +1,242 @@
+"""Any number of inputs led through a network, of which memory holds a few numbers each, or a few of them at a time.
+
+Inputs come in *shards* of SHARD. A *pass* leads every shard from where it was left to a step, where something is
+summed up; sums of shards are merged in their order, so that what comes of it depends neither on batches nor on what
+is held. A shard is left at the last place where what lies between the steps fits into memory for all of them, and
+from there the next pass goes on; what does not even fit at the narrowest place is kept on disk.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import operator
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.execution import CHUNK
+from reflow_tf.models.ledger import Held, Ledger
+from reflow_tf.models.sidebyside import Networks, Pair
+
+SHARD = 64
+"""Inputs of a shard."""
+_ITEM_BYTES = 4  # of a float32
+
+
+class Sums(Protocol):
+    """What is measured on some inputs, and can be put together with what was measured on others."""
+
+    def __add__(self, other: Self) -> Self: ...
+
+
+Measure = Callable[[int, Ledger[Pair]], Sums]
+"""Position of a step, and what is known before it of a chunk of inputs -> what is measured there."""
+Vary = Callable[[np.ndarray, int], np.ndarray]
+"""A shard of inputs, (n, ...), and its number -> as many other ones."""
+
+
+def cut(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same inputs, (n, ...), in arrays of exactly `size` but for the last.
+
+    Raises:
+        InputError: inputs of several shapes.
+    """
+    waiting: list[np.ndarray] = []
+    count = 0
+    for batch in batches:
+        start = 0
+        if waiting and batch.shape[1:] != waiting[0].shape[1:]:
+            raise InputError(
+                "Calibration inputs must all have one shape to be put together. "
+                f"Received: {waiting[0].shape[1:]} and {batch.shape[1:]}"
+            )
+        while len(batch) - start:
+            taken = batch[start : start + size - count]
+            waiting.append(taken)
+            start += len(taken)
+            count += len(taken)
+            if count == size:
+                yield np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
+                waiting, count = [], 0
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+@dataclasses.dataclass
+class _Shard:
+    """Some inputs, and how far they have been led: `tensors` is what lies before the step at `position`."""
+
+    number: int
+    vary: Vary | None
+    position: int = 0
+    tensors: "Callable[[], dict[int, Pair]] | None" = None
+
+
+class Stream:
+    """Shards of inputs on their way through a dense and a pruned network.
+
+    Weights of steps that shards have passed may not be changed any more.
+
+    Args:
+        networks: both.
+        measure: what is summed up.
+        batches: float arrays (n, ...), re-iterable, the same each time.
+        held: of the model, as `measure_held` finds it.
+        most_bytes: of what is held between passes, before it is kept on disk.
+    """
+
+    def __init__(
+        self, networks: Networks, measure: Measure, batches: Iterable[np.ndarray], held: Held, most_bytes: float
+    ):
+        self._networks, self._measure, self._batches = networks, measure, batches
+        self._held, self._most_bytes = held, most_bytes
+        self._shards: list[_Shard] = []
+        self._folder = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shards.clear()
+        self._folder.close()
+
+    def add(self, numbers: Iterable[int], vary: Vary | None = None) -> None:
+        """More shards, which have not been led anywhere yet.
+
+        Args:
+            numbers: of the batches, cut into shards: 0 is the first.
+            vary: what is taken in place of them; None: they are taken as they are.
+        """
+        self._shards += [_Shard(number, vary) for number in numbers]
+
+    def gather(self, position: int) -> tuple[Any, Any]:
+        """Leads all shards up to a step, the step itself left out, and sums up what is measured there.
+
+        Returns:
+            The sums over shards that are taken as they are, and over those that are varied; None where there are none.
+        """
+        stop = self._choose_stop(position)
+        sums: dict[int, Any] = {}
+        for shard, tensors in self._open():
+            sums[id(shard)] = self._lead(shard, tensors, position, stop)
+        in_order = sorted(self._shards, key=lambda shard: shard.number)
+        own = [sums[id(shard)] for shard in in_order if shard.vary is None]
+        varied = [sums[id(shard)] for shard in in_order if shard.vary is not None]
+        own_sums, varied_sums = (functools.reduce(operator.add, part) if part else None for part in (own, varied))
+        return own_sums, varied_sums
+
+    def _open(self) -> Iterator[tuple[_Shard, dict[int, Pair]]]:
+        """Every shard with what is known of it; those that were led nowhere are read from the batches."""
+        for shard in self._shards:
+            if shard.tensors is not None:
+                yield shard, shard.tensors()
+        waiting: dict[int, list[_Shard]] = {}
+        for shard in self._shards:
+            if shard.tensors is None:
+                waiting.setdefault(shard.number, []).append(shard)
+        last = max(waiting, default=-1)
+        for number, images in enumerate(cut(self._batches, SHARD)):
+            if number > last:
+                break
+            for shard in waiting.pop(number, ()):
+                inputs = images if shard.vary is None else shard.vary(images, number)
+                tensor = tf.convert_to_tensor(inputs)
+                yield shard, {self._networks.steps.input: Pair(tensor, tensor)}
+        if waiting:
+            raise InputError("Calibration batches must be the same each time that they are read. Received: fewer")
+
+    def _lead(self, shard: _Shard, tensors: dict[int, Pair], position: int, stop: int) -> Any:
+        """One shard up to `position`; from `stop` on it is held there, unless it has been led there already."""
+        count = len(next(iter(tensors.values())).pruned)
+        kept: list[dict[int, Pair]] = []
+        sums = None
+        for start in range(0, count, CHUNK):
+            part = {tensor: _slice(pair, slice(start, start + CHUNK)) for tensor, pair in tensors.items()}
+            ledger = Ledger(self._networks.steps, part, shard.position)
+            for index in range(shard.position, position + 1):
+                if index == stop and stop > shard.position:
+                    kept.append(dict(ledger.values))
+                if index < position:
+                    step = self._networks.steps.steps[index]
+                    ledger.enter(step.inputs, step.output, self._networks.compute(index, ledger))
+            found = self._measure(position, ledger)
+            sums = found if sums is None else sums + found
+        if kept:
+            self._keep(shard, kept, stop)
+        return sums
+
+    def _choose_stop(self, position: int) -> int:
+        """Where all shards are left this time: at the last place that fits, else at the narrowest."""
+        furthest = max((shard.position for shard in self._shards), default=0)
+        places = range(furthest, position + 1)
+        fitting = [place for place in places if self._count_bytes(place) <= self._most_bytes]
+        return fitting[-1] if fitting else min(places, key=lambda place: (self._held.between[place], -place))
+
+    def _count_bytes(self, position: int) -> int:
+        """What is held of all shards before this step."""
+        differ = any(self._networks.differ_at(index) for index in range(position))
+        return (2 if differ else 1) * _ITEM_BYTES * self._held.between[position] * SHARD * len(self._shards)
+
+    def _keep(self, shard: _Shard, parts: Sequence[dict[int, Pair]], position: int) -> None:
+        tensors = {tensor: _join([part[tensor] for part in parts]) for tensor in parts[0]}
+        before = shard.tensors
+        if self._count_bytes(position) <= self._most_bytes:
+            shard.tensors = lambda: tensors
+        else:
+            shard.tensors = _OnDisk.write(tensors, self._directory)
+        shard.position = position
+        if isinstance(before, _OnDisk):
+            before.remove()
+
+    @functools.cached_property
+    def _directory(self) -> pathlib.Path:
+        return pathlib.Path(self._folder.enter_context(tempfile.TemporaryDirectory(prefix="reflow_tf-")))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnDisk:
+    """Tensors in a file; calling it reads them."""
+
+    path: pathlib.Path
+
+    @classmethod
+    def write(cls, tensors: dict[int, Pair], directory: pathlib.Path) -> Self:
+        arrays = {f"{tensor} dense": pair.dense.numpy() for tensor, pair in tensors.items()}
+        arrays |= {f"{tensor} pruned": pair.pruned.numpy() for tensor, pair in tensors.items() if not pair.is_same}
+        try:
+            with tempfile.NamedTemporaryFile(dir=directory, suffix=".npz", delete=False) as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            size = sum(array.nbytes for array in arrays.values())
+            raise InputError(
+                f"What lies between layers must fit on disk where it does not fit into memory: {size:,} bytes for "
+                f"{SHARD} inputs, in TMPDIR; raise --memory_budget, or take fewer --calibration_samples. "
+                f"Received: {error.strerror} at {directory}"
+            ) from error
+        return cls(pathlib.Path(file.name))
+
+    def __call__(self) -> dict[int, Pair]:
+        with np.load(self.path) as arrays:
+            tensors = {name: tf.convert_to_tensor(arrays[name]) for name in arrays.files}
+        dense = {int(name.split()[0]): tensor for name, tensor in tensors.items() if name.endswith("dense")}
+        return {tensor: Pair(value, tensors.get(f"{tensor} pruned", value)) for tensor, value in dense.items()}
+
+    def remove(self) -> None:
+        self.path.unlink()
+
+
+def _slice(pair: Pair, part: slice) -> Pair:
+    dense = pair.dense[part]
+    return Pair(dense, dense if pair.is_same else pair.pruned[part])
+
+
+def _join(pairs: Sequence[Pair]) -> Pair:
+    if len(pairs) == 1:
+        return pairs[0]
+    dense = tf.concat([pair.dense for pair in pairs], 0)
+    return Pair(dense, dense if pairs[0].is_same else tf.concat([pair.pruned for pair in pairs], 0))

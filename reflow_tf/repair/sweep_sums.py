@@ -1,0 +1,145 @@
+"""What the least-squares sweep sums up before a step: all that it needs to know of the images to settle the step.
+
+A layer that is refitted needs its normal equations; its target is what the dense network's layer gives before an
+activation of its own and, where a shortcut is added behind its batch norm, what the shortcut has lost. A batch norm
+needs the moments of what it takes in either network.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.models.execution import Step, Steps
+from reflow_tf.models.gram import find_patches
+from reflow_tf.models.graph import KernelMap, find_kernels
+from reflow_tf.models.ledger import Ledger
+from reflow_tf.models.moments import PartialMoments
+from reflow_tf.models.observation import find_activation
+from reflow_tf.models.precision import read_wide
+from reflow_tf.models.sidebyside import Networks, Pair
+from reflow_tf.repair.contract import PrunedModel
+from reflow_tf.repair.layer_fitting import RunningSums, sum_up
+from reflow_tf.sparsity.layers import LayerSpec
+
+_Correction = Callable[[Ledger[Pair]], tf.Tensor | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLayer:
+    """Sums at a layer that is refitted; those over other inputs are added to it.
+
+    Attributes:
+        sums: of its normal equations.
+        given: moments of all that it gives in the dense network.
+    """
+
+    sums: RunningSums
+    given: PartialMoments
+
+    def __add__(self, other: "AtLayer") -> "AtLayer":
+        return AtLayer(self.sums + other.sums, self.given + other.given)
+
+
+@dataclasses.dataclass(frozen=True)
+class AtNorm:
+    """The moments of what a batch norm takes in either network; those over other inputs are added to it."""
+
+    dense: PartialMoments
+    pruned: PartialMoments
+
+    def __add__(self, other: "AtNorm") -> "AtNorm":
+        return AtNorm(self.dense + other.dense, self.pruned + other.pruned)
+
+
+class Meter:
+    """Says what to sum up where; it needs the model's weights to be right up to the step that is asked for.
+
+    Args:
+        pruned: a functional or sequential model.
+        steps: of it.
+
+    Attributes:
+        networks: the dense and the pruned one.
+        kernels: of the model.
+        specs: position of a step that is refitted -> its kernel.
+    """
+
+    def __init__(self, pruned: PrunedModel, steps: Steps):
+        self._steps = steps
+        self.kernels: KernelMap = find_kernels(pruned.model)
+        changed = {id(self.kernels.variables[path]) for path in pruned.masks}
+        self.networks = Networks(steps, list(zip(pruned.model.variables, pruned.dense_weights, strict=True)), changed)
+        calls = steps.count_calls()
+        masked = [spec for spec in self.kernels.specs if spec.path in pruned.masks]
+        self.specs = {
+            position: spec
+            for position, step in enumerate(steps)
+            if calls[id(step.operation)] == 1 and (spec := self._find_spec(step.operation, masked))
+        }
+
+    def _find_spec(self, layer: keras.Operation, specs: list[LayerSpec]) -> LayerSpec | None:
+        own = [id(variable) for variable in getattr(layer, "_trainable_variables", ())]
+        found = [spec for spec in specs if id(self.kernels.variables[spec.path]) in own]
+        return found[0] if len(found) == 1 and find_patches(layer, found[0].path.rpartition("/")[2]) else None
+
+    def find_norm(self, position: int) -> keras.layers.BatchNormalization | None:
+        """The batch norm at this step, if it takes something else in the pruned network than in the dense one."""
+        operation = self._steps.steps[position].operation
+        is_norm = isinstance(operation, keras.layers.BatchNormalization)
+        return operation if is_norm and self.networks.differ_before(position) else None
+
+    def __call__(self, position: int, ledger: Ledger[Pair]) -> AtLayer | AtNorm:
+        """Measures some inputs before the step at `position`, which is refitted, or a batch norm."""
+        step = self._steps.steps[position]
+        if position in self.specs:
+            return self._measure_layer(step, self.specs[position], ledger)
+        norm, pair = self.find_norm(position), ledger[step.inputs[0]]
+        assert norm is not None
+        return AtNorm(PartialMoments.of(pair.dense, norm.axis), PartialMoments.of(pair.pruned, norm.axis))
+
+    def _measure_layer(self, step: Step, spec: LayerSpec, ledger: Ledger[Pair]) -> AtLayer:
+        dense = self.networks.compute_dense(step, ledger, activated=False)
+        lost = self._find_loss(step, ledger)
+        targets = dense if lost is None else dense + lost
+        sums = sum_up(step.operation, spec, ledger[step.inputs[0]].pruned, targets)
+        return AtLayer(sums, PartialMoments.of(dense, -1))
+
+    def _find_loss(self, step: Step, ledger: Ledger[Pair]) -> tf.Tensor | None:
+        """What the shortcut that is added behind the step's batch norm has lost, in the units of the step's output."""
+        norm = find_norm(step, self._steps)
+        if norm is None:
+            return None
+        (norm_step,) = self._steps.consumers(step.output)
+        sum_step = _only(self._steps.consumers(norm_step.output))
+        if sum_step is None or type(sum_step.operation).__name__ != "Add":
+            return None
+        known = [ledger[t] for t in sum_step.inputs if t != norm_step.output and t in ledger]
+        lost = [pair.dense - pair.pruned for pair in known if not pair.is_same]
+        if not lost:
+            return None
+        scale = _scale(norm)
+        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6)
+        return tf.add_n(lost) * inverse.astype(np.float32)
+
+
+def _only(steps: tuple[Step, ...]) -> Step | None:
+    return steps[0] if len(steps) == 1 else None
+
+
+def find_norm(step: Step, steps: Steps) -> keras.layers.BatchNormalization | None:
+    """The batch norm that is all that takes the step's output, if there is one and no activation lies between."""
+    if find_activation(step.operation) is not None:
+        return None
+    behind = _only(steps.consumers(step.output))
+    if behind is None or not isinstance(behind.operation, keras.layers.BatchNormalization):
+        return None
+    return behind.operation
+
+
+def _scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """What the batch norm multiplies each channel by, (channels,) float32."""
+    gamma = read_wide(norm.gamma) if norm.scale else np.float32(1)
+    return gamma / np.sqrt(read_wide(norm.moving_variance) + np.float32(norm.epsilon))
