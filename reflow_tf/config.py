@@ -63,6 +63,8 @@ class PruneConfig:
         ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         basis: one of `BASES`. 'auto': before least squares for a target that promises speed, linear streams of channels
             are turned, exactly, so that zeros cost less (`models.channels.rotation`); 'kept': they are left alone.
+        memory_budget: bytes that least squares may take, about; it decides what is kept and what is computed again, and
+            never the result. None: a quarter of the machine's memory.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
             'least_squares,reflow'; 'none' and 'auto' stand alone.
 
@@ -83,6 +85,7 @@ class PruneConfig:
     max_size_bytes: int | None = None
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
+    memory_budget: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("criterion", self.criterion, CRITERIA)
@@ -91,6 +94,7 @@ class PruneConfig:
         check_choice("basis", self.basis, BASES)
         self._check_device()
         check_choice("ballast", self.ballast, BALLASTS)
+        check_between("memory_budget", self.memory_budget, 1)
         self._check_repairs()
         self._check_budget()
         if isinstance(self.pattern, str):

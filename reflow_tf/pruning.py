@@ -352,8 +352,8 @@ def _repair(
         return pruned, (RepairOutcome("none", (), (), (), statement),)
     assert calibration is not None
     if config.repair == "auto":
-        return choose(pruned, calibration, progress, plan=plan)
-    return run_chain(config.repairs, pruned, calibration, progress, plan=plan)
+        return choose(pruned, calibration, progress, plan=plan, memory_budget=config.memory_budget)
+    return run_chain(config.repairs, pruned, calibration, progress, plan=plan, memory_budget=config.memory_budget)
 
 
 def recalibrate(

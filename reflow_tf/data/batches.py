@@ -211,13 +211,39 @@ def as_batches(data: Any, *, batch_size: int = 64) -> ImageStream | ArrayBatches
 
 
 def take_first(batches: Iterable[np.ndarray], most: int) -> np.ndarray:
-    """The first inputs of batches (n, ...), at most so many, as one array; no more batches are read than that takes."""
-    taken: list[np.ndarray] = []
+    """The first inputs of batches (n, ...), at most so many, as one array; no more batches are read than that takes.
+
+    Raises:
+        InputError: inputs of several shapes.
+    """
+    return next(cut(batches, most), np.empty(0))
+
+
+def cut(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same inputs, (n, ...), in arrays of exactly `size` but for the last.
+
+    Raises:
+        InputError: inputs of several shapes.
+    """
+    waiting: list[np.ndarray] = []
+    count = 0
     for batch in batches:
-        taken.append(batch)
-        if sum(map(len, taken)) >= most:
-            break
-    return np.concatenate(taken or [np.empty(0)])[:most]
+        if waiting and batch.shape[1:] != waiting[0].shape[1:]:
+            raise InputError(
+                "Calibration inputs must all have one shape to be put together. "
+                f"Received: {waiting[0].shape[1:]} and {batch.shape[1:]}"
+            )
+        start = 0
+        while len(batch) - start:
+            taken = batch[start : start + size - count]
+            waiting.append(taken)
+            start += len(taken)
+            count += len(taken)
+            if count == size:
+                yield np.concatenate(waiting)
+                waiting, count = [], 0
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def count_inputs(batches: Iterable[np.ndarray]) -> int:

@@ -148,7 +148,9 @@ class Bench:
         start = time.perf_counter()
         write_masks(find_kernels(self._model), masks)
         names = [name for name in config.repairs if name != "none"]
-        repair = functools.partial(run_chain, plan=plan, statistics=self._statistics)
+        repair = functools.partial(
+            run_chain, plan=plan, statistics=self._statistics, memory_budget=config.memory_budget
+        )
         pruned, outcomes = repair(names, pruned, self._calibration, show_nothing)
         seconds = time.perf_counter() - start
         alone = self._look()

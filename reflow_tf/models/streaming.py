@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.data.batches import cut
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK
 from reflow_tf.models.ledger import Held, Ledger
@@ -40,33 +41,6 @@ Vary = Callable[[np.ndarray, int], np.ndarray]
 """A shard of inputs, (n, ...), and its number -> as many other ones."""
 
 
-def cut(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same inputs, (n, ...), in arrays of exactly `size` but for the last.
-
-    Raises:
-        InputError: inputs of several shapes.
-    """
-    waiting: list[np.ndarray] = []
-    count = 0
-    for batch in batches:
-        start = 0
-        if waiting and batch.shape[1:] != waiting[0].shape[1:]:
-            raise InputError(
-                "Calibration inputs must all have one shape to be put together. "
-                f"Received: {waiting[0].shape[1:]} and {batch.shape[1:]}"
-            )
-        while len(batch) - start:
-            taken = batch[start : start + size - count]
-            waiting.append(taken)
-            start += len(taken)
-            count += len(taken)
-            if count == size:
-                yield np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
-                waiting, count = [], 0
-    if waiting:
-        yield np.concatenate(waiting)
-
-
 @dataclasses.dataclass
 class _Shard:
     """Some inputs, and how far they have been led: `tensors` is what lies before the step at `position`."""
@@ -87,14 +61,23 @@ class Stream:
         measure: what is summed up.
         batches: float arrays (n, ...), re-iterable, the same each time.
         held: of the model, as `measure_held` finds it.
-        most_bytes: of what is held between passes, before it is kept on disk.
+        memory_budget: bytes; half of it may hold what lies between steps from one pass to the next.
+
+    Raises:
+        InputError: no room for one shard.
     """
 
     def __init__(
-        self, networks: Networks, measure: Measure, batches: Iterable[np.ndarray], held: Held, most_bytes: float
+        self, networks: Networks, measure: Measure, batches: Iterable[np.ndarray], held: Held, memory_budget: float
     ):
         self._networks, self._measure, self._batches = networks, measure, batches
-        self._held, self._most_bytes = held, most_bytes
+        self._held, self._most_bytes = held, memory_budget / 2
+        needed = _ITEM_BYTES * (SHARD * held.between[0] + 2 * CHUNK * max(held.during))
+        if memory_budget < needed:
+            raise InputError(
+                f"--memory_budget must be at least {needed:,} for this network, which is what {SHARD} inputs and "
+                f"what its widest layer makes of {CHUNK} of them take. Received: {memory_budget:,.0f}"
+            )
         self._shards: list[_Shard] = []
         self._folder = contextlib.ExitStack()
 

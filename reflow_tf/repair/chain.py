@@ -52,7 +52,7 @@ TAKES: Mapping[str, Sequence[str]] = {
     "woodfisher": ("statistics",),
     "obs": ("statistics",),
     "chita": ("plan", "statistics"),
-    "least_squares": ("plan",),
+    "least_squares": ("plan", "memory_budget"),
 }
 """Name of a repair -> the keywords of `run_chain` that are passed on to it."""
 
@@ -65,6 +65,7 @@ def run_chain(
     *,
     plan: PruningPlan,
     statistics: impact.Known | None = None,
+    memory_budget: int | None = None,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     """Runs repairs in this order, each on what the one before it left.
 
@@ -77,6 +78,7 @@ def run_chain(
         progress: wraps each pass.
         plan: which pattern and sparsity each masked kernel has.
         statistics: what is known of the dense model on these batches; repairs gather what they miss.
+        memory_budget: bytes, as for `least_squares`.
 
     Returns:
         The same model with the masks that hold now (a repair may choose them anew), and what each repair did.
@@ -84,7 +86,7 @@ def run_chain(
     Raises:
         InputError: as the repairs do.
     """
-    keywords = {"plan": plan, "statistics": statistics}
+    keywords = {"plan": plan, "statistics": statistics, "memory_budget": memory_budget}
     outcomes = []
     with pruned.restored_on_error():
         for position, name in enumerate(names):

@@ -61,7 +61,12 @@ class _State:
 
 
 def choose(
-    pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, plan: PruningPlan
+    pruned: PrunedModel,
+    batches: Iterable[np.ndarray],
+    progress: Progress,
+    *,
+    plan: PruningPlan,
+    memory_budget: int | None = None,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     """Repairs the model in place by each of CANDIDATES, always from the same pruned weights, and keeps the best.
 
@@ -70,6 +75,7 @@ def choose(
         batches: float arrays (n, ...), re-iterable, of at least HELD_OUT_EVERY images in all.
         progress: wraps each pass.
         plan: as for `run_chain`.
+        memory_budget: as for `run_chain`.
 
     Returns:
         The same model with the masks that hold now; a `Choice`, then the outcomes of the chain that won. A chain that
@@ -91,7 +97,9 @@ def choose(
                 now = start
                 pruned.write_weights(start.weights)
             try:
-                repaired, outcomes = run_chain(names[len(now.names) :], now.pruned, fitting, progress, plan=plan)
+                repaired, outcomes = run_chain(
+                    names[len(now.names) :], now.pruned, fitting, progress, plan=plan, memory_budget=memory_budget
+                )
             except InputError as error:
                 tried.append(Tried(chain, None, str(error)))
                 continue

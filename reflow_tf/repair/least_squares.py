@@ -61,7 +61,7 @@ def least_squares(
     progress: Progress,
     *,
     plan: PruningPlan,
-    memory_budget: float | None = None,
+    memory_budget: int | None = None,
 ) -> MovedMasks:
     """Refits every masked kernel, and re-estimates every batch norm behind one, in one sweep.
 
@@ -77,8 +77,8 @@ def least_squares(
             the result. None: a quarter of the machine's memory.
 
     Raises:
-        InputError: the model is subclassed; a batch does not fit; no batches; activations that are not finite; a full
-            disk.
+        InputError: the model is subclassed; a batch does not fit; no batches; activations that are not finite; a memory
+            budget that has no room for one shard; a full disk.
     """
     steps = read_steps(pruned.model)
     first = take_first(batches, MOST_GRADED)
@@ -120,7 +120,7 @@ class _Sweep:
         self._plan, self._steps = plan, steps
         self._meter = Meter(pruned, steps)
         held = measure_held(steps, first[:1])
-        self._stream = Stream(self._meter.networks, self._meter, batches, held, memory_budget / 2)
+        self._stream = Stream(self._meter.networks, self._meter, batches, held, memory_budget)
         self._late = find_late_position(held.during, LATE_FACTOR)
         self._num_views = NUM_VIEWS if have_views(first.shape) else 0
         self._num_shards = -(-count_inputs(batches) // SHARD)

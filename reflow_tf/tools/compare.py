@@ -25,7 +25,14 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.tools import command_line
-from reflow_tf.tools.shared_flags import JobFlags, define_overwrite, define_prunable, define_target, name_model
+from reflow_tf.tools.shared_flags import (
+    JobFlags,
+    define_memory_budget,
+    define_overwrite,
+    define_prunable,
+    define_target,
+    name_model,
+)
 
 FLAGS = command_line.new_flags()
 
@@ -66,6 +73,7 @@ ALLOCATION = flags.DEFINE_string(
 )
 PRUNABLE = define_prunable(FLAGS)
 TARGET = define_target(FLAGS)
+MEMORY_BUDGET = define_memory_budget(FLAGS)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the results go. Default: ./reflow_out/<model>-compared.", flag_values=FLAGS
 )
@@ -89,7 +97,12 @@ def read_config() -> Comparison:
     """The parsed flags, checked; raises InputError."""
     given = JOB.read()
     check_choice("allocation", ALLOCATION.value, ALLOCATIONS)
-    base = PruneConfig(allocation=ALLOCATION.value, target=command_line.require(TARGET), prunable=PRUNABLE.value)
+    base = PruneConfig(
+        allocation=ALLOCATION.value,
+        target=command_line.require(TARGET),
+        prunable=PRUNABLE.value,
+        memory_budget=MEMORY_BUDGET.value,
+    )
     output_dir = OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-compared"
     job = JobConfig(**given, output_dir=output_dir, prune=base, overwrite=OVERWRITE.value)
     methods = {name: read_method(name, base) for name in (BASELINE, *_read_list(METHOD_NAMES, METHODS))}

@@ -33,7 +33,14 @@ from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.targets.ethos_u import ACCELERATORS
 from reflow_tf.tools import command_line
-from reflow_tf.tools.shared_flags import JobFlags, define_overwrite, define_prunable, define_target, name_model
+from reflow_tf.tools.shared_flags import (
+    JobFlags,
+    define_memory_budget,
+    define_overwrite,
+    define_prunable,
+    define_target,
+    name_model,
+)
 
 FLAGS = command_line.new_flags()
 
@@ -104,6 +111,7 @@ BASIS = flags.DEFINE_string(
     "zeros cost less; the dense network computes what it did. kept: they stay as they were trained.",
     flag_values=FLAGS,
 )
+MEMORY_BUDGET = define_memory_budget(FLAGS)
 REPAIR = flags.DEFINE_string(
     "repair",
     _PRUNE.repair,
@@ -207,6 +215,7 @@ def read_config() -> JobConfig:
             device=DEVICE.value,
             ballast=BALLAST.value,
             basis=BASIS.value,
+            memory_budget=MEMORY_BUDGET.value,
             repair=REPAIR.value,
         ),
         quantize=QUANTIZE.value,

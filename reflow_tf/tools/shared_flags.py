@@ -122,6 +122,18 @@ def define_prunable(own: Flags) -> Flag[str]:
     )
 
 
+def define_memory_budget(own: Flags) -> Flag[int | None]:
+    """--memory_budget of what learns from many inputs."""
+    return flags.DEFINE_integer(
+        "memory_budget",
+        _PRUNE.memory_budget,
+        "Bytes that least_squares may take, about, however many calibration inputs there are: what does not fit is "
+        "computed again, or kept in TMPDIR. It changes the time, never the result. Default: a quarter of the machine's "
+        "memory.",
+        flag_values=own,
+    )
+
+
 def define_target(own: Flags, default: str | None = _PRUNE.target, otherwise: str = "") -> Flag[str | None]:
     """--target; `otherwise` says what is taken where it is not given and has no default."""
     described = " ".join(f"{target.name}: {target.description}" for target in TARGETS.values())

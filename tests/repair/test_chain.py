@@ -90,9 +90,9 @@ def test_repairs_get_the_keywords_that_they_take(monkeypatch):
 
     names = ("woodfisher", "chita", "least_squares", "reflow")
     monkeypatch.setattr(chain, "REPAIRS", {name: watch(name) for name in names})
-    run_chain(names, pruned, BATCHES, show_nothing, plan=plan, statistics={})
+    run_chain(names, pruned, BATCHES, show_nothing, plan=plan, statistics={}, memory_budget=1)
     assert seen["woodfisher"] == {"statistics": {}} and seen["chita"] == {"plan": plan, "statistics": {}}
-    assert seen["least_squares"] == {"plan": plan} and seen["reflow"] == {}
+    assert seen["least_squares"] == {"plan": plan, "memory_budget": 1} and seen["reflow"] == {}
 
 
 @pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])

@@ -1,5 +1,6 @@
 """Least squares: what it restores, what it leaves alone, and that it can be told from doing nothing."""
 
+import errno
 import itertools
 
 import keras
@@ -228,7 +229,7 @@ def shrink_and_widen():
     """Large maps, then small ones with many channels: a network that has late layers."""
     keras.utils.set_random_seed(1)
     x = inputs = keras.Input((32, 32, 3))
-    for width, stride in [(16, 2), (24, 4)]:
+    for width, stride in [(32, 2), (24, 4)]:
         x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(width, 3, stride, padding="same")(x)))
     for _ in range(2):
         y = layers.ReLU(6)(layers.BatchNormalization()(layers.Conv2D(32, 1, use_bias=False)(x)))
@@ -241,7 +242,8 @@ def shrink_and_widen():
 def few_inputs_of_a_shard(monkeypatch):
     """Several shards, of which the first alone is for early layers."""
     for module in ("models.streaming", "repair.least_squares"):
-        monkeypatch.setattr(f"reflow_tf.{module}.SHARD", 8)
+        monkeypatch.setattr(f"reflow_tf.{module}.SHARD", 4)
+    monkeypatch.setattr("reflow_tf.models.streaming.CHUNK", 4)
     monkeypatch.setattr("reflow_tf.repair.least_squares.EARLY_BYTES", 0)
 
 
@@ -250,13 +252,54 @@ def first_weights():
     return []
 
 
-@pytest.mark.parametrize("cut", [1, 5, 30])
-@pytest.mark.parametrize("memory_budget", [1, 400_000, 1e9])
+@pytest.mark.parametrize(("memory_budget", "cut"), [(1_000_000_000, 24), (1_200_000, 24), (580_000, 7)])
 def test_neither_memory_nor_batches_change_a_bit(few_inputs_of_a_shard, memory_budget, cut, first_weights):
     pruned, plan = prune(shrink_and_widen(), choose=lambda specs: specs)
-    images = np.random.default_rng(0).normal(size=(30, 32, 32, 3)).astype(np.float32)
-    batches = [images[start : start + cut] for start in range(0, 30, cut)]
+    images = np.random.default_rng(0).normal(size=(24, 32, 32, 3)).astype(np.float32)
+    batches = [images[start : start + cut] for start in range(0, 24, cut)]
     least_squares(pruned, batches, show_nothing, plan=plan, memory_budget=memory_budget)
     first_weights.append(pruned.read_weights())
     for one, other in zip(first_weights[0], first_weights[-1], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_what_does_not_fit_into_memory_is_kept_on_disk_and_leaves_no_trace(
+    few_inputs_of_a_shard, tmp_path, monkeypatch
+):
+    written = []
+    save = np.savez
+    monkeypatch.setattr(np, "savez", lambda file, **arrays: (written.append(file.name), save(file, **arrays)))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    pruned, plan = prune(shrink_and_widen(), choose=lambda specs: specs)
+    images = np.random.default_rng(0).normal(size=(24, 32, 32, 3)).astype(np.float32)
+    least_squares(pruned, [images], show_nothing, plan=plan, memory_budget=580_000)
+    assert written and all(name.startswith(str(tmp_path)) for name in written) and not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_clear_error_and_the_model_stays(few_inputs_of_a_shard, monkeypatch):
+    def fail(file, **arrays):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fail)
+    pruned, plan = prune(shrink_and_widen(), choose=lambda specs: specs)
+    before = pruned.read_weights()
+    images = np.random.default_rng(0).normal(size=(24, 32, 32, 3)).astype(np.float32)
+    with pytest.raises(InputError, match=r"must fit on disk .* raise --memory_budget.* Received: No space left"):
+        least_squares(pruned, [images], show_nothing, plan=plan, memory_budget=580_000)
+    assert all(np.array_equal(a, b) for a, b in zip(before, pruned.read_weights(), strict=True))
+
+
+def test_a_memory_budget_without_room_for_a_shard_is_refused():
+    pruned, plan = prune(build())
+    with pytest.raises(InputError, match=r"--memory_budget must be at least [\d,]+ for this network.* Received: 1,000"):
+        least_squares(pruned, [draw(1, 8)], show_nothing, plan=plan, memory_budget=1000)
+
+
+def test_images_of_several_sizes_are_refused():
+    inputs = keras.Input((None, None, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 1, name="pointwise")(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    pruned, plan = prune(model)
+    batches = [np.zeros((4, size, size, 3), np.float32) for size in (8, 9)]
+    with pytest.raises(InputError, match=r"must all have one shape .* Received: \(8, 8, 3\) and \(9, 9, 3\)"):
+        least_squares(pruned, batches, show_nothing, plan=plan)
