@@ -9,9 +9,7 @@ import pytest
 from keras import layers
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import read_steps
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.ledger import find_late_position, measure_held
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
@@ -187,25 +185,6 @@ def test_no_batches_are_refused():
     pruned, plan = prune(build())
     with pytest.raises(InputError, match=r"at least one calibration batch\. Received: none"):
         least_squares(pruned, [], show_nothing, plan=plan)
-
-
-def shrinking(*sides):
-    """A convolution of 4 channels to each side in turn, from 32 x 32 inputs of one channel."""
-    inputs = keras.Input((32, 32, 1))
-    x, before = inputs, 32
-    for side in sides:
-        x, before = layers.Conv2D(4, 1, strides=before // side, name=f"to_{side}_{before}")(x), side
-    return keras.Model(inputs, x)
-
-
-@pytest.mark.parametrize(
-    ("sides", "expected"),
-    [((32, 16, 8, 4), "to_4_8"), ((32, 8, 8), "to_8_8"), ((32, 16), None), ((16, 4), None)],
-)
-def test_late_is_where_all_that_comes_is_small(sides, expected):
-    steps = read_steps(shrinking(*sides))
-    found = find_late_position(measure_held(steps, np.zeros((1, 32, 32, 1), np.float32)).during, 7)
-    assert (None if found is None else steps.steps[found].operation.name) == expected
 
 
 @pytest.mark.slow

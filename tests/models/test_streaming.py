@@ -1,0 +1,125 @@
+"""Sums over shards are those over all inputs at once, wherever shards were left on the way."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.execution import read_steps
+from reflow_tf.models.ledger import measure_held
+from reflow_tf.models.sidebyside import Networks
+from reflow_tf.models.streaming import SHARD, Stream
+
+NUM_INPUTS = 2 * SHARD + 9
+INPUTS = np.random.default_rng(0).normal(size=(NUM_INPUTS, 4, 4, 2)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """Of the only tensor before a step, in the pruned network, and the steps at which it was taken."""
+
+    value: np.ndarray
+    count: int
+
+    def __add__(self, other):
+        return Sum(self.value + other.value, self.count + other.count)
+
+
+def build():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4, 4, 2))
+    x = layers.ReLU()(layers.Conv2D(3, 1)(inputs))
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(x))
+    return keras.Model(inputs, layers.Conv2D(2, 1)(layers.Conv2D(1, 1)(x)))
+
+
+def open_stream(batches=(INPUTS,), memory_budget=1e9):
+    steps = read_steps(build())
+    networks = Networks(steps)
+
+    def measure(position, ledger):
+        pair = ledger[steps.steps[position].inputs[0]]
+        return Sum(pair.pruned.numpy().astype(np.float64).sum(0), len(pair.pruned))
+
+    held = measure_held(steps, INPUTS[:1])
+    return Stream(networks, measure, batches, held, memory_budget), held
+
+
+def expect(position, inputs=INPUTS):
+    model = build()
+    found = inputs
+    for layer in model.layers[1 : position + 1]:
+        found = layer(found).numpy()
+    return found.astype(np.float64).sum(0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.sampled_from([45_000, 100_000, 10**9]))
+def test_sums_are_those_over_all_inputs(positions, memory_budget):
+    stream, _ = open_stream([INPUTS[:50], INPUTS[50:]], memory_budget)
+    with stream:
+        stream.add(range(3))
+        for position in sorted(positions):
+            own, varied = stream.gather(position)
+            assert own.count == NUM_INPUTS and varied is None
+            np.testing.assert_allclose(own.value, expect(position), rtol=1e-5, atol=1e-4)
+
+
+def test_shards_that_are_varied_are_summed_up_by_themselves_and_may_come_later():
+    def negate(images, number):
+        return -images if number == 1 else images
+
+    stream, _ = open_stream()
+    with stream:
+        stream.add([0])
+        assert stream.gather(1)[0].count == SHARD
+        stream.add([1, 2])
+        stream.add(range(2), negate)
+        own, varied = stream.gather(3)
+    np.testing.assert_allclose(own.value, expect(3), rtol=1e-5, atol=1e-4)
+    others = np.concatenate([INPUTS[:SHARD], -INPUTS[SHARD : 2 * SHARD]])
+    assert varied.count == 2 * SHARD
+    np.testing.assert_allclose(varied.value, expect(3, others), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("memory_budget", "place", "num_files"), [(10**9, 4, 0), (45_000, 5, 9)])
+def test_shards_are_left_at_the_last_place_that_fits_else_on_disk_at_the_narrowest(
+    memory_budget, place, num_files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stream, _ = open_stream(memory_budget=memory_budget)
+    with stream:
+        for _ in range(3):
+            stream.add(range(3), lambda images, number: images)
+        first = stream.gather(place)[1]
+        assert {shard.position for shard in stream._shards} == {place}
+        assert len(list(tmp_path.rglob("*.npz"))) == num_files
+        np.testing.assert_array_equal(first.value, stream.gather(place)[1].value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_batches_that_become_fewer_are_refused():
+    class Shrinking:
+        def __init__(self):
+            self.left = 3
+
+        def __iter__(self):
+            self.left -= 1
+            return iter([INPUTS[: SHARD * self.left]])
+
+    stream, _ = open_stream(Shrinking())
+    with stream, pytest.raises(InputError, match="the same each time"):
+        stream.add(range(2))
+        stream.gather(0)
+        stream.add([1])
+        stream.gather(1)
+
+
+def test_no_room_for_one_shard_is_refused():
+    with pytest.raises(InputError, match=r"--memory_budget must be at least [\d,]+ .* Received: 1,000"):
+        open_stream(memory_budget=1000)
