@@ -5,8 +5,10 @@ many images there are, memory holds the caller's batch, the one decoded ahead, a
 `as_batches` gives the same shape to what a caller of the Python API already has.
 """
 
+import contextlib
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -25,7 +27,14 @@ _NUM_THREADS = min(8, os.cpu_count() or 1)
 _LARGEST_BATCH_BYTES = 20_000_000
 
 
-class ImageStream:
+class Counted:
+    """Batches whose `len` is the number of inputs in them."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class ImageStream(Counted):
     """Some images, or other samples, of a source, in a fixed order, as batches.
 
     `iter` yields float32 (n, *sample_shape), with n near equal from batch to batch and at most `batch_size`;
@@ -136,7 +145,7 @@ def _finish(batch: np.ndarray, rows: list["Future[None]"]) -> np.ndarray:
     return batch
 
 
-class ArrayBatches:
+class ArrayBatches(Counted):
     """Near-equal float32 batches of one array. `len` is the number of samples.
 
     Attributes:
@@ -248,7 +257,38 @@ def cut(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 def count_inputs(batches: Iterable[np.ndarray]) -> int:
     """How many inputs batches (n, ...) hold in all; those that do not know it are read."""
-    return len(batches) if isinstance(batches, ImageStream | ArrayBatches) else sum(map(len, batches))
+    return len(batches) if isinstance(batches, Counted) else sum(map(len, batches))
+
+
+@contextlib.contextmanager
+def held(batches: Iterable[np.ndarray], most_bytes: float) -> Iterator[np.ndarray]:
+    """All inputs of batches (n, ...) as one array, for the time of the block; on disk, in TMPDIR, if there are many.
+
+    Args:
+        batches: re-iterable.
+        most_bytes: of memory that they may take.
+
+    Raises:
+        InputError: inputs of several shapes; a full disk.
+    """
+    first = take_first(batches, 1)
+    count = count_inputs(batches)
+    size_bytes = count * first.nbytes
+    if size_bytes <= most_bytes:
+        yield take_first(batches, count)
+        return
+    with tempfile.TemporaryDirectory(prefix="reflow_tf-") as folder:
+        try:
+            with open(os.path.join(folder, "inputs"), "wb") as file:
+                for batch in cut(batches, 1):
+                    batch.astype(first.dtype).tofile(file)
+        except OSError as error:
+            raise InputError(
+                f"Calibration inputs that do not fit into memory must fit on disk: {size_bytes:,} bytes in TMPDIR; "
+                f"raise --memory_budget, or take fewer --calibration_samples. "
+                f"Received: {error.strerror} at {folder}"
+            ) from error
+        yield np.memmap(file.name, first.dtype, "r", shape=(count, *first.shape[1:]))
 
 
 def _is_infinite(data: Any) -> bool:

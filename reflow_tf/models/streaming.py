@@ -68,7 +68,7 @@ class Stream:
     """
 
     def __init__(
-        self, networks: Networks, measure: Measure, batches: Iterable[np.ndarray], held: Held, memory_budget: float
+        self, networks: Networks, measure: Measure, batches: Iterable[np.ndarray], held: Held, memory_budget: int
     ):
         self._networks, self._measure, self._batches = networks, measure, batches
         self._held, self._most_bytes = held, memory_budget / 2
@@ -76,7 +76,7 @@ class Stream:
         if memory_budget < needed:
             raise InputError(
                 f"--memory_budget must be at least {needed:,} for this network, which is what {SHARD} inputs and "
-                f"what its widest layer makes of {CHUNK} of them take. Received: {memory_budget:,.0f}"
+                f"what its widest layer makes of {CHUNK} of them take. Received: {memory_budget:,}"
             )
         self._shards: list[_Shard] = []
         self._folder = contextlib.ExitStack()

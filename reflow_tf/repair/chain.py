@@ -53,6 +53,7 @@ TAKES: Mapping[str, Sequence[str]] = {
     "obs": ("statistics",),
     "chita": ("plan", "statistics"),
     "least_squares": ("plan", "memory_budget"),
+    "distill": ("memory_budget",),
 }
 """Name of a repair -> the keywords of `run_chain` that are passed on to it."""
 
@@ -78,7 +79,7 @@ def run_chain(
         progress: wraps each pass.
         plan: which pattern and sparsity each masked kernel has.
         statistics: what is known of the dense model on these batches; repairs gather what they miss.
-        memory_budget: bytes, as for `least_squares`.
+        memory_budget: bytes, as for `least_squares` and `distill`.
 
     Returns:
         The same model with the masks that hold now (a repair may choose them anew), and what each repair did.

@@ -6,6 +6,7 @@ zero. On any error, and on Ctrl-C, the model is what it was before.
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -108,6 +109,11 @@ class MovedMasks(RepairOutcome):
 
 
 Repair = Callable[[PrunedModel, Iterable[np.ndarray], Progress], RepairOutcome]
+
+
+def resolve_memory_budget(asked: int | None) -> int:
+    """The bytes asked for, or where nobody asked, a quarter of the machine's memory."""
+    return asked or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def read_weights(model: keras.Model) -> tuple[np.ndarray, ...]:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.data.batches import count_inputs, held
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch, compile_inference, run
@@ -24,7 +25,7 @@ from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.predictions import Reading, find_reading
 from reflow_tf.models.walking import find_batch_norms, walk
 from reflow_tf.repair.batchnorm import recalibrate
-from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, show_nothing
+from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, resolve_memory_budget, show_nothing
 from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.feature_matching import Student
 from reflow_tf.repair.holdout import HELD_OUT_EVERY, is_held_out
@@ -36,6 +37,7 @@ SECONDS = 600.0
 _JUDGED_AT_ONCE = 64
 # By how much a divergence has to be lower to be lower at all; less is rounding.
 _LEAST_GAIN = 1e-4
+_MOST_JUDGED, _MOST_NORMALIZED = 512, 512  # inputs: a state is judged, and its moments re-estimated, ten times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,7 @@ def distill(
     epochs: int | None = None,
     seed: int = 0,
     recipe: Recipe = RECIPE,
+    memory_budget: int | None = None,
 ) -> RepairOutcome:
     """Trains every trainable variable of the pruned network towards the dense one's activations, in place.
 
@@ -83,43 +86,61 @@ def distill(
 
     Args:
         pruned: best repaired already; on any error, and on Ctrl-C, it is what it was before.
-        batches: float arrays (n, ...); all of them are held in memory.
+        batches: float arrays (n, ...), re-iterable.
         progress: wraps the indices that are drawn.
         seconds: wall-clock budget. What it buys depends on the machine.
         epochs: budget in passes over the inputs instead: the same seed then gives the same weights, but
             for the order in which threads add.
         seed: of the order, the views and the mixtures.
         recipe: how it trains.
+        memory_budget: bytes; inputs that take more than half of it are kept on disk. None: a quarter of the machine's.
 
     Raises:
         InputError: too few inputs, a batch of the wrong shape, nothing to train, dense outputs or activations that are
-            not finite.
+            not finite, a full disk.
     """
     if seconds <= 0 or (epochs is not None and epochs < 1):
         raise InputError(f"The budget must be positive. Received: seconds={seconds}, epochs={epochs}")
-    inputs = np.concatenate([np.asarray(batch) for batch in batches] or [np.empty(0)])
-    if len(inputs) < HELD_OUT_EVERY:
+    num_inputs = count_inputs(batches)
+    if num_inputs < HELD_OUT_EVERY:
         raise InputError(
             f"Distillation holds out every {HELD_OUT_EVERY}th calibration input, so it needs at least as many. "
-            f"Received: {len(inputs)}"
+            f"Received: {num_inputs}"
         )
-    check_batch(pruned.model, inputs)
+    with held(batches, resolve_memory_budget(memory_budget) / 2) as inputs, pruned.restored_on_error():
+        check_batch(pruned.model, inputs)
+        return _distill(pruned, inputs, progress, recipe, _Limits(seconds, epochs, seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+    """The budget of a training, as `distill` is given it, and the seed of its draws."""
+
+    seconds: float
+    epochs: int | None
+    seed: int
+
+
+def _distill(
+    pruned: PrunedModel, inputs: np.ndarray, progress: Progress, recipe: Recipe, limits: _Limits
+) -> RepairOutcome:
     chosen = is_held_out(np.arange(len(inputs)))
-    held_out, training = inputs[chosen], inputs[~chosen]
+    (judged,), (training,) = np.nonzero(chosen), np.nonzero(~chosen)
+    held_out = inputs[judged[:_MOST_JUDGED]]
     with pruned.as_dense():
         outputs = np.concatenate([outputs.numpy() for outputs in run(pruned.model, _cut(held_out))])
     reading = find_reading(pruned.model, inputs.shape[1:], outputs.shape[-1])
     targets = np.array(reading(outputs))
     if not np.isfinite(targets).all():
         raise InputError("The dense network's outputs must be finite. Received: NaN or infinity")
-    draws = _Draws(len(training), recipe.batch_size, np.random.default_rng(seed), seconds, epochs)
+    rng = np.random.default_rng(limits.seed)
+    draws = _Draws(training, recipe.batch_size, rng, limits.seconds, limits.epochs)
     before = pruned.read_weights()
-    with pruned.restored_on_error():
-        student = Student(pruned, recipe.averaging, recipe.output_weight, are_probabilities(targets), reading)
-        judge = _Judge(pruned, held_out, targets, training, reading)
-        _train(student, training, draws, judge, recipe, progress)
-        judge.write_best()
-        _check_zeros(pruned)
+    student = Student(pruned, recipe.averaging, recipe.output_weight, are_probabilities(targets), reading)
+    judge = _Judge(pruned, held_out, targets, inputs[training[:_MOST_NORMALIZED]], reading)
+    _train(student, inputs, draws, judge, recipe, progress)
+    judge.write_best()
+    _check_zeros(pruned)
     return _describe(pruned, before, judge, draws)
 
 
@@ -128,7 +149,7 @@ class _Draws:
     """Indices of training inputs, batch after batch, until the budget is spent or somebody sets `stopped`.
 
     Attributes:
-        num_inputs: how many there are to draw from; each is drawn once before any is drawn twice.
+        positions: (n,) int, which are drawn; each is drawn once before any is drawn twice.
         batch_size: how many indices a batch has, unless there are fewer inputs.
         rng: draws.
         seconds: the budget.
@@ -137,7 +158,7 @@ class _Draws:
         drawn: how many indices were drawn.
     """
 
-    num_inputs: int
+    positions: np.ndarray
     batch_size: int
     rng: np.random.Generator
     seconds: float
@@ -145,6 +166,10 @@ class _Draws:
     stopped: bool = False
     drawn: int = 0
     _begin: float = 0.0
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.positions)
 
     @property
     def spent(self) -> float:
@@ -162,7 +187,7 @@ class _Draws:
                 waiting = np.concatenate([waiting, self.rng.permutation(self.num_inputs).astype(np.int32)])
             batch, waiting = waiting[:size], waiting[size:]
             self.drawn += size
-            yield batch
+            yield self.positions[batch]
 
 
 @dataclasses.dataclass
@@ -174,7 +199,7 @@ class _Judge:
         held_out: inputs.
         targets: the dense network's outputs for them.
         reading: of the outputs.
-        training: the other inputs; the moments of batch norms are taken on them.
+        training: some of the other inputs; the moments of batch norms are taken on them.
         first: divergence before anything was done.
         recalibrated: with the moments re-estimated and nothing else done.
         best: the lowest.
@@ -215,13 +240,13 @@ class _Judge:
 
 
 def _train(
-    student: Student, training: np.ndarray, draws: _Draws, judge: _Judge, recipe: Recipe, progress: Progress
+    student: Student, inputs: np.ndarray, draws: _Draws, judge: _Judge, recipe: Recipe, progress: Progress
 ) -> None:
     judged = 0
     for step, indices in enumerate(progress(draws, "Distilling")):
         warm = min(1.0, (step + 1) / recipe.warm_up)
         rate = recipe.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * min(1.0, draws.spent)))
-        is_finite = np.isfinite(student.learn(vary(training[indices], draws.rng), rate))
+        is_finite = np.isfinite(student.learn(vary(inputs[indices], draws.rng), rate))
         if is_finite and draws.spent * recipe.judgements < judged + 1:
             continue
         judged = int(draws.spent * recipe.judgements)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from reflow_tf.data.batches import Counted, count_inputs
+
 HELD_OUT_EVERY = 8
 """Every so many inputs one is held out, the last of them: few, since what a fit lacks most is images."""
 
@@ -15,7 +17,7 @@ def is_held_out(positions: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Part(Counted):
     """The held-out inputs, or the others: a view of batches that is re-iterable as they are.
 
     Attributes:
@@ -25,6 +27,10 @@ class Part:
 
     batches: Iterable[np.ndarray]
     held_out: bool
+
+    def __len__(self) -> int:
+        chosen = is_held_out(np.arange(count_inputs(self.batches)))
+        return int(np.count_nonzero(chosen == self.held_out))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         position = 0

@@ -19,7 +19,6 @@ none is taken to have less than VARIANCE_FLOOR of it.
 """
 
 import functools
-import os
 from collections.abc import Iterable
 
 import keras
@@ -35,7 +34,7 @@ from reflow_tf.models.observation import check_batch
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.streaming import SHARD, Stream
 from reflow_tf.models.surgery import write_masks, write_values
-from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
+from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, resolve_memory_budget
 from reflow_tf.repair.layer_fitting import Fit, fit_kernel
 from reflow_tf.repair.sweep_sums import AtLayer, Meter, find_norm
 from reflow_tf.repair.views import have_views, make_view
@@ -88,18 +87,13 @@ def least_squares(
     with pruned.restored_on_error():
         pruned.write_weights(pruned.dense_weights)
         write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
-        with _Sweep(pruned, plan, steps, first, batches, memory_budget or find_memory() / 4) as sweep:
+        with _Sweep(pruned, plan, steps, first, batches, resolve_memory_budget(memory_budget)) as sweep:
             for position in progress(range(len(steps.steps)), "Refitting layer by layer"):
                 sweep.take(position)
     masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
     unreached = tuple(path for path in pruned.masks if path not in sweep.fits)
     moved = ("kernel", "bias", *(("moving_mean", "moving_variance") if sweep.has_followed else ()))
     return MovedMasks("least_squares", tuple(sweep.fits), unreached, moved, _describe(sweep, masks), masks)
-
-
-def find_memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class _Sweep:
@@ -112,7 +106,7 @@ class _Sweep:
         steps: Steps,
         first: np.ndarray,
         batches: Iterable[np.ndarray],
-        memory_budget: float,
+        memory_budget: int,
     ):
         self.fits: dict[str, Fit] = {}
         self.has_followed = False  # any batch norm's moments

@@ -4,10 +4,20 @@ import time
 import numpy as np
 import pytest
 
-from reflow_tf.data.batches import ArrayBatches, CalibrationSet, EvaluationSet, as_batches, take_first
+from reflow_tf.data.batches import (
+    ArrayBatches,
+    CalibrationSet,
+    EvaluationSet,
+    as_batches,
+    count_inputs,
+    cut,
+    held,
+    take_first,
+)
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource
 from reflow_tf.errors import InputError
+from reflow_tf.repair.holdout import Part
 
 
 class CountingSource(ImageSource):
@@ -184,3 +194,37 @@ def test_the_first_inputs():
 
     np.testing.assert_array_equal(take_first(batches(), 5), [[0, 0]] * 3 + [[1, 1]] * 2)
     assert len(take_first([np.zeros((3, 2))], 5)) == 3
+
+
+@pytest.mark.parametrize("sizes", [[], [7], [1, 1, 5], [3, 4], [2, 9, 1, 1]])
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_batches_are_cut_anew_in_their_order(sizes, size):
+    inputs = np.arange(2 * sum(sizes)).reshape(-1, 2)
+    batches = np.split(inputs, np.cumsum(sizes)[:-1]) if sizes else []
+    found = list(cut(batches, size))
+    assert all(len(part) == size for part in found[:-1]) and all(0 < len(part) <= size for part in found)
+    np.testing.assert_array_equal(np.concatenate([inputs[:0], *found]), inputs)
+
+
+def test_inputs_of_several_shapes_are_refused():
+    with pytest.raises(InputError, match=r"must all have one shape .* Received: \(2, 3\) and \(2, 4\)"):
+        list(cut([np.zeros((1, 2, 3)), np.zeros((1, 2, 4))], 5))
+
+
+def test_inputs_are_counted_without_reading_those_that_know():
+    source = CountingSource(20)
+    images = CalibrationSet(source, np.arange(20), Preprocessing(None), 4)
+    held_out, others = Part(images, held_out=True), Part(images, held_out=False)
+    assert [count_inputs(batches) for batches in (images, held_out, others)] == [20, 2, 18] and not source.decoded
+    assert [sum(map(len, part)) for part in (held_out, others)] == [2, 18]
+    assert count_inputs([np.zeros((3, 2)), np.zeros((1, 2))]) == 4
+
+
+@pytest.mark.parametrize("most_bytes", [0, 10**6])
+def test_all_inputs_are_held_in_memory_or_on_disk_and_nothing_is_left(most_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    inputs = np.random.default_rng(0).random((10, 3, 2), np.float32)
+    with held([inputs[:3], inputs[3:]], most_bytes) as found:
+        np.testing.assert_array_equal(found, inputs)
+        assert isinstance(found, np.memmap) == any(tmp_path.iterdir()) == (most_bytes == 0)
+    assert not any(tmp_path.iterdir())

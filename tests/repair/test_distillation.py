@@ -135,7 +135,7 @@ def test_a_repair_before_it_does_not_see_what_it_holds_out(monkeypatch):
         return reflow(pruned, batches, progress)
 
     monkeypatch.setitem(REPAIRS, "reflow", recording)
-    monkeypatch.setitem(REPAIRS, "distill", lambda pruned, batches, progress: distill(pruned, batches, epochs=1))
+    monkeypatch.setitem(REPAIRS, "distill", lambda pruned, batches, progress, **_: distill(pruned, batches, epochs=1))
     run_chain(("reflow", "distill"), prune(classifier()), BATCHES, show_nothing, plan=PruningPlan({}))
     assert seen == [image.tobytes() for image in TRAINED]
 
@@ -170,13 +170,13 @@ def test_frozen_layers_stay():
 
 
 def test_the_wall_clock_budget_ends_it():
-    draws = distillation._Draws(10, 4, np.random.default_rng(0), seconds=0.05, epochs=None)
+    draws = distillation._Draws(np.arange(10), 4, np.random.default_rng(0), seconds=0.05, epochs=None)
     batches = [(distillation.time.sleep(0.01), len(batch)) for batch in draws]
     assert 1 <= len(batches) <= 6 and draws.spent >= 1
 
 
 def test_each_input_is_drawn_once_before_any_twice():
-    draws = distillation._Draws(6, 4, np.random.default_rng(0), seconds=1, epochs=4)
+    draws = distillation._Draws(np.arange(6), 4, np.random.default_rng(0), seconds=1, epochs=4)
     drawn = np.concatenate(list(draws))
     assert len(drawn) == 24
     for epoch in drawn.reshape(4, 6):
@@ -258,3 +258,13 @@ def test_a_model_that_is_all_frozen_is_refused():
     model.trainable = False
     with pytest.raises(InputError, match="all frozen"):
         distill(pruned, BATCHES, epochs=1)
+
+
+def test_inputs_that_do_not_fit_into_memory_are_learnt_from_all_the_same():
+    weights = []
+    for memory_budget in (10**9, 1):
+        pruned = prune(classifier())
+        distill(pruned, BATCHES, epochs=2, recipe=FAST, memory_budget=memory_budget)
+        weights.append(pruned.read_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
