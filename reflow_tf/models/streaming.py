@@ -12,7 +12,7 @@ import functools
 import operator
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -61,6 +61,8 @@ class Stream:
         measure: what is summed up.
         batches: float arrays (n, ...), re-iterable, the same each time.
         held: of the model, as `measure_held` finds it.
+        whole_from: the step from which on a shard is led as a whole, since maps are small there; CHUNK inputs at a
+            time before it.
         memory_budget: bytes; half of it may hold what lies between steps from one pass to the next.
 
     Raises:
@@ -68,9 +70,15 @@ class Stream:
     """
 
     def __init__(
-        self, networks: Networks, measure: Measure, batches: Iterable[np.ndarray], held: Held, memory_budget: int
+        self,
+        networks: Networks,
+        measure: Measure,
+        batches: Iterable[np.ndarray],
+        held: Held,
+        whole_from: int,
+        memory_budget: int,
     ):
-        self._networks, self._measure, self._batches = networks, measure, batches
+        self._networks, self._measure, self._batches, self._whole_from = networks, measure, batches, whole_from
         self._held, self._most_bytes = held, memory_budget / 2
         needed = _ITEM_BYTES * (SHARD * held.between[0] + 2 * CHUNK * max(held.during))
         if memory_budget < needed:
@@ -134,24 +142,42 @@ class Stream:
             raise InputError("Calibration batches must be the same each time that they are read. Received: fewer")
 
     def _lead(self, shard: _Shard, tensors: dict[int, Pair], position: int, stop: int) -> Any:
-        """One shard up to `position`; from `stop` on it is held there, unless it has been led there already."""
-        count = len(next(iter(tensors.values())).pruned)
+        """One shard up to `position`; at `stop` it is left, unless it has been led there already."""
+        wanted = stop if stop > shard.position else None
+        begin, sums = shard.position, None
         kept: list[dict[int, Pair]] = []
-        sums = None
-        for start in range(0, count, CHUNK):
-            part = {tensor: _slice(pair, slice(start, start + CHUNK)) for tensor, pair in tensors.items()}
-            ledger = Ledger(self._networks.steps, part, shard.position)
-            for index in range(shard.position, position + 1):
-                if index == stop and stop > shard.position:
-                    kept.append(dict(ledger.values))
-                if index < position:
-                    step = self._networks.steps.steps[index]
-                    ledger.enter(step.inputs, step.output, self._networks.compute(index, ledger))
+        if begin < self._whole_from <= position:
+            chunks = self._open_chunks(begin, tensors)
+            tensors = _join([self._advance(ledger, begin, self._whole_from, wanted, kept) for ledger in chunks])
+            begin = self._whole_from
+        for ledger in self._open_chunks(begin, tensors):
+            known = self._advance(ledger, begin, position, wanted, kept)
+            if position == wanted:
+                kept.append(dict(known))
             found = self._measure(position, ledger)
             sums = found if sums is None else sums + found
         if kept:
-            self._keep(shard, kept, stop)
+            self._keep(shard, _join(kept), stop)
         return sums
+
+    def _open_chunks(self, position: int, tensors: dict[int, Pair]) -> Iterator[Ledger[Pair]]:
+        """What is known before a step, so many inputs at a time as are led on from there together."""
+        count = len(next(iter(tensors.values())).pruned)
+        size = count if position >= self._whole_from else CHUNK
+        for start in range(0, count, size):
+            part = {tensor: _slice(pair, slice(start, start + size)) for tensor, pair in tensors.items()}
+            yield Ledger(self._networks.steps, part, position)
+
+    def _advance(
+        self, ledger: Ledger[Pair], begin: int, end: int, wanted: int | None, kept: list[dict[int, Pair]]
+    ) -> Mapping[int, Pair]:
+        """Carries out the steps from `begin` to `end`; what is known at `wanted` on the way there is put down."""
+        for index in range(begin, end):
+            if index == wanted:
+                kept.append(dict(ledger.values))
+            step = self._networks.steps.steps[index]
+            ledger.enter(step.inputs, step.output, self._networks.compute(index, ledger))
+        return ledger.values
 
     def _choose_stop(self, position: int) -> int:
         """Where all shards are left this time: at the last place that fits, else at the narrowest."""
@@ -165,8 +191,7 @@ class Stream:
         differ = any(self._networks.differ_at(index) for index in range(position))
         return (2 if differ else 1) * _ITEM_BYTES * self._held.between[position] * SHARD * len(self._shards)
 
-    def _keep(self, shard: _Shard, parts: Sequence[dict[int, Pair]], position: int) -> None:
-        tensors = {tensor: _join([part[tensor] for part in parts]) for tensor in parts[0]}
+    def _keep(self, shard: _Shard, tensors: dict[int, Pair], position: int) -> None:
         before = shard.tensors
         if self._count_bytes(position) <= self._most_bytes:
             shard.tensors = lambda: tensors
@@ -218,7 +243,11 @@ def _slice(pair: Pair, part: slice) -> Pair:
     return Pair(dense, dense if pair.is_same else pair.pruned[part])
 
 
-def _join(pairs: Sequence[Pair]) -> Pair:
+def _join(parts: Sequence[Mapping[int, Pair]]) -> dict[int, Pair]:
+    return {tensor: _concatenate([part[tensor] for part in parts]) for tensor in parts[0]}
+
+
+def _concatenate(pairs: Sequence[Pair]) -> Pair:
     if len(pairs) == 1:
         return pairs[0]
     dense = tf.concat([pair.dense for pair in pairs], 0)

@@ -114,8 +114,9 @@ class _Sweep:
         self._plan, self._steps = plan, steps
         self._meter = Meter(pruned, steps)
         held = measure_held(steps, first[:1])
-        self._stream = Stream(self._meter.networks, self._meter, batches, held, memory_budget)
         self._late = find_late_position(held.during, LATE_FACTOR)
+        whole_from = len(steps.steps) if self._late is None else self._late
+        self._stream = Stream(self._meter.networks, self._meter, batches, held, whole_from, memory_budget)
         self._num_views = NUM_VIEWS if have_views(first.shape) else 0
         self._num_shards = -(-count_inputs(batches) // SHARD)
         self._num_early = self._num_shards if self._late is None else min(self._num_shards, count_early(held))

@@ -38,7 +38,7 @@ def build():
     return keras.Model(inputs, layers.Conv2D(2, 1)(layers.Conv2D(1, 1)(x)))
 
 
-def open_stream(batches=(INPUTS,), memory_budget=1e9):
+def open_stream(batches=(INPUTS,), memory_budget=10**9, whole_from=6):
     steps = read_steps(build())
     networks = Networks(steps)
 
@@ -47,7 +47,7 @@ def open_stream(batches=(INPUTS,), memory_budget=1e9):
         return Sum(pair.pruned.numpy().astype(np.float64).sum(0), len(pair.pruned))
 
     held = measure_held(steps, INPUTS[:1])
-    return Stream(networks, measure, batches, held, memory_budget), held
+    return Stream(networks, measure, batches, held, whole_from, memory_budget), held
 
 
 def expect(position, inputs=INPUTS):
@@ -59,9 +59,11 @@ def expect(position, inputs=INPUTS):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.sampled_from([45_000, 100_000, 10**9]))
-def test_sums_are_those_over_all_inputs(positions, memory_budget):
-    stream, _ = open_stream([INPUTS[:50], INPUTS[50:]], memory_budget)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=4), st.sampled_from([45_000, 100_000, 10**9]), st.integers(0, 6)
+)
+def test_sums_are_those_over_all_inputs(positions, memory_budget, whole_from):
+    stream, _ = open_stream([INPUTS[:50], INPUTS[50:]], memory_budget, whole_from)
     with stream:
         stream.add(range(3))
         for position in sorted(positions):
@@ -87,12 +89,13 @@ def test_shards_that_are_varied_are_summed_up_by_themselves_and_may_come_later()
     np.testing.assert_allclose(varied.value, expect(3, others), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("whole_from", [6, 5, 4, 2, 0])
 @pytest.mark.parametrize(("memory_budget", "place", "num_files"), [(10**9, 4, 0), (45_000, 5, 9)])
 def test_shards_are_left_at_the_last_place_that_fits_else_on_disk_at_the_narrowest(
-    memory_budget, place, num_files, tmp_path, monkeypatch
+    memory_budget, place, num_files, whole_from, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    stream, _ = open_stream(memory_budget=memory_budget)
+    stream, _ = open_stream(memory_budget=memory_budget, whole_from=whole_from)
     with stream:
         for _ in range(3):
             stream.add(range(3), lambda images, number: images)
