@@ -164,13 +164,23 @@ def fit_kernel(problem: Problem, kernel: np.ndarray, worth: np.ndarray, layer: P
     of_group = np.stack(
         [worth[start : start + outputs, start : start + outputs] for start in range(0, len(worth), outputs)]
     )
-    counts = np.einsum("goo->go", of_group)
 
     def select(scores: np.ndarray) -> np.ndarray:
         return layer.pattern.select(scores.reshape(kernel.shape), layer.sparsity).reshape(scores.shape)
 
-    mask = choose_mask(problem.regularized, weights, of_group, select)
-    found = solve_together(problem.regularized, mask, of_group)
+    return _solve(problem, kernel, choose_mask(problem.regularized, weights, of_group, select), of_group)
+
+
+def refit_kernel(problem: Problem, kernel: np.ndarray) -> Fit:
+    """The best weights of a kernel that is not pruned, each output by itself; what is zero stays so."""
+    groups, outputs, width = problem.equations.cross.shape
+    alone = np.broadcast_to(np.eye(outputs), (groups, outputs, outputs))
+    return _solve(problem, kernel, kernel.reshape(groups, outputs, width) != 0, alone)
+
+
+def _solve(problem: Problem, kernel: np.ndarray, mask: np.ndarray, worth: np.ndarray) -> Fit:
+    found = solve_together(problem.regularized, mask, worth)
+    counts = np.einsum("goo->go", worth)
     total = float(np.sum(problem.equations.power * counts))
     error = float(np.sum(problem.equations.errors(found) * counts)) / total if total > 0 else 0.0
     return Fit(found.reshape(kernel.shape), mask.reshape(kernel.shape), error)

@@ -13,6 +13,9 @@ few, varied views of each (`views`). On the last seven 1x1 kernels of MobileNetV
 others judged, two folds: divergence from the dense network 0.53 with 3 views and 0.52 with 6; on another draw 0.72
 without views and 0.51 with 6.
 
+Depthwise kernels behind pruned layers are refitted with them: nine weights a channel, and no zeros. MobileNetV2
+at 70 %, 512 images: divergence from the dense network on 400 others 0.74 with it and 0.78 without.
+
 The moments of batch norms follow those of the pruned network's activations as the sweep passes them (REFLOW, layer by
 layer). A channel that has next to no variance left would be blown up to the dense network's variance, noise and all:
 none is taken to have less than VARIANCE_FLOOR of it.
@@ -35,7 +38,7 @@ from reflow_tf.models.precision import read_wide
 from reflow_tf.models.streaming import SHARD, Stream
 from reflow_tf.models.surgery import write_masks, write_values
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, resolve_memory_budget
-from reflow_tf.repair.layer_fitting import Fit, fit_kernel
+from reflow_tf.repair.layer_fitting import Fit, fit_kernel, refit_kernel
 from reflow_tf.repair.sweep_sums import AtLayer, Meter, find_norm
 from reflow_tf.repair.views import have_views, make_view
 from reflow_tf.sparsity.plan import PruningPlan
@@ -68,7 +71,7 @@ def least_squares(
     plan: PruningPlan,
     memory_budget: int | None = None,
 ) -> MovedMasks:
-    """Refits every masked kernel, and re-estimates every batch norm behind one, in one sweep.
+    """Refits every masked kernel and the depthwise kernels behind them, and re-estimates every batch norm behind one.
 
     Turns masked weights back on, and others off in their place, as many in each kernel: any repair after it has to be
     given the masks that this one returns. It starts from the dense network: what an earlier repair did is lost.
@@ -161,7 +164,11 @@ class _Sweep:
         together = (own.sums if views is None else own.sums + views.sums).finish(spec.path)
         variable = self._meter.kernels.variables[spec.path]
         kernel = spec.to_canonical(self._meter.networks.read_dense(variable)).astype(np.float64)
-        fit = fit_kernel(together.regularize(kernel), kernel, self._worth[spec.path], self._plan.layers[spec.path])
+        problem = together.regularize(kernel)
+        if spec.path in self.pruned.masks:
+            fit = fit_kernel(problem, kernel, self._worth[spec.path], self._plan.layers[spec.path])
+        else:
+            fit = refit_kernel(problem, kernel)
         write_values(variable, spec.from_canonical(fit.kernel))
         self.fits[spec.path] = fit
         self._move_mean(step, fit, own, spec.path)
@@ -217,15 +224,18 @@ def follow_moments(
 
 
 def _describe(sweep: _Sweep, masks: dict[str, np.ndarray]) -> str:
-    if not sweep.fits:
+    if not sweep.fits.keys() & masks.keys():
         return "Least squares had nothing to refit: no masked kernel has a rule for it."
     swapped = sum(int(np.count_nonzero(mask & ~sweep.pruned.masks[path])) for path, mask in masks.items())
     kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
-    errors = {path: fit.error for path, fit in sweep.fits.items()}
+    errors = {path: fit.error for path, fit in sweep.fits.items() if path in masks}
     worst = max(errors, key=errors.__getitem__)
+    behind = (
+        f", and {len(sweep.fits) - len(errors)} depthwise ones behind them" if len(sweep.fits) > len(errors) else ""
+    )
     return (
-        f"Least squares refitted {len(sweep.fits)} of {len(masks)} kernels; of {kept} kept weights, {swapped} took the "
-        f"places of others. Share of the outputs' variance that is lost: {np.median(list(errors.values())):.1%} in the "
-        f"median, {errors[worst]:.1%} at most ({worst})."
+        f"Least squares refitted {len(errors)} of {len(masks)} kernels{behind}; of {kept} kept weights, {swapped} took "
+        f"the places of others. Share of the outputs' variance that is lost: {np.median(list(errors.values())):.1%} in "
+        f"the median, {errors[worst]:.1%} at most ({worst})."
         f"{' Batch norms have the moments that the sweep met.' if sweep.has_followed else ''}"
     )

@@ -22,7 +22,7 @@ from reflow_tf.models.precision import read_wide
 from reflow_tf.models.sidebyside import Networks, Pair
 from reflow_tf.repair.contract import PrunedModel
 from reflow_tf.repair.layer_fitting import RunningSums, sum_up
-from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.sparsity.layers import Kind, LayerSpec
 
 _Correction = Callable[[Ledger[Pair]], tf.Tensor | None]
 
@@ -64,7 +64,7 @@ class Meter:
     Attributes:
         networks: the dense and the pruned one.
         kernels: of the model.
-        specs: position of a step that is refitted -> its kernel.
+        specs: position of a step that is refitted -> its kernel: the pruned ones, and depthwise kernels behind them.
     """
 
     def __init__(self, pruned: PrunedModel, steps: Steps):
@@ -73,11 +73,13 @@ class Meter:
         changed = {id(self.kernels.variables[path]) for path in pruned.masks}
         self.networks = Networks(steps, list(zip(pruned.model.variables, pruned.dense_weights, strict=True)), changed)
         calls = steps.count_calls()
-        masked = [spec for spec in self.kernels.specs if spec.path in pruned.masks]
+        refitted = [s for s in self.kernels.specs if s.path in pruned.masks or s.kind is Kind.DEPTHWISE_CONV]
         self.specs = {
             position: spec
             for position, step in enumerate(steps)
-            if calls[id(step.operation)] == 1 and (spec := self._find_spec(step.operation, masked))
+            if self.networks.differ_at(position)
+            and calls[id(step.operation)] == 1
+            and (spec := self._find_spec(step.operation, refitted))
         }
 
     def _find_spec(self, layer: keras.Operation, specs: list[LayerSpec]) -> LayerSpec | None:
