@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import keras
 import numpy as np
 
+from reflow_tf.data.batches import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, Stretch, activate, read_steps
 from reflow_tf.models.fisher import gather_output_worth
@@ -53,7 +54,7 @@ def measure_sensitivity(
     Raises:
         InputError: the model is subclassed, there are too few inputs, or a kernel has no rule for least squares.
     """
-    images = np.concatenate(list(batches) or [np.empty(0)])[: MOST_FITTED + MOST_JUDGED]
+    images = take_first(batches, MOST_FITTED + MOST_JUDGED)
     if len(images) < 4:
         raise InputError(f"--allocation=auto needs at least 4 calibration inputs. Received: {len(images)}")
     check_batch(model, images)

@@ -39,9 +39,15 @@ class Step:
 
     def compute(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """The output for arrays (n, ...), a chunk at a time."""
-        starts = range(0, len(inputs[0]), CHUNK)
-        chunks = ([tf.convert_to_tensor(array[start : start + CHUNK]) for array in inputs] for start in starts)
-        return np.concatenate([self.call(*chunk).numpy() for chunk in chunks])
+        outputs = None
+        for start in range(0, len(inputs[0]), CHUNK):
+            part = slice(start, start + CHUNK)
+            computed = self.call(*(tf.convert_to_tensor(array[part]) for array in inputs)).numpy()
+            if outputs is None:
+                outputs = np.empty((len(inputs[0]), *computed.shape[1:]), computed.dtype)
+            outputs[part] = computed
+        assert outputs is not None
+        return outputs
 
 
 def activate(layer: keras.Operation, values: np.ndarray) -> np.ndarray:
