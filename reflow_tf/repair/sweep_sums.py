@@ -6,7 +6,8 @@ needs the moments of what it takes in either network.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import operator
 
 import keras
 import numpy as np
@@ -23,8 +24,6 @@ from reflow_tf.models.sidebyside import Networks, Pair
 from reflow_tf.repair.contract import PrunedModel
 from reflow_tf.repair.layer_fitting import RunningSums, sum_up
 from reflow_tf.sparsity.layers import Kind, LayerSpec
-
-_Correction = Callable[[Ledger[Pair]], tf.Tensor | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +103,12 @@ class Meter:
 
     def _measure_layer(self, step: Step, spec: LayerSpec, ledger: Ledger[Pair]) -> AtLayer:
         dense = self.networks.compute_dense(step, ledger, activated=False)
-        lost = self._find_loss(step, ledger)
+        lost = self._find_loss(step, ledger, dense)
         targets = dense if lost is None else dense + lost
         sums = sum_up(step.operation, spec, ledger[step.inputs[0]].pruned, targets)
         return AtLayer(sums, PartialMoments.of(dense, -1))
 
-    def _find_loss(self, step: Step, ledger: Ledger[Pair]) -> tf.Tensor | None:
+    def _find_loss(self, step: Step, ledger: Ledger[Pair], given: tf.Tensor) -> tf.Tensor | None:
         """What the shortcut that is added behind the step's batch norm has lost, in the units of the step's output."""
         norm = find_norm(step, self._steps)
         if norm is None:
@@ -119,12 +118,24 @@ class Meter:
         if sum_step is None or type(sum_step.operation).__name__ != "Add":
             return None
         known = [ledger[t] for t in sum_step.inputs if t != norm_step.output and t in ledger]
-        lost = [pair.dense - pair.pruned for pair in known if not pair.is_same]
+        lost = [_fit_shape(pair.dense - pair.pruned, given) for pair in known if not pair.is_same]
         if not lost:
             return None
         scale = _scale(norm)
-        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6)
-        return tf.add_n(lost) * inverse.astype(np.float32)
+        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6).astype(np.float32)
+        shape = [1] * len(given.shape)
+        shape[norm.axis] = -1
+        return functools.reduce(operator.add, lost) * inverse.reshape(shape)
+
+
+def _fit_shape(lost: tf.Tensor, given: tf.Tensor) -> tf.Tensor:
+    """As Keras adds the two: what has fewer axes gets some behind the first. The mean over what `given` is repeated for."""
+    surplus = len(lost.shape) - len(given.shape)
+    lost = tf.reduce_mean(lost, range(1, 1 + surplus)) if surplus > 0 else lost
+    for _ in range(-surplus):
+        lost = tf.expand_dims(lost, 1)
+    repeated = [axis for axis, size in enumerate(given.shape) if axis and size == 1 < lost.shape[axis]]
+    return tf.reduce_mean(lost, repeated, keepdims=True) if repeated else lost
 
 
 def _only(steps: tuple[Step, ...]) -> Step | None:
