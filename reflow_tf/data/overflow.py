@@ -1,4 +1,4 @@
-"""What does not fit into memory goes into files in TMPDIR, and one clear error says that they do not fit there either."""
+"""What does not fit into memory goes into files in TMPDIR; one clear error says where they do not fit there either."""
 
 import contextlib
 import tempfile

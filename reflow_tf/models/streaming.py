@@ -218,9 +218,11 @@ class _OnDisk:
         arrays = {f"{tensor} dense": pair.dense.numpy() for tensor, pair in tensors.items()}
         arrays |= {f"{tensor} pruned": pair.pruned.numpy() for tensor, pair in tensors.items() if not pair.is_same}
         size = sum(array.nbytes for array in arrays.values())
-        with on_disk("What lies between layers", f"{size:,} bytes for {SHARD} inputs"):
-            with tempfile.NamedTemporaryFile(dir=find_directory(), suffix=".npz", delete=False) as file:
-                np.savez(file, **arrays)
+        with (
+            on_disk("What lies between layers", f"{size:,} bytes for {SHARD} inputs"),
+            tempfile.NamedTemporaryFile(dir=find_directory(), suffix=".npz", delete=False) as file,
+        ):
+            np.savez(file, **arrays)
         return cls(pathlib.Path(file.name))
 
     def __call__(self) -> dict[int, Pair]:

@@ -129,7 +129,7 @@ class Meter:
 
 
 def _fit_shape(lost: tf.Tensor, given: tf.Tensor) -> tf.Tensor:
-    """As Keras adds the two: what has fewer axes gets some behind the first. The mean over what `given` is repeated for."""
+    """As Keras adds them: fewer axes get some behind the first. Where `given` is repeated it is the mean of `lost`."""
     surplus = len(lost.shape) - len(given.shape)
     lost = tf.reduce_mean(lost, range(1, 1 + surplus)) if surplus > 0 else lost
     for _ in range(-surplus):

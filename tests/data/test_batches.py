@@ -265,11 +265,9 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_left(tmp_path, monkeypatc
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        with pytest.raises(
-            InputError, match=r"must fit on disk .*: 16,000 bytes in TMPDIR; .* Received: File too large at "
-        ):
-            with held([np.ones((4, 1000), np.float32)], 0):
-                pass
+        told = r"must fit on disk .*: 16,000 bytes in TMPDIR; .* Received: File too large at "
+        with pytest.raises(InputError, match=told), held([np.ones((4, 1000), np.float32)], 0):
+            pass
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not any(tmp_path.iterdir())
@@ -277,9 +275,9 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_left(tmp_path, monkeypatc
 
 def test_a_folder_for_files_that_is_not_there_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
-    with pytest.raises(InputError, match=r"TMPDIR; .* Received: No such file or directory at /proc/nothing"):
-        with held([np.ones((4, 10), np.float32)], 0):
-            pass
+    told = r"TMPDIR; .* Received: No such file or directory at /proc/nothing"
+    with pytest.raises(InputError, match=told), held([np.ones((4, 10), np.float32)], 0):
+        pass
 
 
 def test_an_error_of_the_source_is_not_the_disks(tmp_path, monkeypatch):
