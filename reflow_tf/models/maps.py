@@ -48,8 +48,8 @@ def find_heads(model: keras.Model) -> frozenset[int]:
 
     Exact rewriting (export/rewriting/head.py) makes fully connected operators of those whose input is an average and
     whose output becomes a vector, such as the last of keras.applications' MobileNet and MobileNetV3. Between the two
-    may be what an operator takes along, a batch norm and a ReLU, and a softmax. Where a Dense layer reads the vector, the
-    converter leaves the vector out, and the convolution is one.
+    may be what an operator takes along, a batch norm and a ReLU, and a softmax. Where a Dense layer reads the vector,
+    the converter leaves the vector out, and the convolution stays one.
 
     Args:
         model: a built model.

@@ -268,10 +268,12 @@ def test_a_full_disk_is_one_clear_error_and_the_model_stays(few_inputs_of_a_shar
     assert all(np.array_equal(a, b) for a, b in zip(before, pruned.read_weights(), strict=True))
 
 
-def test_a_memory_budget_without_room_for_a_shard_is_refused():
+@pytest.mark.parametrize("memory_budget", [1000, 0, -1])
+def test_a_memory_budget_without_room_for_a_shard_is_refused(memory_budget):
     pruned, plan = prune(build())
-    with pytest.raises(InputError, match=r"--memory_budget must be at least [\d,]+ for this network.* Received: 1,000"):
-        least_squares(pruned, [draw(1, 8)], show_nothing, plan=plan, memory_budget=1000)
+    told = rf"--memory_budget must be at least [\d,]+ for this network.* Received: {memory_budget:,}$"
+    with pytest.raises(InputError, match=told):
+        least_squares(pruned, [draw(1, 8)], show_nothing, plan=plan, memory_budget=memory_budget)
 
 
 def test_images_of_several_sizes_are_refused():
