@@ -30,8 +30,8 @@ def write_notes(run: Run) -> list[str]:
         if outcome.unreached:
             unreached = ", ".join(outcome.unreached)
             notes.append(
-                f"{outcome.name} left these layers alone, since no calibration input reached them or it has no rule for "
-                f"how they are used: {unreached}."
+                f"{outcome.name} left these layers alone, since no calibration input reached them or it has no rule "
+                f"for how they are used: {unreached}."
             )
     if (emptied := describe_emptied(run.result)) is not None:
         notes.append(emptied)
