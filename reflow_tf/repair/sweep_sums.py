@@ -25,6 +25,8 @@ from reflow_tf.repair.contract import PrunedModel
 from reflow_tf.repair.layer_fitting import RunningSums, sum_up
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+
 
 @dataclasses.dataclass(frozen=True)
 class AtLayer:
@@ -72,19 +74,22 @@ class Meter:
         changed = {id(self.kernels.variables[path]) for path in pruned.masks}
         self.networks = Networks(steps, list(zip(pruned.model.variables, pruned.dense_weights, strict=True)), changed)
         calls = steps.count_calls()
-        refitted = [s for s in self.kernels.specs if s.path in pruned.masks or s.kind is Kind.DEPTHWISE_CONV]
+        masked = [spec for spec in self.kernels.specs if spec.path in pruned.masks]
+        behind = [spec for spec in self.kernels.specs if spec.kind is Kind.DEPTHWISE_CONV and spec not in masked]
         self.specs = {
             position: spec
             for position, step in enumerate(steps)
             if self.networks.differ_at(position)
             and calls[id(step.operation)] == 1
-            and (spec := self._find_spec(step.operation, refitted))
+            and (spec := self._find_spec(step.operation, masked) or self._find_spec(step.operation, behind))
         }
 
     def _find_spec(self, layer: keras.Operation, specs: list[LayerSpec]) -> LayerSpec | None:
         own = [id(variable) for variable in getattr(layer, "_trainable_variables", ())]
         found = [spec for spec in specs if id(self.kernels.variables[spec.path]) in own]
-        return found[0] if len(found) == 1 and find_patches(layer, found[0].path.rpartition("/")[2]) else None
+        name = found[0].path.rpartition("/")[2] if len(found) == 1 else None
+        is_inside = isinstance(layer, _SEPARABLE) and name != "pointwise_kernel"  # the layer gives something else
+        return found[0] if name is not None and not is_inside and find_patches(layer, name) else None
 
     def find_norm(self, position: int) -> keras.layers.BatchNormalization | None:
         """The batch norm at this step, if it takes something else in the pruned network than in the dense one."""

@@ -70,3 +70,27 @@ def test_what_shortcuts_lost_is_in_the_units_of_the_layer_and_of_its_shape(axis,
         lost = lost.mean((1, 2), keepdims=True)
     lost = lost / np.reshape(norm.gamma / np.sqrt(norm.moving_variance + norm.epsilon), shape)
     np.testing.assert_allclose(sums.targets[0], (given + lost).reshape(-1, CHANNELS).sum(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("masked", "fitted"),
+    [
+        (("first/kernel",), {"first/kernel", "depthwise/kernel"}),
+        (
+            ("first/kernel", "separable/pointwise_kernel"),
+            {"first/kernel", "separable/pointwise_kernel", "depthwise/kernel"},
+        ),
+        (("separable/depthwise_kernel",), {"depthwise/kernel"}),
+        (("separable/pointwise_kernel", "separable/depthwise_kernel"), {"depthwise/kernel"}),
+        (("depthwise/kernel",), {"depthwise/kernel"}),
+    ],
+)
+def test_fitted_are_pruned_kernels_that_give_their_layers_output_and_depthwise_ones_behind(masked, fitted):
+    inputs = keras.Input((HEIGHT, WIDTH, 3))
+    x = layers.DepthwiseConv2D(1, name="before")(inputs)
+    x = layers.SeparableConv2D(CHANNELS, 3, name="separable")(layers.Conv2D(CHANNELS, 1, name="first")(x))
+    model = keras.Model(inputs, layers.DepthwiseConv2D(3, name="depthwise")(x))
+    kernels = find_kernels(model).read()
+    masks = {path: np.ones_like(kernels[path], bool) for path in masked}
+    meter = Meter(PrunedModel(model, masks, read_weights(model)), read_steps(model))
+    assert {spec.path for spec in meter.specs.values()} == fitted
