@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.models.channel_order import CHANNELS_FIRST
 from reflow_tf.models.execution import Step, Steps
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import KernelMap, find_kernels
@@ -89,7 +90,8 @@ class Meter:
         found = [spec for spec in specs if id(self.kernels.variables[spec.path]) in own]
         name = found[0].path.rpartition("/")[2] if len(found) == 1 else None
         is_inside = isinstance(layer, _SEPARABLE) and name != "pointwise_kernel"  # the layer gives something else
-        return found[0] if name is not None and not is_inside and find_patches(layer, name) else None
+        is_turned = getattr(layer, "data_format", None) == CHANNELS_FIRST
+        return found[0] if name and not (is_inside or is_turned) and find_patches(layer, name) else None
 
     def find_norm(self, position: int) -> keras.layers.BatchNormalization | None:
         """The batch norm at this step, if it takes something else in the pruned network than in the dense one."""

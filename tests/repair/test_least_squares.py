@@ -276,6 +276,18 @@ def test_a_memory_budget_without_room_for_a_shard_is_refused(memory_budget):
         least_squares(pruned, [draw(1, 8)], show_nothing, plan=plan, memory_budget=memory_budget)
 
 
+def test_channels_that_come_first_are_refused_and_the_model_stays():
+    inputs = keras.Input((3, 6, 5))
+    x = layers.Conv2D(7, 1, data_format="channels_first", name="first")(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D(data_format="channels_first")(x)))
+    pruned, plan = prune(model, choose=list)
+    before = pruned.read_weights()
+    told = r"channels last.*data_format='channels_last'.* Received: layer 'first' with data_format='channels_first'"
+    with pytest.raises(InputError, match=told):
+        least_squares(pruned, [np.zeros((4, 3, 6, 5), np.float32)], show_nothing, plan=plan)
+    assert all(np.array_equal(a, b) for a, b in zip(before, pruned.read_weights(), strict=True))
+
+
 def test_images_of_several_sizes_are_refused():
     inputs = keras.Input((None, None, 3))
     x = layers.BatchNormalization()(layers.Conv2D(4, 1, name="pointwise")(inputs))
