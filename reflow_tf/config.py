@@ -63,8 +63,8 @@ class PruneConfig:
         ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         basis: one of `BASES`. 'auto': before least squares for a target that promises speed, linear streams of channels
             are turned, exactly, so that zeros cost less (`models.channels.rotation`); 'kept': they are left alone.
-        memory_budget: bytes that least squares may take, about; it decides what is kept and what is computed again, and
-            never the result. None: a quarter of the machine's memory.
+        memory_budget: bytes that least squares and distillation may take, about; it decides what is kept and what is
+            computed again, and never the result. None: a quarter of the machine's memory.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
             'least_squares,reflow'; 'none' and 'auto' stand alone.
 

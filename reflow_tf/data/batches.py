@@ -6,6 +6,8 @@ many images there are, memory holds the caller's batch, the one decoded ahead, a
 """
 
 import contextlib
+import functools
+import itertools
 import math
 import os
 import tempfile
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.data.as_stored import Preparation
+from reflow_tf.data.overflow import on_disk
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource
 from reflow_tf.data.split import even_batches
@@ -232,15 +235,17 @@ def cut(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """The same inputs, (n, ...), in arrays of exactly `size` but for the last.
 
     Raises:
-        InputError: inputs of several shapes.
+        InputError: inputs of several shapes, wherever they are cut.
     """
     waiting: list[np.ndarray] = []
     count = 0
+    shape: tuple[int, ...] | None = None
     for batch in batches:
-        if waiting and batch.shape[1:] != waiting[0].shape[1:]:
+        shape = batch.shape[1:] if shape is None else shape
+        if batch.shape[1:] != shape:
             raise InputError(
                 "Calibration inputs must all have one shape to be put together. "
-                f"Received: {waiting[0].shape[1:]} and {batch.shape[1:]}"
+                f"Received: {shape} and {batch.shape[1:]}"
             )
         start = 0
         while len(batch) - start:
@@ -269,26 +274,35 @@ def held(batches: Iterable[np.ndarray], most_bytes: float) -> Iterator[np.ndarra
         most_bytes: of memory that they may take.
 
     Raises:
-        InputError: inputs of several shapes; a full disk.
+        InputError: inputs of several shapes; fewer of them when they are read again; a disk that is full.
     """
     first = take_first(batches, 1)
     count = count_inputs(batches)
     size_bytes = count * first.nbytes
     if size_bytes <= most_bytes:
-        yield take_first(batches, count)
+        inputs = take_first(batches, count)
+        _require_same(count, len(inputs))
+        yield inputs
         return
-    with tempfile.TemporaryDirectory(prefix="reflow_tf-") as folder:
-        try:
-            with open(os.path.join(folder, "inputs"), "wb") as file:
-                for batch in cut(batches, 1):
-                    batch.astype(first.dtype).tofile(file)
-        except OSError as error:
-            raise InputError(
-                f"Calibration inputs that do not fit into memory must fit on disk: {size_bytes:,} bytes in TMPDIR; "
-                f"raise --memory_budget, or take fewer --calibration_samples. "
-                f"Received: {error.strerror} at {folder}"
-            ) from error
-        yield np.memmap(file.name, first.dtype, "r", shape=(count, *first.shape[1:]))
+    writing = functools.partial(on_disk, "Calibration inputs", f"{size_bytes:,} bytes")
+    with contextlib.ExitStack() as stack:
+        with writing():
+            path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="reflow_tf-")), "inputs")
+        written = 0
+        for one in itertools.islice(cut(batches, 1), count):
+            # NumPy's tofile() says nothing of a disk that is full when its file is closed.
+            with writing(), open(path, "ab") as file:
+                file.write(one.astype(first.dtype).data)
+            written += 1
+        _require_same(count, written)
+        yield np.memmap(path, first.dtype, "r", shape=(count, *first.shape[1:]))
+
+
+def _require_same(before: int, now: int) -> None:
+    if now < before:
+        raise InputError(
+            f"Calibration batches must be the same each time that they are read. Received: {before} inputs, then {now}"
+        )
 
 
 def _is_infinite(data: Any) -> bool:

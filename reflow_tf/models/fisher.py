@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
+from reflow_tf.models.channel_order import CHANNELS_FIRST, REMEDY
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.inference import infer
 from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
@@ -115,8 +116,8 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
         Path -> (outputs, outputs) float64, positive definite; the identity where no gradient arrives.
 
     Raises:
-        InputError: a layer of more than MOST_OUTPUTS; inputs that do not fit; activations or gradients that are not
-            finite.
+        InputError: a layer of more than MOST_OUTPUTS, or with its channels first; inputs that do not fit; activations
+            or gradients that are not finite.
     """
     for spec in specs:
         if spec.canonical_shape[0] > MOST_OUTPUTS:
@@ -125,6 +126,12 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
                 f"out with --prunable=REGEX. Received: {spec.canonical_shape[0]:,} outputs of {spec.path}"
             )
     placed = {place.path: place.layer for place in walk(model)}
+    for path in (spec.path.rpartition("/")[0] for spec in specs):
+        if getattr(placed[path], "data_format", None) == CHANNELS_FIRST:
+            raise InputError(
+                f"Least squares and --allocation=auto take layers with their channels last. {REMEDY}. "
+                f"Received: layer {path!r} with data_format='{CHANNELS_FIRST}'"
+            )
     watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
     found = gather_output_fisher(model, watched, inputs)
     return {spec.path: _as_worth(found.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}

@@ -7,13 +7,19 @@ four axes and more than one pixel, a *pixel* one value for each channel of an im
 """
 
 from collections import defaultdict
+from typing import Any
 
 import keras
 from keras import layers
 
 from reflow_tf.models.calls import Call, CallGraph
 
-_FLATTENING = ("Flatten", "Reshape")  # layers, and operations of keras.ops
+_FLATTENING = ("Flatten", "Reshape", "Squeeze")  # layers, and operations of keras.ops
+_NOTHING = (
+    layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout,
+    layers.Identity, layers.ActivityRegularization,
+)  # fmt: skip
+"""Layers that do nothing at inference, and are not in the file."""
 
 
 def find_on_maps(model: keras.Model) -> frozenset[int]:
@@ -40,8 +46,10 @@ def find_on_maps(model: keras.Model) -> frozenset[int]:
 def find_heads(model: keras.Model) -> frozenset[int]:
     """The 1x1 convolutions that are Dense layers in the file, each by its `id`; in a subclassed model none are found.
 
-    TensorFlow's converter makes fully connected operators of linear ones whose input is an average and whose output is
-    flattened, such as the last of keras.applications' MobileNet and MobileNetV3.
+    Exact rewriting (export/rewriting/head.py) makes fully connected operators of those whose input is an average and
+    whose output becomes a vector, such as the last of keras.applications' MobileNet and MobileNetV3. Between the two
+    may be what an operator takes along, a batch norm and a ReLU, and a softmax. Where a Dense layer reads the vector,
+    the converter leaves the vector out, and the convolution stays one.
 
     Args:
         model: a built model.
@@ -74,15 +82,39 @@ class _Graph:
         return self._takes_averages(call) and all(self._comes_back(tensor, set()) for tensor in call.outputs)
 
     def is_head(self, call: Call) -> bool:
-        """Whether one use of a convolution is linear, on averages over maps, and all that reads it flattens it."""
-        readers = [reader for tensor in call.outputs for reader in self._readers[tensor]]
-        return (
-            isinstance(call.operation, layers.Conv2D)
-            and call.operation.activation is keras.activations.linear
-            and self._takes_averages(call)
-            and bool(readers)
-            and self._ends.isdisjoint(call.outputs)
-            and all(type(reader.operation).__name__ in _FLATTENING for reader in readers)
+        """Whether one use of a convolution is on averages over maps, and what it gives becomes a vector that stays."""
+        if not isinstance(call.operation, layers.Conv2D | layers.SeparableConv2D) or not self._takes_averages(call):
+            return False
+        vector = self._find_vector(call)
+        return vector is not None and not self._meets_dense(vector, set())
+
+    def _find_vector(self, call: Call) -> int | None:
+        """The vector that one pixel is made, if nothing else reads it, nor what an operator does not take along."""
+        (tensor,), stage = call.outputs, _follow(0, getattr(call.operation, "activation", None))
+        channels, seen = self._shapes[tensor][-1], {tensor}
+        while stage is not None and tensor not in self._ends and len(self._readers[tensor]) == 1:
+            (reader,) = self._readers[tensor]
+            (tensor, *others), shape = reader.outputs, self._shapes[reader.outputs[0]]
+            if others or tensor in seen:
+                return None
+            seen.add(tensor)
+            if type(reader.operation).__name__ in _FLATTENING:
+                if shape[1:] == (channels,):
+                    return tensor
+                stage = stage if set(shape[1:]) <= {1, channels} else None
+            elif reader.operation is not None:
+                stage = _follow(stage, reader.operation)
+        return None
+
+    def _meets_dense(self, tensor: int, seen: set[int]) -> bool:
+        """Whether a Dense layer reads a vector, or one that is computed from it element by element."""
+        if tensor in seen:
+            return False
+        seen.add(tensor)
+        return any(
+            isinstance(reader.operation, layers.Dense)
+            or any(self._shapes[out] == self._shapes[tensor] and self._meets_dense(out, seen) for out in reader.outputs)
+            for reader in self._readers[tensor]
         )
 
     def _takes_averages(self, call: Call) -> bool:
@@ -134,3 +166,24 @@ class _Graph:
         if len(call.inputs) > 1 and any(map(self._is_map, call.inputs)):
             return all(map(self._is_map, call.outputs))
         return all(self._comes_back(tensor, seen) for tensor in call.outputs)
+
+
+def _follow(stage: int, operation: Any) -> int | None:
+    """How far an operator of the file has come, taking along a layer or an activation; None if it does not take it.
+
+    Args:
+        stage: 0: linear; 1: has its ReLU; 2: a softmax is behind it.
+        operation: what comes next.
+    """
+    activation = operation.activation if isinstance(operation, layers.Activation) else operation
+    name = getattr(activation, "__name__", type(activation).__name__).lower()
+    if activation is None or name == "linear" or isinstance(operation, _NOTHING):
+        return stage
+    if isinstance(operation, layers.BatchNormalization):
+        return 0 if stage == 0 and operation.axis in (-1, 3) else None
+    if isinstance(operation, layers.ReLU):
+        is_fused = operation.max_value in (None, 6) and not operation.negative_slope and not operation.threshold
+        return 1 if stage == 0 and is_fused else None
+    if name in ("relu", "relu6"):
+        return 1 if stage == 0 else None
+    return 2 if name == "softmax" and stage < 2 and getattr(operation, "axis", -1) in (-1, 3) else None

@@ -79,7 +79,7 @@ class Networks:
         values = [
             (variable, tf.convert_to_tensor(value.astype(np.promote_types(value.dtype, np.float32))))
             for variable in getattr(step.operation, "variables", ())
-            if (value := self._dense.get(id(variable))) is not None and value.dtype.kind == "f"
+            if (value := self._dense.get(id(variable))) is not None and keras.backend.is_float_dtype(variable.dtype)
         ]
         plain = contextlib.nullcontext() if activated else without_activation(step.operation)
         with plain, reading(values) if values else contextlib.nullcontext():

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.data.batches import cut
+from reflow_tf.data.overflow import on_disk
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK
 from reflow_tf.models.ledger import Held, Ledger
@@ -196,7 +197,7 @@ class Stream:
         if self._count_bytes(position) <= self._most_bytes:
             shard.tensors = lambda: tensors
         else:
-            shard.tensors = _OnDisk.write(tensors, self._directory)
+            shard.tensors = _OnDisk.write(tensors, lambda: self._directory)
         shard.position = position
         if isinstance(before, _OnDisk):
             before.remove()
@@ -213,19 +214,15 @@ class _OnDisk:
     path: pathlib.Path
 
     @classmethod
-    def write(cls, tensors: dict[int, Pair], directory: pathlib.Path) -> Self:
+    def write(cls, tensors: dict[int, Pair], find_directory: Callable[[], pathlib.Path]) -> Self:
         arrays = {f"{tensor} dense": pair.dense.numpy() for tensor, pair in tensors.items()}
         arrays |= {f"{tensor} pruned": pair.pruned.numpy() for tensor, pair in tensors.items() if not pair.is_same}
-        try:
-            with tempfile.NamedTemporaryFile(dir=directory, suffix=".npz", delete=False) as file:
-                np.savez(file, **arrays)
-        except OSError as error:
-            size = sum(array.nbytes for array in arrays.values())
-            raise InputError(
-                f"What lies between layers must fit on disk where it does not fit into memory: {size:,} bytes for "
-                f"{SHARD} inputs, in TMPDIR; raise --memory_budget, or take fewer --calibration_samples. "
-                f"Received: {error.strerror} at {directory}"
-            ) from error
+        size = sum(array.nbytes for array in arrays.values())
+        with (
+            on_disk("What lies between layers", f"{size:,} bytes for {SHARD} inputs"),
+            tempfile.NamedTemporaryFile(dir=find_directory(), suffix=".npz", delete=False) as file,
+        ):
+            np.savez(file, **arrays)
         return cls(pathlib.Path(file.name))
 
     def __call__(self) -> dict[int, Pair]:

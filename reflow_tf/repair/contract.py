@@ -113,7 +113,7 @@ Repair = Callable[[PrunedModel, Iterable[np.ndarray], Progress], RepairOutcome]
 
 def resolve_memory_budget(asked: int | None) -> int:
     """The bytes asked for, or where nobody asked, a quarter of the machine's memory."""
-    return asked or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return asked if asked is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def read_weights(model: keras.Model) -> tuple[np.ndarray, ...]:

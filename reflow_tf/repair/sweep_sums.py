@@ -6,12 +6,14 @@ needs the moments of what it takes in either network.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import operator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.models.channel_order import CHANNELS_FIRST
 from reflow_tf.models.execution import Step, Steps
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import KernelMap, find_kernels
@@ -24,7 +26,7 @@ from reflow_tf.repair.contract import PrunedModel
 from reflow_tf.repair.layer_fitting import RunningSums, sum_up
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 
-_Correction = Callable[[Ledger[Pair]], tf.Tensor | None]
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,19 +75,23 @@ class Meter:
         changed = {id(self.kernels.variables[path]) for path in pruned.masks}
         self.networks = Networks(steps, list(zip(pruned.model.variables, pruned.dense_weights, strict=True)), changed)
         calls = steps.count_calls()
-        refitted = [s for s in self.kernels.specs if s.path in pruned.masks or s.kind is Kind.DEPTHWISE_CONV]
+        masked = [spec for spec in self.kernels.specs if spec.path in pruned.masks]
+        behind = [spec for spec in self.kernels.specs if spec.kind is Kind.DEPTHWISE_CONV and spec not in masked]
         self.specs = {
             position: spec
             for position, step in enumerate(steps)
             if self.networks.differ_at(position)
             and calls[id(step.operation)] == 1
-            and (spec := self._find_spec(step.operation, refitted))
+            and (spec := self._find_spec(step.operation, masked) or self._find_spec(step.operation, behind))
         }
 
     def _find_spec(self, layer: keras.Operation, specs: list[LayerSpec]) -> LayerSpec | None:
         own = [id(variable) for variable in getattr(layer, "_trainable_variables", ())]
         found = [spec for spec in specs if id(self.kernels.variables[spec.path]) in own]
-        return found[0] if len(found) == 1 and find_patches(layer, found[0].path.rpartition("/")[2]) else None
+        name = found[0].path.rpartition("/")[2] if len(found) == 1 else None
+        is_inside = isinstance(layer, _SEPARABLE) and name != "pointwise_kernel"  # the layer gives something else
+        is_turned = getattr(layer, "data_format", None) == CHANNELS_FIRST
+        return found[0] if name and not (is_inside or is_turned) and find_patches(layer, name) else None
 
     def find_norm(self, position: int) -> keras.layers.BatchNormalization | None:
         """The batch norm at this step, if it takes something else in the pruned network than in the dense one."""
@@ -104,12 +110,12 @@ class Meter:
 
     def _measure_layer(self, step: Step, spec: LayerSpec, ledger: Ledger[Pair]) -> AtLayer:
         dense = self.networks.compute_dense(step, ledger, activated=False)
-        lost = self._find_loss(step, ledger)
+        lost = self._find_loss(step, ledger, dense)
         targets = dense if lost is None else dense + lost
         sums = sum_up(step.operation, spec, ledger[step.inputs[0]].pruned, targets)
         return AtLayer(sums, PartialMoments.of(dense, -1))
 
-    def _find_loss(self, step: Step, ledger: Ledger[Pair]) -> tf.Tensor | None:
+    def _find_loss(self, step: Step, ledger: Ledger[Pair], given: tf.Tensor) -> tf.Tensor | None:
         """What the shortcut that is added behind the step's batch norm has lost, in the units of the step's output."""
         norm = find_norm(step, self._steps)
         if norm is None:
@@ -119,12 +125,24 @@ class Meter:
         if sum_step is None or type(sum_step.operation).__name__ != "Add":
             return None
         known = [ledger[t] for t in sum_step.inputs if t != norm_step.output and t in ledger]
-        lost = [pair.dense - pair.pruned for pair in known if not pair.is_same]
+        lost = [_fit_shape(pair.dense - pair.pruned, given) for pair in known if not pair.is_same]
         if not lost:
             return None
         scale = _scale(norm)
-        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6)
-        return tf.add_n(lost) * inverse.astype(np.float32)
+        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6).astype(np.float32)
+        shape = [1] * len(given.shape)
+        shape[norm.axis] = -1
+        return functools.reduce(operator.add, lost) * inverse.reshape(shape)
+
+
+def _fit_shape(lost: tf.Tensor, given: tf.Tensor) -> tf.Tensor:
+    """As Keras adds them: fewer axes get some behind the first. Where `given` is repeated it is the mean of `lost`."""
+    surplus = len(lost.shape) - len(given.shape)
+    lost = tf.reduce_mean(lost, range(1, 1 + surplus)) if surplus > 0 else lost
+    for _ in range(-surplus):
+        lost = tf.expand_dims(lost, 1)
+    repeated = [axis for axis, size in enumerate(given.shape) if axis and size == 1 < lost.shape[axis]]
+    return tf.reduce_mean(lost, repeated, keepdims=True) if repeated else lost
 
 
 def _only(steps: tuple[Step, ...]) -> Step | None:

@@ -127,9 +127,9 @@ def define_memory_budget(own: Flags) -> Flag[int | None]:
     return flags.DEFINE_integer(
         "memory_budget",
         _PRUNE.memory_budget,
-        "Bytes that least_squares may take, about, however many calibration inputs there are: what does not fit is "
-        "computed again, or kept in TMPDIR. It changes the time, never the result. Default: a quarter of the machine's "
-        "memory.",
+        "Bytes that least_squares and distill may take, about, however many calibration inputs there are: what does "
+        "not fit is computed again, or kept in TMPDIR. It changes the time, never the result. Default: a quarter of "
+        "the machine's memory.",
         flag_values=own,
     )
 

@@ -1,3 +1,4 @@
+import resource
 import threading
 import time
 
@@ -7,6 +8,7 @@ import pytest
 from reflow_tf.data.batches import (
     ArrayBatches,
     CalibrationSet,
+    Counted,
     EvaluationSet,
     as_batches,
     count_inputs,
@@ -211,6 +213,12 @@ def test_inputs_of_several_shapes_are_refused():
         list(cut([np.zeros((1, 2, 3)), np.zeros((1, 2, 4))], 5))
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_they_are_refused_also_where_a_cut_lies_between_them(size):
+    with pytest.raises(InputError, match=r"must all have one shape .* Received: \(2, 3\) and \(2, 4\)"):
+        list(cut([np.zeros((2, 2, 3)), np.zeros((2, 2, 4))], size))
+
+
 def test_inputs_are_counted_without_reading_those_that_know():
     source = CountingSource(20)
     images = CalibrationSet(source, np.arange(20), Preprocessing(None), 4)
@@ -228,3 +236,62 @@ def test_all_inputs_are_held_in_memory_or_on_disk_and_nothing_is_left(most_bytes
         np.testing.assert_array_equal(found, inputs)
         assert isinstance(found, np.memmap) == any(tmp_path.iterdir()) == (most_bytes == 0)
     assert not any(tmp_path.iterdir())
+
+
+class Shrinking:
+    """Eight inputs fewer each time."""
+
+    def __init__(self):
+        self.left = 32
+
+    def __iter__(self):
+        self.left -= 8
+        return iter([np.ones((self.left, 4), np.float32)])
+
+
+@pytest.mark.parametrize("most_bytes", [0, 10**6])
+def test_inputs_that_become_fewer_are_refused(most_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with (
+        pytest.raises(InputError, match=r"the same each time .* Received: 16 inputs, then 8"),
+        held(Shrinking(), most_bytes),
+    ):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_clear_error_and_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        told = r"must fit on disk .*: 16,000 bytes in TMPDIR; .* Received: File too large at "
+        with pytest.raises(InputError, match=told), held([np.ones((4, 1000), np.float32)], 0):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_for_files_that_is_not_there_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
+    told = r"TMPDIR; .* Received: No such file or directory at /proc/nothing"
+    with pytest.raises(InputError, match=told), held([np.ones((4, 10), np.float32)], 0):
+        pass
+
+
+def test_an_error_of_the_source_is_not_the_disks(tmp_path, monkeypatch):
+    def batches():
+        yield np.ones((1, 10), np.float32)
+        raise OSError("the camera is off")
+
+    class Failing(Counted):
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            return batches()
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="the camera is off"), held(Failing(), 0):
+        pass

@@ -201,6 +201,38 @@ def test_heads_are_the_convolutions_that_are_dense_in_the_file(make, head, expec
     assert heads(model) == find_fully_connected(model) == expected
 
 
+def classify(**options):
+    return layers.Conv2D(10, 1, name="head", **options)
+
+
+# name -> what makes classes of an average, and whether its convolution is fully connected in the file
+HEADS = {
+    "a softmax of its own": (lambda x: layers.Flatten()(classify(activation="softmax")(x)), True),
+    "a softmax behind it": (lambda x: keras.ops.squeeze(layers.Softmax()(classify()(x)), (1, 2)), True),
+    "a ReLU of its own": (lambda x: layers.Flatten()(layers.Dropout(0.1)(classify(activation="relu6")(x))), True),
+    "a batch norm and a ReLU": (
+        lambda x: layers.Flatten()(layers.ReLU()(layers.BatchNormalization()(classify()(x)))),
+        True,
+    ),
+    "separable": (lambda x: layers.Flatten()(layers.SeparableConv2D(10, 1, name="head")(x)), True),
+    "reshaped twice": (lambda x: layers.Flatten()(layers.Reshape((1, 1, 10))(classify()(x))), True),
+    "a ReLU that no operator has": (lambda x: layers.Flatten()(layers.ReLU(5)(classify()(x))), False),
+    "a sigmoid": (lambda x: layers.Flatten()(classify(activation="sigmoid")(x)), False),
+    "a row": (lambda x: layers.Reshape((1, 10))(classify()(x)), False),
+    "a column": (lambda x: layers.Reshape((10, 1))(classify()(x)), False),
+    "a Dense layer behind it": (lambda x: layers.Dense(5)(layers.ReLU()(layers.Flatten()(classify()(x)))), False),
+    "read twice": (lambda x: (lambda y: layers.Flatten()(y * layers.ReLU()(y)))(classify()(x)), False),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_take_along_what_their_operators_do(name):
+    head, is_one = HEADS[name]
+    model = build(None, head=head)
+    assert heads(model) == find_fully_connected(model)
+    assert len(heads(model)) == is_one
+
+
 def test_a_convolution_of_a_map_of_one_pixel_is_no_head():
     """A map that strides made small is in the cluster."""
     image = keras.Input((8, 8, WIDTH))

@@ -31,7 +31,7 @@ def lead(networks, images):
     return ledger[networks.steps.output]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "float16", "bfloat16", "mixed_bfloat16"])
 def test_each_computes_what_a_model_with_its_weights_does(dtype):
     model = build(dtype)
     images = np.random.default_rng(0).normal(size=(5, 6, 6, 3)).astype(np.float32)

@@ -126,3 +126,12 @@ def test_batches_that_become_fewer_are_refused():
 def test_no_room_for_one_shard_is_refused():
     with pytest.raises(InputError, match=r"--memory_budget must be at least [\d,]+ .* Received: 1,000"):
         open_stream(memory_budget=1000)
+
+
+def test_a_folder_for_files_that_is_not_there_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
+    stream, _ = open_stream(memory_budget=45_000)
+    with stream, pytest.raises(InputError, match=r"must fit on disk .* Received: No such file .* at /proc/nothing"):
+        stream.add(range(3), lambda images, number: images)
+        stream.add(range(3), lambda images, number: images)
+        stream.gather(5)

@@ -268,10 +268,24 @@ def test_a_full_disk_is_one_clear_error_and_the_model_stays(few_inputs_of_a_shar
     assert all(np.array_equal(a, b) for a, b in zip(before, pruned.read_weights(), strict=True))
 
 
-def test_a_memory_budget_without_room_for_a_shard_is_refused():
+@pytest.mark.parametrize("memory_budget", [1000, 0, -1])
+def test_a_memory_budget_without_room_for_a_shard_is_refused(memory_budget):
     pruned, plan = prune(build())
-    with pytest.raises(InputError, match=r"--memory_budget must be at least [\d,]+ for this network.* Received: 1,000"):
-        least_squares(pruned, [draw(1, 8)], show_nothing, plan=plan, memory_budget=1000)
+    told = rf"--memory_budget must be at least [\d,]+ for this network.* Received: {memory_budget:,}$"
+    with pytest.raises(InputError, match=told):
+        least_squares(pruned, [draw(1, 8)], show_nothing, plan=plan, memory_budget=memory_budget)
+
+
+def test_channels_that_come_first_are_refused_and_the_model_stays():
+    inputs = keras.Input((3, 6, 5))
+    x = layers.Conv2D(7, 1, data_format="channels_first", name="first")(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D(data_format="channels_first")(x)))
+    pruned, plan = prune(model, choose=list)
+    before = pruned.read_weights()
+    told = r"channels last.*data_format='channels_last'.* Received: layer 'first' with data_format='channels_first'"
+    with pytest.raises(InputError, match=told):
+        least_squares(pruned, [np.zeros((4, 3, 6, 5), np.float32)], show_nothing, plan=plan)
+    assert all(np.array_equal(a, b) for a, b in zip(before, pruned.read_weights(), strict=True))
 
 
 def test_images_of_several_sizes_are_refused():

@@ -4,6 +4,7 @@ import numpy as np
 
 from reflow_tf.jobs.record.run import Run
 from reflow_tf.pruning import PruneReport, PruneResult
+from reflow_tf.report.wording import SPACE, plural
 
 # Below this agreement a float32 file is not the Keras model that it was made of: rounding alone leaves more.
 _LEAST_AGREEMENT = 0.99
@@ -28,13 +29,18 @@ def write_notes(run: Run) -> list[str]:
     for outcome in run.result.report.repair:
         if outcome.unreached:
             unreached = ", ".join(outcome.unreached)
-            notes.append(f"No calibration image reached these layers, which {outcome.name} left alone: {unreached}.")
+            notes.append(
+                f"{outcome.name} left these layers alone, since no calibration input reached them or it has no rule "
+                f"for how they are used: {unreached}."
+            )
     if (emptied := describe_emptied(run.result)) is not None:
         notes.append(emptied)
     if missing := [check for check in run.measured.mask_checks if not check.ok]:
-        notes.append(f"{len(missing)} masks were not found again in the file; the first: {missing[0].closest}.")
+        masks = plural(len(missing), "mask").replace(SPACE, " ")
+        notes.append(f"Not found again in the file: {masks}; the first: {missing[0].closest}.")
     if dropped := run.given.calibration.num_dropped:
-        notes.append(f"{dropped} calibration inputs are also evaluation inputs and were left out.")
+        inputs = plural(dropped, "calibration input").replace(SPACE, " ")
+        notes.append(f"Left out, because also evaluated on: {inputs}.")
     return notes
 
 
@@ -42,13 +48,15 @@ def _changes(report: PruneReport) -> list[str]:
     """What was done to the dense network, exactly, before anything was pruned."""
     notes = []
     if report.num_turned:
+        streams = plural(report.num_turned, "linear stream").replace(SPACE, " ")
         notes.append(
-            f"The basis of {report.num_turned} linear streams of channels was changed before pruning, so that zeros "
+            f"The basis of {streams} of channels was changed before pruning, so that zeros "
             "cost less; the dense network computes what it did with other kernels. --basis=kept leaves them alone."
         )
     if report.paired:
+        kernels = plural(len(report.paired), "kernel").replace(SPACE, " ")
         notes.append(
-            f"The outputs of {len(report.paired)} kernels are in another order, so that blocks of them keep more; the "
+            f"The outputs of {kernels} are in another order, so that blocks of them keep more; the "
             "dense network computes what it did."
         )
     return notes
