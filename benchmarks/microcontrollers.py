@@ -33,8 +33,8 @@ from reflow_tf.config import BOARDS
 from reflow_tf.data.loading import load_sets
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.tflite import export_tflite
-from reflow_tf.jobs.evaluation import rank_outputs
 from reflow_tf.jobs.microcontroller import Files, build, measure_cortex_m, measure_ethos_u, measure_tflm
+from reflow_tf.jobs.scoring import rank_outputs
 from reflow_tf.models.loading import load_model
 from reflow_tf.report.scores import score_accuracy
 from reflow_tf.runtimes.tflm.runtime import TFLM

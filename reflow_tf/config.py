@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Mapping
 
 from reflow_tf.errors import InputError
@@ -36,6 +37,8 @@ BASES = ("auto", "kept")
 STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
 BENCHMARKS = ("web", "aarch64")
+
+_WORKERS = re.compile(r"[1-9][0-9]{0,3}|(?:tcp|tls)://.+:[0-9]{1,5}")
 
 # The Cortex-Ms for which instructions are counted.
 BOARDS = ("m3", "m4", "m7", "m55")
@@ -219,6 +222,9 @@ class JobConfig:
         boards: for the target cortex_m: where instructions are counted, of `BOARDS`; flash is that of the first.
         accelerator: for the target ethos_u: one of `ACCELERATORS`.
         benchmark: runtimes of `BENCHMARKS` in which the dense and the pruned file are measured side by side.
+        workers: who leads images through networks: None: this process; a number of processes on this machine; or
+            tcp://HOST:PORT, a scheduler of Dask.
+        threads_per_worker: of TensorFlow; None: the cores of a machine shared out among the workers on it.
 
     Raises:
         InputError: a number is out of its range, a name is none of its choices, or the target gains nothing from the
@@ -247,8 +253,11 @@ class JobConfig:
     ram_budget: int | None = None
     boards: tuple[str, ...] = ("m4",)
     accelerator: str = DEFAULT_ACCELERATOR
+    workers: str | None = None
+    threads_per_worker: int | None = None
 
     def __post_init__(self) -> None:
+        check_workers(self.workers, self.threads_per_worker)
         check_choice("quantize", self.requested_quantize, QUANTIZATIONS)
         if reason := self.target.obstacle(self.requested_quantize):
             raise InputError(f"--quantize must suit --target={self.target.name}: {reason}. Received: {self.quantize}")
@@ -309,8 +318,11 @@ class EvaluateConfig:
     preprocess: str = "auto"
     image_size: int | None = None
     batch_size: int = 128
+    workers: str | None = None
+    threads_per_worker: int | None = None
 
     def __post_init__(self) -> None:
+        check_workers(self.workers, self.threads_per_worker)
         check_between("batch_size", self.batch_size, 1)
         check_between("image_size", self.image_size, 1)
 
@@ -326,3 +338,16 @@ def check_between(name: str, value: float | None, least: float, most: float = ma
     if value is not None and not least <= value <= most:  # written so that NaN fails
         limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise InputError(f"--{name} must be {limits}. Received: {value}")
+
+
+def check_workers(workers: str | None, threads_per_worker: int | None) -> None:
+    """Raises InputError unless these are what `JobConfig` says."""
+    check_between("threads_per_worker", threads_per_worker, 1)
+    if workers is None:
+        if threads_per_worker is not None:
+            raise InputError(f"--threads_per_worker needs --workers. Received: {threads_per_worker}, and no --workers")
+    elif not _WORKERS.fullmatch(workers):
+        raise InputError(
+            f"--workers must be a number of processes, at least 1, or tcp://HOST:PORT of a Dask scheduler. "
+            f"Received: {workers}"
+        )

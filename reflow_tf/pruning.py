@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from reflow_tf.config import TARGETS, PruneConfig
+from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import as_batches, take_first
 from reflow_tf.errors import InputError
 from reflow_tf.export.limits import Foreseen, Limit, find_least, open_limit, require_reachable
@@ -99,6 +100,7 @@ def prune(
     inplace: bool = False,
     dense_file: bytes | None = None,
     progress: Progress = show_nothing,
+    crew: Crew = ALONE,
 ) -> PruneResult:
     """Prunes a model in one shot and restores its signal; the model itself stays as it is unless `inplace`.
 
@@ -115,6 +117,7 @@ def prune(
         dense_file: for a budget of bytes or speed: the model as the .tflite file that it will be, but for its zeros,
             which are stored dense; None: float32 and rewritten as the target wants it, for a batch of 1.
         progress: wraps each pass over batches.
+        crew: who leads the calibration inputs through the network; a command's `--workers`.
 
     Raises:
         InputError: the model, the configuration or the data cannot be used. A model that was pruned `inplace` keeps its
@@ -153,7 +156,7 @@ def prune(
     removed = any(count_masked({path: mask}) > zeros_before[path] for path, mask in masks.items())
     signals.measure("pruned", model, unchanged_from=None if removed else "dense")
     with stopwatch.timed("repair"):
-        pruned, repair = _repair(pruned, config, plan, calibration, progress)
+        pruned, repair = _repair(pruned, config, plan, calibration, progress, crew)
     signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
     skipped = kernels.skipped + selection.skipped
     report = PruneReport(
@@ -346,14 +349,16 @@ def _repair(
     plan: PruningPlan,
     calibration: Iterable[np.ndarray] | None,
     progress: Progress,
+    crew: Crew,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     if config.repair == "none":
         statement = "No repair was asked for: the pruned model is exported as it is."
         return pruned, (RepairOutcome("none", (), (), (), statement),)
     assert calibration is not None
+    given: dict[str, Any] = {"plan": plan, "memory_budget": config.memory_budget, "crew": crew}
     if config.repair == "auto":
-        return choose(pruned, calibration, progress, plan=plan, memory_budget=config.memory_budget)
-    return run_chain(config.repairs, pruned, calibration, progress, plan=plan, memory_budget=config.memory_budget)
+        return choose(pruned, calibration, progress, **given)
+    return run_chain(config.repairs, pruned, calibration, progress, **given)
 
 
 def recalibrate(

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.moments import MomentAccumulator, PooledMoments
+from reflow_tf.models.moments import PooledMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls
 from reflow_tf.models.predictions import run_predictions
 from reflow_tf.models.walking import find_batch_norms
@@ -151,7 +151,7 @@ def _compare_layer(path: str, variance: np.ndarray, dense: np.ndarray) -> LayerR
 
 
 def _observed_call(
-    layer: keras.layers.BatchNormalization, path: str, accumulator: MomentAccumulator, order: dict[str, None]
+    layer: keras.layers.BatchNormalization, path: str, accumulator: PooledMoments, order: dict[str, None]
 ) -> LayerCall:
     inference_call = layer.call
 

@@ -41,6 +41,7 @@ NEEDED_BY_OTHERS = {"importlib_resources"}
 
 ROOMS = {
     "errors": Room(0, -1),
+    "crew": Room(0, -1),
     "foreign": Room(0, -1, beside=("errors",)),
     "native_stderr": Room(0, -1),
     "stopwatch": Room(0, -1),
@@ -48,6 +49,7 @@ ROOMS = {
     "sparsity": Room(0, -1, beside=("errors", "foreign")),
     "targets": Room(1, 0),
     "data": Room(1, 0),
+    "cluster": Room(1, 0),
     "config": Room(2, 1),
     "models": Room(2, 1),
     "repair": Room(3, 2),
@@ -316,7 +318,8 @@ def test_the_lower_floors_know_no_framework():
 
 
 def test_light_modules_start_without_a_framework():
-    code = f"import sys, {', '.join(LIGHT)}; print(*sorted({FRAMEWORKS | {'torch'}!r} & set(sys.modules)))"
+    heavy = FRAMEWORKS | {"torch", "dask", "distributed"}
+    code = f"import sys, {', '.join(LIGHT)}; print(*sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
@@ -383,3 +386,13 @@ def test_contributing_shows_the_same_floors():
     }
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_nothing_of_dask_is_imported_before_workers_are_asked_for():
+    dask = {"dask", "distributed"}
+    imports = [(name, found) for name in MODULES for found in IMPORTS[name] if found.name in dask]
+    assert {name for name, _ in imports} == {"reflow_tf.cluster.opening", "reflow_tf.cluster.site"}
+    assert all(found.is_lazy for _, found in imports)
+    code = f"import sys, reflow_tf.jobs.pipeline, reflow_tf.jobs.comparison; print({dask!r} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["set()"]

@@ -6,17 +6,19 @@ many images there are, memory holds the caller's batch, the one decoded ahead, a
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from reflow_tf.crew import count_threads
 from reflow_tf.data.as_stored import Preparation
 from reflow_tf.data.overflow import on_disk
 from reflow_tf.data.preprocessing import Preprocessing
@@ -24,7 +26,7 @@ from reflow_tf.data.sources import ImageSource
 from reflow_tf.data.split import even_batches
 from reflow_tf.errors import InputError
 
-_NUM_THREADS = min(8, os.cpu_count() or 1)
+_NUM_THREADS = min(8, count_threads())
 # 32 images of 224x224. Beyond it a network's activations leave the processor's caches: MobileNetV2 took 1.4 times as
 # long for each image in batches of 128 (benchmarks/scoring_cost.py).
 _LARGEST_BATCH_BYTES = 20_000_000
@@ -35,6 +37,24 @@ class Counted:
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+
+@runtime_checkable
+class Selectable(Protocol):
+    """Inputs of which any can be read without the others."""
+
+    @property
+    def parts(self) -> tuple[range, ...]:
+        """Which of them each batch has, by their positions in the order of iteration."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+    def select(self, positions: np.ndarray) -> Iterable[np.ndarray]:
+        """Those at these positions in the order of iteration, (n,) int."""
+        ...
 
 
 class ImageStream(Counted):
@@ -72,11 +92,20 @@ class ImageStream(Counted):
         assert isinstance(self.preprocessing, Preprocessing)  # sources fix the shape of anything else
         return (*self.source.size_of(int(self.indices[0])), self.preprocessing.channels)
 
+    @functools.cached_property
+    def parts(self) -> tuple[range, ...]:
+        """Which of the images each batch has, by their positions in the order of iteration."""
+        return even_batches(len(self), self._most_at_a_time()) if len(self) else ()
+
+    def select(self, positions: np.ndarray) -> Self:
+        """Those at these positions in the order of iteration, (n,) int."""
+        return type(self)(self.source, self.indices[positions], self.preprocessing, self.batch_size)
+
     def __iter__(self) -> Iterator[np.ndarray]:
         if len(self) == 0:
             return
         shape = self.sample_shape
-        first, *rest = even_batches(len(self), self._most_at_a_time())
+        first, *rest = self.parts
         pool = ThreadPoolExecutor(_NUM_THREADS)
         try:
             ahead = self._begin(first, shape, pool)
@@ -131,10 +160,6 @@ class CalibrationSet(ImageStream):
 
 class EvaluationSet(ImageStream):
     """The images that the network is judged on; none of them calibrates."""
-
-    def select(self, positions: np.ndarray) -> "EvaluationSet":
-        """Those at these positions in the order of iteration, (n,) int."""
-        return EvaluationSet(self.source, self.indices[positions], self.preprocessing, self.batch_size)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -220,6 +245,55 @@ def as_batches(data: Any, *, batch_size: int = 64) -> ImageStream | ArrayBatches
     if iter(data) is data:
         return StreamBatches(list(StreamBatches(data)))
     return StreamBatches(data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Portion:
+    """A batch of a set, or which one it is, for whoever reads it there.
+
+    Attributes:
+        number: of the batch.
+        inputs: float32 (n, ...); None: they are to be read.
+    """
+
+    number: int
+    inputs: np.ndarray | None = None
+
+    def read(self, batches: Iterable[np.ndarray]) -> np.ndarray:
+        """Its inputs, float32 (n, ...)."""
+        if self.inputs is not None:
+            return self.inputs
+        assert isinstance(batches, Selectable)
+        part = batches.parts[self.number]
+        (inputs,) = cut(batches.select(np.arange(part.start, part.stop)), len(part))
+        return inputs
+
+
+def read_shards(batches: Iterable[np.ndarray], size: int, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Some of what `cut` gives, and where inputs can be chosen, nothing else is read.
+
+    Args:
+        batches: float32 (n, ...).
+        size: of `cut`.
+        numbers: of its arrays, increasing.
+
+    Raises:
+        InputError: there are fewer; or as `cut` does.
+    """
+    if not numbers:
+        return
+    if isinstance(batches, Selectable):
+        rows = [np.arange(number * size, min((number + 1) * size, len(batches))) for number in numbers]
+        yield from cut(batches.select(np.concatenate(rows)), size)
+        return
+    wanted = list(numbers)
+    for number, inputs in enumerate(cut(batches, size)):
+        if number == wanted[0]:
+            yield inputs
+            del wanted[0]
+            if not wanted:
+                return
+    raise InputError("Calibration batches must be the same each time that they are read. Received: fewer")
 
 
 def take_first(batches: Iterable[np.ndarray], most: int) -> np.ndarray:

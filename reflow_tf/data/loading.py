@@ -8,6 +8,7 @@ same picture saved twice in different file formats inside two folders is not rec
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from reflow_tf.data.classes import are_one_each, describe_labels, read_class_nam
 from reflow_tf.data.embedded import EmbeddedSource
 from reflow_tf.data.folder import FolderSource
 from reflow_tf.data.npz import NpzSource
-from reflow_tf.data.sources import ImageSource, SourceRequest, pixel_digest
+from reflow_tf.data.sources import ImageSource, Place, SourceRequest, pixel_digest, remember
 from reflow_tf.data.split import draw_indices, split_indices
 from reflow_tf.data.tfds import TfdsSource
 from reflow_tf.errors import InputError
@@ -99,7 +100,9 @@ def load_evaluation(
     """
     _require_at_least(1, batch_size=batch_size)
     source, preprocess = _open(data, preprocessing, num_classes, class_names_path, positions)
-    source = source.held_out() or source
+    if (held_out := source.held_out()) is not None:
+        assert source.place is not None
+        source = remember(held_out, replace(source.place, held_out=True))
     return EvaluationSet(source, np.arange(len(source)), preprocess, batch_size)
 
 
@@ -120,7 +123,7 @@ def _open(
                     f"the network takes no images but inputs of shape {spell_batch(preprocessing.shape)}, so data must "
                     f"be an .npz whose x has that shape. Received: {text}"
                 )
-            source = kind.open(request)
+            source = remember(kind.open(request), Place(kind, request))
             if source.labels is not None and not are_one_each(source.labels.shape[1:], positions):
                 raise InputError(
                     f"the network predicts a map of classes, so labels must be {describe_labels(positions)} for each "

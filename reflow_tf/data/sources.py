@@ -4,13 +4,17 @@ A source holds decoded-on-demand images in a fixed order. To add one: write a cl
 module of its own and name it in `loading.SOURCES`.
 """
 
+import functools
 import hashlib
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from reflow_tf.data.as_stored import Preparation
+from reflow_tf.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,17 @@ class ImageSource(Protocol):
         only_images: whether it has nothing for networks that take no images.
         labels: int64 (N,), the index of each image's class among the network's outputs, or (N, *positions), one at each
             position of a map; None if there are no labels.
+        place: where it was opened from, by `remember`; pickled, a source is its place, and none of its images.
     """
 
     only_images: ClassVar[bool] = True
     labels: np.ndarray | None
+    place: "Place | None" = None
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self.place is None:
+            raise TypeError(f"{type(self).__name__} was not opened from anywhere, so that nobody else can open it")
+        return reopen, (self.place, len(self), self.digest(0))
 
     @classmethod
     def accepts(cls, text: str) -> bool:
@@ -81,6 +92,51 @@ class ImageSource(Protocol):
     def held_out(self) -> "ImageSource | None":
         """The official evaluation split that belongs to this source, if it has one."""
         return None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a source is, for whoever opens it in another process or on another machine.
+
+    Attributes:
+        kind: of source.
+        request: with which it is opened.
+        held_out: whether it is the evaluation split that belongs to that.
+    """
+
+    kind: type[ImageSource]
+    request: SourceRequest
+    held_out: bool = False
+
+
+def remember(source: ImageSource, place: Place) -> ImageSource:
+    """The same source, which now knows where it was opened from, whatever folder is the current one there."""
+    path = os.path.abspath(os.path.expanduser(place.request.text))
+    source.place = replace(place, request=replace(place.request, text=path)) if os.path.exists(path) else place
+    return source
+
+
+@functools.lru_cache(maxsize=4)  # a worker opens one once, whatever is done with its images
+def _open_place(place: Place) -> ImageSource:
+    opened = place.kind.open(place.request)
+    source = opened.held_out() if place.held_out else opened
+    assert source is not None
+    return remember(source, place)
+
+
+def reopen(place: Place, num_images: int, first: bytes) -> ImageSource:
+    """The source at this place, once it is known to hold what it held where it was pickled.
+
+    Raises:
+        InputError: it is not there, or holds other images.
+    """
+    source = _open_place(place)
+    if len(source) != num_images or source.digest(0) != first:
+        raise InputError(
+            f"data must hold the same images wherever it is read, {num_images} of them. "
+            f"Received: {len(source)}{'' if len(source) != num_images else ' others'} at {place.request.text}"
+        )
+    return source
 
 
 def pixel_digest(image: np.ndarray) -> bytes:

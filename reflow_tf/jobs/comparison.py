@@ -13,17 +13,20 @@ import functools
 import hashlib
 import pathlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.crew import Crew, Site, State
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet, ImageStream
 from reflow_tf.errors import InputError
 from reflow_tf.jobs.evaluation import require_classifier
 from reflow_tf.jobs.inputs import open_sets
+from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.statistics import Gathered, gather
@@ -224,6 +227,18 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
     """
     folder = _open_folder(job)
     keras.utils.set_random_seed(job.seed)
+    with open_crew(job.workers, job.threads_per_worker, Address.of(job.model, job.weights, job.image_size)) as crew:
+        return _run(job, methods, sparsities, version, folder, crew)
+
+
+def _run(
+    job: JobConfig,
+    methods: Mapping[str, PruneConfig],
+    sparsities: Sequence[float],
+    version: str,
+    folder: OutputFolder,
+    crew: Crew,
+) -> Document:
     with stage("Loading the model"):
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
         require_classifier(loaded.num_classes, job.model)
@@ -236,33 +251,75 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
     done = {(cell["method"], cell["sparsity"]) for cell in document["cells"]}
     todo = [(name, sparsity) for sparsity in sparsities for name in methods if (name, sparsity) not in done]
     if todo:
-        _measure(job, methods, todo, loaded.model, calibration, evaluation, document, folder.path)
+        needed = {name: methods[name] for name in dict.fromkeys(name for name, _ in todo)}
+        carried = Carried(loaded.model, crew.address)
+        comparing = Comparing(carried, job.prune, tuple(needed.values()), calibration, evaluation)
+        with crew.begin(comparing) as site:
+            _measure(site, needed, todo, document, folder.path)
     return document
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparing:
+    """The cells as a `crew.Work`: for a configuration, the dense model's score and the cell.
+
+    Attributes:
+        carried: the dense model.
+        prune: which kernels are pruned.
+        methods: all that will be measured.
+    """
+
+    carried: Carried
+    prune: PruneConfig
+    methods: tuple[PruneConfig, ...]
+    calibration: CalibrationSet
+    evaluation: EvaluationSet
+
+    def prepare(self) -> State:
+        model = self.carried.model
+        chosen = select(find_kernels(model), self.prune).chosen
+        given = self.methods, self.calibration, self.evaluation, self.evaluation.labels
+        return _Cells(Bench(model, chosen, *given, show_progress))
+
+
+class _Cells(State):
+    def __init__(self, bench: Bench):
+        self._bench = bench
+
+    def __call__(self, items: Iterable[PruneConfig]) -> Iterator[tuple[Score, Cell]]:
+        for config in items:
+            yield self._bench.dense, self._bench.measure(config)
+
+
 def _measure(
-    job: JobConfig,
+    site: Site,
     methods: Mapping[str, PruneConfig],
     todo: Sequence[tuple[str, float]],
-    model: keras.Model,
-    calibration: CalibrationSet,
-    evaluation: EvaluationSet,
     document: Document,
     folder: pathlib.Path,
 ) -> None:
     """Adds one cell after the other to the document, and writes it each time."""
-    chosen = select(find_kernels(model), job.prune).chosen
-    needed = [methods[name] for name in dict.fromkeys(name for name, _ in todo)]
-    bench = Bench(model, chosen, needed, calibration, evaluation, evaluation.labels, show_progress)
-    document["dense"] = dataclasses.asdict(bench.dense)
-    for number, (name, sparsity) in enumerate(todo, start=1):
-        config = dataclasses.replace(methods[name], sparsity=sparsity)
-        with stage(f"{name} at {sparsity:.1%} ({number} of {len(todo)})"):
-            cell = bench.measure(config)
+    before = list(document["cells"])
+    cells: dict[int, dict[str, Any]] = {}
+    configs = [dataclasses.replace(methods[name], sparsity=sparsity) for name, sparsity in todo]
+    names = [f"{name} at {sparsity:.1%}" for name, sparsity in todo]
+    for position, (dense, cell) in _show(site, configs, names):
+        (name, sparsity), config = todo[position], configs[position]
         about = {"method": name, "criterion": config.criterion, "repair": config.repair, "sparsity": sparsity}
-        document["cells"].append(about | describe_cell(cell))
+        cells[position] = about | describe_cell(cell)
+        document["dense"] = dataclasses.asdict(dense)
+        document["cells"] = before + [cells[place] for place in sorted(cells)]  # not in the order of being done
         comparison.add_gains(document)
         _write(folder, {JSON: comparison.to_json(document), PAGE: comparison.render(document)})
+
+
+def _show(site: Site, configs: Sequence[PruneConfig], names: Sequence[str]) -> Iterator[tuple[int, tuple[Score, Cell]]]:
+    """What is found, while somebody sees how much is done, and what is being done where that is one cell at a time."""
+    found = iter(site.map_as_done(configs))
+    for number, name in enumerate(names, start=1):
+        with stage(f"{name if site.is_here else 'Cell'} ({number} of {len(names)})"):
+            one = next(found)
+        yield one
 
 
 def describe_cell(cell: Cell) -> dict[str, Any]:

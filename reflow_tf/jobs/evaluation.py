@@ -1,6 +1,7 @@
 """Running a finished model over held-out images, whatever form it has."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import keras
 import numpy as np
 
+from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import EvaluateConfig
+from reflow_tf.crew import ALONE, Crew, count_threads
 from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.classes import are_one_each, describe_labels
@@ -18,28 +21,33 @@ from reflow_tf.errors import InputError
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import ends_in_sigmoid
 from reflow_tf.foreign import say_why
-from reflow_tf.jobs.scoring import spread
+from reflow_tf.jobs.scoring import Runner, rank_files, spread
+from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.loading import load_model
+from reflow_tf.models.observation import OneByOne
 from reflow_tf.models.predictions import read_outputs, run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
 from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy
 from reflow_tf.runtimes.litert import LiteRT, read_tflite
 from reflow_tf.runtimes.runtime import Runtime
 from reflow_tf.runtimes.tflm.runtime import TFLM
-from reflow_tf.signal import rank_classes
 
 COMPARED_IMAGES = 256
 
-_RUNTIMES: Mapping[str, Callable[[bytes], Runtime]] = {"litert": LiteRT, "tflm": TFLM}
+MOST_THREADS = 2
+"""Of LiteRT, for one file."""
 
-Outputs = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+_RUNTIMES: Mapping[str, Callable[[bytes], Runtime]] = {
+    "litert": lambda content: LiteRT(content, min(MOST_THREADS, count_threads())),
+    "tflm": TFLM,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
     """A model of any form: how to run it, and what its images look like."""
 
-    outputs: Outputs
+    runner: Runner
     preprocessing: Preparation
     num_classes: int
     positions: tuple[int | None, ...]
@@ -80,7 +88,17 @@ def require_label_maps(model: keras.Model, positions: tuple[int | None, ...], im
         )
 
 
-def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Score:
+def run(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Score:
+    """`evaluate` by whoever `config.workers` says.
+
+    Raises:
+        InputError: as `evaluate` and `open_crew` do.
+    """
+    with open_crew(config.workers, config.threads_per_worker) as crew:
+        return evaluate(config, progress=progress, crew=crew)
+
+
+def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing, crew: Crew = ALONE) -> Score:
     """Scores a `.keras`, `.h5` or `.tflite` file, or a zoo model, on labelled images.
 
     With preprocess 'auto', the images are prepared as the config.json beside the file says, which the pruning tool
@@ -100,30 +118,48 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Sc
     )
     if images.labels is None:
         raise InputError(f"Evaluation needs labels: a folder of class sub-folders, or y. Received: {config.data}")
-    ranked = rank_outputs(opened.outputs(progress(images, "Evaluating")), opened.num_classes)
-    return score_accuracy(ranked, images.labels, opened.num_classes)
+    ranked = rank_files(
+        {config.model: opened.runner}, {}, images, opened.num_classes, progress, crew=crew, description="Evaluating"
+    )
+    return score_accuracy(ranked[config.model].classes, images.labels, opened.num_classes)
 
 
-def rank_outputs(outputs: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
-    """The up to 5 best classes of each input over all batches, best first, (inputs, *positions, up to 5).
+class OpenedFile:
+    """A .tflite file in what runs a target's files on this machine; pickled, the file.
 
     Args:
-        outputs: batches (n, *positions, outputs); one output with two classes is a sigmoid.
-        num_classes: of the network.
-    """
-    return np.concatenate([rank_classes(read_outputs(batch, num_classes)) for batch in outputs])
-
-
-def open_file(content: bytes, runtime: str) -> Runtime:
-    """A .tflite file in what runs a target's files on this machine: 'litert' or 'tflm'.
+        content: the file.
+        runtime: 'litert' or 'tflm'.
 
     Raises:
         InputError: the runtime is not installed, or cannot run the file.
     """
-    return _RUNTIMES[runtime](content)
+
+    def __init__(self, content: bytes, runtime: str):
+        self._arguments = content, runtime
+        self._runtime = _RUNTIMES[runtime](content)
+        self.input_shape, self.output_shape = self._runtime.input_shape, self._runtime.output_shape
+
+    def __reduce__(self) -> tuple[type["OpenedFile"], tuple[bytes, str]]:
+        return OpenedFile, self._arguments
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Of `Runner`."""
+        return self._runtime.run(batch)
 
 
-def measure_parity(runtime: Runtime, images: Iterable[np.ndarray], in_keras: np.ndarray) -> Parity:
+class KerasRunner:
+    """A Keras model as a `Runner`, outputs read."""
+
+    def __init__(self, carried: Carried):
+        self._carried = carried
+        self.run = OneByOne(functools.partial(run_predictions, carried.model))
+
+    def __reduce__(self) -> tuple[type["KerasRunner"], tuple[Carried]]:
+        return KerasRunner, (self._carried,)
+
+
+def measure_parity(runtime: Runner, images: Iterable[np.ndarray], in_keras: np.ndarray) -> Parity:
     """Compares the file with Keras, whose outputs for the first of the images are given, (n, *positions, classes)."""
     in_file = runtime.run(first_images(images, len(in_keras)))
     return compare_outputs(read_outputs(in_file, in_keras.shape[-1]), in_keras)
@@ -137,7 +173,7 @@ def first_images(images: Iterable[np.ndarray], most: int = COMPARED_IMAGES) -> n
 def _open_keras(config: EvaluateConfig) -> _Opened:
     loaded = load_model(config.model, preprocess=config.preprocess, image_size=config.image_size)
     return _Opened(
-        lambda batches: run_predictions(loaded.model, batches),
+        KerasRunner(Carried(loaded.model, Address.of(config.model, image_size=config.image_size))),
         _recorded_preprocessing(config, isinstance(loaded.preprocessing, AsStored)) or loaded.preprocessing,
         require_classifier(loaded.num_classes, config.model),
         loaded.positions,
@@ -147,15 +183,15 @@ def _open_keras(config: EvaluateConfig) -> _Opened:
 def _open_file(config: EvaluateConfig) -> _Opened:
     content = read_tflite(pathlib.Path(config.model).expanduser())
     try:
-        runtime = open_file(content, "tflm" if has_bitmaps(content) else "litert")
+        opened = OpenedFile(content, "tflm" if has_bitmaps(content) else "litert")
     except InputError as error:
         raise InputError(f"{config.model}: {error}") from error
-    preprocessing = choose_preprocessing(config, runtime.input_shape)
-    num_outputs = runtime.output_shape[-1] if len(runtime.output_shape) > 1 else None
+    preprocessing = choose_preprocessing(config, opened.input_shape)
+    num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
     if num_outputs == 1 and ends_in_sigmoid(content):
         num_outputs = 2
     num_classes = require_classifier(num_outputs, config.model)
-    return _Opened(lambda batches: map(runtime.run, batches), preprocessing, num_classes, runtime.output_shape[1:-1])
+    return _Opened(opened, preprocessing, num_classes, opened.output_shape[1:-1])
 
 
 def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -> Preparation:

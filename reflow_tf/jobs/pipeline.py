@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import keras
 
+from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import JobConfig
+from reflow_tf.crew import Crew
 from reflow_tf.errors import InputError
 from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.tflite import ExportedFile, export_tflite
@@ -12,9 +14,9 @@ from reflow_tf.export.verification import check_masks
 from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
 from reflow_tf.jobs.evaluation import (
+    OpenedFile,
     first_images,
     measure_parity,
-    open_file,
     require_classifier,
 )
 from reflow_tf.jobs.explanation import explain
@@ -23,6 +25,7 @@ from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
 from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
 from reflow_tf.jobs.scoring import MOST_IN_TFLM, SIGNAL_IMAGES, rank_files, spread
+from reflow_tf.models.carrying import Address
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import PruneResult, prune, select
@@ -56,6 +59,16 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         require_runtime(name)
     microcontroller.require_measure(job)
     keras.utils.set_random_seed(job.seed)
+    with open_crew(job.workers, job.threads_per_worker, Address.of(job.model, job.weights, job.image_size)) as crew:
+        done = _run(job, command, crew)
+    report = describe(done)
+    with stage("Writing the results"):
+        folder.write(render(report, done))
+    return report
+
+
+def _run(job: JobConfig, command: Sequence[str], crew: Crew) -> Run:
+    """All but the writing."""
     stopwatch = Stopwatch()
     given = _open(job, stopwatch)
     dense = _foresee(job, given, stopwatch)
@@ -66,18 +79,15 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         evaluation=given.evaluation.select(given.looked_into),
         dense_file=_as_to_be(dense.file.content, job) if job.prune.budget else None,
         progress=show_progress,
+        crew=crew,
     )
     stopwatch.seconds.update(result.report.seconds)
     if (emptied := describe_emptied(result)) is not None:
         announce(emptied)
     with stage("Exporting the file"), stopwatch.timed("export"):
         exported = _export(job, given, result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
-    measured = _measure(job, given, dense, result, exported, stopwatch)
-    run = Run(job, given, dense, result, exported, measured, stopwatch.seconds, command)
-    report = describe(run)
-    with stage("Writing the results"):
-        folder.write(render(report, run))
-    return report
+    measured = _measure(job, given, dense, result, exported, stopwatch, crew)
+    return Run(job, given, dense, result, exported, measured, stopwatch.seconds, command, crew.num_threads)
 
 
 def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
@@ -132,16 +142,18 @@ def _measure(
     result: PruneResult,
     exported: ExportedFile,
     stopwatch: Stopwatch,
+    crew: Crew,
 ) -> Measured:
     """The very file: judged, held against the masks, run, and measured on what it is for."""
     verdict = explain(exported.content, job.target).as_given
     mask_checks = check_masks(exported.content, result.masks)
-    runtime = open_file(exported.content, job.target.runtime)
+    runtime = OpenedFile(exported.content, job.target.runtime)
     signals = result.report.signals
     with stopwatch.timed("evaluate files"):
-        runtimes = {"dense": open_file(dense.float_content, "litert"), "file": runtime}
+        runtimes = {"dense": OpenedFile(dense.float_content, "litert"), "file": runtime}
         most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
-        ranked = rank_files(runtimes, most, given.evaluation, signals["dense"].num_classes, show_progress)
+        num_classes = signals["dense"].num_classes
+        ranked = rank_files(runtimes, most, given.evaluation, num_classes, show_progress, crew=crew)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         looked_into = given.evaluation.select(given.looked_into)
         parity = measure_parity(runtime, looked_into, signals["repaired"].outputs)

@@ -5,14 +5,16 @@ network, is measured on some of them, drawn evenly: an image takes five times as
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 
-from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.crew import ALONE, Crew, State
+from reflow_tf.data.batches import EvaluationSet, Portion
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import Progress
-from reflow_tf.runtimes.runtime import Runtime
+from reflow_tf.repair.passing import pass_over
 from reflow_tf.signal import rank_classes
 
 # Enough for the verdict: the number of predicted classes is compared between stages on the same images.
@@ -43,33 +45,86 @@ def spread(num_images: int, most: int) -> np.ndarray:
     return np.linspace(0, num_images - 1, min(most, num_images)).round().astype(np.int64)
 
 
+def rank_outputs(outputs: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
+    """The up to 5 best classes of each input over all batches, best first, (inputs, *positions, up to 5).
+
+    Args:
+        outputs: batches (n, *positions, outputs); one output with two classes is a sigmoid.
+        num_classes: of the network.
+    """
+    return np.concatenate([rank_classes(read_outputs(batch, num_classes)) for batch in outputs])
+
+
+class Runner(Protocol):
+    """Something that computes outputs; pickled, it says how to make it, as workers do."""
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Outputs (n, *output) of samples (n, *sample)."""
+        ...
+
+
 def rank_files(
-    runtimes: Mapping[str, Runtime],
+    runners: Mapping[str, Runner],
     most: Mapping[str, int],
     images: EvaluationSet,
     num_classes: int,
     progress: Progress,
+    *,
+    crew: Crew = ALONE,
+    description: str = "Evaluating the files",
 ) -> dict[str, Ranked]:
     """Runs files over the images, in one pass.
 
     Args:
-        runtimes: name -> the file in what runs it.
+        runners: name -> the file in what runs it.
         most: name -> so many images at the most; all where the name is missing.
         images: to run them over.
         num_classes: of the network; one output with two classes is a sigmoid.
         progress: wraps the pass.
+        crew: who runs them.
+        description: what is done.
 
     Raises:
         InputError: an output is NaN or infinite.
     """
-    positions = {name: spread(len(images), most.get(name, len(images))) for name in runtimes}
-    found: dict[str, list[np.ndarray]] = {name: [] for name in runtimes}
-    start = 0
-    for batch in progress(images, "Evaluating the files"):
-        for name, runtime in runtimes.items():
-            rows = positions[name] - start
-            rows = rows[(rows >= 0) & (rows < len(batch))]
-            if rows.size:
-                found[name].append(rank_classes(read_outputs(runtime.run(batch[rows]), num_classes)))
-        start += len(batch)
-    return {name: Ranked(positions[name], np.concatenate(found[name])) for name in runtimes}
+    positions = {name: spread(len(images), most.get(name, len(images))) for name in runners}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in runners}
+    with crew.begin(Ranking(runners, positions, images, num_classes)) as site:
+        for ranks in pass_over(site, images, progress, description):
+            for name, classes in ranks.items():
+                found[name].append(classes)
+    return {name: Ranked(positions[name], np.concatenate(found[name])) for name in runners}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """The pass as a `crew.Work`: for each `Portion`, name of a file -> the best classes of its images.
+
+    Attributes:
+        positions: name -> which of the images, increasing. The others are those of `rank_files`.
+    """
+
+    runners: Mapping[str, Runner]
+    positions: Mapping[str, np.ndarray]
+    images: EvaluationSet
+    num_classes: int
+
+    def prepare(self) -> State:
+        return _Ranks(self)
+
+
+class _Ranks(State):
+    def __init__(self, work: Ranking):
+        self._work = work
+
+    def __call__(self, items: Iterable[Portion]) -> Iterator[dict[str, np.ndarray]]:
+        work = self._work
+        for portion in items:
+            batch, start = portion.read(work.images), work.images.parts[portion.number].start
+            ranks = {}
+            for name, runner in work.runners.items():
+                rows = work.positions[name] - start
+                rows = rows[(rows >= 0) & (rows < len(batch))]
+                if rows.size:
+                    ranks[name] = rank_outputs([runner.run(batch[rows])], work.num_classes)
+            yield ranks

@@ -52,20 +52,20 @@ class PartialMoments:
         return self.deviations / self.count
 
 
-class MomentAccumulator(Protocol):
-    """What is fed a layer's activations batch by batch, inside a graph."""
+class MergedMoments(Protocol):
+    """What the moments of one batch after the other are put together to."""
 
-    def update(self, values: tf.Tensor, axis: int, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Takes in one batch and returns that batch's own mean and variance, each (channels,) float32."""
+    def add(self, partial: PartialMoments) -> None:
+        """Takes in those of one batch."""
         ...
 
     def moments(self) -> Moments:
-        """What has been accumulated so far; count 0 if nothing was."""
+        """What has been put together so far; count 0 if nothing was."""
         ...
 
 
 class PooledMoments:
-    """The exact moments of everything seen, as if it had been one batch."""
+    """The exact moments of everything seen, as if it had been one batch; it is fed inside a graph."""
 
     def __init__(self, num_channels: int):
         # Variables, not returned tensors: a layer may run inside a while loop or a cond, whose tensors cannot leave it.
@@ -74,6 +74,7 @@ class PooledMoments:
         self._deviations = tf.Variable(tf.zeros(num_channels, tf.float64), trainable=False)
 
     def update(self, values: tf.Tensor, axis: int, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes in one batch and returns that batch's own mean and variance, each (channels,) float32."""
         pooled = self._count.value(), self._mean.value(), self._deviations.value()
         (count, mean, deviations), *of_batch = _pool(pooled, values, axis, mask)
         self._count.assign(count)
@@ -85,6 +86,28 @@ class PooledMoments:
         count = float(self._count.numpy())
         return Moments(count, self._mean.numpy(), self._deviations.numpy() / max(count, 1.0))
 
+    def take(self) -> PartialMoments:
+        """What has been accumulated since the last time; count 0 if nothing was."""
+        variables = self._count, self._mean, self._deviations
+        count, mean, deviations = (variable.numpy() for variable in variables)
+        for variable in variables:
+            variable.assign(tf.zeros_like(variable))
+        return PartialMoments(float(count), mean, deviations)
+
+
+class Merged:
+    """The exact moments of all batches, as if they had been one."""
+
+    def __init__(self, num_channels: int):
+        self._sum = PartialMoments(0.0, np.zeros(num_channels), np.zeros(num_channels))
+
+    def add(self, partial: PartialMoments) -> None:
+        if partial.count:
+            self._sum = self._sum + partial
+
+    def moments(self) -> Moments:
+        return Moments(self._sum.count, self._sum.mean, self._sum.deviations / max(self._sum.count, 1.0))
+
 
 class MovingAverage:
     """Exponential moving average of the batches' moments, as training keeps it: new = momentum * old + (1 -
@@ -95,21 +118,17 @@ class MovingAverage:
     """
 
     def __init__(self, mean: np.ndarray, variance: np.ndarray, momentum: float):
-        self._momentum = momentum
-        self._count = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-        self._mean = tf.Variable(mean.astype(np.float64), trainable=False)
-        self._variance = tf.Variable(variance.astype(np.float64), trainable=False)
+        self._momentum, self._count = momentum, 0.0
+        self._mean, self._variance = mean.astype(np.float64), variance.astype(np.float64)
 
-    def update(self, values: tf.Tensor, axis: int, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        count, mean, deviations = batch_moments(values, axis, mask)
-        variance = tf.math.divide_no_nan(deviations, count)
-        self._count.assign_add(count)
-        self._mean.assign(self._momentum * self._mean + (1 - self._momentum) * mean)
-        self._variance.assign(self._momentum * self._variance + (1 - self._momentum) * variance)
-        return tf.cast(mean, tf.float32), tf.cast(variance, tf.float32)
+    def add(self, partial: PartialMoments) -> None:
+        if partial.count:
+            self._count += partial.count
+            self._mean = self._momentum * self._mean + (1 - self._momentum) * partial.mean
+            self._variance = self._momentum * self._variance + (1 - self._momentum) * partial.variance
 
     def moments(self) -> Moments:
-        return Moments(float(self._count.numpy()), self._mean.numpy(), self._variance.numpy())
+        return Moments(self._count, self._mean, self._variance)
 
 
 # A function of its own is traced once per shape, not once per layer: half of the time that tracing a network takes.

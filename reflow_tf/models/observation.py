@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.inference import infer
 
+Found = TypeVar("Found")
 LayerCall = Callable[..., tf.Tensor]
 ModelCall = Callable[[keras.Model, tf.Tensor], tf.Tensor]
 
@@ -83,6 +85,27 @@ def run(model: keras.Model, batches: Iterable[np.ndarray], call: ModelCall = inf
                 traces[shape] = infer_batch.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
             outputs = traces[shape](inputs)
         yield outputs
+
+
+class OneByOne(Generic[Found]):
+    """A pass for batches that come one at a time; it is traced once for all of them.
+
+    Args:
+        passing: goes over batches, as `run` does.
+    """
+
+    def __init__(self, passing: Callable[[Iterable[np.ndarray]], Iterator[Found]]):
+        self._waiting: list[np.ndarray] = []
+        self._found = passing(self._feed())
+
+    def _feed(self) -> Iterator[np.ndarray]:
+        while True:
+            yield self._waiting.pop()
+
+    def __call__(self, batch: np.ndarray) -> Found:
+        """What the pass gives for the next batch."""
+        self._waiting.append(batch)
+        return next(self._found)
 
 
 def compile_inference(model: keras.Model, call: ModelCall = infer) -> tf.types.experimental.PolymorphicFunction:

@@ -1,9 +1,7 @@
-"""Any number of inputs led through a network, of which memory holds a few numbers each, or a few of them at a time.
+"""Shards of inputs on their way through two networks: each led to a step, measured there, and left on the way.
 
-Inputs come in *shards* of SHARD. A *pass* leads every shard from where it was left to a step, where something is
-summed up; sums of shards are merged in their order, so that what comes of it depends neither on batches nor on what
-is held. A shard is left at the last place where what lies between the steps fits into memory for all of them, and
-from there the next pass goes on; what does not even fit at the narrowest place is kept on disk.
+What is measured depends neither on where a shard was left nor on which others are led by the same process: one that
+was never led before is led from its images.
 """
 
 import contextlib
@@ -18,16 +16,15 @@ from typing import Any, Protocol, Self
 import numpy as np
 import tensorflow as tf
 
-from reflow_tf.data.batches import cut
+from reflow_tf.crew import State
+from reflow_tf.data.batches import read_shards
 from reflow_tf.data.overflow import on_disk
-from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK
-from reflow_tf.models.ledger import Held, Ledger
+from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.sidebyside import Networks, Pair
 
 SHARD = 64
 """Inputs of a shard."""
-_ITEM_BYTES = 4  # of a float32
 
 
 class Sums(Protocol):
@@ -38,22 +35,46 @@ class Sums(Protocol):
 
 Measure = Callable[[int, Ledger[Pair]], Sums]
 """Position of a step, and what is known before it of a chunk of inputs -> what is measured there."""
-Vary = Callable[[np.ndarray, int], np.ndarray]
-"""A shard of inputs, (n, ...), and its number -> as many other ones."""
+Vary = Callable[[np.ndarray, int, int], np.ndarray]
+"""A shard of inputs, (n, ...), its number, and that of a view -> as many other ones."""
+Values = Sequence[tuple[int, np.ndarray]]
+"""Positions in the model's variables, and what each of them is from now on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leg:
+    """Some shards to be led, and how far.
+
+    Attributes:
+        numbers: of the shards, increasing.
+        num_views: of each, which are led beside it.
+        position: of the step that is measured.
+        stop: where they are left, unless they have been led there already.
+        is_kept_in_memory: else on disk.
+    """
+
+    numbers: tuple[int, ...]
+    num_views: int
+    position: int
+    stop: int
+    is_kept_in_memory: bool
 
 
 @dataclasses.dataclass
 class _Shard:
-    """Some inputs, and how far they have been led: `tensors` is what lies before the step at `position`."""
+    """Some inputs, and how far they have been led: `tensors` is what lies before the step at `position`.
 
-    number: int
-    vary: Vary | None
+    Attributes:
+        measured: the step for which it was led last.
+    """
+
     position: int = 0
     tensors: "Callable[[], dict[int, Pair]] | None" = None
+    measured: int = -1
 
 
-class Stream:
-    """Shards of inputs on their way through a dense and a pruned network.
+class Stream(State):
+    """Shards on their way, and both networks; for each `Leg`, the sums over its shards and those over their views.
 
     Weights of steps that shards have passed may not be changed any more.
 
@@ -61,104 +82,86 @@ class Stream:
         networks: both.
         measure: what is summed up.
         batches: float arrays (n, ...), re-iterable, the same each time.
-        held: of the model, as `measure_held` finds it.
+        vary: how views are made.
         whole_from: the step from which on a shard is led as a whole, since maps are small there; CHUNK inputs at a
             time before it.
-        memory_budget: bytes; half of it may hold what lies between steps from one pass to the next.
-
-    Raises:
-        InputError: no room for one shard.
     """
 
     def __init__(
-        self,
-        networks: Networks,
-        measure: Measure,
-        batches: Iterable[np.ndarray],
-        held: Held,
-        whole_from: int,
-        memory_budget: int,
+        self, networks: Networks, measure: Measure, batches: Iterable[np.ndarray], vary: Vary, whole_from: int
     ):
-        self._networks, self._measure, self._batches, self._whole_from = networks, measure, batches, whole_from
-        self._held, self._most_bytes = held, memory_budget / 2
-        needed = _ITEM_BYTES * (SHARD * held.between[0] + 2 * CHUNK * max(held.during))
-        if memory_budget < needed:
-            raise InputError(
-                f"--memory_budget must be at least {needed:,} for this network, which is what {SHARD} inputs and "
-                f"what its widest layer makes of {CHUNK} of them take. Received: {memory_budget:,}"
-            )
-        self._shards: list[_Shard] = []
+        self._networks, self._measure, self._batches, self._vary = networks, measure, batches, vary
+        self._whole_from = whole_from
+        self._shards: dict[tuple[int, int | None], _Shard] = {}  # by number and view
+        self._measured = -1
         self._folder = contextlib.ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._shards.clear()
         self._folder.close()
 
-    def add(self, numbers: Iterable[int], vary: Vary | None = None) -> None:
-        """More shards, which have not been led anywhere yet.
+    def __call__(self, legs: Iterable[Leg]) -> Iterator[tuple[Any, Any]]:
+        """Leads all shards up to the step, the step itself left out, and sums up what is measured there.
 
-        Args:
-            numbers: of the batches, cut into shards: 0 is the first.
-            vary: what is taken in place of them; None: they are taken as they are.
+        Yields:
+            The sums over shards that are taken as they are, and over views; None without any.
         """
-        self._shards += [_Shard(number, vary) for number in numbers]
+        legs = list(legs)
+        for leg in legs:
+            self._drop_what_others_lead(leg.position)
+        unread = [n for leg in legs for n in leg.numbers if any(self._is_new(n, view) for view in _views(leg))]
+        reading = read_shards(self._batches, SHARD, unread)
+        for leg in legs:
+            sums: tuple[list[Any], list[Any]] = [], []  # of shards as they are, of views
+            for number in leg.numbers:
+                images = next(reading) if unread and number == unread[0] else None
+                del unread[: images is not None]
+                for view in _views(leg):
+                    shard = self._shards.setdefault((number, view), _Shard())
+                    sums[view is not None].append(self._lead(leg, shard, (number, view), images))
+            own, varied = (functools.reduce(operator.add, part) if part else None for part in sums)
+            yield own, varied
 
-    def gather(self, position: int) -> tuple[Any, Any]:
-        """Leads all shards up to a step, the step itself left out, and sums up what is measured there.
+    def _is_new(self, number: int, view: int | None) -> bool:
+        shard = self._shards.get((number, view))
+        return shard is None or shard.tensors is None
 
-        Returns:
-            The sums over shards that are taken as they are, and over those that are varied; None where there are none.
-        """
-        stop = self._choose_stop(position)
-        sums: dict[int, Any] = {}
-        for shard, tensors in self._open():
-            sums[id(shard)] = self._lead(shard, tensors, position, stop)
-        in_order = sorted(self._shards, key=lambda shard: shard.number)
-        own = [sums[id(shard)] for shard in in_order if shard.vary is None]
-        varied = [sums[id(shard)] for shard in in_order if shard.vary is not None]
-        own_sums, varied_sums = (functools.reduce(operator.add, part) if part else None for part in (own, varied))
-        return own_sums, varied_sums
+    def _drop_what_others_lead(self, position: int) -> None:
+        """What was not led when the last step was measured is somebody else's now."""
+        if position == self._measured:
+            return
+        for key, shard in list(self._shards.items()):
+            if shard.measured != self._measured:
+                _remove(self._shards.pop(key).tensors)
+        self._measured = position
 
-    def _open(self) -> Iterator[tuple[_Shard, dict[int, Pair]]]:
-        """Every shard with what is known of it; those that were led nowhere are read from the batches."""
-        for shard in self._shards:
-            if shard.tensors is not None:
-                yield shard, shard.tensors()
-        waiting: dict[int, list[_Shard]] = {}
-        for shard in self._shards:
-            if shard.tensors is None:
-                waiting.setdefault(shard.number, []).append(shard)
-        last = max(waiting, default=-1)
-        for number, images in enumerate(cut(self._batches, SHARD)):
-            if number > last:
-                break
-            for shard in waiting.pop(number, ()):
-                inputs = images if shard.vary is None else shard.vary(images, number)
-                tensor = tf.convert_to_tensor(inputs)
-                yield shard, {self._networks.steps.input: Pair(tensor, tensor)}
-        if waiting:
-            raise InputError("Calibration batches must be the same each time that they are read. Received: fewer")
+    def _lead(self, leg: Leg, shard: _Shard, key: tuple[int, int | None], images: np.ndarray | None) -> Any:
+        """One shard up to the leg's position; from its stop on it is held there."""
+        number, view = key
+        shard.measured = leg.position
+        if shard.tensors is not None:
+            return self._measure_shard(leg, shard, shard.tensors())
+        assert images is not None
+        tensor = tf.convert_to_tensor(images if view is None else self._vary(images, number, view))
+        return self._measure_shard(leg, shard, {self._networks.steps.input: Pair(tensor, tensor)})
 
-    def _lead(self, shard: _Shard, tensors: dict[int, Pair], position: int, stop: int) -> Any:
-        """One shard up to `position`; at `stop` it is left, unless it has been led there already."""
-        wanted = stop if stop > shard.position else None
+    def _measure_shard(self, leg: Leg, shard: _Shard, tensors: dict[int, Pair]) -> Any:
+        """From where it is up to the leg's position; at the leg's stop it is left, unless it has been led there."""
+        wanted = leg.stop if leg.stop > shard.position else None
         begin, sums = shard.position, None
         kept: list[dict[int, Pair]] = []
-        if begin < self._whole_from <= position:
+        if begin < self._whole_from <= leg.position:
             chunks = self._open_chunks(begin, tensors)
             tensors = _join([self._advance(ledger, begin, self._whole_from, wanted, kept) for ledger in chunks])
             begin = self._whole_from
         for ledger in self._open_chunks(begin, tensors):
-            known = self._advance(ledger, begin, position, wanted, kept)
-            if position == wanted:
+            known = self._advance(ledger, begin, leg.position, wanted, kept)
+            if leg.position == wanted:
                 kept.append(dict(known))
-            found = self._measure(position, ledger)
+            found = self._measure(leg.position, ledger)
             sums = found if sums is None else sums + found
         if kept:
-            self._keep(shard, _join(kept), stop)
+            self._keep(leg, shard, _join(kept))
         return sums
 
     def _open_chunks(self, position: int, tensors: dict[int, Pair]) -> Iterator[Ledger[Pair]]:
@@ -180,31 +183,25 @@ class Stream:
             ledger.enter(step.inputs, step.output, self._networks.compute(index, ledger))
         return ledger.values
 
-    def _choose_stop(self, position: int) -> int:
-        """Where all shards are left this time: at the last place that fits, else at the narrowest."""
-        furthest = max((shard.position for shard in self._shards), default=0)
-        places = range(furthest, position + 1)
-        fitting = [place for place in places if self._count_bytes(place) <= self._most_bytes]
-        return fitting[-1] if fitting else min(places, key=lambda place: (self._held.between[place], -place))
-
-    def _count_bytes(self, position: int) -> int:
-        """What is held of all shards before this step."""
-        differ = any(self._networks.differ_at(index) for index in range(position))
-        return (2 if differ else 1) * _ITEM_BYTES * self._held.between[position] * SHARD * len(self._shards)
-
-    def _keep(self, shard: _Shard, tensors: dict[int, Pair], position: int) -> None:
+    def _keep(self, leg: Leg, shard: _Shard, tensors: dict[int, Pair]) -> None:
         before = shard.tensors
-        if self._count_bytes(position) <= self._most_bytes:
-            shard.tensors = lambda: tensors
-        else:
-            shard.tensors = _OnDisk.write(tensors, lambda: self._directory)
-        shard.position = position
-        if isinstance(before, _OnDisk):
-            before.remove()
+        shard.tensors = (lambda: tensors) if leg.is_kept_in_memory else _OnDisk.write(tensors, lambda: self._directory)
+        shard.position = leg.stop
+        _remove(before)
 
     @functools.cached_property
     def _directory(self) -> pathlib.Path:
         return pathlib.Path(self._folder.enter_context(tempfile.TemporaryDirectory(prefix="reflow_tf-")))
+
+
+def _views(leg: Leg) -> tuple[int | None, ...]:
+    """The shard itself, and its views."""
+    return (None, *range(leg.num_views))
+
+
+def _remove(tensors: object) -> None:
+    if isinstance(tensors, _OnDisk):
+        tensors.remove()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,25 +6,37 @@ batch at hand, so that the layers behind it see a restored signal; what it keeps
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.crew import ALONE, Crew, State
+from reflow_tf.data.batches import Portion
 from reflow_tf.errors import InputError
-from reflow_tf.models.moments import MomentAccumulator, MovingAverage, PooledMoments
-from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.carrying import Carried
+from reflow_tf.models.moments import Merged, MergedMoments, MovingAverage, PartialMoments, PooledMoments
+from reflow_tf.models.observation import LayerCall, OneByOne, replaced_calls, run
 from reflow_tf.models.surgery import read_bits, write_values
 from reflow_tf.models.walking import PlacedLayer, find_batch_norms
-from reflow_tf.repair.contract import RepairOutcome
+from reflow_tf.repair.contract import Progress, RepairOutcome, show_nothing
+from reflow_tf.repair.passing import pass_over
 
 Mode = Literal["pooled", "moving_average"]
 
 
 def recalibrate(
-    model: keras.Model, batches: Iterable[np.ndarray], *, mode: Mode = "pooled", momentum: float = 0.99
+    model: keras.Model,
+    batches: Iterable[np.ndarray],
+    *,
+    mode: Mode = "pooled",
+    momentum: float = 0.99,
+    progress: Progress = show_nothing,
+    crew: Crew = ALONE,
 ) -> RepairOutcome:
     """Re-estimates the moving mean and variance of every batch norm, in place, in one pass.
 
@@ -34,6 +46,8 @@ def recalibrate(
             and refuses a set in which every n is 1.
         mode: 'pooled', the exact moments of the whole set; 'moving_average', as training keeps them, to compare with.
         momentum: weight of the old value in a moving average, in [0, 1). Unused by 'pooled'.
+        progress: wraps the pass.
+        crew: who runs the batches.
 
     Raises:
         InputError: no batches, a batch of the wrong shape, activations that are not finite, an unknown mode.
@@ -44,11 +58,12 @@ def recalibrate(
     moving = {id(v) for norm in norms for v in (norm.layer.moving_mean, norm.layer.moving_variance)}
     others = [variable for variable in model.variables if id(variable) not in moving]
     bits = read_bits(others)
-    accumulators = {norm.path: _accumulator(norm.layer, mode, momentum) for norm in norms}
-    _pass_batches(model, norms, accumulators, batches)
-    reached = tuple(norm for norm in norms if accumulators[norm.path].moments().count > 0)
+    merged = {norm.path: _open_merged(norm.layer, mode, momentum) for norm in norms}
+    with crew.begin(Recalibrating(Carried(model, crew.address), batches)) as site:
+        _merge(merged, pass_over(site, batches, progress, "Recalibrating"))
+    reached = tuple(norm for norm in norms if merged[norm.path].moments().count > 0)
     unreached = tuple(norm for norm in norms if norm not in reached)
-    _write_moments(reached, accumulators)
+    _write_moments(reached, merged)
     if read_bits(others) != bits:
         raise AssertionError("recalibration changed a variable that is not a moving moment")
     plural = "" if len(reached) == 1 else "s"
@@ -57,10 +72,10 @@ def recalibrate(
     return RepairOutcome("reflow", *paths, ("moving_mean", "moving_variance"), statement)
 
 
-def _accumulator(layer: keras.layers.BatchNormalization, mode: Mode, momentum: float) -> MomentAccumulator:
+def _open_merged(layer: keras.layers.BatchNormalization, mode: Mode, momentum: float) -> MergedMoments:
     match mode:
         case "pooled":
-            return PooledMoments(layer.moving_mean.shape[0])
+            return Merged(layer.moving_mean.shape[0])
         case "moving_average" if 0 <= momentum < 1:
             return MovingAverage(*_read_moments(layer), momentum)
         case "moving_average":
@@ -69,28 +84,51 @@ def _accumulator(layer: keras.layers.BatchNormalization, mode: Mode, momentum: f
             raise InputError(f"mode must be 'pooled' or 'moving_average'. Received: {mode!r}")
 
 
-def _pass_batches(
-    model: keras.Model,
-    norms: tuple[PlacedLayer, ...],
-    accumulators: Mapping[str, MomentAccumulator],
-    batches: Iterable[np.ndarray],
-) -> None:
-    calls = {norm.layer: _call_with_batch_moments(norm.layer, accumulators[norm.path]) for norm in norms}
+def _merge(merged: Mapping[str, MergedMoments], found: Iterable[Sequence[PartialMoments]]) -> None:
+    """Puts together what each batch had, in their order."""
     num_batches = 0
-    with replaced_calls(calls):
-        for _ in run(model, batches):
-            num_batches += 1
+    for partials in found:
+        num_batches += 1
+        for moments, partial in zip(merged.values(), partials, strict=True):
+            moments.add(partial)
     if num_batches == 0:
         raise InputError("Recalibration needs at least one calibration batch. Received: none")
-    for norm in norms:
-        if 0 < accumulators[norm.path].moments().count <= num_batches:
+    for path, moments in merged.items():
+        if 0 < moments.moments().count <= num_batches:
             raise InputError(
-                f"A batch norm needs two values a channel in a batch to have a variance; {norm.path} has no spatial "
+                f"A batch norm needs two values a channel in a batch to have a variance; {path} has no spatial "
                 "axes to take them from, so it needs batches of at least two inputs. Received: batches of one"
             )
 
 
-def _call_with_batch_moments(layer: keras.layers.BatchNormalization, accumulator: MomentAccumulator) -> LayerCall:
+@dataclasses.dataclass(frozen=True)
+class Recalibrating:
+    """The pass as a `crew.Work`: for each `Portion`, the moments that each batch norm met, in their order."""
+
+    carried: Carried
+    batches: Iterable[np.ndarray]
+
+    def prepare(self) -> State:
+        return _Pass(self.carried.model, self.batches)
+
+
+class _Pass(State):
+    def __init__(self, model: keras.Model, batches: Iterable[np.ndarray]):
+        self._batches = batches
+        self._moments = [
+            (norm.layer, PooledMoments(norm.layer.moving_mean.shape[0])) for norm in find_batch_norms(model)
+        ]
+        self._calls = {layer: _call_with_batch_moments(layer, moments) for layer, moments in self._moments}
+        self._run = OneByOne(functools.partial(run, model))
+
+    def __call__(self, items: Iterable[Portion]) -> Iterator[list[PartialMoments]]:
+        for portion in items:
+            with replaced_calls(self._calls):
+                self._run(portion.read(self._batches))
+            yield [moments.take() for _, moments in self._moments]
+
+
+def _call_with_batch_moments(layer: keras.layers.BatchNormalization, accumulator: PooledMoments) -> LayerCall:
     inference_call = layer.call
 
     def call(inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
@@ -116,8 +154,8 @@ def _standing_in(layer: keras.Layer, **tensors: tf.Tensor) -> Iterator[None]:
         layer.__dict__.update(variables)
 
 
-def _write_moments(norms: tuple[PlacedLayer, ...], accumulators: Mapping[str, MomentAccumulator]) -> None:
-    moments = {norm.path: accumulators[norm.path].moments() for norm in norms}
+def _write_moments(norms: tuple[PlacedLayer, ...], merged: Mapping[str, MergedMoments]) -> None:
+    moments = {norm.path: merged[norm.path].moments() for norm in norms}
     for path, found in moments.items():
         if not (np.isfinite(found.mean).all() and np.isfinite(found.variance).all()):
             raise InputError(f"Activations must be finite. Received: NaN or infinity at the input of {path}")

@@ -5,25 +5,28 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from reflow_tf.crew import ALONE, Crew
 from reflow_tf.models.consumers import find_norm_cover
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.repair import batchnorm, impact
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.distillation import distill
-from reflow_tf.repair.holdout import Part
+from reflow_tf.repair.holdout import part_of
 from reflow_tf.repair.least_squares import least_squares
 from reflow_tf.repair.moment_matching import match_moments
 from reflow_tf.sparsity.plan import PruningPlan
 
 
-def reflow(pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress) -> RepairOutcome:
+def reflow(
+    pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, crew: Crew = ALONE
+) -> RepairOutcome:
     """`batchnorm.recalibrate` as a step of a chain; moves no weight, and says what it cannot reach.
 
     Raises:
         InputError: as `batchnorm.recalibrate` does.
     """
-    outcome = batchnorm.recalibrate(pruned.model, progress(batches, "Recalibrating"))
+    outcome = batchnorm.recalibrate(pruned.model, batches, progress=progress, crew=crew)
     bare = find_norm_cover(pruned.model, pruned.masks).bare
     if not bare:
         return outcome
@@ -49,10 +52,11 @@ REPAIRS: Mapping[str, Callable[..., RepairOutcome]] = {
 """Name -> `Repair`; those of TAKES take keywords besides."""
 
 TAKES: Mapping[str, Sequence[str]] = {
+    "reflow": ("crew",),
     "woodfisher": ("statistics",),
     "obs": ("statistics",),
     "chita": ("plan", "statistics"),
-    "least_squares": ("plan", "memory_budget"),
+    "least_squares": ("plan", "memory_budget", "crew"),
     "distill": ("memory_budget",),
 }
 """Name of a repair -> the keywords of `run_chain` that are passed on to it."""
@@ -67,6 +71,7 @@ def run_chain(
     plan: PruningPlan,
     statistics: impact.Known | None = None,
     memory_budget: int | None = None,
+    crew: Crew = ALONE,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     """Runs repairs in this order, each on what the one before it left.
 
@@ -80,6 +85,7 @@ def run_chain(
         plan: which pattern and sparsity each masked kernel has.
         statistics: what is known of the dense model on these batches; repairs gather what they miss.
         memory_budget: bytes, as for `least_squares` and `distill`.
+        crew: who leads images through the network, in `reflow` and `least_squares`.
 
     Returns:
         The same model with the masks that hold now (a repair may choose them anew), and what each repair did.
@@ -87,12 +93,12 @@ def run_chain(
     Raises:
         InputError: as the repairs do.
     """
-    keywords = {"plan": plan, "statistics": statistics, "memory_budget": memory_budget}
+    keywords = {"plan": plan, "statistics": statistics, "memory_budget": memory_budget, "crew": crew}
     outcomes = []
     with pruned.restored_on_error():
         for position, name in enumerate(names):
             taken = {keyword: keywords[keyword] for keyword in TAKES.get(name, ())}
-            seen = Part(batches, held_out=False) if "distill" in names[position + 1 :] else batches
+            seen = part_of(batches, held_out=False) if "distill" in names[position + 1 :] else batches
             outcome = REPAIRS[name](pruned, seen, progress, **taken)
             if isinstance(outcome, MovedMasks):
                 pruned = dataclasses.replace(pruned, masks=outcome.masks)

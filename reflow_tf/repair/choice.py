@@ -12,12 +12,13 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
+from reflow_tf.crew import ALONE, Crew
 from reflow_tf.errors import InputError
 from reflow_tf.models.predictions import run_predictions
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.divergence import measure_divergence
-from reflow_tf.repair.holdout import HELD_OUT_EVERY, Part
+from reflow_tf.repair.holdout import HELD_OUT_EVERY, part_of
 from reflow_tf.sparsity.plan import PruningPlan
 
 # The simplest first: it wins ties. A chain that begins with the one before it goes on from there.
@@ -67,6 +68,7 @@ def choose(
     *,
     plan: PruningPlan,
     memory_budget: int | None = None,
+    crew: Crew = ALONE,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     """Repairs the model in place by each of CANDIDATES, always from the same pruned weights, and keeps the best.
 
@@ -76,6 +78,7 @@ def choose(
         progress: wraps each pass.
         plan: as for `run_chain`.
         memory_budget: as for `run_chain`.
+        crew: as for `run_chain`.
 
     Returns:
         The same model with the masks that hold now; a `Choice`, then the outcomes of the chain that won. A chain that
@@ -84,7 +87,7 @@ def choose(
     Raises:
         InputError: too few images, batches that do not fit, or no chain that can be used.
     """
-    fitting, judging = Part(batches, held_out=False), Part(batches, held_out=True)
+    fitting, judging = part_of(batches, held_out=False), part_of(batches, held_out=True)
     with pruned.as_dense() as model:
         dense = _predict(model, progress(judging, "Evaluating the dense model on held-out calibration inputs"))
     start = now = _State(pruned, pruned.read_weights())
@@ -97,8 +100,9 @@ def choose(
                 now = start
                 pruned.write_weights(start.weights)
             try:
+                rest = names[len(now.names) :]
                 repaired, outcomes = run_chain(
-                    names[len(now.names) :], now.pruned, fitting, progress, plan=plan, memory_budget=memory_budget
+                    rest, now.pruned, fitting, progress, plan=plan, memory_budget=memory_budget, crew=crew
                 )
             except InputError as error:
                 tried.append(Tried(chain, None, str(error)))

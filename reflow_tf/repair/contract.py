@@ -6,13 +6,13 @@ zero. On any error, and on Ctrl-C, the model is what it was before.
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 import keras
 import numpy as np
 
+from reflow_tf.crew import find_memory
 from reflow_tf.sparsity.masks import Masks
 
 Item = TypeVar("Item")
@@ -113,7 +113,7 @@ Repair = Callable[[PrunedModel, Iterable[np.ndarray], Progress], RepairOutcome]
 
 def resolve_memory_budget(asked: int | None) -> int:
     """The bytes asked for, or where nobody asked, a quarter of the machine's memory."""
-    return asked if asked is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return asked if asked is not None else find_memory() // 4
 
 
 def read_weights(model: keras.Model) -> tuple[np.ndarray, ...]:

@@ -1,11 +1,13 @@
 """Calibration inputs that nothing is fitted to, so that it can be judged on them what a fit is worth."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from reflow_tf.data.batches import Counted, count_inputs
+from reflow_tf.data.batches import Counted, Selectable, count_inputs
 
 HELD_OUT_EVERY = 8
 """Every so many inputs one is held out, the last of them: few, since what a fit lacks most is images."""
@@ -39,3 +41,33 @@ class Part(Counted):
             position += len(batch)
             if len(chosen):
                 yield chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectablePart(Part):
+    """Such a part of inputs of which any can be read without the others."""
+
+    batches: Selectable
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @functools.cached_property
+    def _positions(self) -> np.ndarray:
+        """Of its inputs among all."""
+        return np.flatnonzero(is_held_out(np.arange(len(self.batches))) == self.held_out)
+
+    @functools.cached_property
+    def parts(self) -> tuple[range, ...]:
+        """Of `Selectable`: what is left of each batch."""
+        edges = np.searchsorted(self._positions, [0, *(part.stop for part in self.batches.parts)])
+        return tuple(range(int(start), int(stop)) for start, stop in itertools.pairwise(edges) if start < stop)
+
+    def select(self, positions: np.ndarray) -> Iterable[np.ndarray]:
+        """Of `Selectable`."""
+        return self.batches.select(self._positions[positions])
+
+
+def part_of(batches: Iterable[np.ndarray], *, held_out: bool) -> Part:
+    """The held-out inputs, or the others."""
+    return SelectablePart(batches, held_out) if isinstance(batches, Selectable) else Part(batches, held_out)

@@ -21,26 +21,30 @@ layer). A channel that has next to no variance left would be blown up to the den
 none is taken to have less than VARIANCE_FLOOR of it.
 """
 
-import functools
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
+from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import count_inputs, take_first
 from reflow_tf.errors import InputError
+from reflow_tf.models.carrying import Carried
+from reflow_tf.models.course import Course
 from reflow_tf.models.execution import Step, Steps, read_steps
 from reflow_tf.models.fisher import gather_output_worth
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.ledger import Held, find_late_position, measure_held
 from reflow_tf.models.observation import check_batch
 from reflow_tf.models.precision import read_wide
-from reflow_tf.models.streaming import SHARD, Stream
+from reflow_tf.models.streaming import SHARD
 from reflow_tf.models.surgery import write_masks, write_values
-from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, resolve_memory_budget
+from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
 from reflow_tf.repair.layer_fitting import Fit, fit_kernel, refit_kernel
-from reflow_tf.repair.sweep_sums import AtLayer, Meter, find_norm
-from reflow_tf.repair.views import have_views, make_view
+from reflow_tf.repair.sweep_sums import AtLayer, Measuring, Meter, find_norm
+from reflow_tf.repair.views import have_views
 from reflow_tf.sparsity.plan import PruningPlan
 
 VARIANCE_FLOOR = 0.3
@@ -70,6 +74,7 @@ def least_squares(
     *,
     plan: PruningPlan,
     memory_budget: int | None = None,
+    crew: Crew = ALONE,
 ) -> MovedMasks:
     """Refits every masked kernel and the depthwise kernels behind them, and re-estimates every batch norm behind one.
 
@@ -83,6 +88,7 @@ def least_squares(
         plan: which pattern and sparsity each masked kernel has.
         memory_budget: bytes; half of it may hold what lies between layers. It decides what is computed again, and never
             the result. None: a quarter of the machine's memory.
+        crew: who leads the images through the network; the searches and the solving are done here.
 
     Raises:
         InputError: the model is subclassed; a batch does not fit; no batches; activations that are not finite; a memory
@@ -96,13 +102,37 @@ def least_squares(
     with pruned.restored_on_error():
         pruned.write_weights(pruned.dense_weights)
         write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
-        with _Sweep(pruned, plan, steps, first, batches, resolve_memory_budget(memory_budget)) as sweep:
+        with _begin(pruned, plan, steps, first, batches, memory_budget, crew) as sweep:
             for position in progress(range(len(steps.steps)), "Refitting layer by layer"):
                 sweep.take(position)
     masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
     unreached = tuple(path for path in pruned.masks if path not in sweep.fits)
     moved = ("kernel", "bias", *(("moving_mean", "moving_variance") if sweep.has_followed else ()))
     return MovedMasks("least_squares", tuple(sweep.fits), unreached, moved, _describe(sweep, masks), masks)
+
+
+@contextlib.contextmanager
+def _begin(
+    pruned: PrunedModel,
+    plan: PruningPlan,
+    steps: Steps,
+    first: np.ndarray,
+    batches: Iterable[np.ndarray],
+    memory_budget: int | None,
+    crew: Crew,
+) -> Iterator["_Sweep"]:
+    """A sweep, whose images are on their way for the time of the block."""
+    meter = Meter(pruned, steps)
+    held = measure_held(steps, first[:1])
+    late = find_late_position(held.during, LATE_FACTOR)
+    whole_from = len(steps.steps) if late is None else late
+    kernels = tuple(i for i, spec in enumerate(meter.kernels.specs) if spec.path in pruned.masks)
+    carried = Carried(pruned.model, crew.address)
+    with crew.begin(Measuring(carried, pruned.dense_weights, kernels, batches, whole_from)) as site:
+        budget = crew.memory // 4 if memory_budget is None else memory_budget
+        course = Course(site, crew, meter.networks, held, count_inputs(batches), budget)
+        course.add(course.num_shards if late is None else min(course.num_shards, count_early(held)))
+        yield _Sweep(pruned, plan, steps, first, meter, course, late)
 
 
 class _Sweep:
@@ -114,53 +144,45 @@ class _Sweep:
         plan: PruningPlan,
         steps: Steps,
         first: np.ndarray,
-        batches: Iterable[np.ndarray],
-        memory_budget: int,
+        meter: Meter,
+        course: Course,
+        late: int | None,
     ):
         self.fits: dict[str, Fit] = {}
         self.has_followed = False  # any batch norm's moments
         self.pruned = pruned
-        self._plan, self._steps = plan, steps
-        self._meter = Meter(pruned, steps)
-        held = measure_held(steps, first[:1])
-        self._late = find_late_position(held.during, LATE_FACTOR)
-        whole_from = len(steps.steps) if self._late is None else self._late
-        self._stream = Stream(self._meter.networks, self._meter, batches, held, whole_from, memory_budget)
-        count = count_inputs(batches)
-        self._num_shards = -(-count // SHARD)
-        self._num_views = max(0, min(NUM_VIEWS, ENOUGH_LATE // count - 1)) if have_views(first.shape) else 0
-        self._num_early = self._num_shards if self._late is None else min(self._num_shards, count_early(held))
-        self._stream.add(range(self._num_early))
+        self._plan, self._steps, self._meter, self._course, self._late = plan, steps, meter, course, late
+        few = min(NUM_VIEWS, ENOUGH_LATE // course.num_inputs - 1)
+        self._num_views = max(0, few) if have_views(first.shape) else 0
         with pruned.as_dense() as model:
-            chosen = [spec for spec in self._meter.kernels.specs if spec.path in pruned.masks]
+            chosen = [spec for spec in meter.kernels.specs if spec.path in pruned.masks]
             self._worth = gather_output_worth(model, chosen, first)
         self._settled: set[int] = set()  # batch norms whose moments followed from a refit
-
-    def __enter__(self) -> "_Sweep":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stream.__exit__(*error)
+        self._positions = {id(variable): i for i, variable in enumerate(pruned.model.variables)}
+        self._moved: dict[int, keras.Variable] = {}  # positions of variables that whoever leads images must be told of
 
     def take(self, position: int) -> None:
         """Settles the weights of one step in the pruned network."""
-        if position == self._late:
-            self._add_late_shards()
+        if position == self._late:  # all other images, and views of all: where maps are small, kernels are large
+            self._course.add(self._course.num_shards, self._num_views)
         if position in self._meter.specs:
             self._refit(position)
         elif (norm := self._meter.find_norm(position)) is not None and id(norm) not in self._settled:
-            own, _ = self._stream.gather(position)  # views have moments of their own
+            own, _ = self._gather(position)  # views have moments of their own
             self._follow(norm, own.pruned.mean - own.dense.mean, own.pruned.variance, own.dense.variance)
 
-    def _add_late_shards(self) -> None:
-        """All other images, and views of all: where maps are small, kernels are large."""
-        self._stream.add(range(self._num_early, self._num_shards))
-        for view in range(self._num_views):
-            self._stream.add(range(self._num_shards), functools.partial(make_view, view=view))
+    def _gather(self, position: int) -> tuple[Any, Any]:
+        moved = [(i, np.array(variable)) for i, variable in self._moved.items()]
+        self._moved.clear()
+        return self._course.gather(position, moved)
+
+    def _write(self, variable: keras.Variable, values: np.ndarray) -> None:
+        write_values(variable, values)
+        self._moved[self._positions[id(variable)]] = variable
 
     def _refit(self, position: int) -> None:
         step, spec = self._steps.steps[position], self._meter.specs[position]
-        own, views = self._stream.gather(position)
+        own, views = self._gather(position)
         together = (own.sums if views is None else own.sums + views.sums).finish(spec.path)
         variable = self._meter.kernels.variables[spec.path]
         kernel = spec.to_canonical(self._meter.networks.read_dense(variable)).astype(np.float64)
@@ -169,7 +191,7 @@ class _Sweep:
             fit = fit_kernel(problem, kernel, self._worth[spec.path], self._plan.layers[spec.path])
         else:
             fit = refit_kernel(problem, kernel)
-        write_values(variable, spec.from_canonical(fit.kernel))
+        self._write(variable, spec.from_canonical(fit.kernel))
         self.fits[spec.path] = fit
         self._move_mean(step, fit, own, spec.path)
 
@@ -178,7 +200,7 @@ class _Sweep:
         layer, norm, sums = step.operation, find_norm(step, self._steps), own.sums.finish(path)
         mean, variance = sums.predict_moments(fit.kernel)
         if norm is None and getattr(layer, "use_bias", False):
-            write_values(layer.bias, sums.target_mean - mean)
+            self._write(layer.bias, sums.target_mean - mean)
         elif norm is not None and own.sums.count == own.given.count and norm.axis in (-1, len(layer.output.shape) - 1):
             bias = read_wide(layer.bias) if getattr(layer, "use_bias", False) else 0.0
             self._follow(norm, mean + bias - own.given.mean, variance, own.given.variance)
@@ -190,10 +212,11 @@ class _Sweep:
         """Gives a batch norm its moments in the pruned network."""
         for variable in norm.variables:
             variable.assign(self._meter.networks.read_dense(variable))
+            self._moved[self._positions[id(variable)]] = variable
         mean, variance = follow_moments(norm, mean_move, variance, dense)
         self.has_followed = True
-        write_values(norm.moving_mean, mean)
-        write_values(norm.moving_variance, variance)
+        self._write(norm.moving_mean, mean)
+        self._write(norm.moving_variance, variance)
 
 
 def count_early(held: Held) -> int:

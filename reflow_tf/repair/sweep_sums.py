@@ -8,13 +8,17 @@ needs the moments of what it takes in either network.
 import dataclasses
 import functools
 import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.crew import State
+from reflow_tf.models.carrying import Carried
 from reflow_tf.models.channel_order import CHANNELS_FIRST
-from reflow_tf.models.execution import Step, Steps
+from reflow_tf.models.execution import Step, Steps, read_steps
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.ledger import Ledger
@@ -22,8 +26,10 @@ from reflow_tf.models.moments import PartialMoments
 from reflow_tf.models.observation import find_activation
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.sidebyside import Networks, Pair
+from reflow_tf.models.streaming import Stream, Values
 from reflow_tf.repair.contract import PrunedModel
 from reflow_tf.repair.layer_fitting import RunningSums, sum_up
+from reflow_tf.repair.views import make_view
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -143,6 +149,50 @@ def _fit_shape(lost: tf.Tensor, given: tf.Tensor) -> tf.Tensor:
         lost = tf.expand_dims(lost, 1)
     repeated = [axis for axis, size in enumerate(given.shape) if axis and size == 1 < lost.shape[axis]]
     return tf.reduce_mean(lost, repeated, keepdims=True) if repeated else lost
+
+
+@dataclasses.dataclass(frozen=True)
+class Measuring:
+    """All of that as a `crew.Work`, whose items are a stream's legs, and whose news are weights.
+
+    Attributes:
+        carried: the model, with the weights that it has before the sweep.
+        dense_weights: of `model.variables`, in their order.
+        kernels: which of the model's are masked, by their positions: layers may have other names where it is loaded.
+        batches: of calibration inputs.
+        whole_from: as for the stream.
+    """
+
+    carried: Carried
+    dense_weights: tuple[np.ndarray, ...]
+    kernels: tuple[int, ...]
+    batches: Iterable[np.ndarray]
+    whole_from: int
+
+    def prepare(self) -> State:
+        model = self.carried.model
+        specs = find_kernels(model).specs
+        masks = {specs[i].path: np.empty(0) for i in self.kernels}  # that they are masked is all that is asked
+        meter = Meter(PrunedModel(model, masks, self.dense_weights), read_steps(model))
+        return _MeasuredStream(model, Stream(meter.networks, meter, self.batches, make_view, self.whole_from))
+
+
+class _MeasuredStream(State):
+    """The stream of a model that is told its weights."""
+
+    def __init__(self, model: keras.Model, stream: Stream):
+        self._model, self._stream = model, stream
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
+        return self._stream(items)
+
+    def hear(self, news: Values) -> None:
+        variables = self._model.variables
+        for position, value in news:
+            variables[position].assign(value)
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _only(steps: tuple[Step, ...]) -> Step | None:

@@ -18,6 +18,7 @@ CLASS_NAMES = shared_flags.define_class_names(FLAGS)
 PREPROCESS = shared_flags.define_preprocess(FLAGS, shared_flags.AS_RECORDED)
 IMAGE_SIZE = shared_flags.define_image_size(FLAGS)
 BATCH_SIZE = shared_flags.define_batch_size(FLAGS)
+WORKERS = shared_flags.WorkerFlags(FLAGS)
 
 
 def read_config() -> EvaluateConfig:
@@ -29,6 +30,7 @@ def read_config() -> EvaluateConfig:
         PREPROCESS.value,
         IMAGE_SIZE.value,
         BATCH_SIZE.value,
+        **WORKERS.read(),
     )
 
 
@@ -37,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> int:
     from reflow_tf.jobs import evaluation  # TensorFlow takes seconds to import: bad flags answer before it
     from reflow_tf.report.progress import show_progress
 
-    score = evaluation.evaluate(config, progress=show_progress)
+    score = evaluation.run(config, progress=show_progress)
     bounds = "" if score.top1_interval is None else " (95 % interval {:.2%} to {:.2%})".format(*score.top1_interval)
     maps = "" if score.positions == 1 else f", each with {score.positions} predictions"
     top5 = "" if score.top5 is None else f"   top-5 {score.top5:.2%}"

@@ -145,6 +145,38 @@ def define_overwrite(own: Flags, what: str) -> Flag[bool]:
     return flags.DEFINE_bool("overwrite", False, what, flag_values=own)
 
 
+class WorkerFlags:
+    """The flags for who leads images through networks.
+
+    Args:
+        own: of the tool.
+    """
+
+    def __init__(self, own: Flags):
+        self._flags = (
+            flags.DEFINE_string(
+                "workers",
+                None,
+                "Who leads images through networks: a number of processes on this machine, or tcp://HOST:PORT, a Dask "
+                "scheduler that is already there, whose workers see --model and --data under the same paths (needs "
+                "pip install 'reflow_tf[cluster]'). The result is the same bit for bit however many there are, with "
+                "as many threads each. Default: this process.",
+                flag_values=own,
+            ),
+            flags.DEFINE_integer(
+                "threads_per_worker",
+                None,
+                "Threads of each of the --workers. Default: the cores of a machine, shared out among the workers on "
+                "it.",
+                flag_values=own,
+            ),
+        )
+
+    def read(self) -> dict[str, Any]:
+        """The parsed flags by their names, which are those of the fields."""
+        return {flag.name: flag.value for flag in self._flags}
+
+
 class JobFlags:
     """The flags for what a `JobConfig` says of the model and of the data.
 
@@ -172,10 +204,12 @@ class JobFlags:
                 "seed", _JOB.seed, "Seed of the draw of inputs, and of --weights=random.", flag_values=own
             ),
         )
+        self._workers = WorkerFlags(own)
 
     def read(self) -> dict[str, Any]:
         """The parsed flags by their names, which are those of the fields; raises InputError without --model."""
-        return {"model": command_line.require(self._model)} | {flag.name: flag.value for flag in self._others}
+        others = {flag.name: flag.value for flag in self._others}
+        return {"model": command_line.require(self._model), **others, **self._workers.read()}
 
 
 def name_model(model: str) -> str:

@@ -11,7 +11,8 @@ from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs import pipeline
-from reflow_tf.jobs.evaluation import evaluate, measure_parity, rank_outputs, require_classifier
+from reflow_tf.jobs.evaluation import evaluate, measure_parity, require_classifier
+from reflow_tf.jobs.scoring import rank_outputs
 from reflow_tf.report.interval import wilson_interval
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.signal import measure_signal

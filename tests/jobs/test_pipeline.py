@@ -616,8 +616,8 @@ def test_stages_are_scored_on_as_many_images_as_the_report_says(run_job, monkeyp
 def test_a_file_that_is_not_the_keras_model_is_told(run_job, monkeypatch):
     rank_files = pipeline.rank_files
 
-    def rank_others(*args):
-        found = rank_files(*args)
+    def rank_others(*args, **options):
+        found = rank_files(*args, **options)
         return found | {"dense": Ranked(found["dense"].positions, np.roll(found["dense"].classes, 1, axis=0))}
 
     assert not [note for note in run_job().report["notes"] if "as Keras" in note]

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 
-from reflow_tf.models.moments import MovingAverage, PooledMoments
+from reflow_tf.models.moments import MovingAverage, PartialMoments, PooledMoments
 
 
 def pool(batches, axis=-1, masks=None):
@@ -75,8 +75,8 @@ def test_nothing_seen_counts_zero():
 
 def test_moving_average_by_hand():
     average = MovingAverage(np.array([1.0]), np.array([4.0]), 0.9)
-    average.update(tf.constant([[0.0], [2.0]]), -1)  # mean 1, variance 1
-    average.update(tf.constant([[5.0], [5.0]]), -1)  # mean 5, variance 0
+    average.add(PartialMoments.of(tf.constant([[0.0], [2.0]]), -1))  # mean 1, variance 1
+    average.add(PartialMoments.of(tf.constant([[5.0], [5.0]]), -1))  # mean 5, variance 0
     moments = average.moments()
     np.testing.assert_allclose(moments.mean, [0.9 * 1.0 + 0.1 * 5])
     np.testing.assert_allclose(moments.variance, [0.9 * (0.9 * 4 + 0.1 * 1)])

@@ -1,5 +1,6 @@
 """Sums over shards are those over all inputs at once, wherever shards were left on the way."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
+from reflow_tf.crew import ALONE
 from reflow_tf.errors import InputError
+from reflow_tf.models.course import Course
 from reflow_tf.models.execution import read_steps
 from reflow_tf.models.ledger import measure_held
 from reflow_tf.models.sidebyside import Networks
@@ -38,7 +41,18 @@ def build():
     return keras.Model(inputs, layers.Conv2D(2, 1)(layers.Conv2D(1, 1)(x)))
 
 
-def open_stream(batches=(INPUTS,), memory_budget=10**9, whole_from=6):
+@dataclasses.dataclass(frozen=True)
+class Leading:
+    """A work, for this process."""
+
+    stream: Stream
+
+    def prepare(self):
+        return self.stream
+
+
+@contextlib.contextmanager
+def open_course(batches=(INPUTS,), memory_budget=10**9, whole_from=6, vary=lambda images, number, view: images):
     steps = read_steps(build())
     networks = Networks(steps)
 
@@ -47,7 +61,9 @@ def open_stream(batches=(INPUTS,), memory_budget=10**9, whole_from=6):
         return Sum(pair.pruned.numpy().astype(np.float64).sum(0), len(pair.pruned))
 
     held = measure_held(steps, INPUTS[:1])
-    return Stream(networks, measure, batches, held, whole_from, memory_budget), held
+    stream = Stream(networks, measure, batches, vary, whole_from)
+    with ALONE.begin(Leading(stream)) as site:
+        yield Course(site, ALONE, networks, held, NUM_INPUTS, memory_budget), stream
 
 
 def expect(position, inputs=INPUTS):
@@ -63,29 +79,26 @@ def expect(position, inputs=INPUTS):
     st.lists(st.integers(0, 5), min_size=1, max_size=4), st.sampled_from([45_000, 100_000, 10**9]), st.integers(0, 6)
 )
 def test_sums_are_those_over_all_inputs(positions, memory_budget, whole_from):
-    stream, _ = open_stream([INPUTS[:50], INPUTS[50:]], memory_budget, whole_from)
-    with stream:
-        stream.add(range(3))
+    with open_course([INPUTS[:50], INPUTS[50:]], memory_budget, whole_from) as (course, _):
+        course.add(3)
         for position in sorted(positions):
-            own, varied = stream.gather(position)
+            own, varied = course.gather(position)
             assert own.count == NUM_INPUTS and varied is None
             np.testing.assert_allclose(own.value, expect(position), rtol=1e-5, atol=1e-4)
 
 
-def test_shards_that_are_varied_are_summed_up_by_themselves_and_may_come_later():
-    def negate(images, number):
-        return -images if number == 1 else images
+def test_views_are_summed_up_by_themselves_and_may_come_later():
+    def negate(images, number, view):
+        return (1 - 2 * view) * (-images if number == 1 else images)
 
-    stream, _ = open_stream()
-    with stream:
-        stream.add([0])
-        assert stream.gather(1)[0].count == SHARD
-        stream.add([1, 2])
-        stream.add(range(2), negate)
-        own, varied = stream.gather(3)
+    with open_course(vary=negate) as (course, _):
+        course.add(1)
+        assert course.gather(1)[0].count == SHARD
+        course.add(3, 1)
+        own, varied = course.gather(3)
     np.testing.assert_allclose(own.value, expect(3), rtol=1e-5, atol=1e-4)
-    others = np.concatenate([INPUTS[:SHARD], -INPUTS[SHARD : 2 * SHARD]])
-    assert varied.count == 2 * SHARD
+    others = np.concatenate([INPUTS[:SHARD], -INPUTS[SHARD : 2 * SHARD], INPUTS[2 * SHARD :]])
+    assert varied.count == NUM_INPUTS
     np.testing.assert_allclose(varied.value, expect(3, others), rtol=1e-5, atol=1e-4)
 
 
@@ -95,14 +108,12 @@ def test_shards_are_left_at_the_last_place_that_fits_else_on_disk_at_the_narrowe
     memory_budget, place, num_files, whole_from, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    stream, _ = open_stream(memory_budget=memory_budget, whole_from=whole_from)
-    with stream:
-        for _ in range(3):
-            stream.add(range(3), lambda images, number: images)
-        first = stream.gather(place)[1]
-        assert {shard.position for shard in stream._shards} == {place}
+    with open_course(memory_budget=memory_budget, whole_from=whole_from) as (course, stream):
+        course.add(3, 2)
+        first = course.gather(place)[1]
+        assert {shard.position for shard in stream._shards.values()} == {place}
         assert len(list(tmp_path.rglob("*.npz"))) == num_files
-        np.testing.assert_array_equal(first.value, stream.gather(place)[1].value)
+        np.testing.assert_array_equal(first.value, course.gather(place)[1].value)
     assert not any(tmp_path.iterdir())
 
 
@@ -115,23 +126,21 @@ def test_batches_that_become_fewer_are_refused():
             self.left -= 1
             return iter([INPUTS[: SHARD * self.left]])
 
-    stream, _ = open_stream(Shrinking())
-    with stream, pytest.raises(InputError, match="the same each time"):
-        stream.add(range(2))
-        stream.gather(0)
-        stream.add([1])
-        stream.gather(1)
+    with open_course(Shrinking()) as (course, _), pytest.raises(InputError, match="the same each time"):
+        course.add(2)
+        course.gather(0)
+        course.add(3)
+        course.gather(1)
 
 
 def test_no_room_for_one_shard_is_refused():
     with pytest.raises(InputError, match=r"--memory_budget must be at least [\d,]+ .* Received: 1,000"):
-        open_stream(memory_budget=1000)
+        open_course(memory_budget=1000).__enter__()
 
 
 def test_a_folder_for_files_that_is_not_there_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
-    stream, _ = open_stream(memory_budget=45_000)
-    with stream, pytest.raises(InputError, match=r"must fit on disk .* Received: No such file .* at /proc/nothing"):
-        stream.add(range(3), lambda images, number: images)
-        stream.add(range(3), lambda images, number: images)
-        stream.gather(5)
+    refused = pytest.raises(InputError, match=r"must fit on disk .* Received: No such file .* at /proc/nothing")
+    with open_course(memory_budget=45_000) as (course, _), refused:
+        course.add(3, 1)
+        course.gather(5)

@@ -7,6 +7,7 @@ import pytest
 from keras import layers
 
 from reflow_tf import config
+from reflow_tf.crew import ALONE
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import read_bits, write_masks
@@ -67,7 +68,7 @@ def test_later_repairs_get_the_masks_that_hold_now(monkeypatch):
     pruned, plan = prune()
     seen = []
 
-    def watch(given, batches, progress):
+    def watch(given, batches, progress, crew):
         seen.append(given.masks)
         return chain.reflow(given, batches, progress)
 
@@ -92,14 +93,15 @@ def test_repairs_get_the_keywords_that_they_take(monkeypatch):
     monkeypatch.setattr(chain, "REPAIRS", {name: watch(name) for name in names})
     run_chain(names, pruned, BATCHES, show_nothing, plan=plan, statistics={}, memory_budget=1)
     assert seen["woodfisher"] == {"statistics": {}} and seen["chita"] == {"plan": plan, "statistics": {}}
-    assert seen["least_squares"] == {"plan": plan, "memory_budget": 1} and seen["reflow"] == {}
+    assert seen["least_squares"] == {"plan": plan, "memory_budget": 1, "crew": ALONE}
+    assert seen["reflow"] == {"crew": ALONE}
 
 
 @pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
 def test_a_late_failure_undoes_all(monkeypatch, error):
     pruned, plan = prune()
 
-    def fail(given, batches, progress):
+    def fail(given, batches, progress, crew):
         raise error
 
     before = read_bits(pruned.model.variables)

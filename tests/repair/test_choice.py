@@ -48,7 +48,7 @@ def test_one_that_cannot_be_used_is_told_of(monkeypatch):
     def refuse(pruned, batches, progress, **options):
         raise InputError("It must be another. Received: this")
 
-    def spoil(pruned, batches, progress):
+    def spoil(pruned, batches, progress, crew):
         pruned.model.get_layer("norm").moving_mean.assign(np.full(8, np.nan))
         return RepairOutcome("reflow", (), (), (), "")
 

@@ -1,5 +1,6 @@
 """Least squares: what it restores, what it leaves alone, and that it can be told from doing nothing."""
 
+import contextlib
 import errno
 import itertools
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from reflow_tf.crew import ALONE, Alone
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import copy_model, write_masks
@@ -240,6 +242,60 @@ def test_neither_memory_nor_batches_change_a_bit(few_inputs_of_a_shard, memory_b
     first_weights.append(pruned.read_weights())
     for one, other in zip(first_weights[0], first_weights[-1], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+class Several(Alone):
+    """Workers in this process, each with a state of its own, some of which die before their turn."""
+
+    def __init__(self, num_workers, dying=0.0):
+        super().__init__()
+        self.num_workers, self._dying = num_workers, dying
+        self.num_dead = 0
+
+    @contextlib.contextmanager
+    def begin(self, work):
+        states, told, rng = {}, [], np.random.default_rng(0)
+
+        class There:
+            is_here = False
+
+            @staticmethod
+            def tell(news):
+                told.append(news)
+
+            @staticmethod
+            def map(items, home):
+                for item in items:
+                    worker = home(item) % self.num_workers
+                    if worker in states and rng.random() < self._dying:
+                        states.pop(worker)[0].close()
+                        self.num_dead += 1
+                    state, heard = states.pop(worker, None) or (work.prepare(), 0)
+                    for news in told[heard:]:
+                        state.hear(news)
+                    states[worker] = state, len(told)
+                    yield from state([item])
+
+        yield There
+        for state, _ in states.values():
+            state.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_workers", "dying", "bundles"), [(3, 0.1, 512), (7, 0, 2)])
+def test_it_is_the_same_whoever_leads_the_images(few_inputs_of_a_shard, monkeypatch, num_workers, dying, bundles):
+    monkeypatch.setattr("reflow_tf.models.course.MOST_BUNDLES", bundles)
+    images = np.random.default_rng(0).normal(size=(26, 32, 32, 3)).astype(np.float32)
+
+    def repair(crew):
+        pruned, plan = prune(shrink_and_widen(), choose=lambda specs: specs)
+        least_squares(pruned, [images], show_nothing, plan=plan, crew=crew)
+        return pruned.read_weights()
+
+    crew = Several(num_workers, dying)
+    for one, other in zip(repair(ALONE), repair(crew), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (crew.num_dead > 0) == (dying > 0)
 
 
 def test_what_does_not_fit_into_memory_is_kept_on_disk_and_leaves_no_trace(

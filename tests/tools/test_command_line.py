@@ -242,7 +242,7 @@ STAGES = {
     "repairing": (pruning, "_repair"),
     "exporting": (pipeline, "export_tflite"),
     "checking masks": (pipeline, "check_masks"),
-    "opening the file": (pipeline, "open_file"),
+    "opening the file": (pipeline, "OpenedFile"),
     "running the file": (pipeline, "rank_files"),
     "comparing": (pipeline, "measure_parity"),
     "describing": (pipeline, "describe"),

@@ -92,6 +92,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     config["quantize"] = run.job.requested_quantize
     config["rewrite"] = run.job.requested_rewrite
     config["benchmark"] = list(run.job.benchmark)
+    config["threads_per_worker"] = run.num_threads
     config["boards"] = list(run.job.boards)
     config["preprocessing"] = plain(run.given.loaded.preprocessing)
     return config

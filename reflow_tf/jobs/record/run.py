@@ -82,6 +82,7 @@ class Run:
     Attributes:
         seconds: stage -> wall-clock seconds.
         command: the command line.
+        num_threads: that images were led through the network with, by each who did it.
     """
 
     job: JobConfig
@@ -92,6 +93,7 @@ class Run:
     measured: Measured
     seconds: Mapping[str, float]
     command: Sequence[str]
+    num_threads: int
 
 
 def plain(noun: Any) -> dict[str, Any]:
