@@ -10,7 +10,8 @@ import numpy as np
 
 from reflow_tf.config import TARGETS, PruneConfig
 from reflow_tf.crew import ALONE, Crew
-from reflow_tf.data.batches import as_batches, take_first
+from reflow_tf.data.batches import as_batches
+from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.export.limits import Foreseen, Limit, find_least, open_limit, require_reachable
 from reflow_tf.export.tflite import export_tflite

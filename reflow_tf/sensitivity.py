@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import keras
 import numpy as np
 
-from reflow_tf.data.batches import take_first
+from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, Stretch, activate, read_steps
 from reflow_tf.models.fisher import gather_output_worth

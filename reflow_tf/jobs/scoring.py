@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from reflow_tf.crew import ALONE, Crew, State
-from reflow_tf.data.batches import EvaluationSet, Portion
+from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.data.portions import Portion
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.passing import pass_over

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.crew import State
-from reflow_tf.data.batches import read_shards
 from reflow_tf.data.overflow import on_disk
+from reflow_tf.data.portions import read_shards
 from reflow_tf.models.execution import CHUNK
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.sidebyside import Networks, Pair

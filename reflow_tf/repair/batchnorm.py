@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.crew import ALONE, Crew, State
-from reflow_tf.data.batches import Portion
+from reflow_tf.data.portions import Portion
 from reflow_tf.errors import InputError
 from reflow_tf.models.carrying import Carried
 from reflow_tf.models.moments import Merged, MergedMoments, MovingAverage, PartialMoments, PooledMoments

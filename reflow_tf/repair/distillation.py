@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reflow_tf.data.batches import count_inputs, held
+from reflow_tf.data.portions import count_inputs, held
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch, compile_inference, run

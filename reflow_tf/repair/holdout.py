@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from reflow_tf.data.batches import Counted, Selectable, count_inputs
+from reflow_tf.data.portions import Counted, Selectable, count_inputs
 
 HELD_OUT_EVERY = 8
 """Every so many inputs one is held out, the last of them: few, since what a fit lacks most is images."""

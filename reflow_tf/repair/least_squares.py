@@ -29,7 +29,7 @@ import keras
 import numpy as np
 
 from reflow_tf.crew import ALONE, Crew
-from reflow_tf.data.batches import count_inputs, take_first
+from reflow_tf.data.portions import count_inputs, take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.carrying import Carried
 from reflow_tf.models.course import Course

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.crew import Site
-from reflow_tf.data.batches import Portion, Selectable
+from reflow_tf.data.portions import Portion, Selectable
 from reflow_tf.repair.contract import Progress
 
 

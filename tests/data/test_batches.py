@@ -5,17 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from reflow_tf.data.batches import (
-    ArrayBatches,
-    CalibrationSet,
-    Counted,
-    EvaluationSet,
-    as_batches,
-    count_inputs,
-    cut,
-    held,
-    take_first,
-)
+from reflow_tf.data.batches import ArrayBatches, CalibrationSet, EvaluationSet, as_batches
+from reflow_tf.data.portions import Counted, count_inputs, cut, held, take_first
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource
 from reflow_tf.errors import InputError

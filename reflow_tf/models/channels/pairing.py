@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import keras
 import numpy as np
 
-from reflow_tf.data.batches import take_first
+from reflow_tf.data.portions import take_first
 from reflow_tf.models import gram
 from reflow_tf.models.channels.groups import ChannelGroup, find_channel_groups
 from reflow_tf.models.channels.permutation import permute

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from reflow_tf.data.batches import Portion, Selectable, cut, read_shards
 from reflow_tf.data.loading import load_sets
+from reflow_tf.data.portions import Portion, Selectable, cut, read_shards
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import _open_place
 from reflow_tf.errors import InputError
