@@ -130,7 +130,7 @@ def test_held_out_inputs_are_never_trained_on(monkeypatch):
 def test_a_repair_before_it_does_not_see_what_it_holds_out(monkeypatch):
     seen = []
 
-    def recording(pruned, batches, progress):
+    def recording(pruned, batches, progress, **_):
         seen.extend(image.tobytes() for batch in batches for image in batch)
         return reflow(pruned, batches, progress)
 
