@@ -67,7 +67,7 @@ def test_held_out_outputs_come_back_further_than_with_recalibration():
     recalibrate(recalibrated.model, [draw(1, 256)])
     outcome = least_squares(pruned, [draw(1, 256)], show_nothing, plan=plan)
     assert lose(pruned.model, model) < 0.5 * lose(recalibrated.model, model)
-    assert set(outcome.repaired) == set(pruned.masks) and outcome.unreached == ()
+    assert set(pruned.masks) < set(outcome.repaired) and outcome.unreached == ()  # depthwise kernels besides
     kernels = find_kernels(pruned.model).read()
     for path, mask in outcome.masks.items():
         assert not kernels[path][~mask].any()

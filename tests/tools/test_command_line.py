@@ -215,7 +215,7 @@ def test_a_real_signal_while_it_works(inputs, tmp_path, left, number):
     # The repair of a small model is over in a moment; this one says where it is and then takes its time.
     code = (
         "import sys, time\nfrom reflow_tf import pruning\nfrom reflow_tf.tools import prune\n"
-        "def repair(model, batches):\n    print('Recalibrating', flush=True); time.sleep(60)\n"
+        "def repair(model, batches, **_):\n    print('Recalibrating', flush=True); time.sleep(60)\n"
         "pruning.batchnorm.recalibrate = repair\nsys.exit(prune.main(sys.argv))"
     )
     arguments = [f"--model={inputs.model}", f"--data={inputs.data}", f"--output_dir={out}"]
