@@ -31,7 +31,7 @@ class DaskCrew:
         self.crowding = count_crowding(residents)
         self.memory = min(resident.memory for resident in residents.values())
         fewest = min(resident.num_cores for resident in residents.values())
-        self.num_threads = num_threads or max(1, fewest // self.crowding)
+        self.num_threads = num_threads or _share_out(fewest, self.crowding)
 
     @contextlib.contextmanager
     def begin(self, work: Work) -> Iterator[DaskSite]:
@@ -105,7 +105,7 @@ def _start(num_workers: int, num_threads: int | None, folder: str, stack: contex
     """Processes on this machine, which end with the block, or with this process."""
     import distributed
 
-    threads = num_threads or max(1, len(os.sched_getaffinity(0)) // num_workers)
+    threads = num_threads or _share_out(len(os.sched_getaffinity(0)), num_workers)
     cluster = stack.enter_context(
         distributed.LocalCluster(
             n_workers=num_workers,
@@ -127,6 +127,11 @@ def _start(num_workers: int, num_threads: int | None, folder: str, stack: contex
     )
     stack.callback(_kill, cluster)
     return stack.enter_context(distributed.Client(cluster, set_as_default=False, timeout=CONNECT_S))
+
+
+def _share_out(num_cores: int, num_workers: int) -> int:
+    """Threads of each worker on a machine."""
+    return max(1, num_cores // num_workers)
 
 
 def _kill(cluster: Any) -> None:

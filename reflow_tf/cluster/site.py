@@ -120,7 +120,7 @@ class DaskSite:
         if live:
             self._last_seen = time.monotonic()
         elif time.monotonic() - self._last_seen > PATIENCE_S:
-            raise InputError(f"There must be workers for the work. Received: none for {PATIENCE_S:.0f} seconds")
+            raise _deserted()
         if live and not set(self._homes) <= set(live):
             lost = {number for number, address in enumerate(self._homes) if address not in live}
             self._settle(live)
@@ -136,7 +136,7 @@ class DaskSite:
         deadline = time.monotonic() + PATIENCE_S
         while not live:
             if time.monotonic() > deadline:
-                raise InputError(f"There must be workers for the work. Received: none for {PATIENCE_S:.0f} seconds")
+                raise _deserted()
             time.sleep(POLL_S)
             live = self._find_workers()
         kept: dict[int, str] = {}
@@ -162,6 +162,10 @@ class DaskSite:
     def _gone(self) -> InputError:
         scheduler = self._client.scheduler.address if self._client.scheduler else "its address"
         return InputError(f"The scheduler must be there until the work is done. Received: none any more at {scheduler}")
+
+
+def _deserted() -> InputError:
+    return InputError(f"There must be workers for the work. Received: none for {PATIENCE_S:.0f} seconds")
 
 
 def _outlived() -> InputError:
