@@ -76,7 +76,7 @@ def measure_sensitivity(
                     step, steps, kernels, spec, patterns[spec.path], sums, worth[spec.path], judge
                 )
         outputs = activate(step.operation, outputs) if any(found) else outputs
-        ledger.enter(step.inputs, step.output, outputs)
+        ledger.enter(step, outputs)
         judge.pass_by(step)
     missing = [spec.path for spec in specs if spec.path not in curves]
     if missing:
@@ -100,7 +100,7 @@ class _Judge:
 
     def pass_by(self, step: Step) -> None:
         outputs = step.compute([self._ahead[tensor] for tensor in step.inputs])
-        self._ahead.enter(step.inputs, step.output, outputs)
+        self._ahead.enter(step, outputs)
         self._waiting.remove(step)
         # Between blocks only, since each new stretch has to be traced.
         if self._waiting and len(known := self._ahead.values) == 1:

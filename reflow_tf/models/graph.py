@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from reflow_tf.models.maps import find_heads, find_on_maps
+from reflow_tf.models.maps import MapGraph, find_heads, find_on_maps
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.walking import PlacedLayer, walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
@@ -45,7 +45,8 @@ def find_kernels(model: keras.Model) -> KernelMap:
     """
     specs, variables, skipped = [], {}, []
     seen: set[int] = set()
-    on_maps, heads = find_on_maps(model), find_heads(model)
+    graph = MapGraph(model)
+    on_maps, heads = find_on_maps(graph), find_heads(graph)
     for placed in walk(model):
         rules = {id(rule[0]): rule for rule in _kernel_rules(placed.layer)}
         for variable in placed.layer._trainable_variables:

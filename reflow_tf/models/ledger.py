@@ -1,13 +1,13 @@
 """The tensors between a network's layers, for as long as some later step needs them."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from reflow_tf.models.execution import Steps
+from reflow_tf.models.execution import Step, Steps
 
 Value = TypeVar("Value")
 
@@ -36,16 +36,10 @@ class Ledger(Generic[Value]):
     def __getitem__(self, tensor: int) -> Value:
         return self._values[tensor]
 
-    def enter(self, inputs: Iterable[int], output: int, value: Value) -> None:
-        """Keeps what a step gave, and drops what nobody needs any more.
-
-        Args:
-            inputs: what the step took.
-            output: what it gave.
-            value: of that.
-        """
-        self._values[output] = value
-        for tensor in set(inputs):
+    def enter(self, step: Step, value: Value) -> None:
+        """Keeps what a step gave, and drops what nobody needs any more."""
+        self._values[step.output] = value
+        for tensor in set(step.inputs):
             self._uses[tensor] -= 1
             if not self._uses[tensor]:
                 del self._values[tensor]
@@ -71,7 +65,7 @@ def measure_held(steps: Steps, image: np.ndarray) -> Held:
     for step in steps:
         output = step.call(*(ledger[tensor] for tensor in step.inputs))
         during.append(between[-1] + int(tf.size(output)))
-        ledger.enter(step.inputs, step.output, output)
+        ledger.enter(step, output)
         between.append(_count(ledger))
     return Held(tuple(between), tuple(during))
 

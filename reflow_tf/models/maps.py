@@ -22,16 +22,12 @@ _NOTHING = (
 """Layers that do nothing at inference, and are not in the file."""
 
 
-def find_on_maps(model: keras.Model) -> frozenset[int]:
+def find_on_maps(graph: "MapGraph") -> frozenset[int]:
     """The Dense layers that work on maps wherever they are used, each by its `id`.
 
     A layer of one's own is taken for such a use if it makes maps of maps: the Dense layers in it, whatever it does with
     them. In a subclassed model none are found.
-
-    Args:
-        model: a built model.
     """
-    graph = _Graph(CallGraph(model))
     found: dict[int, bool] = {}
     for call in graph.calls:
         if isinstance(call.operation, layers.Dense):
@@ -43,28 +39,25 @@ def find_on_maps(model: keras.Model) -> frozenset[int]:
     return frozenset(layer for layer, on_maps in found.items() if on_maps)
 
 
-def find_heads(model: keras.Model) -> frozenset[int]:
+def find_heads(graph: "MapGraph") -> frozenset[int]:
     """The 1x1 convolutions that are Dense layers in the file, each by its `id`; in a subclassed model none are found.
 
     Exact rewriting (export/rewriting/head.py) makes fully connected operators of those whose input is an average and
     whose output becomes a vector, such as the last of keras.applications' MobileNet and MobileNetV3. Between the two
     may be what an operator takes along, a batch norm and a ReLU, and a softmax. Where a Dense layer reads the vector,
     the converter leaves the vector out, and the convolution stays one.
-
-    Args:
-        model: a built model.
     """
-    graph = _Graph(CallGraph(model))
     found: dict[int, bool] = {}
     for call in graph.calls:
         found[id(call.operation)] = found.get(id(call.operation), True) and graph.is_head(call)
     return frozenset(layer for layer, is_head in found.items() if is_head)
 
 
-class _Graph:
-    """Who makes and who reads each tensor of a model."""
+class MapGraph:
+    """Who makes and who reads each tensor of a built model."""
 
-    def __init__(self, graph: CallGraph):
+    def __init__(self, model: keras.Model):
+        graph = CallGraph(model)
         self.calls = graph.calls
         self._shapes, self._ends = graph.shapes, graph.ends
         self._makers: defaultdict[int, list[Call]] = defaultdict(list)

@@ -40,6 +40,7 @@ class Networks:
     ):
         self.steps = steps
         self._dense: Mapping[int, np.ndarray] = {id(variable): value for variable, value in dense}
+        self._tensors: dict[int, tf.Tensor] = {}  # of those, made when they are first computed with
         self._differing: set[int] = set()
         differing: set[int] = set()
         for position, step in enumerate(steps):
@@ -77,10 +78,17 @@ class Networks:
         """
         inputs = [ledger[tensor].dense for tensor in step.inputs]
         values = [
-            (variable, tf.convert_to_tensor(value.astype(np.promote_types(value.dtype, np.float32))))
+            (variable, self._read_wide(variable))
             for variable in getattr(step.operation, "variables", ())
-            if (value := self._dense.get(id(variable))) is not None and keras.backend.is_float_dtype(variable.dtype)
+            if id(variable) in self._dense and keras.backend.is_float_dtype(variable.dtype)
         ]
         plain = contextlib.nullcontext() if activated else without_activation(step.operation)
         with plain, reading(values) if values else contextlib.nullcontext():
             return step.call(*inputs)
+
+    def _read_wide(self, variable: keras.Variable) -> tf.Tensor:
+        """The variable's value in the dense network to compute with: of 16 bits as float32."""
+        if id(variable) not in self._tensors:
+            value = self.read_dense(variable)
+            self._tensors[id(variable)] = tf.convert_to_tensor(value.astype(np.promote_types(value.dtype, np.float32)))
+        return self._tensors[id(variable)]

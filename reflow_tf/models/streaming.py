@@ -180,7 +180,7 @@ class Stream(State):
             if index == wanted:
                 kept.append(dict(ledger.values))
             step = self._networks.steps.steps[index]
-            ledger.enter(step.inputs, step.output, self._networks.compute(index, ledger))
+            ledger.enter(step, self._networks.compute(index, ledger))
         return ledger.values
 
     def _keep(self, leg: Leg, shard: _Shard, tensors: dict[int, Pair]) -> None:

@@ -12,7 +12,6 @@ from typing import Protocol, TypeVar
 import keras
 import numpy as np
 
-from reflow_tf.crew import find_memory
 from reflow_tf.sparsity.masks import Masks
 
 Item = TypeVar("Item")
@@ -111,9 +110,9 @@ class MovedMasks(RepairOutcome):
 Repair = Callable[[PrunedModel, Iterable[np.ndarray], Progress], RepairOutcome]
 
 
-def resolve_memory_budget(asked: int | None) -> int:
-    """The bytes asked for, or where nobody asked, a quarter of the machine's memory."""
-    return asked if asked is not None else find_memory() // 4
+def resolve_memory_budget(asked: int | None, memory: int) -> int:
+    """The bytes asked for, or where nobody asked, a quarter of the memory of the machine that computes."""
+    return asked if asked is not None else memory // 4
 
 
 def read_weights(model: keras.Model) -> tuple[np.ndarray, ...]:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.crew import find_memory
 from reflow_tf.data.portions import count_inputs, held
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
@@ -107,7 +108,7 @@ def distill(
             f"Distillation holds out every {HELD_OUT_EVERY}th calibration input, so it needs at least as many. "
             f"Received: {num_inputs}"
         )
-    with held(batches, resolve_memory_budget(memory_budget) / 2) as inputs, pruned.restored_on_error():
+    with held(batches, resolve_memory_budget(memory_budget, find_memory()) / 2) as inputs, pruned.restored_on_error():
         check_batch(pruned.model, inputs)
         return _distill(pruned, inputs, progress, recipe, _Limits(seconds, epochs, seed))
 

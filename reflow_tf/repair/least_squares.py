@@ -41,7 +41,7 @@ from reflow_tf.models.observation import check_batch
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.streaming import SHARD
 from reflow_tf.models.surgery import write_masks, write_values
-from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel
+from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, resolve_memory_budget
 from reflow_tf.repair.layer_fitting import Fit, fit_kernel, refit_kernel
 from reflow_tf.repair.sweep_sums import AtLayer, Measuring, Meter, find_norm
 from reflow_tf.repair.views import have_views
@@ -129,7 +129,7 @@ def _begin(
     kernels = tuple(i for i, spec in enumerate(meter.kernels.specs) if spec.path in pruned.masks)
     carried = Carried(pruned.model, crew.address)
     with crew.begin(Measuring(carried, pruned.dense_weights, kernels, batches, whole_from)) as site:
-        budget = crew.memory // 4 if memory_budget is None else memory_budget
+        budget = resolve_memory_budget(memory_budget, crew.memory)
         course = Course(site, crew, meter.networks, held, count_inputs(batches), budget)
         course.add(course.num_shards if late is None else min(course.num_shards, count_early(held)))
         yield _Sweep(pruned, plan, steps, first, meter, course, late)

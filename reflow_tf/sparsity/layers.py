@@ -12,7 +12,7 @@ class Kind(enum.StrEnum):
 
     CONV = "conv"
     POINTWISE_CONV = "pointwise_conv"  # 1x1, stride 1, ungrouped, two spatial axes: what XNNPACK can run sparse
-    HEAD_CONV = "head_conv"  # a classifier's 1x1 convolution, of which the converter makes a fully connected operator
+    HEAD_CONV = "head_conv"  # a classifier's 1x1 convolution, which exact rewriting makes a fully connected operator
     GROUPED_CONV = "grouped_conv"
     DEPTHWISE_CONV = "depthwise_conv"
     TRANSPOSED_CONV = "transposed_conv"

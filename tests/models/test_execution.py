@@ -30,7 +30,7 @@ def test_the_steps_compute_what_the_model_computes(model):
     steps = read_steps(model)
     ledger = Ledger(steps, {steps.input: images})
     for step in steps:
-        ledger.enter(step.inputs, step.output, step.compute([ledger[tensor] for tensor in step.inputs]))
+        ledger.enter(step, step.compute([ledger[tensor] for tensor in step.inputs]))
     np.testing.assert_allclose(ledger[steps.output], model(images, training=False), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(images, kept)
 
@@ -39,7 +39,7 @@ def test_only_what_is_needed_is_kept():
     steps = read_steps(build())
     ledger = Ledger(steps, {steps.input: 0})
     for step in steps:
-        ledger.enter(step.inputs, step.output, 0)
+        ledger.enter(step, 0)
     assert list(ledger.values) == [steps.output]
 
 

@@ -21,7 +21,7 @@ def test_only_what_is_needed_is_kept():
     ledger = Ledger(steps, {steps.input: "image"})
     seen = []
     for step in steps:
-        ledger.enter(step.inputs, step.output, step.operation.__class__.__name__)
+        ledger.enter(step, step.operation.__class__.__name__)
         seen.append(list(ledger.values.values()))
     assert seen == [["Conv2D"], ["Conv2D", "ReLU"], ["Add"], ["GlobalAveragePooling2D"], ["Dense"]]
 

@@ -27,7 +27,7 @@ def lead(networks, images):
     tensor = tf.convert_to_tensor(images)
     ledger = Ledger(networks.steps, {networks.steps.input: Pair(tensor, tensor)})
     for position, step in enumerate(networks.steps):
-        ledger.enter(step.inputs, step.output, networks.compute(position, ledger))
+        ledger.enter(step, networks.compute(position, ledger))
     return ledger[networks.steps.output]
 
 
@@ -66,7 +66,7 @@ def test_a_layer_is_looked_at_before_its_activation():
     image = tf.zeros((1, 6, 6, 3)) - 1.0
     ledger = Ledger(steps, {steps.input: Pair(image, image)})
     stem, pruned = steps.steps[:2]
-    ledger.enter(stem.inputs, stem.output, networks.compute(0, ledger))
+    ledger.enter(stem, networks.compute(0, ledger))
     plain = networks.compute_dense(pruned, ledger, activated=False).numpy()
     assert plain.min() < 0
     np.testing.assert_array_equal(np.maximum(plain, 0), networks.compute_dense(pruned, ledger))

@@ -53,7 +53,7 @@ def measure(model, images):
             (sum_step,) = (step for step in steps if type(step.operation).__name__ == "Add")
             lost = [(ledger[t].dense - ledger[t].pruned).numpy() for t in sum_step.inputs[1:]]
             return sums, meter.networks.compute_dense(step, ledger).numpy(), lost
-        ledger.enter(step.inputs, step.output, meter.networks.compute(position, ledger))
+        ledger.enter(step, meter.networks.compute(position, ledger))
     raise AssertionError("no such step")
 
 
