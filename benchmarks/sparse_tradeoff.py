@@ -38,7 +38,7 @@ import tensorflow as tf
 from absl import app, flags
 from tradeoff_table import Row, print_table
 
-from reflow_tf import pruning
+from reflow_tf import planning, pruning
 from reflow_tf.config import ALLOCATION_NAMES, PruneConfig
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.loading import load_evaluation, load_sets
@@ -190,7 +190,7 @@ class Network:
             device=device,
         )
         needs_images = repair != "none" or config.allocation == "auto"
-        with mock.patch.object(pruning, "measure_sensitivity", self._remember(config)):
+        with mock.patch.object(planning, "measure_sensitivity", self._remember(config)):
             return pruning.prune(self.model, config, self.images.calibration if needs_images else None, batch_size=32)
 
     def _remember(self, config: PruneConfig):
@@ -214,7 +214,7 @@ class Network:
 
 # What a file that is measured there is made for.
 DEVICE_OF = {"web": "browser", "aarch64": "arm"}
-REAL_SENSITIVITY = pruning.measure_sensitivity
+REAL_SENSITIVITY = planning.measure_sensitivity
 
 
 def export_int8_between_floats(model: keras.Model, samples: np.ndarray) -> bytes:

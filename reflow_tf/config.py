@@ -9,7 +9,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.sparsity.patterns import NM, Block, Pattern
+from reflow_tf.sparsity.patterns import NM, Block, Channel, Pattern
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.cortex_m import CortexM
 from reflow_tf.targets.ethos_u import ACCELERATORS, DEFAULT_ACCELERATOR, EthosU
@@ -66,6 +66,9 @@ class PruneConfig:
         ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         basis: one of `BASES`. 'auto': before least squares for a target that promises speed, linear streams of channels
             are turned, exactly, so that zeros cost less (`models.channels.rotation`); 'kept': they are left alone.
+        max_macs: instead of a sparsity, with the pattern 'channel': whole channels are removed, and with them all but
+            this share of the network's multiply-adds, in (0, 1). What comes of it is a narrower network.
+        channel_multiple: of which number the widths of narrower layers are; 8 suits XNNPACK and Ethos-U, 4 Cortex-M.
         memory_budget: bytes that least squares and distillation may take, about; it decides what is kept and what is
             computed again, and never the result. None: a quarter of the machine's memory.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
@@ -88,6 +91,8 @@ class PruneConfig:
     max_size_bytes: int | None = None
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
+    max_macs: float | None = None
+    channel_multiple: int = 8
     memory_budget: int | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +105,7 @@ class PruneConfig:
         check_between("memory_budget", self.memory_budget, 1)
         self._check_repairs()
         self._check_budget()
+        self._check_channels()
         if isinstance(self.pattern, str):
             raise InputError(f"A pattern is a noun: patterns.parse({self.pattern!r}). Received: {self.pattern!r}")
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
@@ -138,7 +144,7 @@ class PruneConfig:
         given = [f"--{name}={value}" for name, value in self._budgets.items() if value is not None]
         if len(given) > 1:
             raise InputError(
-                f"At most one of --sparsity, --max_size_bytes and --min_speedup may be given. "
+                f"At most one of --sparsity, --max_size_bytes, --min_speedup and --max_macs may be given. "
                 f"Received: {' '.join(given)}"
             )
         check_between(self.max_size_flag, self.max_size_bytes, 1)
@@ -155,6 +161,20 @@ class PruneConfig:
             raise InputError(
                 f"--min_speedup needs a target that promises speed; --target={self.target} does not. "
                 f"Received: --min_speedup={self.min_speedup}"
+            )
+
+    def _check_channels(self) -> None:
+        check_between("channel_multiple", self.channel_multiple, 1)
+        if self.max_macs is None:
+            return
+        if not 0 < self.max_macs < 1:
+            raise InputError(
+                f"--max_macs is a share of the network's multiply-adds and must be in (0, 1). "
+                f"Received: {self.max_macs:g}"
+            )
+        if not isinstance(self.pattern, Channel):
+            raise InputError(
+                f"--max_macs removes channels and needs --pattern=channel. Received: --pattern={self.pattern or 'auto'}"
             )
 
     @property
@@ -174,12 +194,14 @@ class PruneConfig:
             "sparsity": self.sparsity,
             self.max_size_flag: self.max_size_bytes,
             "min_speedup": self.min_speedup,
+            "max_macs": self.max_macs,
         }
 
     @property
     def budget(self) -> tuple[str, float] | None:
-        """What the file may be at most, or has to be at least: name and value; None where a sparsity decides."""
-        found = [(name, value) for name, value in self._budgets.items() if name != "sparsity" and value is not None]
+        """What the file may be at most, or has to be at least: name and value; None where a sparsity or MACs decide."""
+        others = ("sparsity", "max_macs")
+        found = [(name, value) for name, value in self._budgets.items() if name not in others and value is not None]
         return found[0] if found else None
 
     @property
@@ -199,7 +221,8 @@ class PruneConfig:
     @property
     def turns_streams(self) -> bool:
         """Whether linear streams are put into another basis: only where every weight is fitted anew, to floats."""
-        return self.basis == "auto" and "least_squares" in self.repairs and TARGETS[self.target].promises_speed
+        refits = "least_squares" in self.repairs or (self.max_macs is not None and self.repair == "auto")
+        return self.basis == "auto" and refits and TARGETS[self.target].promises_speed
 
     @property
     def requested_sparsity(self) -> float:

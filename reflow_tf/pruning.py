@@ -1,7 +1,6 @@
 """A Keras model in, a pruned and repaired one out: scores, plan, masks, surgery, repair, and the signal at each."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,38 +10,30 @@ import numpy as np
 from reflow_tf.config import TARGETS, PruneConfig
 from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import as_batches
-from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
-from reflow_tf.export.limits import Foreseen, Limit, find_least, open_limit, require_reachable
+from reflow_tf.export.limits import Foreseen, Limit, open_limit, require_reachable
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
-from reflow_tf.models.channels.pairing import MOST_SCORED, pair_channels
-from reflow_tf.models.channels.rotation import rotate_streams
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
-from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import copy_model, write_masks
+from reflow_tf.narrowing import Narrowing, narrow_and_check, require_candidates
+from reflow_tf.planning import plan_masks
 from reflow_tf.repair import batchnorm
 from reflow_tf.repair.batchnorm import Mode
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.choice import choose
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, read_weights, show_nothing
-from reflow_tf.sensitivity import SPARSITIES, measure_sensitivity
+from reflow_tf.sensitivity import SPARSITIES
 from reflow_tf.signal import Signal
 from reflow_tf.signal import measure_signal as _measure_signal
-from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation
-from reflow_tf.sparsity.budget import Price, find_most, share_out
-from reflow_tf.sparsity.criteria import CRITERIA, NEEDS, Statistics
+from reflow_tf.sparsity.criteria import NEEDS
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
-from reflow_tf.sparsity.masks import build_masks, count_masked, count_zeros
-from reflow_tf.sparsity.patterns import Block
-from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
+from reflow_tf.sparsity.masks import count_masked
+from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import Selection, select_kernels
 from reflow_tf.targets.target import HardwareTarget
-
-# A kernel with more of them came pruned.
-_FEW_ZEROS = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +51,7 @@ class PruneReport:
         budget: what the budget came to, where it was not a sparsity.
         paired: paths of the kernels whose outputs were put into another order, so that blocks of them keep more.
         num_turned: linear streams that were put into another basis, so that zeros in their kernels cost less.
+        narrowing: which channels were removed; None where none were asked to be.
     """
 
     specs: tuple[LayerSpec, ...]
@@ -71,6 +63,7 @@ class PruneReport:
     budget: Foreseen | None = None
     paired: tuple[str, ...] = ()
     num_turned: int = 0
+    narrowing: Narrowing | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +71,10 @@ class PruneResult:
     """What `prune` returns.
 
     Attributes:
-        model: pruned and repaired.
+        model: pruned and repaired; a narrower one where channels were removed.
         plan: what each kernel got.
         masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept; those that hold after
-            the repairs, some of which choose them anew.
+            the repairs, some of which choose them anew. Where channels were removed, of the kernels as they were.
         report: what happened.
     """
 
@@ -134,7 +127,7 @@ def prune(
     stopwatch = Stopwatch()
     signals = _Signals(evaluation, progress, stopwatch)
     kernels = find_kernels(model)
-    selection = select(kernels, config)
+    selection = select(model, config)
     limit = None
     if config.budget is not None:
         with stopwatch.timed("forecast"):
@@ -142,38 +135,37 @@ def prune(
             limit = _open_limit(config, content, kernels, selection.chosen)
     signals.measure("dense", model)
     model = model if inplace else copy_model(model)
-    num_turned = _turn(model, selection.chosen, config, calibration, stopwatch)
-    paired = _pair(model, selection.chosen, config, calibration, stopwatch)
-    kernels = find_kernels(model)
-    scores = _score(model, kernels, selection.chosen, config.criterion, calibration, progress, stopwatch)
-    share = _find_allocation(model, selection.chosen, config, limit, calibration, progress, stopwatch)
-    with stopwatch.timed("masks"):
-        weights = kernels.read()
-        zeros_before = {spec.path: count_zeros(weights[spec.path]) for spec in selection.chosen}
-        plan, masks, foreseen = _plan(selection.chosen, weights, scores, config, share, limit)
-        del weights
-    pruned = PrunedModel(model, masks, read_weights(model))
-    write_masks(kernels, masks)
-    removed = any(count_masked({path: mask}) > zeros_before[path] for path, mask in masks.items())
+    planned = plan_masks(model, selection.chosen, config, limit, calibration, progress, stopwatch)
+    pruned = PrunedModel(model, planned.masks, read_weights(model))
+    write_masks(find_kernels(model), planned.masks)
+    removed = any(count_masked({path: mask}) > planned.zeros_before[path] for path, mask in planned.masks.items())
     signals.measure("pruned", model, unchanged_from=None if removed else "dense")
     with stopwatch.timed("repair"):
-        pruned, repair = _repair(pruned, config, plan, calibration, progress, crew)
+        pruned, repair = _repair(pruned, config, planned.plan, calibration, progress, crew)
     signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
+    if planned.narrowing is not None:
+        with stopwatch.timed("narrow"):
+            model = narrow_and_check(model, planned.narrowing.kept, calibration)
     skipped = kernels.skipped + selection.skipped
     report = PruneReport(
-        selection.chosen, skipped, repair, signals.found, stopwatch.seconds, zeros_before, foreseen, paired, num_turned
+        tuple(spec for spec in kernels.specs if spec.path in planned.masks),
+        *(skipped, repair, signals.found, stopwatch.seconds, planned.zeros_before, planned.budget),
+        *(planned.paired, planned.num_turned, planned.narrowing),
     )
-    return PruneResult(model, plan, pruned.masks, report)
+    return PruneResult(model, planned.plan, pruned.masks, report)
 
 
-def select(kernels: KernelMap, config: PruneConfig) -> Selection:
-    """Which kernels of a model the configuration prunes, and which it leaves.
+def select(model: keras.Model, config: PruneConfig) -> Selection:
+    """Which kernels of a model the configuration prunes, and which it leaves; no single ones where channels go.
 
     Raises:
         InputError: it leaves them all; the message says what would not.
     """
+    if config.max_macs is not None:
+        require_candidates(model)
+        return Selection((), ())
     return select_kernels(
-        kernels.specs,
+        find_kernels(model).specs,
         prunable=config.prunable,
         target=config.hardware,
         pattern=config.requested_pattern,
@@ -209,6 +201,8 @@ def _require_none_needed(config: PruneConfig) -> None:
         )
     if config.allocation == "auto":
         raise InputError("The allocation 'auto' needs calibration inputs; the others need none. Received: None")
+    if config.max_macs is not None:
+        raise InputError("Channels are chosen by calibration inputs: --max_macs needs some. Received: None")
     if config.repair != "none":
         raise InputError(
             f"The repair '{config.repair}' needs calibration inputs; repair='none' needs none. Received: None"
@@ -233,115 +227,6 @@ def _open_limit(config: PruneConfig, dense_file: bytes, kernels: KernelMap, spec
     limit = open_limit(config, dense_file, {spec.path: weights[spec.path] for spec in specs})
     require_reachable(limit, specs, SPARSITIES[-1] if config.allocation == "auto" else 1.0, config.requested_pattern)
     return limit
-
-
-def _turn(
-    model: keras.Model,
-    specs: Sequence[LayerSpec],
-    config: PruneConfig,
-    calibration: Iterable[np.ndarray] | None,
-    stopwatch: Stopwatch,
-) -> int:
-    """Puts linear streams into the basis in which zeros cost least; zeros that are there already would be lost by it.
-
-    Returns:
-        How many streams.
-    """
-    if not config.turns_streams:
-        return 0
-    assert calibration is not None
-    kernels = find_kernels(model)
-    weights = kernels.read()
-    with stopwatch.timed("basis"):
-        changing = [kernels.variables[spec.path] for spec in specs]
-        sparse = [kernels.variables[path] for path, kernel in weights.items() if _is_sparse(kernel)]
-        return rotate_streams(model, take_first(calibration, MOST_SCORED), changing, sparse)
-
-
-def _is_sparse(kernel: np.ndarray) -> bool:
-    return count_zeros(kernel) > _FEW_ZEROS * kernel.size
-
-
-def _pair(
-    model: keras.Model,
-    specs: Sequence[LayerSpec],
-    config: PruneConfig,
-    calibration: Iterable[np.ndarray] | None,
-    stopwatch: Stopwatch,
-) -> tuple[str, ...]:
-    """Puts output channels side by side that want the same inputs, where zeros come in blocks of outputs."""
-    patterns = {spec.path: config.pattern_of(spec) for spec in specs}
-    heights = {path: pattern.outputs for path, pattern in patterns.items() if isinstance(pattern, Block)}
-    if max(heights.values(), default=1) == 1:
-        return ()
-    with stopwatch.timed("pairing"):
-        return pair_channels(model, specs, heights, config.requested_sparsity, calibration)
-
-
-def _score(
-    model: keras.Model,
-    kernels: KernelMap,
-    specs: Sequence[LayerSpec],
-    name: str,
-    calibration: Iterable[np.ndarray] | None,
-    progress: Progress,
-    stopwatch: Stopwatch,
-) -> dict[str, np.ndarray]:
-    """Path -> the criterion's scores; what it was told by calibration, much more than them, goes away at the end."""
-    statistics: Mapping[str, Statistics] = {}
-    if names := NEEDS[name]:
-        assert calibration is not None
-        with stopwatch.timed("statistics"):
-            # No criterion reads two: a second one would be a second pass, and progress shows one.
-            statistics = gather(model, specs, names, progress(calibration, f"Gathering statistics for {name}"))
-    with stopwatch.timed("masks"):
-        weights = kernels.read()
-        return {spec.path: CRITERIA[name](weights[spec.path], statistics.get(spec.path, {})) for spec in specs}
-
-
-def _find_allocation(
-    model: keras.Model,
-    specs: Sequence[LayerSpec],
-    config: PruneConfig,
-    limit: Limit | None,
-    calibration: Iterable[np.ndarray] | None,
-    progress: Progress,
-    stopwatch: Stopwatch,
-) -> tuple[Allocation, float]:
-    """The allocation, and the highest sparsity that it can share out.
-
-    With a limit, 'auto' shares out what the limit counts; its sparsities then are shares of that.
-    """
-    if config.allocation != "auto":
-        return ALLOCATIONS[config.allocation], math.nextafter(1, 0)
-    assert calibration is not None
-    prices = limit.prices if limit else {spec.path: Price(1.0) for spec in specs}
-    least_zeros = limit.least_zeros if limit else 0
-    priced = [spec for spec in specs if spec.path in prices]
-    with stopwatch.timed("sensitivity"):
-        patterns = {spec.path: config.pattern_of(spec) for spec in priced}
-        curves = measure_sensitivity(model, priced, patterns, calibration, progress)
-    most = find_most(priced, curves, prices)
-    return lambda specs, scores, sparsity: share_out(specs, curves, sparsity, prices, least_zeros), most
-
-
-def _plan(
-    specs: Sequence[LayerSpec],
-    weights: Mapping[str, np.ndarray],
-    scores: Mapping[str, np.ndarray],
-    config: PruneConfig,
-    share: tuple[Allocation, float],
-    limit: Limit | None,
-) -> tuple[PruningPlan, Mapping[str, np.ndarray], Foreseen | None]:
-    """The plan, its masks, and what the limit, if there is one, comes to with them."""
-    allocation, most = share
-    patterns = {spec.path: config.pattern_of(spec) for spec in specs}
-
-    def plan_at(sparsity: float) -> tuple[PruningPlan, Mapping[str, np.ndarray]]:
-        plan = keep_zeros(make_plan(specs, scores, patterns, allocation, sparsity), weights)
-        return plan, build_masks(plan, scores)
-
-    return (*plan_at(config.requested_sparsity), None) if limit is None else find_least(limit, plan_at, most)
 
 
 def _repair(

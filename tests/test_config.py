@@ -34,7 +34,7 @@ def test_an_n_m_pattern_brings_its_sparsity():
     ],
 )
 def test_one_budget_at_most(budgets, received):
-    with pytest.raises(InputError, match=r"At most one of --sparsity, --max_size_bytes and --min_speedup .+") as error:
+    with pytest.raises(InputError, match=r"At most one of --sparsity, --max_size_bytes, --min_speedup and .+") as error:
         PruneConfig(**budgets)
     assert str(error.value).endswith(f"Received: {received}")
 
@@ -170,3 +170,25 @@ def test_ballast_is_a_rewrite():
     assert JobConfig("model", "out", rewrite="none").target.ballast_for == ()
     with pytest.raises(InputError, match=r"--ballast must be one of auto, off\. Received: on"):
         PruneConfig(ballast="on")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_macs": 0.7}, r"--max_macs removes channels and needs --pattern=channel\. Received: --pattern=auto"),
+        (
+            {"max_macs": 0.7, "pattern": Unstructured()},
+            r"needs --pattern=channel\. Received: --pattern=unstructured",
+        ),
+        ({"max_macs": 1.0, "pattern": Channel()}, r"must be in \(0, 1\)\. Received: 1"),
+        ({"max_macs": float("nan"), "pattern": Channel()}, r"must be in \(0, 1\)\. Received: nan"),
+        (
+            {"max_macs": 0.7, "sparsity": 0.5, "pattern": Channel()},
+            r"At most one of .*Received: --sparsity=0.5 --max_macs=0.7",
+        ),
+        ({"channel_multiple": 0}, r"--channel_multiple must be at least 1\. Received: 0"),
+    ],
+)
+def test_channels_that_are_asked_for_in_a_way_that_cannot_be(given, message):
+    with pytest.raises(InputError, match=message):
+        PruneConfig(**given)

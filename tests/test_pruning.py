@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import reflow_tf
-from reflow_tf import pruning
+from reflow_tf import planning, pruning
 from reflow_tf.export.operators import read_operators
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.statistics import gather
@@ -405,7 +405,7 @@ def test_blocks_of_outputs_are_paired_on_purpose(model, inputs, calibrated, monk
     result = reflow_tf.prune(model, config, calibration, evaluation=inputs)
     assert result.report.paired and read_bits(model.weights) == before
     assert all(config.requested_pattern.admits(mask) for mask in result.masks.values())
-    monkeypatch.setattr(pruning, "pair_channels", lambda *args: ())
+    monkeypatch.setattr(planning, "pair_channels", lambda *args: ())
     left = reflow_tf.prune(model, config, calibration, evaluation=inputs)
     kept, kept_before = (
         [np.abs(find_kernels(r.model).read()[path]).sum() for path in result.report.paired] for r in (result, left)

@@ -277,7 +277,7 @@ class Comparing:
 
     def prepare(self) -> State:
         model = self.carried.model
-        chosen = select(find_kernels(model), self.prune).chosen
+        chosen = select(model, self.prune).chosen
         given = self.methods, self.calibration, self.evaluation, self.evaluation.labels
         return _Cells(Bench(model, chosen, *given, show_progress))
 

@@ -26,7 +26,6 @@ from reflow_tf.jobs.record.notes import describe_emptied
 from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
 from reflow_tf.jobs.scoring import MOST_IN_TFLM, SIGNAL_IMAGES, rank_files, spread
 from reflow_tf.models.carrying import Address
-from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import PruneResult, prune, select
 from reflow_tf.report.document import Report
@@ -95,7 +94,7 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
     with stage("Loading the model"), stopwatch.timed("load model"):
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
         require_classifier(loaded.num_classes, job.model)
-        select(find_kernels(loaded.model), job.prune)  # refused now rather than after the export
+        select(loaded.model, job.prune)  # refused now rather than after the export
     with stage("Opening the data"), stopwatch.timed("open images"):
         calibration, evaluation = open_sets(job, loaded)
     return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
@@ -146,7 +145,8 @@ def _measure(
 ) -> Measured:
     """The very file: judged, held against the masks, run, and measured on what it is for."""
     verdict = explain(exported.content, job.target).as_given
-    mask_checks = check_masks(exported.content, result.masks)
+    masks = {} if result.report.narrowing else result.masks  # of a narrower model none are left
+    mask_checks = check_masks(exported.content, masks)
     runtime = OpenedFile(exported.content, job.target.runtime)
     signals = result.report.signals
     with stopwatch.timed("evaluate files"):

@@ -137,16 +137,47 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
     return {spec.path: _as_worth(found.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
 
+def gather_coherence(model: keras.Model, paths: Sequence[str], inputs: np.ndarray) -> dict[str, float]:
+    """How many times as much as others errors cost that are the same at all positions of an input.
+
+    With gradients g at the outputs of a layer, sum E (sum over positions of g)^2 / sum E (sum over positions of g^2):
+    1 where their signs are independent, the number of positions where all are the same, as before a global average.
+
+    Args:
+        model: it is not changed.
+        paths: of kernels whose layers give channels on the last axis.
+        inputs: (n, ...).
+
+    Returns:
+        Path -> number, at least 1; 1 where no gradient arrives.
+    """
+    placed = {place.path: place.layer for place in walk(model)}
+    watched = {path: placed[path] for path in dict.fromkeys(path.rpartition("/")[0] for path in paths)}
+    totals = _sum_over_inputs(model, watched, inputs, _sum_coherence)
+    found = {name: max(1.0, float(same / each)) if each > 0 else 1.0 for name, (same, each) in totals.items()}
+    return {path: found.get(path.rpartition("/")[0], 1.0) for path in paths}
+
+
+def _sum_coherence(gradients: tf.Tensor) -> tf.Tensor:
+    """(n, ..., channels) -> (2,)."""
+    of_input = tf.reshape(gradients, [tf.shape(gradients)[0], -1, gradients.shape[-1]])
+    return tf.stack([tf.reduce_sum(tf.square(tf.reduce_sum(of_input, 1))), tf.reduce_sum(tf.square(of_input))])
+
+
 def _as_worth(fisher: np.ndarray | None, num_outputs: int) -> np.ndarray:
     gains = _as_gains(None if fisher is None else np.diag(fisher), num_outputs)
     if fisher is None or len(fisher) != num_outputs:
         return np.diag(gains**2)
+    believed = believe(fisher)
     scales = np.sqrt(np.diag(fisher))
-    products = scales[:, None] * scales
-    correlations = np.divide(fisher, products, out=np.zeros_like(fisher), where=products > 0)
-    believed = WORTH_BELIEVED * correlations
-    np.fill_diagonal(believed, 1.0)
-    return believed * gains[:, None] * gains
+    correlations = np.divide(believed, scales[:, None] * scales, out=np.zeros_like(fisher), where=believed != 0)
+    np.fill_diagonal(correlations, 1.0)
+    return correlations * gains[:, None] * gains
+
+
+def believe(fisher: np.ndarray) -> np.ndarray:
+    """The Fisher of outputs, (outputs, outputs), with WORTH_BELIEVED of what is off its diagonal."""
+    return WORTH_BELIEVED * fisher + (1 - WORTH_BELIEVED) * np.diag(np.diag(fisher))
 
 
 def gather_output_fisher(
@@ -182,7 +213,7 @@ def _sum_over_inputs(
     differentiate = _make_output_gradients(model, watched, read, probabilities, reduce)
     totals: dict[str, np.ndarray] = {}
     for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
-        found = differentiate(tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME]))
+        found = differentiate(tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME]), tf.constant(start))
         totals = {path: totals.get(path, 0.0) + reduced.numpy().astype(np.float64) for path, reduced in found.items()}
     if broken := [path for path, reduced in totals.items() if not np.isfinite(reduced).all()]:
         raise InputError(f"Activations and gradients must be finite. Received: NaN or infinity at {broken[0]}")
@@ -209,14 +240,14 @@ def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
 
 def _make_output_gradients(
     model: keras.Model, watched: Mapping[str, keras.Layer], read: Reading, probabilities: bool, reduce: Reduction
-) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    def differentiate(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    def differentiate(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
         given: dict[str, list[tf.Tensor]] = {path: [] for path in watched}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             calls = {layer: _watched_call(layer, given[path], tape) for path, layer in watched.items()}
             with replaced_calls(calls):
-                likelihood = _log_likelihood(read(infer(model, inputs)), probabilities)
-        gradients = tape.gradient(likelihood, given, unconnected_gradients="zero")
+                score = _draw_score(_log_probabilities(read(infer(model, inputs)), probabilities), draw)
+        gradients = tape.gradient(score, given, unconnected_gradients="zero")
         return {
             path: tf.add_n([reduce(gradients) for gradients in of_layer])
             for path, of_layer in gradients.items()
@@ -243,8 +274,24 @@ def _watched_call(layer: keras.Layer, outputs: list[tf.Tensor], tape: tf.Gradien
 
 def _log_likelihood(outputs: tf.Tensor, probabilities: bool) -> tf.Tensor:
     """Of the classes that the model itself finds likeliest, summed over samples."""
-    logs = tf.math.log(tf.maximum(outputs, 1e-30)) if probabilities else tf.nn.log_softmax(outputs)
-    return tf.reduce_sum(tf.reduce_max(logs, axis=-1))
+    return tf.reduce_sum(tf.reduce_max(_log_probabilities(outputs, probabilities), axis=-1))
+
+
+def _log_probabilities(outputs: tf.Tensor, probabilities: bool) -> tf.Tensor:
+    return tf.math.log(tf.maximum(outputs, 1e-30)) if probabilities else tf.nn.log_softmax(outputs)
+
+
+def _draw_score(logs: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+    """Something whose gradients g have E g g^T = the Fisher: weights u of log-probabilities, E u u^T = diag p - p p^T.
+
+    All classes are in it at once. Of the likeliest class alone, a confident network's gradients are next to nothing,
+    and what tells the others apart is not in them at all.
+    """
+    probabilities = tf.exp(tf.stop_gradient(logs))
+    roots = tf.sqrt(probabilities)
+    noise = tf.random.stateless_normal(tf.shape(logs), seed=[0, draw], dtype=logs.dtype)
+    weights = roots * noise - probabilities * tf.reduce_sum(roots * noise, axis=-1, keepdims=True)
+    return tf.reduce_sum(weights * logs)
 
 
 def _take_in(sums: dict[str, np.ndarray], pending: dict[str, list[np.ndarray]], block_size: int) -> None:

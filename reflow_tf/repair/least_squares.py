@@ -85,7 +85,7 @@ def least_squares(
         pruned: a functional or sequential model.
         batches: float arrays (n, ...), re-iterable, any number of them.
         progress: wraps the layers as the sweep passes them.
-        plan: which pattern and sparsity each masked kernel has.
+        plan: which pattern and sparsity each masked kernel has; one that is not in it keeps its mask.
         memory_budget: bytes; half of it may hold what lies between layers. It decides what is computed again, and never
             the result. None: a quarter of the machine's memory.
         crew: who leads the images through the network; the searches and the solving are done here.
@@ -188,7 +188,8 @@ class _Sweep:
         kernel = spec.to_canonical(self._meter.networks.read_dense(variable)).astype(np.float64)
         problem = together.regularize(kernel)
         if spec.path in self.pruned.masks:
-            fit = fit_kernel(problem, kernel, self._worth[spec.path], self._plan.layers[spec.path])
+            planned, mask = self._plan.layers.get(spec.path), self.pruned.masks[spec.path]
+            fit = fit_kernel(problem, kernel, self._worth[spec.path], planned, mask)
         else:
             fit = refit_kernel(problem, kernel)
         self._write(variable, spec.from_canonical(fit.kernel))

@@ -106,9 +106,11 @@ def headline(report: Report) -> str:
     else:
         score = f"agrees with the dense model on {percent(final.top1)} of the {nouns.prediction(report)}s"
         reached = f"{percent(final.top1)} agreement with the dense model"
-    if report["sparsity"]["achieved"] == report["sparsity"]["before"]:
+    if report["narrowing"] is None and report["sparsity"]["achieved"] == report["sparsity"]["before"]:
         return f"Nothing was pruned: the file of {name} {score} and is {_sized(report)}."
     zeros = f"with {percent(report['sparsity']['achieved'], 0)} of its prunable weights {_made(report)} zero"
+    if report["narrowing"]:
+        zeros = f"with {percent(_macs_left(report), 0)} of its multiply-adds"
     outcome = device.sized(report["mcu"]) if report["mcu"] else f"in a file {_sized(report)}"
     if report["signal"]["collapsed_after"]:
         return f"{name} collapsed {zeros}: the file {score}."
@@ -240,6 +242,8 @@ def predictions_sentence(report: Report) -> str:
 def sparsity_sentence(report: Report) -> str:
     sparsity = report["sparsity"]
     layers = sparsity["layers"]
+    if (narrowing := narrowing_sentence(report)) is not None:
+        return narrowing
     if not layers:
         return "No kernel was prunable."
     zeros, weights = (sum(layer[key] for layer in layers) for key in ("num_zeros", "num_weights"))
@@ -252,6 +256,30 @@ def sparsity_sentence(report: Report) -> str:
         f"{asked} was asked for{_before(report)}), in {plural(len(layers), 'kernel')}{spread}. Of all weights "
         f"of the model, {percent(sparsity['achieved_model'])} are zero."
     )
+
+
+def narrowing_sentence(report: Report) -> str | None:
+    """What channels were removed, and what stayed whole; None where none were asked to be."""
+    narrowing = report["narrowing"]
+    if narrowing is None:
+        return None
+    narrower = [group for group in narrowing["groups"] if group["width"] < group["size"]]
+    gone = sum(group["size"] - group["width"] for group in narrower)
+    held = ""
+    if narrowing["held"]:
+        first = narrowing["held"][0]
+        held = f" {plural(len(narrowing['held']), 'group')} had to stay; the first: {first['path']} {first['reason']}."
+    return (
+        f"{count(gone)} channels were removed, in {count(len(narrower))} of "
+        f"{plural(len(narrowing['groups']), 'group')}: {percent(_macs_left(report))} of the multiply-adds are "
+        f"left ({large_count(narrowing['macs_before'])} before, {large_count(narrowing['macs_after'])} now), and "
+        f"{large_count(report['model']['num_parameters'])} of {large_count(narrowing['num_parameters_before'])} "
+        f"parameters.{held}"
+    )
+
+
+def _macs_left(report: Report) -> float:
+    return report["narrowing"]["macs_after"] / report["narrowing"]["macs_before"]
 
 
 def _made(report: Report) -> str:
@@ -292,13 +320,15 @@ def proof_sentence(report: Report) -> str:
     """What was read back from the bytes, and whether they compute what the Keras model computes."""
     masks, parity = report["masks_in_file"], report["parity"]
     found = sum(mask["ok"] for mask in masks)
-    masks_text = f"{count(found)} of {plural(len(masks), 'mask')} found again in the bytes of the file."
+    masks_text = f"{count(found)} of {plural(len(masks), 'mask')} found again in the bytes of the file. "
+    if report["narrowing"]:
+        masks_text = "The narrower model computes what the masked one does. "
     images = plural(parity["n"], nouns.sample(report))
     if parity["positions"] > 1:
         images = f"positions of {images}"
     share = f"all {images}" if parity["top1_agreement"] == 1 else f"{percent(parity['top1_agreement'])} of {images}"
     return (
-        f"{masks_text} The file and the Keras model name the same class on {share}; their outputs differ by at most "
+        f"{masks_text}The file and the Keras model name the same class on {share}; their outputs differ by at most "
         f"{significant(parity['max_abs'])} (mean {significant(parity['mean_abs'])})."
     )
 

@@ -129,7 +129,10 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     yield "size", f"{size(sizes['dense_file'])} dense → {size(sizes['file'])}; with gzip {size(sizes['gzip'])}", ""
     zeros = sum(layer["num_zeros"] for layer in sparsity["layers"])
     shares = f"{percent(sparsity['achieved'])} of the prunable, {percent(sparsity['achieved_model'])} of all weights"
-    yield "zeros", f"{large_count(zeros)} in {plural(len(sparsity['layers']), 'kernel')}: {shares}", ""
+    if (narrowing := story.narrowing_sentence(report)) is not None:
+        yield "channels", narrowing, ""
+    else:
+        yield "zeros", f"{large_count(zeros)} in {plural(len(sparsity['layers']), 'kernel')}: {shares}", ""
     if (before := story.zeros_before_sentence(report)) is not None:
         yield "", before, ""
     proven = all(mask["ok"] for mask in report["masks_in_file"])

@@ -76,7 +76,21 @@ PATTERN = flags.DEFINE_string(
     _AUTO,
     "auto (what the target wants, layer by layer: for --device=arm pairs of outputs, block:2x1; otherwise single "
     "weights), unstructured, nm:N,M (N kept of M along the input channels, e.g. nm:2,4), block:OxI (output x input, "
-    "e.g. block:4x1), or channel (mask only: the file does not get narrower).",
+    "e.g. block:4x1), or channel (with --max_macs whole channels are removed, on any device and in any precision; "
+    "without it they are set to zero, and the file is as wide as before).",
+    flag_values=FLAGS,
+)
+MAX_MACS = flags.DEFINE_float(
+    "max_macs",
+    None,
+    "Instead of --sparsity, with --pattern=channel: channels are removed until the network has at most this share of "
+    "its multiply-adds. Which ones is measured on calibration inputs; follow it with --repair=least_squares or auto.",
+    flag_values=FLAGS,
+)
+CHANNEL_MULTIPLE = flags.DEFINE_integer(
+    "channel_multiple",
+    _PRUNE.channel_multiple,
+    "Layers that get narrower have a multiple of so many channels: 8 suits XNNPACK and Ethos-U, 4 Cortex-M.",
     flag_values=FLAGS,
 )
 CRITERION = flags.DEFINE_string(
@@ -207,6 +221,8 @@ def read_config() -> JobConfig:
             max_size_bytes=MAX_SIZE_BYTES.value if SPARSITY.value != _AUTO else _require_flash_budget(),
             max_size_flag="max_size_bytes" if SPARSITY.value != _AUTO else "flash_budget",
             min_speedup=MIN_SPEEDUP.value,
+            max_macs=MAX_MACS.value,
+            channel_multiple=CHANNEL_MULTIPLE.value,
             pattern=None if PATTERN.value == _AUTO else patterns.parse(PATTERN.value),
             criterion=CRITERION.value,
             allocation=ALLOCATION.value,

@@ -106,21 +106,35 @@ def test_batches_are_required_and_have_to_fit():
         gather(model, INPUTS[:, :4])
 
 
+def exact_fisher(logits, weights):
+    """E W (diag p - p p^T) W^T over inputs, of W (n, ..., classes): what gradients are to the logits."""
+    p = softmax(logits.astype(float))
+    of_logits = np.einsum("nc,cd->ncd", p, np.eye(p.shape[1])) - p[:, :, None] * p[:, None]
+    return np.einsum("nhc,ncd,nkd->hk", weights, of_logits, weights) / len(p)
+
+
 @pytest.mark.parametrize("activation", [None, "softmax"])
-def test_output_gains_against_the_gradient_written_out(activation):
-    """logits = W h, h = V x: the gradient of log p_y is e_y - p with respect to them and W^T (e_y - p) to h."""
+def test_output_gains_are_those_of_the_exact_fisher_over_many_inputs(activation):
+    """logits = W h, h = V x: the Fisher of the logits is diag p - p p^T, and W^T times that times W of h."""
     keras.utils.set_random_seed(2)
     hidden, classes = layers.Dense(4, use_bias=False, name="hidden"), layers.Dense(3, use_bias=False, name="classes")
     classes.activation = keras.activations.get(activation)
     model = keras.Sequential([keras.Input((5,)), hidden, classes])
-    inputs = np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32)
-    logits = (inputs @ hidden.kernel.numpy() @ classes.kernel.numpy()).astype(float)
-    residual = np.eye(3)[logits.argmax(1)] - softmax(logits)
-    expected = np.sqrt(np.mean((residual @ classes.kernel.numpy().T) ** 2, axis=0))
+    inputs = np.random.default_rng(0).normal(size=(4000, 5)).astype(np.float32)
+    logits = inputs @ hidden.kernel.numpy() @ classes.kernel.numpy()
     gains = fisher.gather_output_gains(model, find_kernels(model).specs, inputs)
-    np.testing.assert_allclose(gains["hidden/kernel"], np.maximum(expected / expected.mean(), 0.1), rtol=1e-4)
-    expected = np.sqrt(np.mean(residual**2, axis=0))
-    np.testing.assert_allclose(gains["classes/kernel"], np.maximum(expected / expected.mean(), 0.1), rtol=1e-4)
+    for path, weights in (("hidden/kernel", classes.kernel.numpy()), ("classes/kernel", np.eye(3))):
+        found = exact_fisher(logits, np.broadcast_to(weights, (len(inputs), *weights.shape)))
+        expected = np.sqrt(np.diag(found))
+        np.testing.assert_allclose(gains[path], np.maximum(expected / expected.mean(), 0.1), rtol=0.05)
+
+
+def test_what_is_drawn_is_the_same_each_time():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, name="hidden"), layers.Dense(3)])
+    inputs = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    specs = find_kernels(model).specs
+    one, other = (fisher.gather_output_worth(model, specs, inputs) for _ in range(2))
+    assert all(np.array_equal(one[path], other[path]) for path in one)
 
 
 def test_an_activation_inside_a_layer_stays_where_it_is():
@@ -145,26 +159,35 @@ def test_gains_of_nothing_finite_are_refused():
         fisher.gather_output_gains(model, find_kernels(model).specs, np.full((2, 5), np.nan, np.float32))
 
 
-def test_what_errors_cost_together_against_gradients_written_out():
-    """Softmax over W2 relu(x W1): of the hidden outputs the gradient is W2 (onehot - p), where they are on."""
+def test_what_errors_cost_together_is_the_exact_fisher_over_many_inputs():
+    """Softmax over W2 relu(x W1): gradients of the logits come to the hidden outputs through W2, where they are on."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5,)), layers.Dense(4, activation="relu"), layers.Dense(3, "softmax")])
     specs = find_kernels(model).specs
-    inputs = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    inputs = np.random.default_rng(0).normal(size=(4000, 5)).astype(np.float32)
     hidden = inputs @ model.layers[0].kernel.numpy()
-    found = model(inputs).numpy()
-    errors = np.eye(3)[found.argmax(-1)] - found
-    gradients = (errors @ model.layers[1].kernel.numpy().T) * (hidden > 0)
-    expected = gradients.T @ gradients / 20
-    fishers = fisher.gather_output_fisher(model, {"hidden": model.layers[0]}, inputs)
-    np.testing.assert_allclose(fishers["hidden"], expected, atol=1e-5)
+    weights = (hidden > 0)[:, :, None] * model.layers[1].kernel.numpy()
+    expected = exact_fisher(np.maximum(hidden, 0) @ model.layers[1].kernel.numpy(), weights)
+    found = fisher.gather_output_fisher(model, {"hidden": model.layers[0]}, inputs)["hidden"]
+    np.testing.assert_allclose(found, expected, atol=0.05 * expected.max())
     worth = fisher.gather_output_worth(model, specs, inputs)[specs[0].path]
     gains = fisher.gather_output_gains(model, specs, inputs)[specs[0].path]
     np.testing.assert_allclose(np.diag(worth), gains**2, rtol=1e-5)
     assert np.linalg.eigvalsh(worth).min() > 0
-    scales = np.sqrt(np.diag(expected))
-    correlation = fisher.WORTH_BELIEVED * expected[0, 1] / (scales[0] * scales[1])
+    correlation = fisher.WORTH_BELIEVED * found[0, 1] / np.sqrt(found[0, 0] * found[1, 1])
     assert worth[0, 1] == pytest.approx(correlation * gains[0] * gains[1], rel=1e-3)
+
+
+def test_errors_that_are_the_same_everywhere_cost_as_much_more_as_there_are_positions():
+    """Behind a global average the gradients of all positions are one; a layer without positions has no more of them."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((4, 4, 3)), layers.Conv2D(5, 1, name="conv"), layers.GlobalAveragePooling2D()]
+        + [layers.Dense(3, name="classes")]
+    )
+    inputs = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(np.float32)
+    found = fisher.gather_coherence(model, [spec.path for spec in find_kernels(model).specs], inputs)
+    assert found == {"conv/kernel": pytest.approx(16, rel=1e-4), "classes/kernel": pytest.approx(1, rel=1e-4)}
 
 
 def test_outputs_that_no_gradient_reaches_cost_nothing_together():

@@ -151,6 +151,7 @@ def sample_report(
             "allocation": "lamp",
             "layers": layers,
         },
+        "narrowing": None,
         "signal": {
             "verdict_rule": "collapsed: the entropy of the predicted classes is under half of the dense model's, "
             "or the variance at the last batch norm is under 1 % of the dense model's",

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from reflow_tf import pruning
+from reflow_tf import planning, pruning
 from reflow_tf.errors import InputError
 from reflow_tf.jobs import pipeline
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
@@ -234,8 +234,8 @@ STAGES = {
     "loading": (pipeline, "load_model"),
     "opening images": (pipeline, "open_sets"),
     "checking weights": (pruning, "check_finite"),
-    "planning": (pruning, "make_plan"),
-    "masking": (pruning, "build_masks"),
+    "planning": (planning, "make_plan"),
+    "masking": (planning, "build_masks"),
     "measuring": (pruning, "_measure_signal"),
     "copying": (pruning, "copy_model"),
     "surgery": (pruning, "write_masks"),

@@ -21,6 +21,7 @@ from reflow_tf.jobs.record.device import (
 from reflow_tf.jobs.record.notes import write_notes
 from reflow_tf.jobs.record.outcome import (
     describe_gate,
+    describe_narrowing,
     describe_repair,
     describe_scores,
     describe_signal,
@@ -50,6 +51,7 @@ def describe(run: Run) -> Report:
         "accuracy": accuracy,
         "agreement": agreement,
         "sparsity": describe_sparsity(run),
+        "narrowing": describe_narrowing(run),
         "signal": describe_signal(run),
         "repair": describe_repair(run),
         "size_bytes": describe_sizes(run),
@@ -127,6 +129,7 @@ def describe_data(run: Run) -> dict[str, Any]:
 def _masks_archive(result: PruneResult) -> bytes:
     """masks.npz: path -> boolean array of the Keras kernel's own shape, True = kept."""
     buffer = io.BytesIO()
+    # Of a network that got narrower, kernels as they were before: which channels stayed.
     masks = {spec.path: spec.from_canonical(result.masks[spec.path]) for spec in result.report.specs}
     np.savez_compressed(buffer, **masks)  # type: ignore[arg-type]  # no path is called allow_pickle
     return buffer.getvalue()

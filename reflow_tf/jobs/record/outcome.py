@@ -73,23 +73,41 @@ def describe_gate(limit: float | None, score: dict[str, Any]) -> dict[str, Any]:
 
 
 def requested_sparsity(run: Run) -> float | None:
-    return None if run.job.prune.budget else run.job.prune.requested_sparsity
+    has_other = run.job.prune.budget is not None or run.job.prune.max_macs is not None
+    return None if has_other else run.job.prune.requested_sparsity
+
+
+def describe_narrowing(run: Run) -> dict[str, Any] | None:
+    """Which channels were removed; None where none were asked to be."""
+    narrowing = run.result.report.narrowing
+    if narrowing is None:
+        return None
+    return {
+        "max_macs": run.job.prune.max_macs,
+        "macs_before": narrowing.macs_before,
+        "macs_after": narrowing.macs_after,
+        "num_parameters_before": run.given.loaded.model.count_params(),
+        "groups": [plain(group) for group in narrowing.groups],
+        "held": [plain(skipped) for skipped in narrowing.held],
+    }
 
 
 def describe_sparsity(run: Run) -> dict[str, Any]:
     """Zeros of the weights as they are now, whoever made them."""
     model, plan, config = run.result.model, run.result.plan, run.job.prune
     report, weights = run.result.report, find_kernels(model).read()
+    specs = () if report.narrowing else report.specs  # of channels that were removed nothing is left to be zero
     layers = [
         _sparsity_of_layer(spec, weights[spec.path], report.zeros_before[spec.path], plan.layers[spec.path].pattern)
-        for spec in report.specs
+        for spec in specs
     ]
-    num_weights = sum(spec.num_weights for spec in report.specs)
+    num_weights = sum(spec.num_weights for spec in specs) or 1
+    zeros_before = sum(report.zeros_before[spec.path] for spec in specs)
     # Kernels that are not prunable for the target may have come with zeros as well.
     matrices = (keras.ops.convert_to_numpy(weight) for weight in model.weights if len(weight.shape) > 1)
     return {
         "requested": requested_sparsity(run),
-        "before": sum(report.zeros_before.values()) / num_weights,
+        "before": zeros_before / num_weights,
         "achieved": sum(layer["num_zeros"] for layer in layers) / num_weights,
         "achieved_model": sum(map(count_zeros, matrices)) / model.count_params(),
         "pattern": str(config.requested_pattern),

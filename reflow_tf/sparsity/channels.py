@@ -1,0 +1,130 @@
+"""Which channels of a group leave first: exact backward elimination on what the kernels that read them compute.
+
+The channel leaves whose loss its readers can make up for best with what is left; then they are refitted, and so on.
+With the readers' weights W and the inverse H^-1 of the Gram of what they read, the loss of channel j is
+tr(W_j ([H^-1]_jj)^-1 W_j^T), then W -= W_j ([H^-1]_jj)^-1 [H^-1]_j: and H^-1 -= [H^-1]_:j ([H^-1]_jj)^-1 [H^-1]_j:.
+That is optimal brain surgery (Hassibi & Stork, 1993) for columns of several outputs and taps together; for one reader,
+one tap and one output it is lemma 1 of Frantar & Alistarh, arXiv 2208.11580.
+
+On the inputs that the Gram was summed up over, readers of many channels can make up for nearly anything. So what counts
+as loss is what the refitted readers miss on others.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+_FORGOTTEN = 0.85
+"""Once so few of the channels that are held are left, those that left are cut off: later steps are shorter."""
+_NUM_LOOKS = 32
+"""Widths at which the loss is looked at; between them it is taken to grow evenly."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A kernel that reads a group's channels.
+
+    Attributes:
+        weights: (outputs, d) float64, in units in which the square of an error is what it costs.
+        judged: the same in the units in which the loss is measured.
+        gram: of what they multiply, (d, d) float64, positive definite: that by which channels leave and readers are
+            refitted.
+        judging: the same of other inputs: that by which the loss is measured.
+        places: (channels, taps), the columns of each channel; columns of no channel stay, and are refitted, too.
+    """
+
+    weights: np.ndarray
+    judged: np.ndarray
+    gram: np.ndarray
+    judging: np.ndarray
+    places: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Elimination:
+    """The order in which channels leave.
+
+    Attributes:
+        order: (channels,), the first to leave first; the last one never does.
+        losses: (channels,), what readers miss once 0, 1, ... of them have left, never falling.
+    """
+
+    order: np.ndarray
+    losses: np.ndarray
+
+
+def eliminate(readers: Sequence[Reader]) -> Elimination:
+    """Removes channel after channel, whichever costs all readers together least, until one is left.
+
+    Args:
+        readers: at least one, all of the same number of channels; they stay as they are.
+    """
+    states = [_State(reader) for reader in readers]
+    count = len(readers[0].places)
+    looks = set(np.unique(np.linspace(0, count - 1, min(count, _NUM_LOOKS)).round().astype(int)).tolist())
+    names, alive = np.arange(count), np.ones(count, bool)
+    order: list[int] = []
+    seen = {0: 0.0}
+    while len(order) < count - 1:
+        costs = np.sum([state.price(alive) for state in states], axis=0)
+        leaving = int(np.argmin(np.where(alive, costs, np.inf)))
+        order.append(int(names[leaving]))
+        alive[leaving] = False
+        for state in states:
+            state.remove(leaving)
+        if len(order) in looks:
+            seen[len(order)] = sum(state.measure_loss() for state in states)
+        if alive.sum() < _FORGOTTEN * len(alive):
+            for state in states:
+                state.forget(alive)
+            names, alive = names[alive], np.ones(int(alive.sum()), bool)
+    losses = np.interp(np.arange(count), list(seen), np.maximum.accumulate(list(seen.values())))
+    return Elimination(np.array([*order, int(names[alive][0])]), losses)
+
+
+class _State:
+    """A reader as it is refitted: the columns of its channels first, one channel behind the other, then all others."""
+
+    def __init__(self, reader: Reader):
+        self._count, self._taps = reader.places.shape
+        others = np.setdiff1d(np.arange(reader.weights.shape[1]), reader.places)
+        self._columns = np.concatenate([reader.places.ravel(), others])  # of the reader
+        self._reader = reader
+        self._fitted = len(reader.weights)
+        self._weights = np.concatenate([reader.weights, reader.judged])[:, self._columns]
+        self._inverse = np.linalg.inv(reader.gram)[np.ix_(self._columns, self._columns)]
+
+    def price(self, alive: np.ndarray) -> np.ndarray:
+        """What each channel costs if it leaves now, (channels,); of those that left, anything."""
+        count, taps = self._count, self._taps
+        own = self._inverse[: count * taps, : count * taps].reshape(count, taps, count, taps)
+        blocks = np.where(alive[:, None, None], np.einsum("itiu->itu", own), np.eye(taps))
+        by_channel = self._weights[: self._fitted, : count * taps].reshape(-1, count, taps).transpose(1, 0, 2)
+        if taps == 1:
+            return np.einsum("cot,cot->c", by_channel, by_channel) / blocks[:, 0, 0]
+        solved = np.linalg.solve(blocks, by_channel.transpose(0, 2, 1))
+        return np.einsum("cot,cto->c", by_channel, solved)
+
+    def remove(self, leaving: int) -> None:
+        """Takes a channel out, and refits what is left."""
+        places = slice(leaving * self._taps, (leaving + 1) * self._taps)
+        pulls = np.linalg.solve(self._inverse[places, places], self._inverse[places])
+        self._weights -= self._weights[:, places] @ pulls
+        self._inverse -= self._inverse[:, places] @ pulls
+        self._weights[:, places] = 0.0
+
+    def measure_loss(self) -> float:
+        """What is missed on the inputs that judge."""
+        moved = -self._reader.judged
+        moved[:, self._columns] += self._weights[self._fitted :]
+        return float(np.sum((moved @ self._reader.judging) * moved))
+
+    def forget(self, alive: np.ndarray) -> None:
+        """Cuts off the channels that have left."""
+        stays = np.concatenate(
+            [np.repeat(alive, self._taps), np.ones(len(self._columns) - self._count * self._taps, bool)]
+        )
+        self._count, self._columns = int(alive.sum()), self._columns[stays]
+        self._weights = np.ascontiguousarray(self._weights[:, stays])
+        self._inverse = np.ascontiguousarray(self._inverse[np.ix_(stays, stays)])

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reflow_tf.sparsity.channels import Reader, eliminate
+
+
+def make_gram(rng, size):
+    samples = rng.normal(size=(4 * size, size)) @ rng.normal(size=(size, size))
+    return samples.T @ samples / len(samples)
+
+
+def make_reader(rng, channels, taps, others=0):
+    """Its channels' columns are anywhere among all of them."""
+    size = channels * taps + others
+    places = rng.permutation(size)[: channels * taps].reshape(channels, taps)
+    gram = make_gram(rng, size)
+    weights = rng.normal(size=(3, size))
+    return Reader(weights, weights, gram, gram, places)
+
+
+def refit_loss(reader, gone, judging=None):
+    """What is lost at least if these channels are gone: by the normal equations of those that are left."""
+    left = ~np.isin(np.arange(reader.weights.shape[1]), reader.places[gone])
+    pulled = np.linalg.solve(
+        reader.gram[np.ix_(left, left)], reader.gram[np.ix_(left, ~left)] @ reader.weights[:, ~left].T
+    )
+    best = np.zeros_like(reader.weights)
+    best[:, left] = reader.weights[:, left] + pulled.T
+    moved = best - reader.weights
+    return float(np.einsum("od,de,oe->", moved, reader.gram if judging is None else judging, moved))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(2, 9), st.sampled_from([1, 2, 4]), st.sampled_from([0, 3]), st.integers(1, 3), st.integers(0, 99))
+def test_each_channel_that_leaves_is_the_cheapest_and_costs_what_refitting_leaves(channels, taps, others, count, seed):
+    rng = np.random.default_rng(seed)
+    readers = [make_reader(rng, channels, taps, others) for _ in range(count)]
+    found = eliminate(readers)
+    assert sorted(found.order) == list(range(channels))
+    for number in range(channels - 1):
+        gone = list(found.order[:number])
+        rest = [c for c in range(channels) if c not in gone]
+        costs = {c: sum(refit_loss(reader, [*gone, c]) for reader in readers) for c in rest}
+        assert costs[found.order[number]] == pytest.approx(min(costs.values()), rel=1e-6)
+        assert found.losses[number + 1] == pytest.approx(costs[found.order[number]], rel=1e-6)
+
+
+def test_the_loss_is_that_on_the_inputs_that_judge():
+    rng = np.random.default_rng(0)
+    fitted = make_reader(rng, 6, 1)
+    judging = make_gram(rng, 6)
+    found = eliminate([Reader(fitted.weights, fitted.judged, fitted.gram, judging, fitted.places)])
+    np.testing.assert_array_equal(found.order, eliminate([fitted]).order)
+    missed = [refit_loss(fitted, found.order[:number], judging) for number in range(6)]
+    np.testing.assert_allclose(found.losses, np.maximum.accumulate(missed), rtol=1e-6)
+
+
+def test_many_channels_are_looked_at_here_and_there():
+    found = eliminate([make_reader(np.random.default_rng(0), 100, 1)])
+    assert found.losses.shape == (100,)
+    assert (np.diff(found.losses) >= 0).all()
+    assert found.losses[-1] > found.losses[1] > 0
+
+
+def test_of_two_equal_channels_one_is_free():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(200, 4))
+    samples[:, 3] = samples[:, 1]
+    gram = samples.T @ samples / 200 + 1e-9 * np.eye(4)
+    weights = rng.normal(size=(5, 4))
+    found = eliminate([Reader(weights, weights, gram, gram, np.arange(4)[:, None])])
+    assert found.order[0] in (1, 3)
+    assert found.losses[1] < 1e-6 < found.losses[2]
+
+
+def test_the_readers_stay_as_they_are():
+    reader = make_reader(np.random.default_rng(0), 6, 2)
+    before = reader.weights.copy(), reader.gram.copy()
+    eliminate([reader])
+    np.testing.assert_array_equal(reader.weights, before[0])
+    np.testing.assert_array_equal(reader.gram, before[1])

@@ -1,0 +1,146 @@
+"""Channels chosen and removed, from a model to a narrower one."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import reflow_tf
+from reflow_tf.errors import InputError
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.surgery import read_bits
+from reflow_tf.narrowing import choose_channels, find_candidates, narrow_and_check
+from reflow_tf.repair.contract import show_nothing
+from reflow_tf.sparsity import patterns
+
+CHANNEL = patterns.Channel()
+
+
+def build(width=32, copies=False):
+    """An inverted residual with a head; with `copies` every other hidden channel is the one before it again."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    stream = layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem")(inputs)
+    x = layers.Conv2D(width, 1, use_bias=False, name="expand")(stream)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
+    x = layers.Conv2D(8, 1, use_bias=False, name="project")(x)
+    x = layers.Add()([stream, layers.BatchNormalization()(x)])
+    outputs = layers.Dense(4, name="classes")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, outputs)
+    if copies:
+        for name, axis in (("expand", 3), ("depthwise", 2)):
+            kernel = np.array(model.get_layer(name).kernel)
+            odd, even = ([slice(None)] * axis + [slice(start, None, 2)] for start in (1, 0))
+            kernel[tuple(odd)] = kernel[tuple(even)]
+            model.get_layer(name).kernel.assign(kernel)
+    return model
+
+
+@pytest.fixture
+def samples():
+    return np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype(np.float32)
+
+
+def test_copies_of_channels_go_and_nothing_is_lost(samples):
+    model = build(copies=True)
+    config = reflow_tf.PruneConfig(
+        pattern=CHANNEL, max_macs=0.75, channel_multiple=1, repair="least_squares", basis="kept"
+    )
+    before = read_bits(model.weights)
+    result = reflow_tf.prune(model, config, samples)
+    assert read_bits(model.weights) == before
+    narrowing = result.report.narrowing
+    assert narrowing.macs_after <= 0.75 * narrowing.macs_before
+    hidden = next(group for group in narrowing.groups if group.readers == ("project/kernel",))
+    assert (hidden.writers, hidden.size) == (("expand/kernel",), 32) and 16 <= hidden.width < 32
+    assert result.model.get_layer("expand").filters == hidden.width
+    dense, narrower = (np.array(each(samples, training=False)) for each in (model, result.model))
+    np.testing.assert_allclose(narrower, dense, atol=0.05 * np.abs(dense).max())
+
+
+@pytest.mark.parametrize("repair", ["none", "reflow", "least_squares", "least_squares,reflow", "auto"])
+def test_any_repair_of_what_is_left(samples, repair):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.6, channel_multiple=4, repair=repair)
+    result = reflow_tf.prune(build(), config, samples, evaluation=samples)
+    assert result.model.count_params() < build().count_params()
+    assert set(result.report.signals) == {"dense", "pruned", "repaired"}
+    widths = {group.width for group in result.report.narrowing.groups if group.width < group.size}
+    assert widths and all(width % 4 == 0 for width in widths)
+
+
+def test_the_narrower_model_is_a_plain_one(samples, tmp_path):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.6, repair="least_squares")
+    model = reflow_tf.prune(build(), config, samples).model
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(samples[:4]), model(samples[:4]))
+    loaded.compile("sgd", "mse")
+    assert np.isfinite(loaded.fit(samples, np.zeros((64, 4)), verbose=0).history["loss"][0])
+
+
+def test_macs_are_those_of_the_layers(samples):
+    narrowing = choose_channels(build(), 0.9, [samples], show_nothing, multiple=8)
+    assert narrowing.macs_before == 64 * (27 * 8 + 8 * 32 + 9 * 32 + 32 * 8) + 8 * 4
+
+
+def test_what_holds_channels_is_said():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 1, name="first")(inputs)
+    x = layers.LayerNormalization(name="mean")(x)
+    x = layers.Conv2D(6, 1, name="second")(x)
+    x = layers.Conv2DTranspose(5, 3, name="third")(x)
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="last")(x))
+    found, held = find_candidates(model)
+    assert [candidate.writers[0].path for candidate in found] == ["third/kernel"]
+    assert {each.path: each.reason for each in held} == {
+        "first/kernel": "goes into mean (LayerNormalization), of which it is not known what it does with channels",
+        "second/kernel": "is read by third/kernel (Conv2DTranspose), for which there is no rule of least squares",
+        "last/kernel": "is an output of the network",
+    }
+
+
+def test_a_network_of_which_nothing_may_go_is_refused(samples):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.Conv2D(4, 1, name="only")(inputs))
+    with pytest.raises(InputError, match=r"all stay: only/kernel is an output of the network"):
+        reflow_tf.prune(model, reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5), samples)
+
+
+def test_a_subclassed_model_is_refused(samples):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv = layers.Conv2D(4, 1)
+
+        def call(self, inputs):
+            return self.conv(inputs)
+
+    model = Own()
+    model(samples[:1])
+    with pytest.raises(InputError, match=r"functional or sequential model is required.*Received: own"):
+        reflow_tf.prune(model, reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5), samples, inplace=True)
+
+
+def test_a_budget_that_leaves_no_channels_is_refused(samples):
+    with pytest.raises(InputError, match=r"--max_macs must be at least 0\.\d+ here.*Received: 0\.05"):
+        reflow_tf.prune(build(), reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.05), samples)
+
+
+def test_a_multiple_larger_than_every_layer_is_refused(samples):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.9, channel_multiple=64)
+    with pytest.raises(InputError, match=r"--max_macs must be at least 1 here"):
+        reflow_tf.prune(build(), config, samples)
+
+
+def test_channels_are_not_chosen_without_inputs():
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.9, repair="none")
+    with pytest.raises(InputError, match=r"--max_macs needs some\. Received: None"):
+        reflow_tf.prune(build(), config)
+
+
+def test_a_model_that_is_not_what_its_masks_say_is_noticed(samples):
+    model = build()
+    assert find_kernels(model).specs
+    with pytest.raises(AssertionError, match="differs"):
+        narrow_and_check(model, {2: np.arange(4)}, [samples])
