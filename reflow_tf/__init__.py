@@ -16,6 +16,7 @@ from reflow_tf.errors import InputError
 if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from reflow_tf.config import PruneConfig
     from reflow_tf.export.tflite import export_tflite
+    from reflow_tf.models.kept_zeros import keep_zeros
     from reflow_tf.pruning import PruneResult, measure_signal, prune, recalibrate
 
 __version__ = "0.1.0"
@@ -27,9 +28,19 @@ _HOMES = {
     "recalibrate": "pruning",
     "measure_signal": "pruning",
     "export_tflite": "export.tflite",
+    "keep_zeros": "models.kept_zeros",
 }
 
-__all__ = ["InputError", "PruneConfig", "PruneResult", "export_tflite", "measure_signal", "prune", "recalibrate"]
+__all__ = [
+    "InputError",
+    "PruneConfig",
+    "PruneResult",
+    "export_tflite",
+    "keep_zeros",
+    "measure_signal",
+    "prune",
+    "recalibrate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -176,6 +176,11 @@ class PruneConfig:
             raise InputError(
                 f"--max_macs removes channels and needs --pattern=channel. Received: --pattern={self.pattern or 'auto'}"
             )
+        if self.criterion != "magnitude" or self.allocation not in ("global", "auto"):
+            raise InputError(
+                f"--max_macs chooses channels and widths by what they cost the prediction: leave --criterion and "
+                f"--allocation out. Received: --criterion={self.criterion} --allocation={self.allocation}"
+            )
 
     @property
     def hardware(self) -> HardwareTarget:

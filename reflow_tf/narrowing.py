@@ -117,6 +117,73 @@ def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Sk
     return tuple(found), tuple(held)
 
 
+@dataclasses.dataclass(frozen=True)
+class GroupCost:
+    """What the channels of a group cost together.
+
+    Attributes:
+        writers: paths of the kernels that give them.
+        readers: of those that take them.
+        size: how many they are.
+        macs: multiply-adds of the network that they take part in.
+        num_weights: that number them.
+        num_values: of the largest tensor that they are in, of one input: what one byte, or four, each cost in RAM.
+        held: why they must stay; None: they may go.
+    """
+
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    size: int
+    macs: int
+    num_weights: int
+    num_values: int
+    held: str | None
+
+
+def measure_groups(model: keras.Model) -> tuple[GroupCost, ...]:
+    """Every group that a kernel gives, in the order in which they are met.
+
+    Args:
+        model: a functional or sequential model.
+
+    Raises:
+        InputError: the model is subclassed.
+    """
+    read_steps(model)
+    reading, kernels = read_channels(model), find_kernels(model)
+    groups = collect_groups(reading.numberings)
+    every = [_read_group(position, group, kernels) for position, group in enumerate(groups.values())]
+    found, held = find_candidates(model)
+    reasons = {each.path: each.reason for each in held}
+    movable = {candidate.position for candidate in found}
+    workloads = _find_workloads(model, every)
+    full = [candidate.group.size for candidate in every]
+    costs = []
+    for root, candidate in zip(groups, every, strict=True):
+        if not candidate.writers:
+            continue
+        without = [*full[: candidate.position], 0, *full[candidate.position + 1 :]]
+        tensors = [tensor for tensor in reading.layouts if root in (reading.roots(tensor) or ())]
+        positions = [math.prod(size or 1 for size in reading.graph.shapes[tensor][1:-1]) for tensor in tensors]
+        costs.append(
+            GroupCost(
+                tuple(spec.path for spec in candidate.writers),
+                tuple(spec.path for spec, _ in candidate.readers),
+                candidate.group.size,
+                count_macs(workloads, full) - count_macs(workloads, without),
+                _count_weights(candidate.group),
+                candidate.group.size * max(positions, default=0),
+                None if candidate.position in movable else reasons[candidate.writers[0].path],
+            )
+        )
+    return tuple(costs)
+
+
+def _count_weights(group: ChannelGroup) -> int:
+    per_channel = (math.prod(span.variable.shape) // span.variable.shape[span.axis] for span in group.spans)
+    return group.size * sum(per_channel)
+
+
 def require_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
     """`find_candidates`.
 

@@ -186,6 +186,10 @@ def test_ballast_is_a_rewrite():
             {"max_macs": 0.7, "sparsity": 0.5, "pattern": Channel()},
             r"At most one of .*Received: --sparsity=0.5 --max_macs=0.7",
         ),
+        (
+            {"max_macs": 0.7, "pattern": Channel(), "allocation": "uniform"},
+            r"leave --criterion and --allocation out\. Received: --criterion=magnitude --allocation=uniform",
+        ),
         ({"channel_multiple": 0}, r"--channel_multiple must be at least 1\. Received: 0"),
     ],
 )

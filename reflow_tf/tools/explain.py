@@ -4,6 +4,7 @@ r"""Says whether XNNPACK will run a model sparse on a phone, what stands in the 
 
 python -m reflow_tf.tools.explain --model=mobilenet_v2
 python -m reflow_tf.tools.explain --model=reflow_out/mobilenet_v2/model.tflite
+python -m reflow_tf.tools.explain --model=mobilenet_v2 --pattern=channel
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from reflow_tf.tools.output_file import check_output, write_json
 
 if TYPE_CHECKING:
     from reflow_tf.jobs.explanation import Explanation
+    from reflow_tf.narrowing import GroupCost
 
 FLAGS = command_line.new_flags()
 
@@ -37,6 +39,13 @@ TARGET = shared_flags.define_target(
     FLAGS,
     None,
     " Default: the target that a config.json beside the file names, which the pruning tool writes; else xnnpack.",
+)
+PATTERN = flags.DEFINE_string(
+    "pattern",
+    None,
+    "channel: which channels of a Keras model stand and fall together, what they cost, and which must stay and why; of "
+    "no target. Default: what the target makes of zeros.",
+    flag_values=FLAGS,
 )
 OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the verdicts and their reasons.", flag_values=FLAGS)
 
@@ -58,9 +67,16 @@ class ExplainConfig:
     image_size: int | None
     target: str
     output: pathlib.Path | None
+    pattern: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, TARGETS)
+        if self.pattern is not None:
+            check_choice("pattern", self.pattern, ("channel",))
+            if self.is_file:
+                raise InputError(
+                    f"--pattern=channel needs a Keras model, whose layers it can trace. Received: --model={self.model}"
+                )
         given = [
             f"--{name}={value}"
             for name, value in (("weights", self.weights), ("image_size", self.image_size))
@@ -85,6 +101,7 @@ def read_config() -> ExplainConfig:
         IMAGE_SIZE.value,
         TARGET.value or _recorded_target(pathlib.Path(command_line.require(MODEL)).expanduser()),
         check_output(OUTPUT.value) if OUTPUT.value else None,
+        PATTERN.value,
     )
 
 
@@ -99,6 +116,8 @@ def _recorded_target(model: pathlib.Path) -> str:
 
 def explain(config: ExplainConfig) -> int:
     """Judges the model and prints the verdict; returns the exit code."""
+    if config.pattern is not None:
+        return _explain_channels(config)
     from reflow_tf.jobs import explanation  # LiteRT takes a while to import: bad flags answer before it
 
     explained = explanation.explain(_read(config), TARGETS[config.target])
@@ -107,6 +126,39 @@ def explain(config: ExplainConfig) -> int:
     with command_line.printing():
         print("\n".join(_describe(explained)))
     return command_line.DONE if explained.can_be_eligible else command_line.UNMET
+
+
+def _explain_channels(config: ExplainConfig) -> int:
+    command_line.start_tensorflow()
+    from reflow_tf.models.loading import load_model
+    from reflow_tf.narrowing import measure_groups
+
+    model = load_model(config.model, weights=config.weights, image_size=config.image_size).model
+    groups = measure_groups(model)
+    if config.output is not None:
+        write_json(config.output, {"groups": [dataclasses.asdict(group) for group in groups]})
+    with command_line.printing():
+        print("\n".join(_describe_groups(model.name, groups)))
+    return command_line.DONE if any(group.held is None for group in groups) else command_line.UNMET
+
+
+def _describe_groups(name: str, groups: "tuple[GroupCost, ...]") -> Iterator[str]:
+    free = [group for group in groups if group.held is None]
+    yield from _wrap(
+        f"{name} has {len(groups)} groups of channels that stand and fall together; from {len(free)} of them "
+        "--pattern=channel --max_macs=SHARE can remove some. Multiply-adds of a layer count on both its sides."
+    )
+    for group in groups:
+        yield ""
+        yield from _wrap(f"{group.size} channels of {', '.join(group.writers)}", "  ")
+        if group.readers:
+            yield from _wrap(f"read by {', '.join(group.readers)}", "    ")
+        yield (
+            f"    {group.macs:,} multiply-adds, {group.num_weights:,} weights, {group.num_values:,} values in the "
+            "largest tensor"
+        )
+        if group.held is not None:
+            yield from _wrap(f"must stay: {group.held}", "    ")
 
 
 def _read(config: ExplainConfig) -> bytes:
@@ -203,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
         FLAGS,
         sys.argv if argv is None else argv,
         tensorflow=False,  # only models that are no .tflite file yet need it, see `_read`
-        unmet="no pruning and no exact rewriting would make this network run sparse",
+        unmet="no pruning and no exact rewriting would make this network run sparse; no channel may go",
     )
 
 

@@ -182,8 +182,10 @@ def test_errors_that_are_the_same_everywhere_cost_as_much_more_as_there_are_posi
     """Behind a global average the gradients of all positions are one; a layer without positions has no more of them."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
-        [keras.Input((4, 4, 3)), layers.Conv2D(5, 1, name="conv"), layers.GlobalAveragePooling2D()]
-        + [layers.Dense(3, name="classes")]
+        [
+            *(keras.Input((4, 4, 3)), layers.Conv2D(5, 1, name="conv")),
+            *(layers.GlobalAveragePooling2D(), layers.Dense(3, name="classes")),
+        ]
     )
     inputs = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(np.float32)
     found = fisher.gather_coherence(model, [spec.path for spec in find_kernels(model).specs], inputs)

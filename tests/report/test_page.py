@@ -262,3 +262,21 @@ def test_neither_a_flag_nor_top_1_is_broken_over_lines(make_report):
 def test_no_column_for_a_top_5_that_nothing_has(make_report):
     assert '<th scope="col" class="number">top-5</th>' not in page.render(make_report(num_classes=3))
     assert '<th scope="col" class="number">top-5</th>' in page.render(make_report())
+
+
+def test_channels_that_were_removed_take_the_place_of_zeros(make_report):
+    report = make_report()
+    group = {"writers": ["a/kernel"], "readers": ["b/kernel"], "size": 32, "width": 24, "loss": 0.01}
+    report["narrowing"] = {
+        "max_macs": 0.7,
+        "macs_before": 1_000_000,
+        "macs_after": 700_000,
+        "num_parameters_before": 2_000_000,
+        "groups": [group],
+        "held": [{"path": "c/kernel", "reason": "is an output of the network"}],
+    }
+    reader = Reader(page.render(report))
+    ids = {attributes["id"] for tag, attributes in reader.attributes if tag == "section"}
+    assert ids == SECTIONS - {"sparsity"} | {"channels"}
+    assert "Multiply-adds left70.0 %" in reader.text
+    assert "a/kernelb/kernel3224" in reader.text and "stays: is an output of the network" in reader.text

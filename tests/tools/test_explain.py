@@ -149,3 +149,21 @@ def test_a_model_that_is_not_pruned_yet_is_told_what_pruning_could_gain(command,
         (speeds,) = re.findall(rf"    (.+) times as fast as dense {place}\n", outcome.out)
         numbers = [float(number) for number in speeds.split(", ")]
         assert len(numbers) == 4 and numbers == sorted(numbers)
+
+
+def test_channels_that_stand_and_fall_together_are_told(command, folder, tmp_path):
+    outcome = command(explain, model=folder / "good.keras", pattern="channel", output=tmp_path / "groups.json")
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    assert "3 groups of channels that stand and fall together; from 2 of them" in said
+    assert "16 channels of stem/kernel read by project/kernel" in said
+    assert "must stay: is an output of the network" in said
+    groups = json.loads((tmp_path / "groups.json").read_text())["groups"]
+    macs = 64 * (27 * 16 + 9 * 16 + 16 * 64)
+    assert (groups[0]["macs"], groups[0]["num_values"]) == (macs, 64 * 16)
+    assert groups[0]["num_weights"] == 16 * (27 + 1 + 9 + 1 + 64)  # with biases
+
+
+def test_channels_of_a_file_are_refused(command, folder):
+    outcome = command(explain, model=folder / "good.tflite", pattern="channel")
+    assert outcome.code == 2 and "--pattern=channel needs a Keras model" in outcome.err

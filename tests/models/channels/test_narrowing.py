@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -7,6 +8,7 @@ from reflow_tf.models.channels.groups import find_channel_groups
 from reflow_tf.models.channels.narrowing import find_masks, narrow
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import write_masks
+from reflow_tf.models.zoo.architectures import ARCHITECTURES
 
 SIZE = 6
 SAMPLES = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
@@ -52,4 +54,31 @@ def test_any_graph_narrowed_is_what_it_is_masked(build_network, steps, data):
 
 def test_each_step_narrowed_is_what_it_is_masked(build_network, step):
     before, after = assert_narrow_is_masked(build_network(["conv", step, "conv"], [4, 4, 4]))
+    assert after < before
+
+
+APPLICATIONS = (
+    *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetV2B0"),
+    *("DenseNet121", "ResNet50", "ResNet50V2", "InceptionV3", "InceptionResNetV2", "Xception", "VGG16"),
+    *("NASNetMobile", "ConvNeXtTiny"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_networks_of_others_narrowed_are_what_they_are_masked(name):
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=10)
+    samples = np.random.default_rng(0).normal(size=(2, 96, 96, 3)).astype(np.float32)
+    before, after = assert_narrow_is_masked(model, samples)
+    assert after < before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in APPLICATIONS])
+def test_networks_of_the_zoo_narrowed_are_what_they_are_masked(name):
+    keras.utils.set_random_seed(0)
+    model = ARCHITECTURES[name].build(32, 10)
+    samples = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
+    before, after = assert_narrow_is_masked(model, samples)
     assert after < before
