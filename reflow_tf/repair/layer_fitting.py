@@ -208,12 +208,21 @@ def fit_kernel(
     )
     if layer is None:
         assert mask is not None
-        return _solve(problem, kernel, mask.reshape(weights.shape), of_group)
+        kept = mask.reshape(weights.shape)
+        return _solve(problem, kernel, kept, _leave_out(of_group, kept.any(axis=2)))
 
     def select(scores: np.ndarray) -> np.ndarray:
         return layer.pattern.select(scores.reshape(kernel.shape), layer.sparsity).reshape(scores.shape)
 
     return _solve(problem, kernel, choose_mask(problem.regularized, weights, of_group, select), of_group)
+
+
+def _leave_out(worth: np.ndarray, computed: np.ndarray) -> np.ndarray:
+    """The worth, (groups, outputs, outputs), where nothing reads outputs that are not computed any more: no others
+    have to make up for them.
+    """
+    together = computed[:, :, None] & computed[:, None]
+    return np.where(together, worth, np.where(np.eye(worth.shape[-1], dtype=bool), 1e-9 * worth, 0.0))
 
 
 def refit_kernel(problem: Problem, kernel: np.ndarray) -> Fit:
