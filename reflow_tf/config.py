@@ -226,7 +226,9 @@ class PruneConfig:
     @property
     def turns_streams(self) -> bool:
         """Whether linear streams are put into another basis: only where every weight is fitted anew, to floats."""
-        refits = "least_squares" in self.repairs or (self.max_macs is not None and self.repair == "auto")
+        refits = "least_squares" in self.repairs
+        if self.max_macs is not None:  # or to int8: afterwards they are spread
+            return self.basis == "auto" and (refits or self.repair == "auto")
         return self.basis == "auto" and refits and TARGETS[self.target].promises_speed
 
     @property

@@ -19,6 +19,7 @@ from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.channels.groups import ChannelGroup, ChannelReading, collect_groups, read_channels
 from reflow_tf.models.channels.narrowing import Kept, narrow
+from reflow_tf.models.channels.rotation import spread_streams
 from reflow_tf.models.execution import CHUNK, read_steps
 from reflow_tf.models.fisher import MOST_OUTPUTS, believe, gather_coherence, gather_output_fisher
 from reflow_tf.models.gram import find_patches
@@ -371,20 +372,25 @@ def _gather_sums(
     return {path: sums.finish(path) for path, sums in found.items()}
 
 
-def narrow_and_check(model: keras.Model, kept: Kept, batches: Iterable[np.ndarray]) -> keras.Model:
+def narrow_and_check(
+    model: keras.Model, kept: Kept, batches: Iterable[np.ndarray], *, spread: bool = False
+) -> keras.Model:
     """`models.channels.narrowing.narrow`, and proof on real inputs that it computes the same.
 
     Args:
         model: with the masks of these channels applied.
         kept: which channels stay.
         batches: float arrays (n, ...), of which the first few inputs are compared.
+        spread: linear streams are put into a basis that int8 bears; see `rotation.spread_streams`.
 
     Raises:
         InputError: Keras cannot rebuild a layer with fewer channels.
     """
     narrower = narrow(model, kept)
-    images = take_first(batches, CHUNK)
-    ((masked,), (found,)) = (list(run(each, [images])) for each in (model, narrower))
+    images = take_first(batches, MOST_GRADED)
+    if spread:
+        spread_streams(narrower, images)
+    ((masked,), (found,)) = (list(run(each, [images[:CHUNK]])) for each in (model, narrower))
     difference, largest = float(np.abs(masked - found).max()), float(np.abs(masked).max())
     if not difference <= CLOSE * max(largest, 1.0):
         raise AssertionError(f"the narrower model differs by {difference:.3g} from the masked one, of {largest:.3g}")

@@ -145,7 +145,7 @@ def prune(
     signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
     if planned.narrowing is not None:
         with stopwatch.timed("narrow"):
-            model = narrow_and_check(model, planned.narrowing.kept, calibration)
+            model = narrow_and_check(model, planned.narrowing.kept, calibration, spread=planned.num_turned > 0)
     skipped = kernels.skipped + selection.skipped
     report = PruneReport(
         tuple(spec for spec in kernels.specs if spec.path in planned.masks),

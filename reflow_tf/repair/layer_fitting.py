@@ -209,7 +209,7 @@ def fit_kernel(
     if layer is None:
         assert mask is not None
         kept = mask.reshape(weights.shape)
-        return _solve(problem, kernel, kept, _leave_out(of_group, kept.any(axis=2)))
+        return _solve(problem, kernel, kept, _leave_out(of_group, np.asarray(kept.any(axis=2))))
 
     def select(scores: np.ndarray) -> np.ndarray:
         return layer.pattern.select(scores.reshape(kernel.shape), layer.sparsity).reshape(scores.shape)

@@ -254,9 +254,8 @@ def _describe(sweep: _Sweep, masks: dict[str, np.ndarray]) -> str:
     kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
     errors = {path: fit.error for path, fit in sweep.fits.items() if path in masks}
     worst = max(errors, key=errors.__getitem__)
-    behind = (
-        f", and {len(sweep.fits) - len(errors)} depthwise ones behind them" if len(sweep.fits) > len(errors) else ""
-    )
+    num_behind = len(sweep.fits) - len(errors)
+    behind = f", and {num_behind} depthwise {'ones' if num_behind > 1 else 'one'} behind them" if num_behind else ""
     return (
         f"Least squares refitted {len(errors)} of {len(masks)} kernels{behind}; of {kept} kept weights, {swapped} took "
         f"the places of others. Share of the outputs' variance that is lost: {np.median(list(errors.values())):.1%} in "

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from reflow_tf.models.channels.rotation import rotate_streams
+from reflow_tf.models.channels.rotation import rotate_streams, spread_streams
 from reflow_tf.models.channels.streams import change_basis, find_streams
 from reflow_tf.models.fisher import gather_output_fisher
 from reflow_tf.models.graph import find_kernels
@@ -84,6 +84,22 @@ def test_reflow_leaves_a_turned_network_as_it_is(bottlenecks):
     rotate_streams(model, SAMPLES, find_kernels(model).variables.values())
     recalibrate(model, [SAMPLES])
     np.testing.assert_allclose(model(SAMPLES, training=False), before, atol=2e-3)
+
+
+def test_spread_channels_have_about_the_same_range(bottlenecks):
+    model = bottlenecks()
+    (stream,) = find_streams(model)
+    for writer in stream.writers:
+        writer.norm.gamma.assign([9.0, 0.1, 0.1, 0.1, 0.1])
+    inside = keras.Model(model.input, model.get_layer("norm_1").output)
+
+    def ratio():
+        ranges = np.ptp(np.array(inside(SAMPLES, training=False)).reshape(-1, 5), axis=0)
+        return ranges.max() / ranges.min()
+
+    before = ratio()
+    assert assert_same_outputs(model, lambda model: spread_streams(model, SAMPLES)) == 1
+    assert ratio() < 0.5 * before
 
 
 def test_streams_that_nobody_prunes_stay(bottlenecks):
