@@ -108,7 +108,8 @@ def _foresee(job: JobConfig, given: Given, stopwatch: Stopwatch) -> Dense:
         foreseen = explain(file.content, job.target)
         plain = job.requested_quantize == "none"
         floats = file if plain else _export(job, given, given.loaded.model, storage="dense", quantize="none")
-    _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
+    if job.prune.max_macs is None:  # a narrower network gains without the target's help
+        _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
     return Dense(file, floats.content, foreseen.as_given)
 
 

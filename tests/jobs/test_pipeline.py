@@ -219,6 +219,26 @@ def test_patterns_targets_and_allocations(run_job, prune, num_pruned):
     assert report["sparsity"]["achieved"] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    "flags", [{}, {"target": "storage"}, {"target": "tflm"}, {"target": "ethos_u"}], ids=lambda flags: str(flags)
+)
+def test_a_narrower_network_is_written_and_told(run_job, inputs, flags):
+    config = PruneConfig(pattern=patterns.parse("channel"), max_macs=0.7, channel_multiple=1, **flags)
+    results = run_job(config, eval_data=inputs.heldout)
+    report, before = results.report, keras.models.load_model(inputs.model)
+    after = keras.models.load_model(results.folder / "model.keras")
+    assert after.count_params() == report["model"]["num_parameters"] < before.count_params()
+    narrowing = report["narrowing"]
+    assert narrowing["num_parameters_before"] == before.count_params()
+    assert narrowing["macs_after"] <= 0.7 * narrowing["macs_before"]
+    assert report["size_bytes"]["file"] < report["size_bytes"]["dense_file"]
+    shapes = {path: variable.shape for path, variable in find_kernels(before).variables.items()}
+    assert results.masks and all(mask.shape == shapes[path] for path, mask in results.masks.items())
+    assert report["masks_in_file"] == [] and report["sparsity"]["layers"] == []
+    if not flags:
+        assert report["target"]["statement"].startswith("A narrower network") and not report["target"]["blockers"]
+
+
 @pytest.mark.parametrize("quantize, tolerance", [("float16", 1e-2), ("int8", 0.5)])
 def test_quantization(base, run_job, inputs, quantize, tolerance):
     config = PruneConfig(target="storage", prunable="conv_[12]")  # the same kernels as for xnnpack, which takes no int8

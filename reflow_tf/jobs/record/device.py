@@ -10,6 +10,8 @@ from reflow_tf.jobs.record.run import Run, plain
 from reflow_tf.runtimes.latency import Spread
 from reflow_tf.targets.target import Cluster, Verdict
 
+_NARROW = "A narrower network computes less wherever it runs; this file asks for no sparse kernels."
+
 
 def describe_sizes(run: Run) -> dict[str, int]:
     return {
@@ -31,6 +33,8 @@ def describe_file(run: Run) -> dict[str, Any]:
 
 def describe_target(run: Run) -> dict[str, Any]:
     target, verdict, exported = run.job.target, run.measured.verdict, run.exported
+    if run.result.report.narrowing and not verdict.eligible:  # nobody asked for what sparse kernels want
+        verdict = dataclasses.replace(verdict, statement=_NARROW, blockers=())
     return {
         "name": target.name,
         "description": target.description,
