@@ -77,7 +77,7 @@ def draw_panel(
     parts = draw_axes(x, y, span, most)
     parts += mark(x(1), y(find_top1(rows, "float32")), "dense", "dense")
     if runtime == "web" and (key := ("int8",)) in speeds:
-        parts += mark(x(speeds[key]), y(find_top1(rows, "int8")), "int8", "dense")
+        parts += mark(x(speeds[key]), y(find_top1(rows, "int8")), "int8", "dense", lift=26)
     for (pattern, repair), (colour, name) in CURVES.items():
         if pattern not in patterns:
             continue
@@ -92,7 +92,9 @@ def draw_panel(
             dot = svg.element(
                 "circle", svg.element("title", words), cx=x(gain), cy=y(top1), r=4, class_=f"fill-{colour}"
             )
-            parts += [dot, svg.text(x(gain) - 7, y(top1) + 15, percent(sparsity, 0), "tick", "end")]
+            # Refitted curves lie above those that are not: their words go where the others' do not.
+            place = (7, -8, "start") if repair == "least_squares" else (-7, 15, "end")
+            parts += [dot, svg.text(x(gain) + place[0], y(top1) + place[1], percent(sparsity, 0), "tick", place[2])]
     return parts
 
 
@@ -109,10 +111,10 @@ def draw_axes(x: svg.Scale, y: svg.Scale, span: tuple[float, float], most: float
     return parts
 
 
-def mark(x: float, y: float, name: str, colour: str) -> list[Markup]:
+def mark(x: float, y: float, name: str, colour: str, lift: float = 11) -> list[Markup]:
     """A square with its name, for what is no point of a curve."""
     square = svg.element("rect", x=x - 5, y=y - 5, width=10, height=10, class_=f"fill-{colour}")
-    return [square, svg.text(x, y - 11, name, "label", "middle")]
+    return [square, svg.text(x, y - lift, name, "label", "middle")]
 
 
 def key_of(row: Row) -> tuple[str, ...] | tuple[str, str, float]:
