@@ -19,7 +19,7 @@ from reflow_tf.models.channels.pairing import MOST_SCORED, pair_channels
 from reflow_tf.models.channels.rotation import rotate_streams
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.statistics import gather
-from reflow_tf.narrowing import Narrowing, choose_channels
+from reflow_tf.narrowing.choice import Narrowing, choose_channels
 from reflow_tf.repair.contract import Progress
 from reflow_tf.sensitivity import measure_sensitivity
 from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation

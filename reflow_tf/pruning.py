@@ -17,7 +17,9 @@ from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.surgery import copy_model, write_masks
-from reflow_tf.narrowing import Narrowing, narrow_and_check, require_candidates
+from reflow_tf.narrowing.candidates import require_candidates
+from reflow_tf.narrowing.choice import Narrowing
+from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.planning import plan_masks
 from reflow_tf.repair import batchnorm
 from reflow_tf.repair.batchnorm import Mode

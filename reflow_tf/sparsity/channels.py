@@ -17,6 +17,10 @@ import numpy as np
 
 _FORGOTTEN = 0.85
 """Once so few of the channels that are held are left, those that left are cut off: later steps are shorter."""
+_ONE_BY_ONE = 2048
+"""Columns of a reader up to which channels leave one by one; of larger ones, whose steps are slow, some at a time."""
+_AT_A_TIME = 1 / 64
+"""Share of those that are left, which then leave together: the cheapest, each by itself."""
 _NUM_LOOKS = 32
 """Widths at which the loss is looked at; between them it is taken to grow evenly."""
 
@@ -57,24 +61,29 @@ class Elimination:
 def eliminate(readers: Sequence[Reader]) -> Elimination:
     """Removes channel after channel, whichever costs all readers together least, until one is left.
 
+    Where a reader has more than _ONE_BY_ONE columns, _AT_A_TIME of the channels leave together.
+
     Args:
         readers: at least one, all of the same number of channels; they stay as they are.
     """
     states = [_State(reader) for reader in readers]
     count = len(readers[0].places)
-    looks = set(np.unique(np.linspace(0, count - 1, min(count, _NUM_LOOKS)).round().astype(int)).tolist())
+    looks = list(np.unique(np.linspace(0, count - 1, min(count, _NUM_LOOKS)).round().astype(int))[1:])
+    is_large = max(reader.weights.shape[1] for reader in readers) > _ONE_BY_ONE
     names, alive = np.arange(count), np.ones(count, bool)
     order: list[int] = []
     seen = {0: 0.0}
     while len(order) < count - 1:
         costs = np.sum([state.price(alive) for state in states], axis=0)
-        leaving = int(np.argmin(np.where(alive, costs, np.inf)))
-        order.append(int(names[leaving]))
+        together = max(1, int(_AT_A_TIME * (count - len(order)))) if is_large else 1
+        leaving = np.argsort(np.where(alive, costs, np.inf), kind="stable")[: min(together, count - 1 - len(order))]
+        order += names[leaving].tolist()
         alive[leaving] = False
         for state in states:
             state.remove(leaving)
-        if len(order) in looks:
+        if looks and len(order) >= looks[0]:
             seen[len(order)] = sum(state.measure_loss() for state in states)
+            looks = [look for look in looks if look > len(order)]
         if alive.sum() < _FORGOTTEN * len(alive):
             for state in states:
                 state.forget(alive)
@@ -106,10 +115,10 @@ class _State:
         solved = np.linalg.solve(blocks, by_channel.transpose(0, 2, 1))
         return np.einsum("cot,cto->c", by_channel, solved)
 
-    def remove(self, leaving: int) -> None:
-        """Takes a channel out, and refits what is left."""
-        places = slice(leaving * self._taps, (leaving + 1) * self._taps)
-        pulls = np.linalg.solve(self._inverse[places, places], self._inverse[places])
+    def remove(self, leaving: np.ndarray) -> None:
+        """Takes channels out, and refits what is left."""
+        places = (leaving[:, None] * self._taps + np.arange(self._taps)).ravel()
+        pulls = np.linalg.solve(self._inverse[np.ix_(places, places)], self._inverse[places])
         self._weights -= self._weights[:, places] @ pulls
         self._inverse -= self._inverse[:, places] @ pulls
         self._weights[:, places] = 0.0

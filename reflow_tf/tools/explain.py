@@ -28,7 +28,7 @@ from reflow_tf.tools.output_file import check_output, write_json
 
 if TYPE_CHECKING:
     from reflow_tf.jobs.explanation import Explanation
-    from reflow_tf.narrowing import GroupCost
+    from reflow_tf.narrowing.candidates import GroupCost
 
 FLAGS = command_line.new_flags()
 
@@ -131,7 +131,7 @@ def explain(config: ExplainConfig) -> int:
 def _explain_channels(config: ExplainConfig) -> int:
     command_line.start_tensorflow()
     from reflow_tf.models.loading import load_model
-    from reflow_tf.narrowing import measure_groups
+    from reflow_tf.narrowing.candidates import measure_groups
 
     model = load_model(config.model, weights=config.weights, image_size=config.image_size).model
     groups = measure_groups(model)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reflow_tf.sparsity import channels as channels_module
 from reflow_tf.sparsity.channels import Reader, eliminate
 
 
@@ -55,6 +56,17 @@ def test_the_loss_is_that_on_the_inputs_that_judge():
     np.testing.assert_array_equal(found.order, eliminate([fitted]).order)
     missed = [refit_loss(fitted, found.order[:number], judging) for number in range(6)]
     np.testing.assert_allclose(found.losses, np.maximum.accumulate(missed), rtol=1e-6)
+
+
+def test_of_large_readers_some_channels_leave_at_a_time(monkeypatch):
+    monkeypatch.setattr(channels_module, "_ONE_BY_ONE", 50)
+    monkeypatch.setattr(channels_module, "_AT_A_TIME", 1 / 8)
+    reader = make_reader(np.random.default_rng(0), 40, 2)
+    found = eliminate([reader])
+    assert sorted(found.order) == list(range(40)) and (np.diff(found.losses) >= 0).all()
+    monkeypatch.undo()
+    exact = eliminate([reader])
+    assert exact.losses[20] <= found.losses[20] * 1.01 and found.losses[20] < 2 * exact.losses[20]
 
 
 def test_many_channels_are_looked_at_here_and_there():

@@ -9,7 +9,9 @@ import reflow_tf
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import read_bits
-from reflow_tf.narrowing import choose_channels, find_candidates, narrow_and_check
+from reflow_tf.narrowing.candidates import find_candidates
+from reflow_tf.narrowing.choice import choose_channels
+from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.sparsity import patterns
 
@@ -144,3 +146,26 @@ def test_a_model_that_is_not_what_its_masks_say_is_noticed(samples):
     assert find_kernels(model).specs
     with pytest.raises(AssertionError, match="differs"):
         narrow_and_check(model, {2: np.arange(4)}, [samples])
+
+
+def test_a_model_that_leaves_its_size_open_is_refused(samples):
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 1)(layers.Conv2D(8, 1)(inputs))
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    with pytest.raises(InputError, match=r"--image_size sets\. Received: .* \(None, None, 3\)"):
+        reflow_tf.prune(model, reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5), samples)
+
+
+def test_a_network_that_predicts_no_classes_loses_what_its_readers_miss_least(samples):
+    """Of half of the hidden channels the reader takes nothing: they go, although no gradient says so."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, activation="relu", name="first")(inputs)
+    x = layers.Conv2D(1, 1, name="second")(x)
+    model = keras.Model(inputs, layers.Flatten()(layers.GlobalAveragePooling2D()(x)))
+    kernel = np.array(model.get_layer("second").kernel)
+    kernel[:, :, ::2] = 0
+    model.get_layer("second").kernel.assign(kernel)
+    narrowing = choose_channels(model, 0.5, [samples], show_nothing, multiple=1)
+    (kept,) = narrowing.kept.values()
+    assert (kept % 2 == 1).all() and narrowing.groups[0].loss < 1e-9

@@ -1,0 +1,186 @@
+"""Channels removed: which groups lose how many, and which ones, for a share of the network's multiply-adds.
+
+What a channel's removal costs is what the kernels that read it cannot make up for with the channels that are left
+(`sparsity.channels`), weighed by what errors of their outputs do to the prediction (`fisher.gather_output_fisher`) and
+by how much more errors cost that are the same all over an image (`fisher.gather_coherence`), as those of a missing
+channel are. So it is in nats, of every group, and widths can be chosen by it (`sparsity.widths`).
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.data.portions import take_first
+from reflow_tf.models.execution import CHUNK, read_steps
+from reflow_tf.models.fisher import believe, gather_coherence, gather_output_fisher
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.ledger import Ledger
+from reflow_tf.models.observation import check_batch, without_activation
+from reflow_tf.models.walking import walk
+from reflow_tf.narrowing.candidates import Candidate, find_workloads, require_candidates
+from reflow_tf.repair.contract import Progress
+from reflow_tf.repair.layer_fitting import LayerSums, RunningSums, sum_up
+from reflow_tf.sparsity.channels import Elimination, Reader, eliminate
+from reflow_tf.sparsity.layers import LayerSpec, Skipped
+from reflow_tf.sparsity.widths import Width, choose_widths, count_macs
+
+MOST_GATHERED = 512
+"""Calibration inputs that say what readers can make up for."""
+MOST_GRADED = 128
+"""Those that say what errors do to the prediction."""
+JUDGED_EVERY = 4
+"""One part in so many of those judges what readers that were refitted to the others miss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NarrowedGroup:
+    """Channels that stand and fall together.
+
+    Attributes:
+        writers: paths of the kernels that give them.
+        readers: of those that take them.
+        size: how many there are.
+        width: how many stay.
+        loss: what that was estimated to cost the prediction, in nats, before anything is refitted to images.
+    """
+
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    size: int
+    width: int
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Narrowing:
+    """What is removed.
+
+    Attributes:
+        kept: as `models.channels.narrowing` takes it.
+        groups: those that could lose channels.
+        held: what could not, by the first kernel that gives it, and why.
+        macs_before: multiply-adds of the network's kernels.
+        macs_after: with the channels that stay.
+    """
+
+    kept: Mapping[int, np.ndarray]
+    groups: tuple[NarrowedGroup, ...]
+    held: tuple[Skipped, ...]
+    macs_before: int
+    macs_after: int
+
+
+def choose_channels(
+    model: keras.Model, share: float, batches: Iterable[np.ndarray], progress: Progress, *, multiple: int = 8
+) -> Narrowing:
+    """Which channels stay where the network may have so much of its multiply-adds; the model is left as it was.
+
+    Args:
+        model: a functional or sequential model.
+        share: of its multiply-adds, in (0, 1].
+        batches: float arrays (n, ...), of which the first MOST_GATHERED inputs are looked at.
+        progress: wraps what is done one by one.
+        multiple: of which number every width is, unless it stays what it is.
+
+    Raises:
+        InputError: no group may lose channels; the share cannot be met; the model is subclassed; bad inputs.
+    """
+    candidates, held = require_candidates(model)
+    images = take_first(batches, MOST_GATHERED)
+    check_batch(model, images)
+    workloads = find_workloads(model, candidates)
+    prices = _Prices(model, candidates, images, progress)
+    eliminations = [prices.eliminate(candidate) for candidate in progress(candidates, "Weighing channels")]
+    widths = choose_widths(
+        [Width(c.group.size, e.losses, multiple) for c, e in zip(candidates, eliminations, strict=True)],
+        workloads,
+        share,
+    )
+    kept, groups = {}, []
+    for candidate, elimination, width in zip(candidates, eliminations, widths, strict=True):
+        gone = candidate.group.size - width
+        if gone:
+            kept[candidate.position] = np.sort(elimination.order[gone:])
+        groups.append(
+            NarrowedGroup(
+                tuple(spec.path for spec in candidate.writers),
+                tuple(spec.path for spec, _ in candidate.readers),
+                candidate.group.size,
+                width,
+                float(elimination.losses[gone]),
+            )
+        )
+    full = [candidate.group.size for candidate in candidates]
+    return Narrowing(kept, tuple(groups), held, count_macs(workloads, full), count_macs(workloads, widths))
+
+
+class _Prices:
+    """What readers can make up for, and what their errors cost."""
+
+    def __init__(self, model: keras.Model, candidates: Sequence[Candidate], images: np.ndarray, progress: Progress):
+        specs = {spec.path: spec for candidate in candidates for spec, _ in candidate.readers}
+        self._kernels = find_kernels(model).read()
+        # Parts of the same size, one of which judges: neighbours in a folder are often of a kind.
+        judges = np.arange(len(images)) // CHUNK % JUDGED_EVERY == JUDGED_EVERY - 1
+        if not judges.any() or judges.all():
+            judges = np.arange(len(images)) % JUDGED_EVERY == JUDGED_EVERY - 1
+        self._fitted, self._judging = (_gather_sums(model, specs, images[part], progress) for part in (~judges, judges))
+        owners = {place.path: place.layer for place in walk(model)}
+        layers = {path.rpartition("/")[0]: owners[path.rpartition("/")[0]] for path in specs}
+        graded = images[~judges][:MOST_GRADED], images[judges][:MOST_GRADED]
+        self._fishers = [gather_output_fisher(model, layers, part) for part in graded]
+        # A network that predicts no classes has no Fisher: each reader's misses count as a share of what it gives.
+        self._is_blind = not any(found.any() for fisher in self._fishers for found in fisher.values())
+        self._coherence = gather_coherence(model, tuple(specs), graded[0])
+
+    def eliminate(self, candidate: Candidate) -> Elimination:
+        return eliminate([self._read(spec, starts, candidate.group.size) for spec, starts in candidate.readers])
+
+    def _read(self, spec: LayerSpec, starts: tuple[int, ...], size: int) -> Reader:
+        kernel = self._kernels[spec.path].astype(np.float64)
+        outputs, inputs = kernel.shape[0], kernel.shape[-1]
+        (gram,) = self._fitted[spec.path].regularize(kernel).regularized.gram
+        (judging,) = self._judging[spec.path].weigh(self._coherence[spec.path]).gram
+        taps = len(gram) // inputs
+        begins = (np.arange(taps)[:, None] * inputs + np.array(starts)).ravel()
+        places = np.arange(size)[:, None] + begins  # of a channel that is read in several places, all of them
+        rows = kernel.reshape(outputs, -1)
+        if self._is_blind:
+            power = float(np.sum(self._judging[spec.path].equations.power))
+            fitted = judged = rows / np.sqrt(power or 1.0)
+        else:
+            layer = spec.path.rpartition("/")[0]
+            fitted, judged = (_find_root(fisher.get(layer), outputs) @ rows for fisher in self._fishers)
+        return Reader(fitted, judged, gram, judging, places)
+
+
+def _find_root(fisher: np.ndarray | None, outputs: int) -> np.ndarray:
+    """A root of what errors of two outputs cost together, in nats; 0 where the prediction does not depend on it."""
+    if fisher is None or len(fisher) != outputs:
+        return np.zeros((1, outputs))
+    values, vectors = np.linalg.eigh(believe(fisher) / 2)
+    return (vectors * np.sqrt(np.maximum(values, 0))).T
+
+
+def _gather_sums(
+    model: keras.Model, specs: Mapping[str, LayerSpec], images: np.ndarray, progress: Progress
+) -> dict[str, LayerSums]:
+    """Path -> the normal equations of a kernel that is to compute what it computes."""
+    steps, kernels = read_steps(model), find_kernels(model)
+    wanted = {id(kernels.variables[path]): spec for path, spec in specs.items()}
+    found: dict[str, RunningSums] = {}
+    for start in progress(range(0, len(images), CHUNK), "Watching what channels are read for"):
+        ledger = Ledger(steps, {steps.input: tf.convert_to_tensor(images[start : start + CHUNK])})
+        for step in steps:
+            inputs = [ledger[tensor] for tensor in step.inputs]
+            for variable in getattr(step.operation, "_trainable_variables", ()):
+                if (spec := wanted.get(id(variable))) is not None:
+                    with without_activation(step.operation):
+                        targets = step.call(*inputs)
+                    sums = sum_up(step.operation, spec, inputs[0], targets)
+                    found[spec.path] = sums if spec.path not in found else found[spec.path] + sums
+            ledger.enter(step, step.call(*inputs))
+    return {path: sums.finish(path) for path, sums in found.items()}
