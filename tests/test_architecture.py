@@ -89,7 +89,7 @@ DISTRIBUTIONS = {
     "tflite_micro": "tflite-micro",
     "tensorflow_datasets": "tensorflow-datasets",
 }
-# What tools/torch_logits.py compares the zoo with, in an environment of its own that it says how to make.
+# What others have, that tools/ and benchmarks/ compare with, in environments of their own that they say how to make.
 INDEPENDENT = {"torch", "torchvision", "timm", "torch_pruning"}
 TOOL_EXTRAS = {"test", "dev", "docs"}  # every other extra is an optional integration
 

@@ -90,7 +90,7 @@ def test_help_tells_the_defaults(command):
             "computes something else with it.",
         ),
         (benchmark, "3 outputs differ from LiteRT's."),
-        (explain, "3 no pruning and no exact rewriting would make this network run sparse."),
+        (explain, "3 no pruning and no exact rewriting would make this network run sparse; no channel may go."),
         (evaluate, None),
         (device_kit, None),
         (setup_runtime, None),
