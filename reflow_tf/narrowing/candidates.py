@@ -39,10 +39,16 @@ class Candidate:
 
 
 def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
-    """The groups that may lose channels, and what the others are held by."""
+    """The groups that may lose channels, and what the others are held by.
+
+    Raises:
+        InputError: the model is subclassed.
+    """
+    own = {id(step.operation) for step in read_steps(model)}
     reading, kernels = read_channels(model), find_kernels(model)
     owners = {place.path: place.layer for place in walk(model)}
-    calls = Counter(id(call.operation) for call in reading.graph.calls)
+    # Of layers inside nested models nothing is measured.
+    calls = Counter(id(call.operation) for call in reading.graph.calls if id(call.operation) in own)
     found, held = [], []
     for position, group in enumerate(collect_groups(reading.numberings).values()):
         candidate = _read_group(position, group, kernels)
@@ -62,9 +68,8 @@ def require_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple
     Raises:
         InputError: there are none.
     """
-    read_steps(model)  # which says why of what it cannot go through step by step
-    _require_fixed_size(model)
     candidates, held = find_candidates(model)
+    _require_fixed_size(model)
     if not candidates:
         raise InputError(
             "--max_macs needs channels that may go. Received: a network in which all stay: "
@@ -113,12 +118,11 @@ def measure_groups(model: keras.Model) -> tuple[GroupCost, ...]:
     Raises:
         InputError: the model is subclassed, or leaves its input's size open.
     """
-    read_steps(model)
+    found, held = find_candidates(model)
     _require_fixed_size(model)
     reading, kernels = read_channels(model), find_kernels(model)
     groups = collect_groups(reading.numberings)
     every = [_read_group(position, group, kernels) for position, group in enumerate(groups.values())]
-    found, held = find_candidates(model)
     reasons = {each.path: each.reason for each in held}
     movable = {candidate.position for candidate in found}
     workloads = find_workloads(model, every)
@@ -175,8 +179,9 @@ def _find_obstacle(candidate: Candidate, owners: Mapping[str, keras.Layer], call
         layer, name = owners[spec.path.rpartition("/")[0]], spec.path.rpartition("/")[2]
         if find_patches(layer, name) is None:
             return f"is read by {spec.path} ({type(layer).__name__}), for which there is no rule of least squares"
-        if calls[id(layer)] > 1:
-            return f"is read by {spec.path}, which is used several times"
+        if calls[id(layer)] != 1:
+            how = "used several times" if calls[id(layer)] else "inside another model or layer"
+            return f"is read by {spec.path}, which is {how}"
         if spec.num_weights // spec.canonical_shape[0] > MOST_READ or spec.canonical_shape[0] > MOST_OUTPUTS:
             return f"is read by {spec.path}, whose shape {spec.shape} is too large for least squares"
     return None

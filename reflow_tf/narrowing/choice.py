@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.data.portions import take_first
+from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK, read_steps
 from reflow_tf.models.fisher import believe, gather_coherence, gather_output_fisher
 from reflow_tf.models.graph import find_kernels
@@ -90,6 +91,8 @@ def choose_channels(
     """
     candidates, held = require_candidates(model)
     images = take_first(batches, MOST_GATHERED)
+    if len(images) < JUDGED_EVERY:
+        raise InputError(f"--max_macs needs at least {JUDGED_EVERY} calibration inputs. Received: {len(images)}")
     check_batch(model, images)
     workloads = find_workloads(model, candidates)
     prices = _Prices(model, candidates, images, progress)

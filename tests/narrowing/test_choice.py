@@ -169,3 +169,36 @@ def test_a_network_that_predicts_no_classes_loses_what_its_readers_miss_least(sa
     narrowing = choose_channels(model, 0.5, [samples], show_nothing, multiple=1)
     (kept,) = narrowing.kept.values()
     assert (kept % 2 == 1).all() and narrowing.groups[0].loss < 1e-9
+
+
+def test_channels_that_a_nested_model_reads_stay_and_those_outside_go(samples):
+    inner_input = keras.Input((8, 8, 16))
+    inner = keras.Model(inner_input, layers.Conv2D(12, 1, name="deep")(inner_input), name="inner")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 1, activation="relu", name="first")(inputs)
+    x = layers.Conv2D(16, 1, activation="relu", name="second")(x)
+    x = layers.GlobalAveragePooling2D()(inner(x))
+    model = keras.Model(inputs, layers.Dense(4, name="classes")(x))
+    found, held = find_candidates(model)
+    assert [candidate.writers[0].path for candidate in found] == ["first/kernel", "inner/deep/kernel"]
+    assert held[0].reason == "is read by inner/deep/kernel, which is inside another model or layer"
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.7, channel_multiple=2, repair="least_squares")
+    narrower = reflow_tf.prune(model, config, samples).model
+    assert narrower.get_layer("second").filters == 16 and narrower.count_params() < model.count_params()
+
+
+def test_too_few_inputs_are_refused(samples):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.7, repair="none")
+    with pytest.raises(InputError, match=r"at least 4 calibration inputs\. Received: 3"):
+        reflow_tf.prune(build(), config, samples[:3])
+
+
+def test_inputs_that_are_not_finite_are_refused(samples):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.7, repair="none")
+    with pytest.raises(InputError, match="must be finite"):
+        reflow_tf.prune(build(), config, np.full_like(samples, np.nan))
+
+
+def test_four_inputs_are_enough(samples):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.7, channel_multiple=4, repair="none")
+    assert reflow_tf.prune(build(), config, samples[:4]).report.narrowing.kept
