@@ -26,13 +26,10 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation
 from reflow_tf.sparsity.budget import Price, find_most, share_out
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS, Statistics
 from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.sparsity.masks import Masks, build_masks, count_zeros
+from reflow_tf.sparsity.masks import Masks, build_masks, count_zeros, is_sparse
 from reflow_tf.sparsity.patterns import Block
 from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
-
-# A kernel with more of them came pruned.
-_FEW_ZEROS = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +130,8 @@ def _turn(
     weights = kernels.read()
     with stopwatch.timed("basis"):
         changing = [kernels.variables[spec.path] for spec in specs]
-        sparse = [kernels.variables[path] for path, kernel in weights.items() if _is_sparse(kernel)]
+        sparse = [kernels.variables[path] for path, kernel in weights.items() if is_sparse(kernel)]
         return rotate_streams(model, take_first(calibration, MOST_SCORED), changing, sparse)
-
-
-def _is_sparse(kernel: np.ndarray) -> bool:
-    return count_zeros(kernel) > _FEW_ZEROS * kernel.size
 
 
 def _pair(

@@ -9,7 +9,9 @@ from reflow_tf.data.portions import take_first
 from reflow_tf.models.channels.narrowing import Kept, narrow
 from reflow_tf.models.channels.rotation import spread_streams
 from reflow_tf.models.execution import CHUNK
+from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import run
+from reflow_tf.sparsity.masks import is_sparse
 
 CLOSE = 2e-5
 """How far a narrower model may be from the masked one, as a share of the largest output: it sums in another order."""
@@ -34,7 +36,9 @@ def narrow_and_check(
     narrower = narrow(model, kept)
     images = take_first(batches, MOST_MEASURED)
     if spread:
-        spread_streams(narrower, images)
+        kernels = find_kernels(narrower)
+        sparse = [kernels.variables[path] for path, kernel in kernels.read().items() if is_sparse(kernel)]
+        spread_streams(narrower, images, sparse)
     ((masked,), (found,)) = (list(run(each, [images[:CHUNK]])) for each in (model, narrower))
     difference, largest = float(np.abs(masked - found).max()), float(np.abs(masked).max())
     if not difference <= CLOSE * max(largest, 1.0):

@@ -8,6 +8,8 @@ from reflow_tf.sparsity.plan import PruningPlan
 
 Masks = Mapping[str, np.ndarray]
 
+_FEW_ZEROS = 0.01
+
 
 def build_masks(plan: PruningPlan, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One boolean mask for each kernel of the plan.
@@ -22,6 +24,11 @@ def build_masks(plan: PruningPlan, scores: Mapping[str, np.ndarray]) -> dict[str
 def count_zeros(weights: np.ndarray) -> int:
     """Number of weights that are zero."""
     return int(weights.size - np.count_nonzero(weights))
+
+
+def is_sparse(weights: np.ndarray) -> bool:
+    """Whether so many weights are zero that somebody must have pruned them."""
+    return count_zeros(weights) > _FEW_ZEROS * weights.size
 
 
 def count_masked(masks: Masks) -> int:

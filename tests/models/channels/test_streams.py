@@ -100,6 +100,8 @@ def test_spread_channels_have_about_the_same_range(bottlenecks):
     before = ratio()
     assert assert_same_outputs(model, lambda model: spread_streams(model, SAMPLES)) == 1
     assert ratio() < 0.5 * before
+    sparse = model.get_layer("project_0").kernel
+    assert spread_streams(model, SAMPLES, [sparse]) == 0
 
 
 def test_streams_that_nobody_prunes_stay(bottlenecks):
