@@ -89,7 +89,7 @@ def plan_masks(
         weights = kernels.read()
         zeros_before = {spec.path: count_zeros(weights[spec.path]) for spec in specs}
         plan, masks, foreseen = _plan(specs, weights, scores, config, share, limit)
-    return Planned(plan, masks, zeros_before, foreseen, None, paired, num_turned)
+    return Planned(plan, masks, zeros_before, foreseen, paired=paired, num_turned=num_turned)
 
 
 def _plan_channels(

@@ -82,6 +82,12 @@ def gather(
     return sums
 
 
+def find_layers(model: keras.Model, paths: Iterable[str]) -> dict[str, keras.Layer]:
+    """Path of a layer -> it, for those that have these kernels, each once."""
+    placed = {place.path: place.layer for place in walk(model)}
+    return {path: placed[path] for path in dict.fromkeys(path.rpartition("/")[0] for path in paths)}
+
+
 def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray) -> dict[str, np.ndarray]:
     """How much an error in each output of a kernel's layer moves the prediction: the diagonal Fisher of outputs, before
     the layer's own activation.
@@ -100,8 +106,7 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
     Raises:
         InputError: inputs that do not fit; activations or gradients that are not finite.
     """
-    placed = {place.path: place.layer for place in walk(model)}
-    watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
+    watched = find_layers(model, [spec.path for spec in specs])
     totals = _sum_over_inputs(model, watched, inputs, _sum_squares)
     return {spec.path: _as_gains(totals.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
@@ -130,14 +135,13 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
                 f"Least squares and --allocation=auto take layers of at most {MOST_OUTPUTS:,} outputs: leave others "
                 f"out with --prunable=REGEX. Received: {spec.canonical_shape[0]:,} outputs of {spec.path}"
             )
-    placed = {place.path: place.layer for place in walk(model)}
-    for path in (spec.path.rpartition("/")[0] for spec in specs):
-        if getattr(placed[path], "data_format", None) == CHANNELS_FIRST:
+    watched = find_layers(model, [spec.path for spec in specs])
+    for path, layer in watched.items():
+        if getattr(layer, "data_format", None) == CHANNELS_FIRST:
             raise InputError(
                 f"Least squares and --allocation=auto take layers with their channels last. {REMEDY}. "
                 f"Received: layer {path!r} with data_format='{CHANNELS_FIRST}'"
             )
-    watched = {path: placed[path] for path in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs)}
     found = gather_output_fisher(model, watched, inputs)
     return {spec.path: _as_worth(found.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
@@ -156,8 +160,7 @@ def gather_coherence(model: keras.Model, paths: Sequence[str], inputs: np.ndarra
     Returns:
         Path -> number, at least 1; 1 where no gradient arrives.
     """
-    placed = {place.path: place.layer for place in walk(model)}
-    watched = {path: placed[path] for path in dict.fromkeys(path.rpartition("/")[0] for path in paths)}
+    watched = find_layers(model, paths)
     totals = _sum_over_inputs(model, watched, inputs, _sum_coherence)
     found = {name: max(1.0, float(same / each)) if each > 0 else 1.0 for name, (same, each) in totals.items()}
     return {path: found.get(path.rpartition("/")[0], 1.0) for path in paths}

@@ -1,6 +1,7 @@
 """Which kernels a Keras model has, and what each of them computes."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 
 import keras
@@ -31,6 +32,11 @@ class KernelMap:
     specs: tuple[LayerSpec, ...]
     variables: Mapping[str, keras.Variable]
     skipped: tuple[Skipped, ...]
+
+    @functools.cached_property
+    def by_variable(self) -> Mapping[int, LayerSpec]:
+        """Id of a kernel's variable -> the spec."""
+        return {id(self.variables[spec.path]): spec for spec in self.specs}
 
     def read(self) -> dict[str, np.ndarray]:
         """Path -> a copy of the kernel in canonical layout, float32 or float64."""

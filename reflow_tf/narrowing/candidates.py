@@ -37,14 +37,23 @@ class Candidate:
     writers: tuple[LayerSpec, ...]
     readers: tuple[tuple[LayerSpec, tuple[int, ...]], ...]
 
+    @property
+    def writer_paths(self) -> tuple[str, ...]:
+        return tuple(spec.path for spec in self.writers)
+
+    @property
+    def reader_paths(self) -> tuple[str, ...]:
+        return tuple(spec.path for spec, _ in self.readers)
+
 
 def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
     """The groups that may lose channels, and what the others are held by.
 
     Raises:
-        InputError: the model is subclassed.
+        InputError: the model is subclassed, or leaves its input's size open.
     """
     own = {id(step.operation) for step in read_steps(model)}
+    _require_fixed_size(model)
     reading, kernels = read_channels(model), find_kernels(model)
     owners = {place.path: place.layer for place in walk(model)}
     # Of layers inside nested models nothing is measured.
@@ -66,10 +75,9 @@ def require_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple
     """`find_candidates`.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none; or as `find_candidates`.
     """
     candidates, held = find_candidates(model)
-    _require_fixed_size(model)
     if not candidates:
         raise InputError(
             "--max_macs needs channels that may go. Received: a network in which all stay: "
@@ -119,7 +127,6 @@ def measure_groups(model: keras.Model) -> tuple[GroupCost, ...]:
         InputError: the model is subclassed, or leaves its input's size open.
     """
     found, held = find_candidates(model)
-    _require_fixed_size(model)
     reading, kernels = read_channels(model), find_kernels(model)
     groups = collect_groups(reading.numberings)
     every = [_read_group(position, group, kernels) for position, group in enumerate(groups.values())]
@@ -136,8 +143,8 @@ def measure_groups(model: keras.Model) -> tuple[GroupCost, ...]:
         positions = [math.prod(size or 1 for size in reading.graph.shapes[tensor][1:-1]) for tensor in tensors]
         costs.append(
             GroupCost(
-                tuple(spec.path for spec in candidate.writers),
-                tuple(spec.path for spec, _ in candidate.readers),
+                candidate.writer_paths,
+                candidate.reader_paths,
                 candidate.group.size,
                 count_macs(workloads, full) - count_macs(workloads, without),
                 _count_weights(candidate.group),
@@ -154,11 +161,10 @@ def _count_weights(group: ChannelGroup) -> int:
 
 
 def _read_group(position: int, group: ChannelGroup, kernels: KernelMap) -> Candidate:
-    specs = {id(kernels.variables[spec.path]): spec for spec in kernels.specs}
     writers: dict[str, LayerSpec] = {}
     readers: dict[str, tuple[LayerSpec, list[int]]] = {}
     for span in group.spans:
-        spec = specs.get(id(span.variable))
+        spec = kernels.by_variable.get(id(span.variable))
         if spec is None or spec.kind is Kind.DEPTHWISE_CONV:
             continue
         if span.axis in spec.input_axes:

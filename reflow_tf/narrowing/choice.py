@@ -6,6 +6,7 @@ by how much more errors cost that are the same all over an image (`fisher.gather
 channel are. So it is in nats, of every group, and widths can be chosen by it (`sparsity.widths`).
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,11 +17,10 @@ import tensorflow as tf
 from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK, read_steps
-from reflow_tf.models.fisher import believe, gather_coherence, gather_output_fisher
+from reflow_tf.models.fisher import believe, find_layers, gather_coherence, gather_output_fisher
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.ledger import Ledger
-from reflow_tf.models.observation import check_batch, without_activation
-from reflow_tf.models.walking import walk
+from reflow_tf.models.observation import check_batch, find_activation, without_activation
 from reflow_tf.narrowing.candidates import Candidate, find_workloads, require_candidates
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.layer_fitting import LayerSums, RunningSums, sum_up
@@ -109,8 +109,8 @@ def choose_channels(
             kept[candidate.position] = np.sort(elimination.order[gone:])
         groups.append(
             NarrowedGroup(
-                tuple(spec.path for spec in candidate.writers),
-                tuple(spec.path for spec, _ in candidate.readers),
+                candidate.writer_paths,
+                candidate.reader_paths,
                 candidate.group.size,
                 width,
                 float(elimination.losses[gone]),
@@ -131,8 +131,7 @@ class _Prices:
         if not judges.any() or judges.all():
             judges = np.arange(len(images)) % JUDGED_EVERY == JUDGED_EVERY - 1
         self._fitted, self._judging = (_gather_sums(model, specs, images[part], progress) for part in (~judges, judges))
-        owners = {place.path: place.layer for place in walk(model)}
-        layers = {path.rpartition("/")[0]: owners[path.rpartition("/")[0]] for path in specs}
+        layers = find_layers(model, specs)
         graded = images[~judges][:MOST_GRADED], images[judges][:MOST_GRADED]
         self._fishers = [gather_output_fisher(model, layers, part) for part in graded]
         # A network that predicts no classes has no Fisher: each reader's misses count as a share of what it gives.
@@ -173,17 +172,18 @@ def _gather_sums(
 ) -> dict[str, LayerSums]:
     """Path -> the normal equations of a kernel that is to compute what it computes."""
     steps, kernels = read_steps(model), find_kernels(model)
-    wanted = {id(kernels.variables[path]): spec for path, spec in specs.items()}
     found: dict[str, RunningSums] = {}
     for start in progress(range(0, len(images), CHUNK), "Watching what channels are read for"):
         ledger = Ledger(steps, {steps.input: tf.convert_to_tensor(images[start : start + CHUNK])})
         for step in steps:
             inputs = [ledger[tensor] for tensor in step.inputs]
-            for variable in getattr(step.operation, "_trainable_variables", ()):
-                if (spec := wanted.get(id(variable))) is not None:
-                    with without_activation(step.operation):
-                        targets = step.call(*inputs)
-                    sums = sum_up(step.operation, spec, inputs[0], targets)
-                    found[spec.path] = sums if spec.path not in found else found[spec.path] + sums
-            ledger.enter(step, step.call(*inputs))
+            own = (kernels.by_variable.get(id(v)) for v in getattr(step.operation, "_trainable_variables", ()))
+            readers = [spec for spec in own if spec is not None and spec.path in specs]
+            with without_activation(step.operation) if readers else contextlib.nullcontext():
+                outputs = step.call(*inputs)
+            for spec in readers:
+                sums = sum_up(step.operation, spec, inputs[0], outputs)
+                found[spec.path] = sums if spec.path not in found else found[spec.path] + sums
+            activation = find_activation(step.operation) if readers else None
+            ledger.enter(step, outputs if activation is None else activation(outputs))
     return {path: sums.finish(path) for path, sums in found.items()}

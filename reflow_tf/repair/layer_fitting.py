@@ -189,32 +189,36 @@ def _pick(targets: tf.Tensor, num_inputs: int, shape: tf.TensorShape) -> tf.Tens
     return tf.transpose(tf.reshape(targets, [samples, groups, -1]), [1, 0, 2])
 
 
-def fit_kernel(
-    problem: Problem, kernel: np.ndarray, worth: np.ndarray, layer: PlannedLayer | None, mask: np.ndarray | None = None
-) -> Fit:
+def fit_kernel(problem: Problem, kernel: np.ndarray, worth: np.ndarray, layer: PlannedLayer) -> Fit:
     """The best mask that the plan allows, and the best weights on it.
 
     Args:
         problem: of the layer; what it has found out for one sparsity, it knows for the next.
         kernel: the dense one, canonical layout, float64.
         worth: what errors in two outputs cost together, (outputs, outputs); see `fisher.gather_output_worth`.
-        layer: pattern and sparsity; None: the mask is `mask`.
-        mask: canonical layout.
+        layer: pattern and sparsity.
     """
-    groups, outputs, width = problem.equations.cross.shape
-    weights = kernel.reshape(groups, outputs, width)
-    of_group = np.stack(
-        [worth[start : start + outputs, start : start + outputs] for start in range(0, len(worth), outputs)]
-    )
-    if layer is None:
-        assert mask is not None
-        kept = mask.reshape(weights.shape)
-        return _solve(problem, kernel, kept, _leave_out(of_group, np.asarray(kept.any(axis=2))))
+    weights = kernel.reshape(problem.equations.cross.shape)
+    of_group = _by_group(worth, problem)
 
     def select(scores: np.ndarray) -> np.ndarray:
         return layer.pattern.select(scores.reshape(kernel.shape), layer.sparsity).reshape(scores.shape)
 
     return _solve(problem, kernel, choose_mask(problem.regularized, weights, of_group, select), of_group)
+
+
+def fit_on_mask(problem: Problem, kernel: np.ndarray, worth: np.ndarray, mask: np.ndarray) -> Fit:
+    """The best weights on a mask, canonical layout, that stays; else as `fit_kernel`."""
+    kept = mask.reshape(problem.equations.cross.shape)
+    of_group = _leave_out(_by_group(worth, problem), np.asarray(kept.any(axis=2)))
+    return _solve(problem, kernel, kept, of_group)
+
+
+def _by_group(worth: np.ndarray, problem: Problem) -> np.ndarray:
+    """The worth of the outputs of each group by itself, (groups, outputs of a group, outputs of a group)."""
+    _, outputs, _ = problem.equations.cross.shape
+    starts = range(0, len(worth), outputs)
+    return np.stack([worth[start : start + outputs, start : start + outputs] for start in starts])
 
 
 def _leave_out(worth: np.ndarray, computed: np.ndarray) -> np.ndarray:

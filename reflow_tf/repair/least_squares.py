@@ -42,7 +42,7 @@ from reflow_tf.models.precision import read_wide
 from reflow_tf.models.streaming import SHARD
 from reflow_tf.models.surgery import write_masks, write_values
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, resolve_memory_budget
-from reflow_tf.repair.layer_fitting import Fit, fit_kernel, refit_kernel
+from reflow_tf.repair.layer_fitting import Fit, fit_kernel, fit_on_mask, refit_kernel
 from reflow_tf.repair.sweep_sums import AtLayer, Measuring, Meter, find_norm
 from reflow_tf.repair.views import have_views
 from reflow_tf.sparsity.plan import PruningPlan
@@ -188,8 +188,11 @@ class _Sweep:
         kernel = spec.to_canonical(self._meter.networks.read_dense(variable)).astype(np.float64)
         problem = together.regularize(kernel)
         if spec.path in self.pruned.masks:
-            planned, mask = self._plan.layers.get(spec.path), self.pruned.masks[spec.path]
-            fit = fit_kernel(problem, kernel, self._worth[spec.path], planned, mask)
+            planned, worth = self._plan.layers.get(spec.path), self._worth[spec.path]
+            if planned is None:
+                fit = fit_on_mask(problem, kernel, worth, self.pruned.masks[spec.path])
+            else:
+                fit = fit_kernel(problem, kernel, worth, planned)
         else:
             fit = refit_kernel(problem, kernel)
         self._write(variable, spec.from_canonical(fit.kernel))

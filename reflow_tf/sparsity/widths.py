@@ -74,8 +74,8 @@ def choose_widths(groups: Sequence[Width], workloads: Sequence[Workload], share:
         InputError: with the least widths that are allowed there are more.
     """
     full = [group.size for group in groups]
-    dense = _count(workloads, full)
-    least = _count(workloads, [int(group.choices[0]) for group in groups])
+    dense = count_macs(workloads, full)
+    least = count_macs(workloads, [int(group.choices[0]) for group in groups])
     if least > share * dense:
         raise InputError(
             f"--max_macs must be at least {math.ceil(1000 * least / dense) / 1000:g} here, which leaves every group of "
@@ -86,7 +86,7 @@ def choose_widths(groups: Sequence[Width], workloads: Sequence[Workload], share:
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         widths = _settle(groups, workloads, full, math.exp(middle) / dense)
-        if _count(workloads, widths) > share * dense:
+        if count_macs(workloads, widths) > share * dense:
             low = middle
         else:
             high, best = middle, widths
@@ -95,10 +95,6 @@ def choose_widths(groups: Sequence[Width], workloads: Sequence[Workload], share:
 
 def count_macs(workloads: Sequence[Workload], widths: Sequence[int]) -> int:
     """Multiply-adds of a network with these widths."""
-    return _count(workloads, widths)
-
-
-def _count(workloads: Sequence[Workload], widths: Sequence[int]) -> int:
     return sum(workload.count(widths) for workload in workloads)
 
 
@@ -108,7 +104,8 @@ def _settle(groups: Sequence[Width], workloads: Sequence[Workload], widths: Sequ
     for _ in range(_MOST_ROUNDS):
         before = list(widths)
         for number, group in enumerate(groups):
-            wide, narrow = (_count(workloads, [*widths[:number], w, *widths[number + 1 :]]) for w in (group.size, 1))
+            tried = ([*widths[:number], width, *widths[number + 1 :]] for width in (group.size, 1))
+            wide, narrow = (count_macs(workloads, each) for each in tried)
             of_channel = (wide - narrow) / max(group.size - 1, 1)
             costs = group.losses[group.size - group.choices] + price * of_channel * group.choices
             widths[number] = int(group.choices[np.argmin(costs)])
@@ -121,13 +118,13 @@ def _spend_rest(groups: Sequence[Width], workloads: Sequence[Workload], widths: 
     """Widens, step by step, the group that gains most for its multiply-adds, as long as one fits."""
     while True:
         offers = []
-        spent = _count(workloads, widths)
+        spent = count_macs(workloads, widths)
         for number, group in enumerate(groups):
             wider = group.choices[group.choices > widths[number]]
             if not wider.size:
                 continue
             tried = [*widths[:number], int(wider[0]), *widths[number + 1 :]]
-            more = _count(workloads, tried) - spent
+            more = count_macs(workloads, tried) - spent
             gain = group.losses[group.size - widths[number]] - group.losses[group.size - wider[0]]
             if spent + more <= budget and gain > 0:
                 offers.append((gain / max(more, 1), tried))

@@ -9,6 +9,15 @@ from reflow_tf.report.interval import wilson_interval
 # (expansion, output channels, repeats): the inverted residuals of MobileNetV2 at width 1.0.
 _STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
 
+_GROUP = {"writers": ["a/kernel"], "readers": ["b/kernel"], "size": 32, "width": 24, "loss": 0.01}
+NARROWING = {
+    "max_macs": 0.7,
+    "macs_before": 1_000_000,
+    "macs_after": 700_000,
+    "num_parameters_before": 2_000_000,
+    "groups": [_GROUP, _GROUP | {"width": 32}],
+    "held": [{"path": "c/kernel", "reason": "is an output of the network"}],
+}
 
 BLOCKER = {
     "operator": "Conv1",

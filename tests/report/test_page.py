@@ -5,6 +5,8 @@ import pytest
 
 from reflow_tf.report import page
 
+from .sample import NARROWING
+
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 SECTIONS = {"accuracy", "signal", "predictions", "sparsity", "bytes", "speed", "proof", "skipped", "notes", "run"}
 
@@ -266,15 +268,7 @@ def test_no_column_for_a_top_5_that_nothing_has(make_report):
 
 def test_channels_that_were_removed_take_the_place_of_zeros(make_report):
     report = make_report()
-    group = {"writers": ["a/kernel"], "readers": ["b/kernel"], "size": 32, "width": 24, "loss": 0.01}
-    report["narrowing"] = {
-        "max_macs": 0.7,
-        "macs_before": 1_000_000,
-        "macs_after": 700_000,
-        "num_parameters_before": 2_000_000,
-        "groups": [group],
-        "held": [{"path": "c/kernel", "reason": "is an output of the network"}],
-    }
+    report["narrowing"] = NARROWING
     reader = Reader(page.render(report))
     ids = {attributes["id"] for tag, attributes in reader.attributes if tag == "section"}
     assert ids == SECTIONS - {"sparsity"} | {"channels"}

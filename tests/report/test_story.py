@@ -2,7 +2,7 @@ import pytest
 
 from reflow_tf.report import story
 
-from .sample import MCU
+from .sample import MCU, NARROWING
 
 
 def _headline(report):
@@ -238,15 +238,7 @@ def test_a_repair_that_lost_is_not_answered_with_more_repair(make_report, labell
 def test_channels_that_were_removed_are_told(make_report):
     report = make_report()
     assert story.narrowing_sentence(report) is None
-    group = {"writers": ["a/kernel"], "readers": ["b/kernel"], "size": 32, "width": 24, "loss": 0.01}
-    report["narrowing"] = {
-        "max_macs": 0.7,
-        "macs_before": 1_000_000,
-        "macs_after": 700_000,
-        "num_parameters_before": 2_000_000,
-        "groups": [group, group | {"width": 32}],
-        "held": [{"path": "c/kernel", "reason": "is an output of the network"}],
-    }
+    report["narrowing"] = NARROWING
     sentence = story.narrowing_sentence(report).replace("\u00a0", " ")
     assert sentence.startswith("8 channels were removed, in 1 of 2 groups: 70.0 % of the multiply-adds are left")
     assert sentence.endswith("1 group had to stay; the first: c/kernel is an output of the network.")

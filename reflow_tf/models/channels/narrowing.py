@@ -37,11 +37,10 @@ def find_masks(kernels: KernelMap, groups: tuple[ChannelGroup, ...], kept: Kept)
         kept: none of them frozen.
     """
     masks: dict[str, np.ndarray] = {}
-    specs = {id(kernels.variables[spec.path]): spec for spec in kernels.specs}
     for position, channels in kept.items():
         gone = np.setdiff1d(np.arange(groups[position].size), channels)
         for span in groups[position].spans:
-            spec = specs.get(id(span.variable))
+            spec = kernels.by_variable.get(id(span.variable))
             if spec is not None and gone.size:
                 mask = masks.setdefault(spec.path, np.ones(spec.shape, bool))
                 np.moveaxis(mask, span.axis, 0)[span.start + gone] = False
