@@ -27,7 +27,7 @@ flags.DEFINE_string("model", "mobilenet_v2", "As in reflow_tf.tools.prune.")
 flags.DEFINE_string("weights", None, "As in reflow_tf.tools.prune.")
 flags.DEFINE_integer("image_size", None, "As in reflow_tf.tools.prune.")
 flags.DEFINE_list("sparsities", ["0.7", "0.8"], "Of the 1x1 weights, the same in every layer.")
-flags.DEFINE_list("cpus", [machine.CPU], "What QEMU plays.")
+flags.DEFINE_list("cpus", [machine.DEFAULT_CPU], f"What QEMU plays: {', '.join(machine.CPUS)}.")
 
 
 def make_files(model: keras.Model) -> list[Candidate]:
@@ -49,8 +49,7 @@ def main(_: list[str]) -> None:
     print("| file | bytes | " + " | ".join(FLAGS.cpus) + " |\n|---|---|" + "---|" * len(FLAGS.cpus))
     columns = []
     for cpu in FLAGS.cpus:
-        machine.CPU = cpu
-        columns.append(measure_files(others, dense, runtime="aarch64").all_files)
+        columns.append(measure_files(others, dense, runtime="aarch64", cpu=cpu).all_files)
     for row in zip(*columns, strict=True):
         counts = " | ".join(f"{file.cost.median / 1e6:.1f}" for file in row)
         print(f"| {row[0].label} | {row[0].size_bytes:,} | {counts} |")

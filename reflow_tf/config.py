@@ -12,6 +12,7 @@ from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Pattern
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.cortex_m import CortexM
+from reflow_tf.targets.cpu import CPU
 from reflow_tf.targets.ethos_u import ACCELERATORS, DEFAULT_ACCELERATOR, EthosU
 from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.target import HardwareTarget
@@ -19,7 +20,7 @@ from reflow_tf.targets.tflm import TFLM
 from reflow_tf.targets.xnnpack import DEVICES, XNNPack
 
 TARGETS: Mapping[str, HardwareTarget] = {
-    target.name: target for target in (XNNPack(), Storage(), TFLM(), EthosU(), CortexM())
+    target.name: target for target in (XNNPack(), CPU(), Storage(), TFLM(), EthosU(), CortexM())
 }
 # 'auto' measures the network and so is no function of specs and scores alone; `sensitivity` does it.
 ALLOCATION_NAMES = (*ALLOCATIONS, "auto")
@@ -42,6 +43,10 @@ _WORKERS = re.compile(r"[1-9][0-9]{0,3}|(?:tcp|tls)://.+:[0-9]{1,5}")
 
 # The Cortex-Ms for which instructions are counted.
 BOARDS = ("m3", "m4", "m7", "m55")
+# The 64-bit ARM CPUs for which they are; the last has dot products of int8 and float16 arithmetic.
+CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
+# What an int8 file takes and gives: int8 as well, or float32 like the file that it replaces.
+IOS = ("int8", "float")
 
 # Just over the two thirds above which XNNPACK turns to its sparse kernels.
 DEFAULT_SPARSITY = 0.7
@@ -245,6 +250,7 @@ class JobConfig:
 
     Attributes:
         quantize: one of QUANTIZATIONS; None: what the target wants.
+        io: for int8, one of IOS: what the file takes and gives; None: what the target wants.
         rewrite: 'exact': the file's graph is rewritten, where that is exact, so that the target can gain; 'none', and
             then no ballast is added either; None: what the target wants.
         flash_budget: bytes that the file may take on a microcontroller.
@@ -252,6 +258,7 @@ class JobConfig:
         boards: for the target cortex_m: where instructions are counted, of `BOARDS`; flash is that of the first.
         accelerator: for the target ethos_u: one of `ACCELERATORS`.
         benchmark: runtimes of `BENCHMARKS` in which the dense and the pruned file are measured side by side.
+        cpu: for the runtime aarch64: what is emulated, of `CPUS`.
         workers: who leads images through networks: None: this process; a number of processes on this machine; or
             tcp://HOST:PORT, a scheduler of Dask.
         threads_per_worker: of TensorFlow; None: the cores of a machine shared out among the workers on it.
@@ -274,9 +281,11 @@ class JobConfig:
     batch_size: int = 128
     seed: int = 0
     quantize: str | None = None
+    io: str | None = None
     rewrite: str | None = None
     export_batch_size: int = 1
     benchmark: tuple[str, ...] = ()
+    cpu: str = CPUS[-1]
     overwrite: bool = False
     max_accuracy_drop: float | None = None
     flash_budget: int | None = None
@@ -291,11 +300,13 @@ class JobConfig:
         check_choice("quantize", self.requested_quantize, QUANTIZATIONS)
         if reason := self.target.obstacle(self.requested_quantize):
             raise InputError(f"--quantize must suit --target={self.target.name}: {reason}. Received: {self.quantize}")
+        self._check_io()
         check_choice("rewrite", self.requested_rewrite, REWRITES)
         if self.target.ballast_for and self.requested_rewrite == "none":
             object.__setattr__(self, "prune", dataclasses.replace(self.prune, ballast="off"))
         for name in self.benchmark:
             check_choice("benchmark", name, BENCHMARKS)
+        check_choice("cpu", self.cpu, CPUS)
         if not self.boards:
             raise InputError(f"--boards must name at least one of {', '.join(BOARDS)}. Received: none")
         for name in self.boards:
@@ -319,6 +330,18 @@ class JobConfig:
                 )
         check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
 
+    def _check_io(self) -> None:
+        check_choice("io", self.requested_io, IOS)
+        if self.io is not None and self.requested_quantize != "int8":
+            raise InputError(
+                f"--io says what an int8 file takes and gives: it needs --quantize=int8. "
+                f"Received: --io={self.io} --quantize={self.requested_quantize}"
+            )
+        if self.requested_io != "int8" and self.target.is_microcontroller:
+            raise InputError(
+                f"--io must be int8 for --target={self.target.name}, which has no floats. Received: --io={self.io}"
+            )
+
     @property
     def target(self) -> HardwareTarget:
         return self.prune.hardware
@@ -327,6 +350,11 @@ class JobConfig:
     def requested_quantize(self) -> str:
         """The quantization asked for, or what the target wants where none was."""
         return self.quantize or self.target.quantize
+
+    @property
+    def requested_io(self) -> str:
+        """What an int8 file takes and gives, as asked for, or as the target wants it where nothing was."""
+        return self.io or self.target.io
 
     @property
     def requested_rewrite(self) -> str:

@@ -168,7 +168,8 @@ def select(model: keras.Model, config: PruneConfig) -> Selection:
         return Selection((), ())
     return select_kernels(
         find_kernels(model).specs,
-        prunable=config.prunable,
+        # Nothing is pruned: a plain conversion, which no target minds.
+        prunable="all" if config.sparsity == 0 and config.prunable == "target" else config.prunable,
         target=config.hardware,
         pattern=config.requested_pattern,
         others=TARGETS.values(),
@@ -216,6 +217,7 @@ def _export_dense(model: keras.Model, target: HardwareTarget, calibration: Itera
     return export_tflite(
         model,
         quantize=target.quantize,
+        io=target.io,
         calibration=calibration,
         storage="dense",
         rewrite=target.rewrite,

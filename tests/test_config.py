@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from reflow_tf.config import TARGETS, EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.config import CPUS, TARGETS, EvaluateConfig, JobConfig, PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.runtimes.aarch64 import machine
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Unstructured
 from reflow_tf.targets.xnnpack import XNNPack
 
@@ -102,6 +103,19 @@ def test_a_pattern_is_no_text():
         PruneConfig(pattern="nm:2,4")
 
 
+STORED = PruneConfig(target="storage")
+
+
+def test_what_an_int8_file_takes_is_up_to_the_target():
+    assert JobConfig("m", "o", PruneConfig(target="cpu")).requested_io == "float"
+    assert JobConfig("m", "o", PruneConfig(target="cpu"), io="int8").requested_io == "int8"
+    assert JobConfig("m", "o", PruneConfig(target="tflm")).requested_io == "int8"
+
+
+def test_cpus_are_those_that_can_be_emulated():
+    assert CPUS == machine.CPUS and CPUS[-1] == machine.DEFAULT_CPU
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -111,7 +125,18 @@ def test_a_pattern_is_no_text():
         (
             {"quantize": "int8"},
             "--quantize must suit --target=xnnpack: XNNPACK has sparse kernels for float32 and float16 alone, so zeros "
-            "in int8 gain nothing there. Received: int8",
+            "in int8 gain nothing there; --target=cpu makes int8 files. Received: int8",
+        ),
+        ({"cpu": "cortex-m4"}, "--cpu must be one of cortex-a53, cortex-a72, cortex-a76. Received: cortex-m4"),
+        (
+            {"io": "float"},
+            "--io says what an int8 file takes and gives: it needs --quantize=int8. Received: --io=float "
+            "--quantize=none",
+        ),
+        ({"quantize": "int8", "io": "int4", "prune": STORED}, "--io must be one of int8, float. Received: int4"),
+        (
+            {"io": "float", "prune": PruneConfig(target="tflm")},
+            "--io must be int8 for --target=tflm, which has no floats. Received: --io=float",
         ),
         ({"calibration_samples": 0}, "--calibration_samples must be at least 1. Received: 0"),
         ({"batch_size": 0}, "--batch_size must be at least 1. Received: 0"),

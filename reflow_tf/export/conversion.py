@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reflow_tf.config import QUANTIZATIONS
+from reflow_tf.config import IOS, QUANTIZATIONS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import REMEDY, name_channels_first
@@ -26,12 +26,14 @@ class _Request:
     model: keras.Model
     input_shape: tuple[int, ...]  # with the batch
     quantize: str
+    io: str
 
 
 def convert_dense(
     model: keras.Model,
     *,
     quantize: str,
+    io: str,
     calibration: Iterable[np.ndarray] | None,
     batch_size: int,
     input_shape: tuple[int, ...] | None,
@@ -41,19 +43,21 @@ def convert_dense(
     Args:
         model: functional, sequential or subclassed, of any precision: it is traced in float32. It comes back as it was.
         quantize: one of `QUANTIZATIONS`.
+        io: one of `IOS`; of account for int8.
         calibration: for int8, batches of float32 (n, *input_shape); iterated once.
         batch_size: the file's fixed batch.
         input_shape: shape of one sample; None: as the model was built.
 
     Raises:
-        InputError: unknown `quantize`, no calibration samples, a model that is not built, that has several inputs or
-            outputs or a dimension left open, or that needs an operator that TFLite lacks.
+        InputError: unknown `quantize` or `io`, no calibration samples, a model that is not built, that has several
+            inputs or outputs or a dimension left open, or that needs an operator that TFLite lacks.
     """
     if quantize not in QUANTIZATIONS:
         raise InputError(f"quantize must be one of {', '.join(QUANTIZATIONS)}. Received: {quantize!r}")
+    check_choice("io", io, IOS)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1. Received: {batch_size}")
-    request = _Request(model, (batch_size, *_sample_shape(model, input_shape)), quantize)
+    request = _Request(model, (batch_size, *_sample_shape(model, input_shape)), quantize, io)
     if quantize != "int8":
         calibration = None
     elif calibration is None:
@@ -152,7 +156,7 @@ def _run_converter(
 ) -> bytes:
     try:
         with _silence():
-            return _make_converter(function, request.quantize, samples).convert()
+            return _make_converter(function, request, samples).convert()
     except (InputError, OSError, MemoryError):  # from the calibration data, which is read meanwhile
         raise
     except Exception as error:  # ConverterError is private, and plain ValueErrors and RuntimeErrors come as well
@@ -165,19 +169,20 @@ def _run_converter(
 
 
 def _make_converter(
-    function: tf.types.experimental.ConcreteFunction, quantize: str, samples: Iterator[list[np.ndarray]] | None
+    function: tf.types.experimental.ConcreteFunction, request: _Request, samples: Iterator[list[np.ndarray]] | None
 ) -> tf.lite.TFLiteConverter:
     # Alone, the function is frozen, variables and all. With the model as a second argument, the way that the converter
     # recommends, the variables of a Keras 3 model stay variables: READ_VARIABLE operators and a file without weights.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
-    if quantize == "float16":
+    if request.quantize == "float16":
         converter.optimizations = {tf.lite.Optimize.DEFAULT}
         converter.target_spec.supported_types = [tf.float16]
-    elif quantize == "int8":
+    elif request.quantize == "int8":
         converter.optimizations = {tf.lite.Optimize.DEFAULT}
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = lambda: samples
-        converter.inference_input_type = converter.inference_output_type = tf.int8
+        if request.io == "int8":
+            converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter
 
 

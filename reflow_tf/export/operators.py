@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.export import bitmap_format, flatbuffer
 from reflow_tf.export.constants import read_tensor
+from reflow_tf.export.half_precision import is_allowed
 from reflow_tf.targets.operators import Operator, OperatorGraph, Value, find_blocks
 
 _OPERATOR = schema.BuiltinOperator
@@ -45,7 +46,8 @@ def read_operators(content: bytes) -> OperatorGraph:
         for operator in graph.operators:
             if not _unpacks(model, operator, values):
                 operators.append(_read_operator(model, len(operators), operator, naming))
-        return OperatorGraph(tuple(operators), tuple(values), _indices(graph.inputs), _indices(graph.outputs))
+        ends = _indices(graph.inputs), _indices(graph.outputs)
+        return OperatorGraph(tuple(operators), tuple(values), *ends, allows_float16=is_allowed(model))
 
 
 def ends_in_sigmoid(content: bytes) -> bool:

@@ -13,6 +13,7 @@ from reflow_tf.export import flatbuffer
 from reflow_tf.export.constants import StoredTensor, list_tensors
 from reflow_tf.export.conversion import convert_dense
 from reflow_tf.export.equivalence import relative_difference
+from reflow_tf.export.half_precision import allow_float16, stores_sparse
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
 from reflow_tf.export.stored_zeros import STORES
 from reflow_tf.targets.xnnpack import XNNPack
@@ -53,6 +54,8 @@ def export_tflite(
     model: keras.Model,
     *,
     quantize: str = "none",
+    io: str = "int8",
+    float16_arithmetic: bool = True,
     calibration: Iterable[np.ndarray] | None = None,
     batch_size: int = 1,
     storage: str = "sparse",
@@ -69,8 +72,11 @@ def export_tflite(
 
     Args:
         model: a built Keras 3 model with one float input and one output. It is not changed. Whatever its
-            precision, the file computes in float32.
-        quantize: 'none'; 'float16': weights only; 'int8': weights, activations, input and output.
+            precision, the file is traced in float32.
+        quantize: 'none'; 'float16': weights; 'int8': weights, activations, input and output.
+        io: for int8: 'int8'; or 'float': the file takes and gives float32, as the model does.
+        float16_arithmetic: a float16 file that stores no zeros sparse also lets CPUs compute in float16 which can (see
+            `export.half_precision`).
         calibration: for int8: batches of float32 (n, *sample), preprocessed as for the model; each sample counts once.
         batch_size: the batch of the file, fixed because LiteRT.js and XNNPACK's sparse kernels want it fixed.
         storage: how weights that are mostly zeros lie in the file, each only where that makes it smaller: 'sparse':
@@ -93,19 +99,23 @@ def export_tflite(
     if device is not None:
         check_choice("device", device, DEVICES)
     converted = convert_dense(
-        model, quantize=quantize, calibration=calibration, batch_size=batch_size, input_shape=input_shape
+        model, quantize=quantize, io=io, calibration=calibration, batch_size=batch_size, input_shape=input_shape
     )
     rewritten, notes = Rewritten(converted, (), ()), list[str]()
     if rewrite == "exact":
         target = XNNPack(device=device, ballast=ballast == "auto" and storage == "sparse")
         rewritten, notes = _rewrite(converted, target.ballast_for)
     stored = STORES[storage](rewritten.content)
+    content, dense_content = stored.content, stored.dense_content
+    if quantize == "float16" and float16_arithmetic:
+        dense_content = allow_float16(dense_content)
+        content = content if stores_sparse(flatbuffer.parse(content)) else allow_float16(content)
     return ExportedFile(
-        content=stored.content,
-        dense_content=stored.dense_content,
-        gzip_size_bytes=len(gzip.compress(stored.content, 6, mtime=0)),
-        tensors=tuple(tensor for tensor in list_tensors(stored.content) if not is_ballast(tensor.name)),
-        notes=(*notes, *stored.notes, *(_note_floats(stored.content) if quantize == "int8" else ())),
+        content=content,
+        dense_content=dense_content,
+        gzip_size_bytes=len(gzip.compress(content, 6, mtime=0)),
+        tensors=tuple(tensor for tensor in list_tensors(content) if not is_ballast(tensor.name)),
+        notes=(*notes, *stored.notes, *(_note_floats(content) if quantize == "int8" else ())),
         rewrites=rewritten.applied,
         refused=rewritten.refused,
     )

@@ -12,9 +12,10 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.flatbuffer import NUMPY_TYPES, parse
-from reflow_tf.runtimes.aarch64.machine import find_machine
+from reflow_tf.export.half_precision import allows_float16, stores_sparse
+from reflow_tf.runtimes.aarch64.machine import DEFAULT_CPU, find_machine
 from reflow_tf.runtimes.aarch64.runtime import AArch64
-from reflow_tf.runtimes.device_script import RELATIVE_TOLERANCE, has_sparse_kernels
+from reflow_tf.runtimes.device_script import FLOAT16_TOLERANCE, RELATIVE_TOLERANCE, has_sparse_kernels
 from reflow_tf.runtimes.latency import Progress, Spread, compare, measure_interleaved, summarize
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.runtimes.runtime import Runtime, make_inputs
@@ -45,6 +46,19 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where files are measured, as far as a runtime leaves a choice.
+
+    Attributes:
+        threads: of the CPU.
+        cpu: which one is emulated, where one is.
+    """
+
+    threads: int
+    cpu: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Measured:
     """What one file costs.
 
@@ -55,7 +69,8 @@ class Measured:
         difference: largest absolute difference of an output from LiteRT's on this machine, on the same inputs, by the
             largest absolute output: infinite where all of LiteRT's are 0 and these are not; None where LiteRT is the
             runtime.
-        is_float: no integer arithmetic in it, so that the difference must be float noise.
+        tolerance: the most that rounding explains of it: little in float32, more where the file allows float16
+            arithmetic; None with integer arithmetic in it, where any difference may be rounding.
         memory_bytes: as the runtime tells it; None if it does not.
     """
 
@@ -65,13 +80,15 @@ class Measured:
     cost: Spread
     speedup: Spread | None
     difference: float | None
-    is_float: bool
+    tolerance: float | None
     memory_bytes: int | None
 
     @property
     def differs(self) -> bool:
         """Whether the outputs are other ones than LiteRT's; NaN counts as other."""
-        return self.difference is not None and self.is_float and not self.difference <= RELATIVE_TOLERANCE
+        if self.difference is None or self.tolerance is None:
+            return False
+        return not self.difference <= self.tolerance
 
     def describe_difference(self) -> dict[str, Any]:
         """`difference` and `differs` as plain JSON, which has no infinity and no NaN: such a difference is null."""
@@ -112,6 +129,7 @@ def measure_files(
     rounds: int | None = None,
     warm_up: int | None = None,
     threads: int = 1,
+    cpu: str | None = None,
     progress: Progress = iter,
 ) -> Benchmark:
     """Measures files in turns, and compares the outputs of each with LiteRT's.
@@ -123,17 +141,21 @@ def measure_files(
         rounds: inferences of each file that count; None: 50. Not for instructions, which are counted once.
         warm_up: rounds before them; None: 20. Not for instructions.
         threads: CPU threads of the runtime.
+        cpu: for 'aarch64': what is emulated, of `runtimes.aarch64.machine.CPUS`; None: a Cortex-A76.
         progress: sees the rounds.
 
     Raises:
-        InputError: the runtime is not there, or cannot run a file; rounds or warm-up where instructions are counted;
-            'litert' on a machine where XNNPACK has no sparse kernels, and a file that stores sparse weights.
+        InputError: the runtime is not there, or cannot run a file; rounds or warm-up where instructions are counted; a
+            CPU for what emulates none; 'litert' on a machine where XNNPACK has no sparse kernels, and a file that
+            stores sparse weights.
     """
     _check_name(runtime)
+    if cpu is not None and runtime != "aarch64":
+        raise InputError(f"--cpu needs --runtime=aarch64, which emulates one. Received: {runtime}, {cpu}")
     everything = [*([baseline] if baseline else []), *candidates]
     expected = None if runtime == "litert" else [_run_here(candidate) for candidate in everything]
     with contextlib.ExitStack() as stack:
-        opened = RUNTIMES[runtime](everything, threads, stack)
+        opened = RUNTIMES[runtime](everything, Machine(threads, cpu or DEFAULT_CPU), stack)
         shapes = {one.input_shape for one in opened}
         if len(shapes) > 1:
             raise InputError(
@@ -198,7 +220,7 @@ def _describe_file(candidate: Candidate, costs: np.ndarray, difference: float | 
         cost=summarize(costs),
         speedup=None,
         difference=difference,
-        is_float=_is_float(candidate.content),
+        tolerance=_choose_tolerance(candidate.content),
         memory_bytes=runtime.memory_bytes(),
     )
 
@@ -221,18 +243,20 @@ def _describe_measured(file: Measured) -> dict[str, Any]:
     return dataclasses.asdict(file) | file.describe_difference()
 
 
-def _open_web(candidates: Sequence[Candidate], threads: int, stack: contextlib.ExitStack) -> list[Runtime]:
-    browser = stack.enter_context(Browser(threads))
+def _open_web(candidates: Sequence[Candidate], machine: Machine, stack: contextlib.ExitStack) -> list[Runtime]:
+    browser = stack.enter_context(Browser(machine.threads))
     return [_named(candidate, lambda content: Web(content, browser)) for candidate in candidates]
 
 
-def _open_aarch64(candidates: Sequence[Candidate], threads: int, _: contextlib.ExitStack) -> list[Runtime]:
-    if threads != 1:
-        raise InputError(f"--threads must be 1 for --runtime=aarch64, which counts instructions. Received: {threads}")
-    return [_named(candidate, AArch64) for candidate in candidates]
+def _open_aarch64(candidates: Sequence[Candidate], machine: Machine, _: contextlib.ExitStack) -> list[Runtime]:
+    if machine.threads != 1:
+        raise InputError(
+            f"--threads must be 1 for --runtime=aarch64, which counts instructions. Received: {machine.threads}"
+        )
+    return [_named(candidate, lambda content: AArch64(content, cpu=machine.cpu)) for candidate in candidates]
 
 
-def _open_litert(candidates: Sequence[Candidate], threads: int, _: contextlib.ExitStack) -> list[Runtime]:
+def _open_litert(candidates: Sequence[Candidate], machine: Machine, _: contextlib.ExitStack) -> list[Runtime]:
     """LiteRT on this machine, unless that would be a misleading figure.
 
     On x86 with AVX, XNNPACK leaves sparse weights to its dense kernels: xnn_is_chw_compatible_config,
@@ -240,16 +264,16 @@ def _open_litert(candidates: Sequence[Candidate], threads: int, _: contextlib.Ex
     """
     if not has_sparse_kernels():
         for candidate in candidates:
-            if _stores_sparse(candidate.content):
+            if stores_sparse(parse(candidate.content)):
                 raise InputError(
                     f"--runtime=litert tells nothing of sparse files here: XNNPACK's sparse kernels are off on x86 "
                     f"CPUs with AVX, so a sparse file is as fast as a dense one; --runtime=web or aarch64 has them. "
                     f"Received: {candidate.label}, which stores sparse weights"
                 )
-    return [_named(candidate, lambda content: LiteRT(content, threads)) for candidate in candidates]
+    return [_named(candidate, lambda content: LiteRT(content, machine.threads)) for candidate in candidates]
 
 
-Opener = Callable[[Sequence[Candidate], int, contextlib.ExitStack], list[Runtime]]
+Opener = Callable[[Sequence[Candidate], Machine, contextlib.ExitStack], list[Runtime]]
 RUNTIMES: Mapping[str, Opener] = {"web": _open_web, "aarch64": _open_aarch64, "litert": _open_litert}
 
 
@@ -278,11 +302,9 @@ def _compared_inputs(runtime: Runtime) -> np.ndarray:
     return make_inputs((_COMPARED_INPUTS, *sample), seed=1)
 
 
-def _stores_sparse(content: bytes) -> bool:
-    return any(tensor.sparsity is not None for graph in parse(content).subgraphs for tensor in graph.tensors)
-
-
-def _is_float(content: bytes) -> bool:
-    """Whether no tensor holds the small integers of a quantized network."""
+def _choose_tolerance(content: bytes) -> float | None:
+    """Of `Measured`; a tensor with small integers is one of a quantized network."""
     types = {NUMPY_TYPES.get(tensor.type) for graph in parse(content).subgraphs for tensor in graph.tensors}
-    return not types & _QUANTIZED
+    if types & _QUANTIZED:
+        return None
+    return FLOAT16_TOLERANCE if allows_float16(content) else RELATIVE_TOLERANCE

@@ -9,6 +9,8 @@ import numpy as np
 
 from reflow_tf.config import EvaluateConfig, check_between
 from reflow_tf.errors import InputError
+from reflow_tf.export.flatbuffer import parse
+from reflow_tf.export.half_precision import allows_float16, stores_sparse
 from reflow_tf.jobs.evaluation import draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes import device_script
@@ -40,12 +42,13 @@ def write_device_kit(
     check_between("num_inputs", num_inputs, 1)
     folder = OutputFolder(output_dir, _FILES, overwrite, optional=frozenset((device_script.BASELINE,)))
     folder.require_outside({"model": source.model, "data": source.data, "baseline": baseline})
+    content = read_tflite(pathlib.Path(source.model).expanduser())
     runtime = load_tflite(pathlib.Path(source.model).expanduser(), num_threads=1)
     inputs = draw_inputs(source, runtime.input_shape, num_inputs)
     files: dict[str, Content] = {
-        "model.tflite": read_tflite(pathlib.Path(source.model).expanduser()),
+        "model.tflite": content,
         "run.py": pathlib.Path(device_script.__file__).read_text(encoding="utf-8"),
-        "README.md": describe(runtime, num_inputs, baseline is not None),
+        "README.md": describe(runtime, num_inputs, baseline is not None, content),
     }
     arrays = {"inputs": inputs, "outputs": runtime.run(inputs)}
     if not np.isfinite(arrays["outputs"]).all():
@@ -75,20 +78,32 @@ def _pack(arrays: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def describe(runtime: LiteRT, num_inputs: int, has_baseline: bool) -> str:
+def describe(runtime: LiteRT, num_inputs: int, has_baseline: bool, content: bytes) -> str:
     """The README of the folder."""
-    baseline = device_script.BASELINE
+    baseline, in_float16 = device_script.BASELINE, allows_float16(content)
+    tolerance = device_script.FLOAT16_TOLERANCE if in_float16 else device_script.RELATIVE_TOLERANCE
+    arithmetic = _IN_FLOAT16 if in_float16 else _NEVER_IN_FLOAT16 if stores_sparse(parse(content)) else ""
     return _README.format(
         input_shape="x".join(map(str, runtime.input_shape)),
         output_shape="x".join(map(str, runtime.output_shape)),
         num_inputs=num_inputs,
         expected=runtime.name,
-        tolerance=f"{device_script.RELATIVE_TOLERANCE:g}",
+        tolerance=f"{tolerance:g}",
+        arithmetic=arithmetic,
         baseline=f" --baseline={baseline}" if has_baseline else "",
         files=" ".join(sorted(_FILES | {baseline} if has_baseline else _FILES)),
         baseline_file=f"| {baseline} | another file, to be timed in turns with the first |\n" if has_baseline else "",
     )
 
+
+_IN_FLOAT16 = """
+The file lets CPUs compute in float16 that can (ARMv8.2 and newer: a Raspberry Pi 5, phones since 2018). There outputs
+differ more, and no more than that is checked; elsewhere it computes in float32.
+"""
+_NEVER_IN_FLOAT16 = """
+**Never force float16 arithmetic on this file** (`TFLITE_XNNPACK_DELEGATE_FLAG_FORCE_FP16`, or `--xnnpack_force_fp16` of
+a benchmark): it stores weights sparse, which XNNPACK then reads in the wrong type, and gives NaN or crashes.
+"""
 
 _README = """\
 # Is this file right, and how fast is it, on your device?
@@ -104,7 +119,7 @@ _README = """\
 and with 1 if they do not. `python run.py --help` lists its flags; `--json` is for scripts.
 
 A 64-bit system is needed for sparse weights to be fast: `uname -m` must say `aarch64`.
-
+{arithmetic}
 ## Raspberry Pi (64-bit Raspberry Pi OS), or any other ARM Linux
 
 Copy this folder there (`scp -r . pi@raspberrypi.local:kit`), then on the Pi:

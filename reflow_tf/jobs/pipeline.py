@@ -1,5 +1,7 @@
 """The main job: a model in; kernels scored, planned, masked; the signal restored; a file out, run and measured."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -8,6 +10,7 @@ from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import JobConfig
 from reflow_tf.crew import Crew
 from reflow_tf.errors import InputError
+from reflow_tf.export.half_precision import allows_float16
 from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.tflite import ExportedFile, export_tflite
 from reflow_tf.export.verification import check_masks
@@ -20,6 +23,7 @@ from reflow_tf.jobs.evaluation import (
     require_classifier,
 )
 from reflow_tf.jobs.explanation import explain
+from reflow_tf.jobs.float16_arithmetic import CHECKED_INPUTS, Float16Check, check_float16
 from reflow_tf.jobs.inputs import open_sets
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
@@ -83,9 +87,9 @@ def _run(job: JobConfig, command: Sequence[str], crew: Crew) -> Run:
     stopwatch.seconds.update(result.report.seconds)
     if (emptied := describe_emptied(result)) is not None:
         announce(emptied)
-    with stage("Exporting the file"), stopwatch.timed("export"):
-        exported = _export(job, given, result.model, rewrite=job.requested_rewrite, storage=job.target.storage)
+    exported, in_float16 = _export_pruned(job, given, result, stopwatch)
     measured = _measure(job, given, dense, result, exported, stopwatch, crew)
+    measured = dataclasses.replace(measured, in_float16=in_float16)
     return Run(job, given, dense, result, exported, measured, stopwatch.seconds, command, crew.num_threads)
 
 
@@ -113,6 +117,25 @@ def _foresee(job: JobConfig, given: Given, stopwatch: Stopwatch) -> Dense:
     return Dense(file, floats.content, foreseen.as_given)
 
 
+def _export_pruned(
+    job: JobConfig, given: Given, result: PruneResult, stopwatch: Stopwatch
+) -> tuple[ExportedFile, Float16Check | str | None]:
+    """The file, and how it computes in float16 where it allows that; where it cannot, the file does not allow it."""
+    export = functools.partial(
+        _export, job, given, result.model, rewrite=job.requested_rewrite, storage=job.target.storage
+    )
+    with stage("Exporting the file"), stopwatch.timed("export"):
+        exported = export()
+    if not allows_float16(exported.content):
+        return exported, None
+    with stage("Computing the file in float16"), stopwatch.timed("float16"):
+        inputs = first_images(given.calibration, CHECKED_INPUTS)
+        found = check_float16(exported.content, inputs, require_classifier(given.loaded.num_classes, job.model))
+        if isinstance(found, Float16Check) and found.difference is None:
+            exported = export(float16_arithmetic=False)
+    return exported, found
+
+
 def _export(
     job: JobConfig,
     given: Given,
@@ -121,10 +144,13 @@ def _export(
     storage: str,
     rewrite: str = "none",
     quantize: str | None = None,
+    float16_arithmetic: bool = True,
 ) -> ExportedFile:
     return export_tflite(
         model,
         quantize=quantize or job.requested_quantize,
+        io=job.requested_io,
+        float16_arithmetic=float16_arithmetic,
         calibration=given.calibration,
         batch_size=job.export_batch_size,
         storage=storage,
@@ -159,7 +185,7 @@ def _measure(
         looked_into = given.evaluation.select(given.looked_into)
         parity = measure_parity(runtime, looked_into, signals["repaired"].outputs)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
-        benchmarks = {name: _time(name, exported.content, dense.file.content) for name in job.benchmark}
+        benchmarks = {name: _time(job, name, exported.content, dense.file.content) for name in job.benchmark}
     footprint = None
     if job.target.is_microcontroller:
         with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
@@ -188,9 +214,10 @@ def _as_to_be(dense: bytes, job: JobConfig) -> bytes:
     return rewrite_exact(dense).content if job.requested_rewrite == "exact" else dense
 
 
-def _time(runtime: str, content: bytes, dense: bytes) -> Benchmark | str:
+def _time(job: JobConfig, runtime: str, content: bytes, dense: bytes) -> Benchmark | str:
     """The two files side by side, or why the runtime cannot run them: by now that must not cost the results."""
+    files = [Candidate("model.tflite", content)], Candidate("the dense file", dense)
     try:
-        return measure_files([Candidate("model.tflite", content)], Candidate("the dense file", dense), runtime=runtime)
+        return measure_files(*files, runtime=runtime, cpu=job.cpu if runtime == "aarch64" else None)
     except InputError as error:
         return str(error)

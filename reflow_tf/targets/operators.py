@@ -114,12 +114,14 @@ class OperatorGraph:
         values: every tensor that an operator, the input or the output names.
         inputs: indices of the values that are fed.
         outputs: indices of the values that are read.
+        allows_float16: the file says that it may be computed in float16.
     """
 
     operators: tuple[Operator, ...]
     values: tuple[Value, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    allows_float16: bool = False
 
 
 def name_first(operators: Sequence[Operator]) -> str:

@@ -65,6 +65,7 @@ class Verdict:
             where the target promises no speed.
         possible_speedups: the same if all that could run sparse did, with the zeros that it has.
         foreseen_speedups: sparsity -> the same with this share of each layer's weights zero.
+        warnings: what a person who ships this file has to know, in sentences.
     """
 
     eligible: bool
@@ -77,6 +78,7 @@ class Verdict:
     speedups: Mapping[str, float] = dataclasses.field(default_factory=dict)
     possible_speedups: Mapping[str, float] = dataclasses.field(default_factory=dict)
     foreseen_speedups: Mapping[float, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,7 @@ class HardwareTarget(abc.ABC):
         description: one sentence on what the target rewards.
         rewrite: the rewriting of files that the target wants by default, as `--rewrite` spells it.
         quantize: the quantization of files that the target wants by default, as `--quantize` spells it.
+        io: what its int8 files take and give, as `--io` spells it.
         storage: how its files store zeros: 'sparse', 'bitmap' or 'dense', as `export_tflite` spells it.
         runtime: what runs its files on this machine: 'litert' or 'tflm'.
         is_microcontroller: whether its files have budgets of flash and RAM.
@@ -113,6 +116,7 @@ class HardwareTarget(abc.ABC):
     description: str
     rewrite: str = "none"
     quantize: str = "none"
+    io: str = "int8"
     storage: str = "dense"
     runtime: str = "litert"
     is_microcontroller: bool = False

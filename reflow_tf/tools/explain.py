@@ -180,7 +180,10 @@ def _read(config: ExplainConfig) -> bytes:
     target = TARGETS[config.target]
     # Only the structure is judged, so any numbers do to find the ranges of activations.
     calibration = [make_inputs((4, *loaded.model.input_shape[1:]))]
-    return export_tflite(loaded.model, quantize=target.quantize, calibration=calibration, storage="dense").content
+    exported = export_tflite(
+        loaded.model, quantize=target.quantize, io=target.io, calibration=calibration, storage="dense"
+    )
+    return exported.content
 
 
 def _describe(explained: "Explanation") -> Iterator[str]:
@@ -207,6 +210,8 @@ def _describe_verdict(verdict: Verdict) -> Iterator[str]:
             yield from _describe_blocker(blocker)
     if not verdict.eligible:
         yield from _describe_prospects(verdict)
+    for warning in verdict.warnings:
+        yield from _wrap(warning, "  Warning: ")
     for note in verdict.version_notes:
         yield from _wrap(note, "  Versions: ")
 

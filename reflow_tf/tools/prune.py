@@ -17,7 +17,9 @@ from reflow_tf.config import (
     BALLASTS,
     BASES,
     BENCHMARKS,
+    CPUS,
     DEVICES,
+    IOS,
     QUANTIZATIONS,
     REPAIRS,
     REWRITES,
@@ -142,6 +144,13 @@ QUANTIZE = flags.DEFINE_string(
     + ".",
     flag_values=FLAGS,
 )
+IO = flags.DEFINE_string(
+    "io",
+    None,
+    f"For int8: {', '.join(IOS)}: what the file takes and gives. float: float32, as the model does, so that apps and "
+    "browsers can swap it in. Default: float for cpu, int8 for the others.",
+    flag_values=FLAGS,
+)
 REWRITE = flags.DEFINE_string(
     "rewrite",
     None,
@@ -197,6 +206,9 @@ BENCHMARK = flags.DEFINE_list(
     "Default: neither.",
     flag_values=FLAGS,
 )
+CPU = flags.DEFINE_string(
+    "cpu", _JOB.cpu, f"For --benchmark=aarch64: what is emulated, of {', '.join(CPUS)}.", flag_values=FLAGS
+)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the results go. Default: ./reflow_out/<model>.", flag_values=FLAGS
 )
@@ -235,8 +247,10 @@ def read_config() -> JobConfig:
             repair=REPAIR.value,
         ),
         quantize=QUANTIZE.value,
+        io=IO.value,
         rewrite=REWRITE.value,
         benchmark=tuple(BENCHMARK.value),
+        cpu=CPU.value,
         export_batch_size=EXPORT_BATCH_SIZE.value,
         overwrite=OVERWRITE.value,
         max_accuracy_drop=MAX_ACCURACY_DROP.value,

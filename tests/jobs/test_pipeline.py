@@ -15,6 +15,8 @@ from PIL import Image
 
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.export.half_precision import allows_float16
+from reflow_tf.export.operators import read_operators
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.benchmark import Benchmark, Measured
 from reflow_tf.jobs.scoring import Ranked
@@ -544,6 +546,7 @@ def test_a_network_as_keras_pads_it_becomes_eligible(run_job, strided, images, t
     assert target["eligible"] and target["fits"] and not target["before"]["fits"] and target["rewrite"] == "exact"
     assert [rewrite["rewrite"] for rewrite in target["rewrites"]] == ["rotation"]
     assert min(target["speedups"].values()) > 1
+    assert any("Never force float16" in note for note in report["notes"])
     (cluster,) = target["clusters"]
     assert cluster["runs_sparse"] and cluster["num_zeros"] == round(0.8 * cluster["num_weights"])
     assert report["parity"]["top1_agreement"] == 1 and report["parity"]["max_abs"] < 1e-5
@@ -643,3 +646,44 @@ def test_a_file_that_is_not_the_keras_model_is_told(run_job, monkeypatch):
     assert not [note for note in run_job().report["notes"] if "as Keras" in note]
     monkeypatch.setattr(pipeline, "rank_files", rank_others)
     assert [note for note in run_job().report["notes"] if note.startswith("The dense model's file names the same")]
+
+
+def test_a_float16_file_without_sparse_tensors_is_tried_in_float16(aarch64, run_job):
+    report = run_job(PruneConfig(target="cpu", prunable="all", sparsity=0.1), quantize="float16").report
+    checked = report["file"]["in_float16"]
+    assert checked["num_inputs"] == 8 and 0 < checked["difference"] < 0.05 and checked["agreement"] >= 0.875
+    assert "cortex-a76" in checked["runtime"]
+    assert any("lets CPUs compute in float16. So computed" in note for note in report["notes"])
+
+
+def test_values_that_float16_cannot_hold_forbid_it(aarch64, run_job, settled, tmp_path):
+    """Batch norm takes back what the kernel is scaled by, and what is between is past 65,504."""
+    model = keras.models.clone_model(settled[0])
+    model.set_weights(settled[0].get_weights())
+    norm = model.get_layer("norm_1")
+    size = np.float32(1e8)
+    norm.gamma.assign(norm.gamma * size)
+    norm.beta.assign(norm.beta * size)
+    following = model.get_layer("conv_2")
+    following.kernel.assign(following.kernel / size)
+    model.save(tmp_path / "large.keras")
+    prune = PruneConfig(target="cpu", prunable="all", sparsity=0.1)
+    results = run_job(prune, model=str(tmp_path / "large.keras"), quantize="float16")
+    assert results.report["file"]["in_float16"]["difference"] is None
+    assert not allows_float16((results.folder / "model.tflite").read_bytes())
+    assert any("does not allow float16 arithmetic" in note for note in results.report["notes"])
+
+
+def test_without_such_a_cpu_the_report_says_that_it_was_not_tried(run_job, monkeypatch):
+    monkeypatch.setattr("reflow_tf.jobs.float16_arithmetic.is_set_up", lambda: False)
+    report = run_job(PruneConfig(target="cpu", prunable="all", sparsity=0.1), quantize="float16").report
+    assert report["file"]["in_float16"] is None
+    assert any("were not checked" in note and "setup_runtime" in note for note in report["notes"])
+
+
+def test_an_int8_file_with_floats_at_its_ends(run_job):
+    results = run_job(PruneConfig(target="cpu", prunable="all", sparsity=0.1))
+    graph = read_operators((results.folder / "model.tflite").read_bytes())
+    assert [graph.values[index].dtype for index in (*graph.inputs, *graph.outputs)] == ["float32", "float32"]
+    assert results.report["target"]["statement"] == "CPUs run this file in int8, with dense kernels."
+    assert results.report["config"]["io"] == "float"

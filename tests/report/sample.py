@@ -177,7 +177,7 @@ def sample_report(
             "gzip": round(0.86 * file_size),
             "gzip_dense_file": round(0.92 * dense_size),
         },
-        "file": {"name": "model.tflite", "quantize": "none", "batch_size": 1, "tensors": tensors},
+        "file": {"name": "model.tflite", "quantize": "none", "batch_size": 1, "tensors": tensors, "in_float16": None},
         "masks_in_file": [
             {
                 "path": layer["path"],

@@ -1,17 +1,24 @@
 import functools
 import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
+from reflow_tf.data.loading import load_evaluation
 from reflow_tf.errors import InputError
+from reflow_tf.export import flatbuffer
+from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.models.loading import load_model
 from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.aarch64 import machine
 from reflow_tf.runtimes.aarch64.runtime import DEFAULT_WHEEL, LARGEST_SPREAD, WHEELS, AArch64
 from reflow_tf.runtimes.litert import LiteRT
+from reflow_tf.targets.xnnpack import XNNPack
 
 
 def build_eligible():
@@ -153,3 +160,65 @@ def test_without_marks_nothing_is_counted(files, tmp_path):
 def test_the_guest_runs_the_script_of_the_device_kit(files):
     with AArch64(files["dense"])._kit(images(1)) as folder:
         assert (folder / "run.py").read_text() == pathlib.Path(device_script.__file__).read_text()
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """The embedded MobileNetV2, and 64 of its real images."""
+    loaded = load_model("mobilenet_v2")
+    images = load_evaluation(
+        "fashion_mnist", preprocessing=loaded.preprocessing, num_classes=10, class_names_path=None, batch_size=64
+    )
+    return loaded.model, next(iter(images))
+
+
+@pytest.mark.slow
+def test_dense_float16_files_are_right_in_float16(aarch64, embedded):
+    """64 real images: the same classes, from half the instructions; without float16 in the CPU, the same outputs."""
+    model, images = embedded
+    half = export_tflite(model, quantize="float16", storage="dense").content
+    expected = LiteRT(half).run(images)
+    in_float16 = AArch64(half).run(images)
+    assert 1e-5 < np.abs(in_float16 - expected).max() < 0.05
+    assert np.mean(in_float16.argmax(-1) == expected.argmax(-1)) >= 62 / 64
+    np.testing.assert_allclose(AArch64(half, cpu="cortex-a72").run(images), expected, atol=1e-5)
+    assert AArch64(half).measure() < 0.7 * AArch64(half, cpu="cortex-a72").measure()
+
+
+@pytest.mark.parametrize("name", ["sparse", "half"])
+def test_sparse_files_in_float16_are_as_wrong_as_the_warning_says(files, name):
+    """If this fails, XNNPACK was mended: `Version.breaks_in_float16`, the warnings and `export.half_precision`."""
+    marked = mark_for_float16(files[name])
+    assert XNNPack().judge(read_operators(marked)).corrupted_by
+    expected = LiteRT(files[name]).run(images(3))
+    try:
+        outputs = AArch64(marked).run(images(3))
+    except InputError as error:
+        assert re.search(r"must take the file. Received: ", str(error))
+    else:
+        assert not np.abs(outputs - expected).max() <= 0.1 * np.abs(expected).max()
+
+
+def mark_for_float16(content):
+    """As `half_precision.allow_float16`, which refuses such files."""
+    if b"fp16accfp32" in content:
+        return content.replace(b"fp16accfp32", b"fp16accfp16")
+    model = flatbuffer.parse(content)
+    entry, buffer = schema.MetadataT(), schema.BufferT()
+    entry.name, entry.buffer, buffer.data = b"reduced_precision_support", len(model.buffers), b"fp16accfp16"
+    model.metadata = [*(model.metadata or ()), entry]
+    model.buffers.append(buffer)
+    return flatbuffer.serialize(model)
+
+
+def test_a_cpu_without_dot_products_needs_more_instructions(aarch64):
+    content = export_tflite(build_eligible(), quantize="int8", calibration=[images(8)]).content
+    counts = {cpu: AArch64(content, cpu=cpu).measure() for cpu in machine.CPUS}
+    assert counts["cortex-a76"] < 0.8 * counts["cortex-a72"]
+    assert counts["cortex-a53"] > 0.9 * counts["cortex-a72"]
+    assert AArch64(content, cpu="cortex-a53").name.endswith(" as cortex-a53")
+
+
+def test_a_cpu_that_is_not_known(aarch64):
+    with pytest.raises(InputError, match=r"--cpu must be one of cortex-a53, cortex-a72, cortex-a76. Received: pentium"):
+        machine.find_machine("pentium")

@@ -94,7 +94,10 @@ PRUNING = {
         "--allocation must be one of global, uniform, erk, lamp, auto. Received: best",
     ),
     "no criterion": ("--criterion=luck", "--criterion must be one of magnitude, activation, "),
-    "no target": ("--target=gpu", "--target must be one of xnnpack, storage, tflm, ethos_u, cortex_m. Received: gpu"),
+    "no target": (
+        "--target=gpu",
+        "--target must be one of xnnpack, cpu, storage, tflm, ethos_u, cortex_m. Received: gpu",
+    ),
     "no repair": ("--repair=glue", "--repair must be one of none, reflow, "),
     "two repairs of which one stands alone": ("--repair=none,reflow", "stands alone. Received: none,reflow"),
     "no quantization": ("--quantize=int4", "--quantize must be one of none, float16, int8. Received: int4"),

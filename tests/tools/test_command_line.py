@@ -77,7 +77,7 @@ def test_help_tells_the_defaults(command):
     text = command(prune, "--help").out
     for default in ("auto", "magnitude", "global", "target", "xnnpack", "reflow", "1000"):
         assert f"(default: {default})" in " ".join(text.split())
-    assert "Default: none for xnnpack, none for storage, int8 for tflm" in " ".join(text.split())
+    assert "Default: none for xnnpack, int8 for cpu, none for storage, int8 for tflm" in " ".join(text.split())
     assert "Default: 0.7" in text and "(default: 0)" in text and "Default: ./reflow_out/<model>" in text
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from reflow_tf.export.limits import SpeedLimit
 from reflow_tf.export.verification import MaskCheck
 from reflow_tf.jobs.benchmark import Benchmark
+from reflow_tf.jobs.float16_arithmetic import Float16Check
 from reflow_tf.jobs.record.run import Run, plain
 from reflow_tf.runtimes.latency import Spread
 from reflow_tf.targets.target import Cluster, Verdict
@@ -28,6 +29,7 @@ def describe_file(run: Run) -> dict[str, Any]:
         "quantize": run.job.requested_quantize,
         "batch_size": run.job.export_batch_size,
         "tensors": [plain(tensor) for tensor in run.exported.tensors],
+        "in_float16": plain(run.measured.in_float16) if isinstance(run.measured.in_float16, Float16Check) else None,
     }
 
 

@@ -92,6 +92,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     if config.pop("max_size_flag") == "flash_budget":
         config["max_size_bytes"] = None  # it is the flash_budget, which is there
     config["quantize"] = run.job.requested_quantize
+    config["io"] = run.job.requested_io if run.job.requested_quantize == "int8" else None
     config["rewrite"] = run.job.requested_rewrite
     config["benchmark"] = list(run.job.benchmark)
     config["threads_per_worker"] = run.num_threads

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reflow_tf.jobs.float16_arithmetic import Float16Check
 from reflow_tf.jobs.record.run import Run
 from reflow_tf.pruning import PruneReport, PruneResult
 from reflow_tf.report.wording import SPACE, plural
@@ -17,6 +18,8 @@ def write_notes(run: Run) -> list[str]:
         notes.append(f"Not found in the dense file, and dense in the estimate of the budget therefore: {unfound}.")
     if caution := run.job.target.caution(run.job.prune.requested_pattern):
         notes.append(caution)
+    notes += run.measured.verdict.warnings
+    notes += _describe_float16(run.measured.in_float16)
     notes += _changes(run.result.report)
     for name, found in run.measured.benchmarks.items():
         if isinstance(found, str):
@@ -42,6 +45,25 @@ def write_notes(run: Run) -> list[str]:
         inputs = plural(dropped, "calibration input").replace(SPACE, " ")
         notes.append(f"Left out, because also evaluated on: {inputs}.")
     return notes
+
+
+def _describe_float16(found: Float16Check | str | None) -> list[str]:
+    """What CPUs with float16 arithmetic make of the file: its accuracy here is that of float32."""
+    if found is None:
+        return []
+    if isinstance(found, str):
+        return [f"This file lets CPUs compute in float16; its outputs there were not checked: {found}."]
+    inputs = plural(found.num_inputs, "calibration input").replace(SPACE, " ")
+    if found.difference is None:
+        return [
+            f"Computed in float16 ({found.runtime}), outputs for {inputs} are not finite: the file does not allow "
+            "float16 arithmetic, and only its weights are in float16."
+        ]
+    return [
+        f"This file lets CPUs compute in float16. So computed ({found.runtime}), it names the same class for "
+        f"{found.agreement:.0%} of {inputs}; outputs move by at most {found.difference:.2g} of the largest one. "
+        "Accuracy and parity here are those in float32."
+    ]
 
 
 def _changes(report: PruneReport) -> list[str]:

@@ -11,6 +11,7 @@ from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.export.verification import MaskCheck
 from reflow_tf.jobs.benchmark import Benchmark
+from reflow_tf.jobs.float16_arithmetic import Float16Check
 from reflow_tf.jobs.microcontroller import Footprint
 from reflow_tf.jobs.scoring import Ranked
 from reflow_tf.models.loading import LoadedModel
@@ -60,6 +61,7 @@ class Measured:
         benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
             not be.
         footprint: flash and RAM, where the target is a microcontroller.
+        in_float16: how the file computes in float16, or why that was not tried; None where it does not.
     """
 
     verdict: Verdict
@@ -68,6 +70,7 @@ class Measured:
     parity: Parity
     benchmarks: Mapping[str, Benchmark | str]
     footprint: Footprint | None
+    in_float16: Float16Check | str | None = None
 
     def benchmarks_in(self, unit: str) -> dict[str, Benchmark]:
         """What was measured in 'ms' or counted in 'instructions'."""

@@ -19,7 +19,9 @@ from typing import Any
 from reflow_tf.errors import InputError
 from reflow_tf.runtimes import installation
 
-CPU = "cortex-a76"
+CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
+"""That QEMU plays; the last has dot products of int8 and float16 arithmetic, as phones since 2018 do."""
+DEFAULT_CPU = "cortex-a76"
 SET_UP = "python -m reflow_tf.tools.setup_runtime --runtime=aarch64"
 
 _TO_RUN = {"qemu-aarch64": "qemu-user"}
@@ -68,16 +70,18 @@ class Machine:
 
     Args:
         folder: as `set_up` fills it.
+        cpu: of `CPUS`.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, cpu: str = DEFAULT_CPU):
         self._folder = folder
+        self._cpu = cpu
 
     @functools.cached_property
     def name(self) -> str:
         """'QEMU', its version and the CPU that it plays."""
         version = installation.call(["qemu-aarch64", "--version"], "Asking QEMU for its version")
-        return f"QEMU {version.split('version ')[1].split()[0]} as {CPU}"
+        return f"QEMU {version.split('version ')[1].split()[0]} as {self._cpu}"
 
     def python(
         self, arguments: Sequence[str], folder: pathlib.Path, counted: pathlib.Path | None = None
@@ -94,7 +98,7 @@ class Machine:
             plugin = ["-plugin", str(self._folder / "count_instructions.so"), "-d", "plugin", "-D", str(counted)]
         root = self._folder / "root"
         # -S: no site-packages of the host, whose files QEMU shows the guest where its own folder has none.
-        command = ["qemu-aarch64", "-cpu", CPU, "-L", str(root), *plugin, str(root / _PYTHON), "-S", *arguments]
+        command = ["qemu-aarch64", "-cpu", self._cpu, "-L", str(root), *plugin, str(root / _PYTHON), "-S", *arguments]
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "errors": "replace"}
         return subprocess.run(command, cwd=folder, env=self._environment(), text=True, **options)
 
@@ -113,16 +117,18 @@ def is_set_up() -> bool:
     return _folder().is_dir() and not installation.missing_programs(["qemu-aarch64"])
 
 
-def find_machine() -> Machine:
-    """The machine in the cache.
+def find_machine(cpu: str = DEFAULT_CPU) -> Machine:
+    """The machine in the cache, with a CPU of `CPUS`.
 
     Raises:
-        InputError: it is not there; the message says how to bring it.
+        InputError: there is no such CPU, or the machine is not there; the message says how to bring it.
     """
+    if cpu not in CPUS:
+        raise InputError(f"--cpu must be one of {', '.join(CPUS)}. Received: {cpu}")
     installation.require_programs(_TO_RUN, "The aarch64 runtime")
     if not _folder().is_dir():
         raise InputError(f"The aarch64 runtime must be set up, once: {SET_UP}. Received: no folder {_folder()}")
-    return Machine(_folder())
+    return Machine(_folder(), cpu)
 
 
 def set_up() -> pathlib.Path:

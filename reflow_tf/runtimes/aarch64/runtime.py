@@ -12,7 +12,7 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.runtimes import device_script
-from reflow_tf.runtimes.aarch64.machine import find_machine
+from reflow_tf.runtimes.aarch64.machine import DEFAULT_CPU, find_machine
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.runtimes.runtime import check_batch, make_inputs
 
@@ -34,6 +34,7 @@ class AArch64:
     Args:
         content: a .tflite file.
         wheel: which runtime, of `WHEELS`.
+        cpu: which CPU is emulated, of `machine.CPUS`. What it lacks the runtime does without.
 
     Raises:
         InputError: no .tflite file that LiteRT takes, or the machine is not set up; the message says how to.
@@ -41,13 +42,13 @@ class AArch64:
 
     unit = "instructions"
 
-    def __init__(self, content: bytes, wheel: str = DEFAULT_WHEEL):
+    def __init__(self, content: bytes, wheel: str = DEFAULT_WHEEL, cpu: str = DEFAULT_CPU):
         if wheel not in WHEELS:
             raise InputError(f"The wheel must be one of {', '.join(WHEELS)}. Received: {wheel}")
         described = LiteRT(content, num_threads=1)
         self._content = content
         self._wheel = wheel
-        self._machine = find_machine()
+        self._machine = find_machine(cpu)
         self._shapes = described.input_shape, described.output_shape
 
     @property

@@ -22,6 +22,19 @@ _STORED_DENSE = Blocker(
     reason="stored dense: the delegate asks for sparse kernels only where some weight is stored sparse",
     remedy="export it with reflow_tf, which stores them sparse",
 )
+_FLOAT16 = Blocker(
+    operator="",
+    kind="",
+    reason="stored sparse, and the file allows float16 arithmetic, in which XNNPACK reads sparse weights in the wrong "
+    "type on ARMv8.2 and newer: NaN, or a crash",
+    remedy="store it dense, or do without the metadata 'reduced_precision_support'",
+)
+_DENSE_IN_FLOAT16 = Blocker(
+    operator="",
+    kind="",
+    reason="the file allows float16 arithmetic, and this runtime has no sparse kernels for it",
+    remedy="do without the metadata 'reduced_precision_support'",
+)
 _NO_PRODUCTS = Blocker(
     operator="",
     kind="",
@@ -89,9 +102,10 @@ def judge_version(graph: OperatorGraph, version: Version) -> Judgement:
         for node, finding in zip(subgraph.nodes, findings, strict=True):
             placed.setdefault(node.operator.index, []).append(Placed(subgraph, node, finding))
         for found in find_clusters(subgraph, [finding.layout for finding in findings], version):
-            cluster = _describe_cluster(graph, subgraph, found)
+            cluster = _describe_cluster(graph, subgraph, found, version)
             clusters.append(cluster)
-            corrupts = corrupts or bool(found.garbled and found.has_enough_zeros and subgraph.hints_sparse)
+            wrong = found.garbled or (graph.allows_float16 and version.breaks_in_float16)
+            corrupts = corrupts or bool(wrong and found.has_enough_zeros and subgraph.hints_sparse)
             settled |= {subgraph.nodes[n].operator.index for n in found.nodes}
             if found.sparse and not found.garbled:
                 switch = _describe_switch(subgraph, found)
@@ -111,7 +125,7 @@ def _describe_switch(subgraph: Subgraph, found: FoundCluster) -> Switch:
     return Switch(frozenset(operators), frozenset(subgraph.nodes[n].operator.index for n in found.sparse))
 
 
-def _describe_cluster(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster) -> Cluster:
+def _describe_cluster(graph: OperatorGraph, subgraph: Subgraph, found: FoundCluster, version: Version) -> Cluster:
     blockers = []
     if found.garbled:
         blockers.append(_garbled(graph, subgraph, found))
@@ -119,6 +133,8 @@ def _describe_cluster(graph: OperatorGraph, subgraph: Subgraph, found: FoundClus
         blockers.append(_too_few_zeros(graph, subgraph, found))
     elif not subgraph.hints_sparse:
         blockers.append(_STORED_DENSE)
+    elif graph.allows_float16:
+        blockers.append(_FLOAT16 if version.breaks_in_float16 else _DENSE_IN_FLOAT16)
     weights = [subgraph.values[subgraph.nodes[n].inputs[1]] for n in found.products]
     num_ballast = sum(value.num_zeros for value in weights if is_ballast(value.name))
     return Cluster(

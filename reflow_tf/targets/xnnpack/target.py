@@ -25,6 +25,10 @@ from reflow_tf.targets.xnnpack.speedups import (
 from reflow_tf.targets.xnnpack.versions import NEWEST, VERSIONS, Version
 
 FORESEEN_SPARSITIES = (0.5, 0.7, 0.8, 0.9)
+_FORCED_FLOAT16 = (
+    "Never force float16 arithmetic on this file (TFLITE_XNNPACK_DELEGATE_FLAG_FORCE_FP16, or a benchmark's "
+    "--xnnpack_force_fp16): XNNPACK reads sparse weights in the wrong type then, and gives NaN or crashes."
+)
 _CORRUPTS = "compute wrong outputs with this file, or refuse it: store it dense."
 
 
@@ -59,7 +63,10 @@ class XNNPack(HardwareTarget):
     def obstacle(self, quantize: str) -> str | None:
         """All values of a cluster must be float32 or float16 (src/subgraph.c line 383, `all_values_fp`)."""
         if quantize == "int8":
-            return "XNNPACK has sparse kernels for float32 and float16 alone, so zeros in int8 gain nothing there"
+            return (
+                "XNNPACK has sparse kernels for float32 and float16 alone, so zeros in int8 gain nothing there; "
+                "--target=cpu makes int8 files"
+            )
         return None
 
     def caution(self, pattern: Pattern) -> str | None:
@@ -143,6 +150,7 @@ class XNNPack(HardwareTarget):
             statement=_state(graph, judgement, version, now, possible),
             version_notes=_note_differences(judgement, others),
             corrupted_by=corrupted_by,
+            warnings=(_FORCED_FLOAT16,) if judgement.eligible else (),
         )
 
 

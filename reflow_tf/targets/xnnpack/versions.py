@@ -36,6 +36,8 @@ class Version:
             does, whatever XNNPACK takes their shapes for.
         misses_negative_zeros: -0.0 in float16 is not counted as zero, for want of a cast (src/xnnpack/math.h line 614,
             `xnn_float16_is_zero`).
+        breaks_in_float16: it reads sparse weights in the wrong type where a file allows float16 arithmetic, on CPUs
+            that have it (src/subgraph/convolution-2d.c, `create_nchw_convolution`); before, such a file ran dense.
         max_concatenated: the delegate takes CONCATENATION of at most so many inputs.
     """
 
@@ -51,6 +53,7 @@ class Version:
     needs_equal_types: bool
     states_outputs: bool
     misses_negative_zeros: bool
+    breaks_in_float16: bool
     max_concatenated: int
 
 
@@ -67,6 +70,7 @@ NEWEST = Version(
     needs_equal_types=True,
     states_outputs=True,
     misses_negative_zeros=False,
+    breaks_in_float16=True,
     max_concatenated=5,
 )
 LITERT_1_4 = Version(
@@ -82,6 +86,7 @@ LITERT_1_4 = Version(
     needs_equal_types=True,
     states_outputs=False,
     misses_negative_zeros=True,
+    breaks_in_float16=True,
     max_concatenated=5,
 )
 TFLITE_2_14 = Version(
@@ -97,6 +102,7 @@ TFLITE_2_14 = Version(
     needs_equal_types=False,
     states_outputs=False,
     misses_negative_zeros=False,
+    breaks_in_float16=False,
     max_concatenated=4,
 )
 VERSIONS = (NEWEST, LITERT_1_4, TFLITE_2_14)
