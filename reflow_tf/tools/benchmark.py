@@ -117,7 +117,7 @@ def benchmark(job: Job) -> int:
     wrong = [file for file in found.all_files if file.differs]
     if wrong:
         received = ", ".join(
-            f"{file.label} is off by {file.difference:.2g} of the largest (allowed: {file.tolerance:g})"
+            f"{file.label} is off by {file.difference:.2g} of the largest ({file.tolerance:g} is rounding)"
             for file in wrong
         )
         print(

@@ -96,7 +96,7 @@ PRUNING = {
     "no criterion": ("--criterion=luck", "--criterion must be one of magnitude, activation, "),
     "no target": (
         "--target=gpu",
-        "--target must be one of xnnpack, cpu, storage, tflm, ethos_u, cortex_m. Received: gpu",
+        "--target must be one of xnnpack, cpu, storage, tflm, ethos_u, cortex_m. ",
     ),
     "no repair": ("--repair=glue", "--repair must be one of none, reflow, "),
     "two repairs of which one stands alone": ("--repair=none,reflow", "stands alone. Received: none,reflow"),

@@ -67,7 +67,7 @@ def test_other_outputs_are_an_error(command, model, monkeypatch, tmp_path):
     done = command(benchmark, model=model, rounds=1, warm_up=0, output=tmp_path / "a.json")
     assert done.code == 3
     assert done.error.startswith("error: the outputs must be LiteRT's but for rounding. Received: ")
-    assert f"{model} is off by 1 of the largest (allowed: 0.001)" in done.error
+    assert f"{model} is off by 1 of the largest (0.001 is rounding)" in done.error
     assert (tmp_path / "a.json").is_file() and "difference" in done.out
 
 
