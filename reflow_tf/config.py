@@ -71,8 +71,8 @@ class PruneConfig:
         ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         basis: one of `BASES`. 'auto': before least squares for a target that promises speed, linear streams of channels
             are turned, exactly, so that zeros cost less (`models.channels.rotation`); 'kept': they are left alone.
-        max_macs: instead of a sparsity, with the pattern 'channel': whole channels are removed, and with them all but
-            this share of the network's multiply-adds, in (0, 1). What comes of it is a narrower network.
+        max_macs: whole channels are removed, and with them all but this share of the network's multiply-adds, in
+            (0, 1). What comes of it is a narrower network; with a sparsity beside it, weights of that are zeroed then.
         channel_multiple: of which number the widths of narrower layers are; 8 suits XNNPACK and Ethos-U, 4 Cortex-M.
         memory_budget: bytes that least squares and distillation may take, about; it decides what is kept and what is
             computed again, and never the result. None: a quarter of the machine's memory.
@@ -149,7 +149,7 @@ class PruneConfig:
         given = [f"--{name}={value}" for name, value in self._budgets.items() if value is not None]
         if len(given) > 1:
             raise InputError(
-                f"At most one of --sparsity, --max_size_bytes, --min_speedup and --max_macs may be given. "
+                f"At most one of --sparsity, --max_size_bytes and --min_speedup may be given. "
                 f"Received: {' '.join(given)}"
             )
         check_between(self.max_size_flag, self.max_size_bytes, 1)
@@ -177,10 +177,20 @@ class PruneConfig:
                 f"--max_macs is a share of the network's multiply-adds and must be in (0, 1). "
                 f"Received: {self.max_macs:g}"
             )
-        if not isinstance(self.pattern, Channel):
+        if self.budget is not None:
+            name, value = self.budget
             raise InputError(
-                f"--max_macs removes channels and needs --pattern=channel. Received: --pattern={self.pattern or 'auto'}"
+                f"--{name} counts what zeros save, and --max_macs removes channels: give one of them, or --max_macs "
+                f"and --sparsity. Received: --max_macs={self.max_macs:g} --{name}={value}"
             )
+        if isinstance(self.pattern, Channel) == self.sets_zeros:
+            raise InputError(
+                f"--max_macs removes channels: alone, with --pattern=channel; or, with another --pattern, before "
+                f"--sparsity of what is left is zeroed. Received: --max_macs={self.max_macs:g} "
+                f"--pattern={self.pattern or 'auto'}{'' if self.sparsity is None else f' --sparsity={self.sparsity:g}'}"
+            )
+        if self.sets_zeros:
+            return
         if self.criterion != "magnitude" or self.allocation not in ("global", "auto"):
             raise InputError(
                 f"--max_macs chooses channels and widths by what they cost the prediction: leave --criterion and "
@@ -204,15 +214,28 @@ class PruneConfig:
             "sparsity": self.sparsity,
             self.max_size_flag: self.max_size_bytes,
             "min_speedup": self.min_speedup,
-            "max_macs": self.max_macs,
         }
 
     @property
     def budget(self) -> tuple[str, float] | None:
         """What the file may be at most, or has to be at least: name and value; None where a sparsity or MACs decide."""
-        others = ("sparsity", "max_macs")
-        found = [(name, value) for name, value in self._budgets.items() if name not in others and value is not None]
+        found = [(name, value) for name, value in self._budgets.items() if name != "sparsity" and value is not None]
         return found[0] if found else None
+
+    @property
+    def sets_zeros(self) -> bool:
+        """Whether weights are set to zero: always, but where channels are removed and nobody asked for more."""
+        return self.max_macs is None or self.sparsity is not None or isinstance(self.pattern, NM)
+
+    @property
+    def stages(self) -> tuple["PruneConfig", ...]:
+        """What is done one after the other: channels leave first, then weights of what is left."""
+        if self.max_macs is None or not self.sets_zeros:
+            return (self,)
+        narrow = dataclasses.replace(
+            self, sparsity=None, pattern=Channel(), criterion="magnitude", allocation="global", prunable="target"
+        )
+        return narrow, dataclasses.replace(self, max_macs=None)
 
     @property
     def repairs(self) -> tuple[str, ...]:

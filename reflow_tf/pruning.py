@@ -1,6 +1,8 @@
 """A Keras model in, a pruned and repaired one out: scores, plan, masks, surgery, repair, and the signal at each."""
 
 import dataclasses
+import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -76,14 +78,17 @@ class PruneResult:
         model: pruned and repaired; a narrower one where channels were removed.
         plan: what each kernel got.
         masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept; those that hold after
-            the repairs, some of which choose them anew. Where channels were removed, of the kernels as they were.
+            the repairs, some of which choose them anew. Of the kernels of `model`; {} where channels alone left.
         report: what happened.
+        removed: path -> boolean mask in Keras's layout of a kernel of the network that was given, which of its weights
+            are left where channels were removed; {} where none were.
     """
 
     model: keras.Model
     plan: PruningPlan
     masks: Mapping[str, np.ndarray]
     report: PruneReport
+    removed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def prune(
@@ -124,8 +129,26 @@ def prune(
         _require_none_needed(config)
     check_finite(model)
     check_channel_order(model)
+    select(model, config)
     calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
     evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
+    results: list[PruneResult] = []
+    for stage in config.stages:
+        given = results[-1].model if results else model if inplace else copy_model(model)
+        results.append(_prune(given, stage, calibration, evaluation, dense_file, progress, crew))
+    return functools.reduce(_merge, results)
+
+
+def _prune(
+    model: keras.Model,
+    config: PruneConfig,
+    calibration: Iterable[np.ndarray] | None,
+    evaluation: Iterable[np.ndarray] | None,
+    dense_file: bytes | None,
+    progress: Progress,
+    crew: Crew,
+) -> PruneResult:
+    """One stage of `prune`, in place; where channels leave, the model of the result is another one."""
     stopwatch = Stopwatch()
     signals = _Signals(evaluation, progress, stopwatch)
     kernels = find_kernels(model)
@@ -136,7 +159,6 @@ def prune(
             content = dense_file or _export_dense(model, config.hardware, calibration)
             limit = _open_limit(config, content, kernels, selection.chosen)
     signals.measure("dense", model)
-    model = model if inplace else copy_model(model)
     planned = plan_masks(model, selection.chosen, config, limit, calibration, progress, stopwatch)
     pruned = PrunedModel(model, planned.masks, read_weights(model))
     write_masks(find_kernels(model), planned.masks)
@@ -145,27 +167,60 @@ def prune(
     with stopwatch.timed("repair"):
         pruned, repair = _repair(pruned, config, planned.plan, calibration, progress, crew)
     signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
-    if planned.narrowing is not None:
-        with stopwatch.timed("narrow"):
-            model = narrow_and_check(model, planned.narrowing.kept, calibration, spread=planned.num_turned > 0)
-    skipped = kernels.skipped + selection.skipped
+    specs = tuple(spec for spec in kernels.specs if spec.path in planned.masks)
     report = PruneReport(
-        tuple(spec for spec in kernels.specs if spec.path in planned.masks),
-        *(skipped, repair, signals.found, stopwatch.seconds, planned.zeros_before, planned.budget),
-        *(planned.paired, planned.num_turned, planned.narrowing),
+        *(specs, kernels.skipped + selection.skipped, repair, signals.found, stopwatch.seconds),
+        *(planned.zeros_before, planned.budget, planned.paired, planned.num_turned, planned.narrowing),
     )
-    return PruneResult(model, planned.plan, pruned.masks, report)
+    result = PruneResult(model, planned.plan, pruned.masks, report)
+    return result if planned.narrowing is None else _narrow(result, planned.narrowing, calibration, stopwatch)
+
+
+def _narrow(
+    result: PruneResult, narrowing: Narrowing, calibration: Iterable[np.ndarray] | None, stopwatch: Stopwatch
+) -> PruneResult:
+    """The masked model as the narrower one that computes the same, in which nothing is masked."""
+    assert calibration is not None
+    report = result.report
+    with stopwatch.timed("narrow"):
+        model = narrow_and_check(result.model, narrowing.kept, calibration, spread=report.num_turned > 0)
+    removed = {spec.path: spec.from_canonical(result.masks[spec.path]) for spec in report.specs}
+    report = dataclasses.replace(report, specs=(), zeros_before={}, seconds=stopwatch.seconds)
+    return PruneResult(model, result.plan, {}, report, removed)
+
+
+def _merge(first: PruneResult, second: PruneResult) -> PruneResult:
+    """Two stages as one: the second began with what the first left.
+
+    Variances of channels that left have nothing to be compared with: those of the second stage are its own.
+    """
+    signals = dict(second.report.signals)
+    if signals:
+        variances = signals["dense"].variances
+        signals["dense"] = dataclasses.replace(first.report.signals["dense"], variances=variances)
+    seconds = Counter(first.report.seconds)
+    seconds.update(second.report.seconds)
+    report = dataclasses.replace(
+        second.report,
+        repair=first.report.repair + second.report.repair,
+        signals=signals,
+        seconds=dict(seconds),
+        num_turned=first.report.num_turned + second.report.num_turned,
+        narrowing=first.report.narrowing,
+    )
+    return dataclasses.replace(second, report=report, removed=first.removed)
 
 
 def select(model: keras.Model, config: PruneConfig) -> Selection:
-    """Which kernels of a model the configuration prunes, and which it leaves; no single ones where channels go.
+    """Which kernels of a model the configuration prunes, and which it leaves; no single ones where channels alone go.
 
     Raises:
         InputError: it leaves them all; the message says what would not.
     """
     if config.max_macs is not None:
         require_candidates(model)
-        return Selection((), ())
+        if not config.sets_zeros:
+            return Selection((), ())
     return select_kernels(
         find_kernels(model).specs,
         # Nothing is pruned: a plain conversion, which no target minds.

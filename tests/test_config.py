@@ -35,7 +35,7 @@ def test_an_n_m_pattern_brings_its_sparsity():
     ],
 )
 def test_one_budget_at_most(budgets, received):
-    with pytest.raises(InputError, match=r"At most one of --sparsity, --max_size_bytes, --min_speedup and .+") as error:
+    with pytest.raises(InputError, match=r"At most one of --sparsity, --max_size_bytes and --min_speedup .+") as error:
         PruneConfig(**budgets)
     assert str(error.value).endswith(f"Received: {received}")
 
@@ -104,6 +104,17 @@ def test_a_pattern_is_no_text():
 
 
 STORED = PruneConfig(target="storage")
+
+
+def test_stages():
+    assert PruneConfig(sparsity=0.5).stages == (PruneConfig(sparsity=0.5),)
+    narrow = PruneConfig(max_macs=0.7, pattern=Channel())
+    assert narrow.stages == (narrow,) and not narrow.sets_zeros
+    both = PruneConfig(max_macs=0.7, sparsity=0.5, pattern=Block(2, 1), allocation="erk", criterion="activation")
+    first, then = both.stages
+    assert first == narrow
+    assert then == PruneConfig(sparsity=0.5, pattern=Block(2, 1), allocation="erk", criterion="activation")
+    assert len(PruneConfig(max_macs=0.7, pattern=NM(2, 4)).stages) == 2
 
 
 def test_what_an_int8_file_takes_is_up_to_the_target():
@@ -200,16 +211,24 @@ def test_ballast_is_a_rewrite():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"max_macs": 0.7}, r"--max_macs removes channels and needs --pattern=channel\. Received: --pattern=auto"),
+        ({"max_macs": 0.7}, r"alone, with --pattern=channel; or.*Received: --max_macs=0.7 --pattern=auto$"),
         (
             {"max_macs": 0.7, "pattern": Unstructured()},
-            r"needs --pattern=channel\. Received: --pattern=unstructured",
+            r"alone, with --pattern=channel; or.*Received: --max_macs=0.7 --pattern=unstructured$",
         ),
         ({"max_macs": 1.0, "pattern": Channel()}, r"must be in \(0, 1\)\. Received: 1"),
         ({"max_macs": float("nan"), "pattern": Channel()}, r"must be in \(0, 1\)\. Received: nan"),
         (
             {"max_macs": 0.7, "sparsity": 0.5, "pattern": Channel()},
-            r"At most one of .*Received: --sparsity=0.5 --max_macs=0.7",
+            r"before --sparsity of what is left is zeroed\. Received: --max_macs=0.7 --pattern=channel --sparsity=0.5",
+        ),
+        (
+            {"max_macs": 0.7, "min_speedup": 1.5},
+            r"--min_speedup counts what zeros save, and.*Received: --max_macs=0.7 --min_speedup=1.5",
+        ),
+        (
+            {"max_macs": 0.7, "max_size_bytes": 1000, "pattern": Channel()},
+            r"--max_size_bytes counts what zeros save, and.*Received: --max_macs=0.7 --max_size_bytes=1000",
         ),
         (
             {"max_macs": 0.7, "pattern": Channel(), "allocation": "uniform"},

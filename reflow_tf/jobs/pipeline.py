@@ -112,7 +112,7 @@ def _foresee(job: JobConfig, given: Given, stopwatch: Stopwatch) -> Dense:
         foreseen = explain(file.content, job.target)
         plain = job.requested_quantize == "none"
         floats = file if plain else _export(job, given, given.loaded.model, storage="dense", quantize="none")
-    if job.prune.max_macs is None:  # a narrower network gains without the target's help
+    if job.prune.sets_zeros:  # a narrower network gains without the target's help
         _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
     return Dense(file, floats.content, foreseen.as_given)
 
@@ -172,8 +172,7 @@ def _measure(
 ) -> Measured:
     """The very file: judged, held against the masks, run, and measured on what it is for."""
     verdict = explain(exported.content, job.target).as_given
-    masks = {} if result.report.narrowing else result.masks  # of a narrower model none are left
-    mask_checks = check_masks(exported.content, masks)
+    mask_checks = check_masks(exported.content, result.masks)
     runtime = OpenedFile(exported.content, job.target.runtime)
     signals = result.report.signals
     with stopwatch.timed("evaluate files"):

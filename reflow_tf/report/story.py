@@ -67,7 +67,7 @@ def measure(report: Report) -> str:
 
 def repair_name(report: Report) -> str:
     """What was done, without the choosing: 'REFLOW', 'least_squares and REFLOW'."""
-    names = [step["name"] for step in report["repair"]["steps"] if step["name"] != "auto"]
+    names = dict.fromkeys(step["name"] for step in report["repair"]["steps"] if step["name"] != "auto")
     *first, last = ("REFLOW" if name == "reflow" else name for name in names)
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -110,7 +110,9 @@ def headline(report: Report) -> str:
         return f"Nothing was pruned: the file of {name} {score} and is {_sized(report)}."
     zeros = f"with {percent(report['sparsity']['achieved'], 0)} of its prunable weights {_made(report)} zero"
     if report["narrowing"]:
-        zeros = f"with {percent(_macs_left(report), 0)} of its multiply-adds"
+        left = f"with {percent(_macs_left(report), 0)} of its multiply-adds"
+        sparse = f" and {percent(report['sparsity']['achieved'], 0)} of the prunable weights that are left zero"
+        zeros = left + (sparse if report["sparsity"]["layers"] else "")
     outcome = device.sized(report["mcu"]) if report["mcu"] else f"in a file {_sized(report)}"
     if report["signal"]["collapsed_after"]:
         return f"{name} collapsed {zeros}: the file {score}."
@@ -242,8 +244,6 @@ def predictions_sentence(report: Report) -> str:
 def sparsity_sentence(report: Report) -> str:
     sparsity = report["sparsity"]
     layers = sparsity["layers"]
-    if (narrowing := narrowing_sentence(report)) is not None:
-        return narrowing
     if not layers:
         return "No kernel was prunable."
     zeros, weights = (sum(layer[key] for layer in layers) for key in ("num_zeros", "num_weights"))
@@ -322,7 +322,8 @@ def proof_sentence(report: Report) -> str:
     found = sum(mask["ok"] for mask in masks)
     masks_text = f"{count(found)} of {plural(len(masks), 'mask')} found again in the bytes of the file. "
     if report["narrowing"]:
-        masks_text = "The narrower model computes what the masked one does. "
+        narrower = "The narrower model computes what the masked one does. "
+        masks_text = f"{narrower}{masks_text}" if masks else narrower
     images = plural(parity["n"], nouns.sample(report))
     if parity["positions"] > 1:
         images = f"positions of {images}"

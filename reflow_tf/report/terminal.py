@@ -131,7 +131,7 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     shares = f"{percent(sparsity['achieved'])} of the prunable, {percent(sparsity['achieved_model'])} of all weights"
     if (narrowing := story.narrowing_sentence(report)) is not None:
         yield "channels", narrowing, ""
-    else:
+    if report["narrowing"] is None or sparsity["layers"]:
         yield "zeros", f"{large_count(zeros)} in {plural(len(sparsity['layers']), 'kernel')}: {shares}", ""
     if (before := story.zeros_before_sentence(report)) is not None:
         yield "", before, ""

@@ -85,8 +85,9 @@ PATTERN = flags.DEFINE_string(
 MAX_MACS = flags.DEFINE_float(
     "max_macs",
     None,
-    "Instead of --sparsity, with --pattern=channel: channels are removed until the network has at most this share of "
-    "its multiply-adds. Which ones is measured on calibration inputs; follow it with --repair=least_squares or auto.",
+    "Channels are removed until the network has at most this share of its multiply-adds: alone with --pattern=channel, "
+    "or, with --sparsity, before weights of what is left are zeroed. Which channels is measured on calibration inputs; "
+    "follow it with --repair=least_squares or auto.",
     flag_values=FLAGS,
 )
 CHANNEL_MULTIPLE = flags.DEFINE_integer(

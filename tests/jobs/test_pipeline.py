@@ -235,10 +235,32 @@ def test_a_narrower_network_is_written_and_told(run_job, inputs, flags):
     assert narrowing["macs_after"] <= 0.7 * narrowing["macs_before"]
     assert report["size_bytes"]["file"] < report["size_bytes"]["dense_file"]
     shapes = {path: variable.shape for path, variable in find_kernels(before).variables.items()}
-    assert results.masks and all(mask.shape == shapes[path] for path, mask in results.masks.items())
+    assert results.masks and all(shapes[path.removeprefix("channels/")] == m.shape for path, m in results.masks.items())
     assert report["masks_in_file"] == [] and report["sparsity"]["layers"] == []
     if not flags:
         assert report["target"]["statement"].startswith("A narrower network") and not report["target"]["blockers"]
+
+
+@pytest.mark.parametrize("flags", [{}, {"target": "tflm"}, {"repair": "auto"}], ids=lambda flags: str(flags))
+def test_narrower_first_and_sparse_then(run_job, inputs, flags):
+    config = PruneConfig(max_macs=0.7, sparsity=0.5, channel_multiple=1, **flags)
+    results = run_job(config, eval_data=inputs.heldout)
+    report, before = results.report, keras.models.load_model(inputs.model)
+    document.validate(report)
+    assert report["narrowing"]["macs_after"] <= 0.7 * report["narrowing"]["macs_before"]
+    assert report["sparsity"]["requested"] == 0.5
+    assert report["sparsity"]["achieved"] == pytest.approx(0.5, abs=0.01)
+    assert report["masks_in_file"] and all(check["ok"] for check in report["masks_in_file"])
+    shapes = {path: variable.shape for path, variable in find_kernels(before).variables.items()}
+    for path, mask in results.masks.items():
+        if path.startswith("channels/"):
+            assert mask.shape == shapes[path.removeprefix("channels/")]
+        else:
+            np.testing.assert_array_equal(results.kernels[path] != 0, mask)
+    names = {path.partition("/")[0] == "channels" for path in results.masks}
+    assert names == {True, False}
+    page = (results.folder / "report.html").read_text("utf-8")
+    assert 'id="channels"' in page and 'id="sparsity"' in page
 
 
 @pytest.mark.parametrize("quantize, tolerance", [("float16", 1e-2), ("int8", 0.5)])

@@ -128,9 +128,12 @@ def describe_data(run: Run) -> dict[str, Any]:
 
 
 def _masks_archive(result: PruneResult) -> bytes:
-    """masks.npz: path -> boolean array of the Keras kernel's own shape, True = kept."""
+    """masks.npz: path -> boolean array of the Keras kernel's own shape, True = kept.
+
+    Where channels were removed, those of the kernels as they were before are under 'channels/' and the path.
+    """
     buffer = io.BytesIO()
-    # Of a network that got narrower, kernels as they were before: which channels stayed.
     masks = {spec.path: spec.from_canonical(result.masks[spec.path]) for spec in result.report.specs}
+    masks |= {f"channels/{path}": mask for path, mask in result.removed.items()}
     np.savez_compressed(buffer, **masks)  # type: ignore[arg-type]  # no path is called allow_pickle
     return buffer.getvalue()

@@ -73,7 +73,7 @@ def describe_gate(limit: float | None, score: dict[str, Any]) -> dict[str, Any]:
 
 
 def requested_sparsity(run: Run) -> float | None:
-    has_other = run.job.prune.budget is not None or run.job.prune.max_macs is not None
+    has_other = run.job.prune.budget is not None or not run.job.prune.sets_zeros
     return None if has_other else run.job.prune.requested_sparsity
 
 
@@ -96,13 +96,12 @@ def describe_sparsity(run: Run) -> dict[str, Any]:
     """Zeros of the weights as they are now, whoever made them."""
     model, plan, config = run.result.model, run.result.plan, run.job.prune
     report, weights = run.result.report, find_kernels(model).read()
-    specs = () if report.narrowing else report.specs  # of channels that were removed nothing is left to be zero
     layers = [
         _sparsity_of_layer(spec, weights[spec.path], report.zeros_before[spec.path], plan.layers[spec.path].pattern)
-        for spec in specs
+        for spec in report.specs
     ]
-    num_weights = sum(spec.num_weights for spec in specs) or 1
-    zeros_before = sum(report.zeros_before[spec.path] for spec in specs)
+    num_weights = sum(spec.num_weights for spec in report.specs) or 1
+    zeros_before = sum(report.zeros_before.values())
     # Kernels that are not prunable for the target may have come with zeros as well.
     matrices = (keras.ops.convert_to_numpy(weight) for weight in model.weights if len(weight.shape) > 1)
     return {
