@@ -48,6 +48,8 @@ CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
 # What an int8 file takes and gives: int8 as well, or float32 like the file that it replaces.
 IOS = ("int8", "float")
 
+# Found by what the file is to fit into.
+AUTO = "auto"
 # Just over the two thirds above which XNNPACK turns to its sparse kernels.
 DEFAULT_SPARSITY = 0.7
 
@@ -73,6 +75,7 @@ class PruneConfig:
             are turned, exactly, so that zeros cost less (`models.channels.rotation`); 'kept': they are left alone.
         max_macs: whole channels are removed, and with them all but this share of the network's multiply-adds, in
             (0, 1). What comes of it is a narrower network; with a sparsity beside it, weights of that are zeroed then.
+            'auto': all but what a microcontroller's budgets of flash and RAM leave room for.
         channel_multiple: of which number the widths of narrower layers are; 8 suits XNNPACK and Ethos-U, 4 Cortex-M.
         memory_budget: bytes that least squares and distillation may take, about; it decides what is kept and what is
             computed again, and never the result. None: a quarter of the machine's memory.
@@ -96,7 +99,7 @@ class PruneConfig:
     max_size_bytes: int | None = None
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
-    max_macs: float | None = None
+    max_macs: float | str | None = None
     channel_multiple: int = 8
     memory_budget: int | None = None
 
@@ -172,21 +175,21 @@ class PruneConfig:
         check_between("channel_multiple", self.channel_multiple, 1)
         if self.max_macs is None:
             return
-        if not 0 < self.max_macs < 1:
+        if self.max_macs != AUTO and (isinstance(self.max_macs, str) or not 0 < self.max_macs < 1):
             raise InputError(
-                f"--max_macs is a share of the network's multiply-adds and must be in (0, 1). "
-                f"Received: {self.max_macs:g}"
+                f"--max_macs is a share of the network's multiply-adds and must be in (0, 1), or {AUTO}. "
+                f"Received: {self.max_macs}"
             )
         if self.budget is not None:
             name, value = self.budget
             raise InputError(
                 f"--{name} counts what zeros save, and --max_macs removes channels: give one of them, or --max_macs "
-                f"and --sparsity. Received: --max_macs={self.max_macs:g} --{name}={value}"
+                f"and --sparsity. Received: --max_macs={self.max_macs} --{name}={value}"
             )
         if isinstance(self.pattern, Channel) == self.sets_zeros:
             raise InputError(
                 f"--max_macs removes channels: alone, with --pattern=channel; or, with another --pattern, before "
-                f"--sparsity of what is left is zeroed. Received: --max_macs={self.max_macs:g} "
+                f"--sparsity of what is left is zeroed. Received: --max_macs={self.max_macs} "
                 f"--pattern={self.pattern or 'auto'}{'' if self.sparsity is None else f' --sparsity={self.sparsity:g}'}"
             )
         if self.sets_zeros:
@@ -351,6 +354,11 @@ class JobConfig:
                     f"--{name} needs a --target that is a microcontroller: {microcontrollers}. "
                     f"Received: --target={self.target.name}"
                 )
+        if self.prune.max_macs == AUTO and self.flash_budget is None and self.ram_budget is None:
+            raise InputError(
+                f"--max_macs={AUTO} removes channels until a microcontroller's budgets are met: give --flash_budget or "
+                f"--ram_budget. Received: neither, with --target={self.target.name}"
+            )
         check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
 
     def _check_io(self) -> None:

@@ -19,7 +19,7 @@ from reflow_tf.models.channels.pairing import MOST_SCORED, pair_channels
 from reflow_tf.models.channels.rotation import rotate_streams
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.statistics import gather
-from reflow_tf.narrowing.choice import Narrowing, choose_channels
+from reflow_tf.narrowing.choice import Complain, Narrowing, choose_channels
 from reflow_tf.repair.contract import Progress
 from reflow_tf.sensitivity import measure_sensitivity
 from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation
@@ -63,6 +63,7 @@ def plan_masks(
     calibration: Iterable[np.ndarray] | None,
     progress: Progress,
     stopwatch: Stopwatch,
+    complain: Complain | None = None,
 ) -> Planned:
     """Chooses masks for these kernels; the model keeps computing what it did, in another basis or order maybe.
 
@@ -74,12 +75,13 @@ def plan_masks(
         calibration: float batches (n, ...), where the configuration needs any.
         progress: wraps each pass over them.
         stopwatch: is told how long each stage takes.
+        complain: as `choose_channels` takes it, where channels are to leave until it is silent.
 
     Raises:
         InputError: the budget cannot be met, a pattern does not fit a kernel, or bad inputs.
     """
     if config.max_macs is not None:
-        return _plan_channels(model, config, calibration, progress, stopwatch)
+        return _plan_channels(model, config, calibration, progress, stopwatch, complain)
     num_turned = _turn(model, specs, config, calibration, stopwatch)
     paired = _pair(model, specs, config, calibration, stopwatch)
     kernels = find_kernels(model)
@@ -98,12 +100,15 @@ def _plan_channels(
     calibration: Iterable[np.ndarray] | None,
     progress: Progress,
     stopwatch: Stopwatch,
+    complain: Complain | None,
 ) -> Planned:
     """Which channels leave, and the masks with which they are neither computed nor read."""
     assert config.max_macs is not None and calibration is not None
     num_turned = _turn(model, find_kernels(model).specs, config, calibration, stopwatch)
     with stopwatch.timed("channels"):
-        narrowing = choose_channels(model, config.max_macs, calibration, progress, multiple=config.channel_multiple)
+        narrowing = choose_channels(
+            model, config.max_macs, calibration, progress, multiple=config.channel_multiple, complain=complain
+        )
     kernels = find_kernels(model)
     masks = find_masks(kernels, find_channel_groups(model), narrowing.kept)
     weights = kernels.read()

@@ -20,7 +20,7 @@ from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
-from reflow_tf.narrowing.choice import Narrowing
+from reflow_tf.narrowing.choice import Complain, Narrowing
 from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.planning import plan_masks
 from reflow_tf.repair import batchnorm
@@ -100,6 +100,7 @@ def prune(
     batch_size: int = 64,
     inplace: bool = False,
     dense_file: bytes | None = None,
+    complain: Complain | None = None,
     progress: Progress = show_nothing,
     crew: Crew = ALONE,
 ) -> PruneResult:
@@ -117,6 +118,8 @@ def prune(
         inplace: write into `model`, for models that Keras cannot rebuild from their configuration.
         dense_file: for a budget of bytes or speed: the model as the .tflite file that it will be, but for its zeros,
             which are stored dense; None: float32 and rewritten as the target wants it, for a batch of 1.
+        complain: for max_macs='auto': says what is too much about a model, such as its bytes, or None where nothing is;
+            channels leave until it says None.
         progress: wraps each pass over batches.
         crew: who leads the calibration inputs through the network; a command's `--workers`.
 
@@ -130,12 +133,14 @@ def prune(
     check_finite(model)
     check_channel_order(model)
     select(model, config)
+    if config.max_macs == "auto" and complain is None:
+        raise InputError("max_macs='auto' needs `complain`, which says whether a model fits. Received: None")
     calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
     evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
     results: list[PruneResult] = []
     for stage in config.stages:
         given = results[-1].model if results else model if inplace else copy_model(model)
-        results.append(_prune(given, stage, calibration, evaluation, dense_file, progress, crew))
+        results.append(_prune(given, stage, calibration, evaluation, dense_file, complain, progress, crew))
     return functools.reduce(_merge, results)
 
 
@@ -145,6 +150,7 @@ def _prune(
     calibration: Iterable[np.ndarray] | None,
     evaluation: Iterable[np.ndarray] | None,
     dense_file: bytes | None,
+    complain: Complain | None,
     progress: Progress,
     crew: Crew,
 ) -> PruneResult:
@@ -159,7 +165,7 @@ def _prune(
             content = dense_file or _export_dense(model, config.hardware, calibration)
             limit = _open_limit(config, content, kernels, selection.chosen)
     signals.measure("dense", model)
-    planned = plan_masks(model, selection.chosen, config, limit, calibration, progress, stopwatch)
+    planned = plan_masks(model, selection.chosen, config, limit, calibration, progress, stopwatch, complain)
     pruned = PrunedModel(model, planned.masks, read_weights(model))
     write_masks(find_kernels(model), planned.masks)
     removed = any(count_masked({path: mask}) > planned.zeros_before[path] for path, mask in planned.masks.items())

@@ -140,6 +140,11 @@ def test_cpus_are_those_that_can_be_emulated():
         ),
         ({"cpu": "cortex-m4"}, "--cpu must be one of cortex-a53, cortex-a72, cortex-a76. Received: cortex-m4"),
         (
+            {"prune": PruneConfig(max_macs="auto", pattern=Channel(), target="tflm")},
+            "--max_macs=auto removes channels until a microcontroller's budgets are met: give --flash_budget or "
+            "--ram_budget. Received: neither, with --target=tflm",
+        ),
+        (
             {"io": "float"},
             "--io says what an int8 file takes and gives: it needs --quantize=int8. Received: --io=float "
             "--quantize=none",
@@ -216,8 +221,9 @@ def test_ballast_is_a_rewrite():
             {"max_macs": 0.7, "pattern": Unstructured()},
             r"alone, with --pattern=channel; or.*Received: --max_macs=0.7 --pattern=unstructured$",
         ),
-        ({"max_macs": 1.0, "pattern": Channel()}, r"must be in \(0, 1\)\. Received: 1"),
-        ({"max_macs": float("nan"), "pattern": Channel()}, r"must be in \(0, 1\)\. Received: nan"),
+        ({"max_macs": 1.0, "pattern": Channel()}, r"must be in \(0, 1\), or auto\. Received: 1"),
+        ({"max_macs": float("nan"), "pattern": Channel()}, r"must be in \(0, 1\), or auto\. Received: nan"),
+        ({"max_macs": "most", "pattern": Channel()}, r"must be in \(0, 1\), or auto\. Received: most"),
         (
             {"max_macs": 0.7, "sparsity": 0.5, "pattern": Channel()},
             r"before --sparsity of what is left is zeroed\. Received: --max_macs=0.7 --pattern=channel --sparsity=0.5",

@@ -289,6 +289,44 @@ def measure(job: JobConfig, files: Files) -> Footprint:
     return measure_cortex_m(files, job.boards)
 
 
+def complain_of(job: JobConfig, file: ExportedFile) -> str | None:
+    """What a file takes beyond the job's budgets of flash and RAM, in words; None where it keeps to them.
+
+    Raises:
+        InputError: something is not installed, or cannot judge the file.
+    """
+    found = _NEEDS[job.target.name](job, file.content)
+    budgets = zip(("flash", "RAM"), found, (job.flash_budget, job.ram_budget), strict=True)
+    beyond = [
+        f"{taken:,} bytes of {what} where {given:,} are allowed"
+        for what, taken, given in budgets
+        if given and taken > given
+    ]
+    return " and ".join(beyond) or None
+
+
+def _need_tflm(_: JobConfig, content: bytes) -> tuple[int, int]:
+    return len(content), find_arena(content)
+
+
+def _need_ethos_u(job: JobConfig, content: bytes) -> tuple[int, int]:
+    estimated = estimate(content, job.accelerator)
+    return estimated.flash_bytes or estimated.dram_bytes, estimated.sram_bytes
+
+
+def _need_cortex_m(job: JobConfig, content: bytes) -> tuple[int, int]:
+    sources = generate_c(content)
+    flash_bytes = build(content, sources, job.boards[0]).sizes.flash_bytes if job.flash_budget else 0
+    return flash_bytes, sources.arena_bytes
+
+
+_NEEDS: Mapping[str, Callable[[JobConfig, bytes], tuple[int, int]]] = {
+    "tflm": _need_tflm,
+    "ethos_u": _need_ethos_u,
+    "cortex_m": _need_cortex_m,
+}
+
+
 def _require_cortex_m() -> None:
     require_toolchain()
     require_tflm()

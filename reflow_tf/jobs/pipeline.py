@@ -5,9 +5,10 @@ import functools
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import JobConfig
+from reflow_tf.config import AUTO, JobConfig
 from reflow_tf.crew import Crew
 from reflow_tf.errors import InputError
 from reflow_tf.export.half_precision import allows_float16
@@ -37,6 +38,8 @@ from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.target import Verdict
+
+_SIZED_WITH = 4
 
 FILES = frozenset(
     ("model.keras", "model.tflite", "plan.json", "config.json", "masks.npz", "report.json", "report.html")
@@ -81,6 +84,7 @@ def _run(job: JobConfig, command: Sequence[str], crew: Crew) -> Run:
         given.calibration,
         evaluation=given.evaluation.select(given.looked_into),
         dense_file=_as_to_be(dense.file.content, job) if job.prune.budget else None,
+        complain=functools.partial(_complain, job, given) if job.prune.max_macs == AUTO else None,
         progress=show_progress,
         crew=crew,
     )
@@ -144,6 +148,7 @@ def _export(
     storage: str,
     rewrite: str = "none",
     quantize: str | None = None,
+    calibration: Sequence[np.ndarray] | None = None,
     float16_arithmetic: bool = True,
 ) -> ExportedFile:
     return export_tflite(
@@ -151,7 +156,7 @@ def _export(
         quantize=quantize or job.requested_quantize,
         io=job.requested_io,
         float16_arithmetic=float16_arithmetic,
-        calibration=given.calibration,
+        calibration=calibration or given.calibration,
         batch_size=job.export_batch_size,
         storage=storage,
         rewrite=rewrite,
@@ -206,6 +211,13 @@ def _warn(expected: Verdict) -> None:
     if not expected.fits:
         first = next((f" {blocker.operator or 'The file'}: {blocker.reason}." for blocker in expected.blockers), "")
         announce(f"{expected.statement}{first} The run goes on; reflow_tf.tools.explain tells what would help.")
+
+
+def _complain(job: JobConfig, given: Given, model: keras.Model) -> str | None:
+    """What is too much about a narrower model; sizes do not depend on what it is calibrated with."""
+    few = [first_images(given.calibration, _SIZED_WITH)]
+    file = _export(job, given, model, storage=job.target.storage, calibration=few)
+    return microcontroller.complain_of(job, file)
 
 
 def _as_to_be(dense: bytes, job: JobConfig) -> bytes:

@@ -8,7 +8,8 @@ channel are. So it is in nats, of every group, and widths can be chosen by it (`
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
+from reflow_tf.models.channels.narrowing import narrow
 from reflow_tf.models.execution import CHUNK, read_steps
 from reflow_tf.models.fisher import believe, find_layers, gather_coherence, gather_output_fisher
 from reflow_tf.models.graph import find_kernels
@@ -26,8 +28,12 @@ from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.layer_fitting import LayerSums, RunningSums, sum_up
 from reflow_tf.sparsity.channels import Elimination, Reader, eliminate
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
-from reflow_tf.sparsity.widths import Width, choose_widths, count_macs
+from reflow_tf.sparsity.widths import Width, Workload, choose_widths, count_macs, find_least_share
 
+Complain = Callable[[keras.Model], str | None]
+"""What is too much about a model, with numbers; None where nothing is."""
+
+NUM_TRIES = 7
 MOST_GATHERED = 512
 """Calibration inputs that say what readers can make up for."""
 MOST_GRADED = 128
@@ -75,19 +81,27 @@ class Narrowing:
 
 
 def choose_channels(
-    model: keras.Model, share: float, batches: Iterable[np.ndarray], progress: Progress, *, multiple: int = 8
+    model: keras.Model,
+    share: float | str,
+    batches: Iterable[np.ndarray],
+    progress: Progress,
+    *,
+    multiple: int = 8,
+    complain: Complain | None = None,
 ) -> Narrowing:
     """Which channels stay where the network may have so much of its multiply-adds; the model is left as it was.
 
     Args:
         model: a functional or sequential model.
-        share: of its multiply-adds, in (0, 1].
+        share: of its multiply-adds, in (0, 1]; or 'auto': the largest with which nobody complains.
         batches: float arrays (n, ...), of which the first MOST_GATHERED inputs are looked at.
         progress: wraps what is done one by one.
         multiple: of which number every width is, unless it stays what it is.
+        complain: for 'auto': what is too much about a model, or None where nothing is.
 
     Raises:
-        InputError: no group may lose channels; the share cannot be met; the model is subclassed; bad inputs.
+        InputError: no group may lose channels; the share cannot be met, or somebody complains of any; the model is
+            subclassed; bad inputs.
     """
     candidates, held = require_candidates(model)
     images = take_first(batches, MOST_GATHERED)
@@ -97,27 +111,62 @@ def choose_channels(
     workloads = find_workloads(model, candidates)
     prices = _Prices(model, candidates, images, progress)
     eliminations = [prices.eliminate(candidate) for candidate in progress(candidates, "Weighing channels")]
-    widths = choose_widths(
-        [Width(c.group.size, e.losses, multiple) for c, e in zip(candidates, eliminations, strict=True)],
-        workloads,
-        share,
-    )
-    kept, groups = {}, []
-    for candidate, elimination, width in zip(candidates, eliminations, widths, strict=True):
-        gone = candidate.group.size - width
-        if gone:
-            kept[candidate.position] = np.sort(elimination.order[gone:])
-        groups.append(
-            NarrowedGroup(
-                candidate.writer_paths,
-                candidate.reader_paths,
-                candidate.group.size,
-                width,
-                float(elimination.losses[gone]),
-            )
+    weighed = _Weighed(candidates, held, eliminations, workloads, multiple)
+    if isinstance(share, str):
+        assert complain is not None
+        return _find_widest(model, weighed, complain, progress)
+    return weighed.narrow(share)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weighed:
+    """All that is known of the groups before a width is chosen."""
+
+    candidates: Sequence[Candidate]
+    held: tuple[Skipped, ...]
+    eliminations: Sequence[Elimination]
+    workloads: Sequence[Workload]
+    multiple: int
+
+    @functools.cached_property
+    def widths(self) -> list[Width]:
+        each = zip(self.candidates, self.eliminations, strict=True)
+        return [Width(candidate.group.size, elimination.losses, self.multiple) for candidate, elimination in each]
+
+    def narrow(self, share: float) -> Narrowing:
+        """The best that such a share of the multiply-adds allows."""
+        widths = choose_widths(self.widths, self.workloads, share)
+        kept, groups = {}, []
+        for candidate, elimination, width in zip(self.candidates, self.eliminations, widths, strict=True):
+            gone = candidate.group.size - width
+            if gone:
+                kept[candidate.position] = np.sort(elimination.order[gone:])
+            loss = float(elimination.losses[gone])
+            paths = candidate.writer_paths, candidate.reader_paths
+            groups.append(NarrowedGroup(*paths, candidate.group.size, width, loss))
+        full = [candidate.group.size for candidate in self.candidates]
+        macs = count_macs(self.workloads, full), count_macs(self.workloads, widths)
+        return Narrowing(kept, tuple(groups), self.held, *macs)
+
+
+def _find_widest(model: keras.Model, weighed: _Weighed, complain: Complain, progress: Progress) -> Narrowing:
+    """The widest network of which nobody complains, to within 2 ** -NUM_TRIES of the multiply-adds."""
+    if complain(model) is None:
+        return weighed.narrow(1.0)
+    low, high = find_least_share(weighed.widths, weighed.workloads), 1.0
+    best = weighed.narrow(low)
+    if (complaint := complain(narrow(model, best.kept))) is not None:
+        raise InputError(
+            f"The network must fit once every group of channels is as narrow as it can be. Received: {complaint}"
         )
-    full = [candidate.group.size for candidate in candidates]
-    return Narrowing(kept, tuple(groups), held, count_macs(workloads, full), count_macs(workloads, widths))
+    for _ in progress(range(NUM_TRIES), "Looking for the width that fits"):
+        middle = (low + high) / 2
+        found = weighed.narrow(middle)
+        if found.macs_after == best.macs_after or complain(narrow(model, found.kept)) is None:
+            low, best = middle, found
+        else:
+            high = middle
+    return best
 
 
 class _Prices:

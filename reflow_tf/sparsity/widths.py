@@ -75,10 +75,9 @@ def choose_widths(groups: Sequence[Width], workloads: Sequence[Workload], share:
     """
     full = [group.size for group in groups]
     dense = count_macs(workloads, full)
-    least = count_macs(workloads, [int(group.choices[0]) for group in groups])
-    if least > share * dense:
+    if (least := find_least_share(groups, workloads)) > share:
         raise InputError(
-            f"--max_macs must be at least {math.ceil(1000 * least / dense) / 1000:g} here, which leaves every group of "
+            f"--max_macs must be at least {math.ceil(1000 * least) / 1000:g} here, which leaves every group of "
             f"channels as narrow as it can be. Received: {share:g}"
         )
     low, high = _PRICES
@@ -91,6 +90,12 @@ def choose_widths(groups: Sequence[Width], workloads: Sequence[Workload], share:
         else:
             high, best = middle, widths
     return tuple(_spend_rest(groups, workloads, best, share * dense))
+
+
+def find_least_share(groups: Sequence[Width], workloads: Sequence[Workload]) -> float:
+    """The share of the multiply-adds that is left where every group is as narrow as it can be."""
+    least = count_macs(workloads, [int(group.choices[0]) for group in groups])
+    return least / count_macs(workloads, [group.size for group in groups])
 
 
 def count_macs(workloads: Sequence[Workload], widths: Sequence[int]) -> int:

@@ -82,12 +82,12 @@ PATTERN = flags.DEFINE_string(
     "without it they are set to zero, and the file is as wide as before).",
     flag_values=FLAGS,
 )
-MAX_MACS = flags.DEFINE_float(
+MAX_MACS = flags.DEFINE_string(
     "max_macs",
     None,
     "Channels are removed until the network has at most this share of its multiply-adds: alone with --pattern=channel, "
     "or, with --sparsity, before weights of what is left are zeroed. Which channels is measured on calibration inputs; "
-    "follow it with --repair=least_squares or auto.",
+    "follow it with --repair=least_squares or auto. auto: as many as --flash_budget and --ram_budget ask for.",
     flag_values=FLAGS,
 )
 CHANNEL_MULTIPLE = flags.DEFINE_integer(
@@ -173,7 +173,8 @@ FLASH_BUDGET = flags.DEFINE_integer(
     None,
     "Bytes of flash that the network may take on a microcontroller: for --target=tflm the file, without TFLM's own "
     "code; for cortex_m the generated code and constants; for ethos_u Vela's estimate. Beyond them the results are "
-    "still written, and the exit code is 3. For tflm, a sparsity of auto is the least that fits.",
+    "still written, and the exit code is 3. For tflm, a sparsity of auto is the least that fits; --max_macs=auto "
+    "removes channels until flash and RAM do.",
     flag_values=FLAGS,
 )
 RAM_BUDGET = flags.DEFINE_integer(
@@ -234,7 +235,7 @@ def read_config() -> JobConfig:
             max_size_bytes=MAX_SIZE_BYTES.value if SPARSITY.value != _AUTO else _require_flash_budget(),
             max_size_flag="max_size_bytes" if SPARSITY.value != _AUTO else "flash_budget",
             min_speedup=MIN_SPEEDUP.value,
-            max_macs=MAX_MACS.value,
+            max_macs=_read_share(MAX_MACS.value),
             channel_multiple=CHANNEL_MULTIPLE.value,
             pattern=None if PATTERN.value == _AUTO else patterns.parse(PATTERN.value),
             criterion=CRITERION.value,
@@ -267,6 +268,13 @@ def _read_sparsity(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         raise InputError(f"--sparsity must be a number, or {_AUTO}. Received: {text}") from None
+
+
+def _read_share(text: str | None) -> float | str | None:
+    try:
+        return text if text in (None, _AUTO) else float(text)
+    except ValueError:
+        raise InputError(f"--max_macs must be a number, or {_AUTO}. Received: {text}") from None
 
 
 def _require_flash_budget() -> int:

@@ -241,6 +241,27 @@ def test_a_narrower_network_is_written_and_told(run_job, inputs, flags):
         assert report["target"]["statement"].startswith("A narrower network") and not report["target"]["blockers"]
 
 
+@pytest.mark.parametrize("target", ["tflm", "ethos_u", "cortex_m"])
+def test_channels_leave_until_flash_and_ram_suffice(request, run_job, inputs, target):
+    if target == "cortex_m":
+        request.getfixturevalue("cortex_m")
+    config = PruneConfig(pattern=patterns.parse("channel"), max_macs="auto", channel_multiple=1, target=target)
+    full = run_job(PruneConfig(target=target, sparsity=0.0, repair="none"), eval_data=inputs.heldout).report["mcu"]
+    for name, taken in (("flash_budget", full["flash_bytes"]), ("ram_budget", full["arena_bytes"])):
+        budget = int(0.9 * taken)
+        report = run_job(config, eval_data=inputs.heldout, **{name: budget}).report
+        assert report["mcu"]["passed"] is True
+        assert 0 < report["narrowing"]["macs_after"] < report["narrowing"]["macs_before"]
+
+
+def test_a_budget_that_no_width_meets(run_job, inputs):
+    config = PruneConfig(pattern=patterns.parse("channel"), max_macs="auto", channel_multiple=1, target="tflm")
+    with pytest.raises(
+        InputError, match=r"as narrow as it can be\. Received: [\d,]+ bytes of RAM where 10 are allowed"
+    ):
+        run_job(config, eval_data=inputs.heldout, ram_budget=10)
+
+
 @pytest.mark.parametrize("flags", [{}, {"target": "tflm"}, {"repair": "auto"}], ids=lambda flags: str(flags))
 def test_narrower_first_and_sparse_then(run_job, inputs, flags):
     config = PruneConfig(max_macs=0.7, sparsity=0.5, channel_multiple=1, **flags)

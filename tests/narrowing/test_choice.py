@@ -61,6 +61,35 @@ def test_copies_of_channels_go_and_nothing_is_lost(samples):
     np.testing.assert_allclose(narrower, dense, atol=0.05 * np.abs(dense).max())
 
 
+def test_as_many_channels_go_as_it_takes(samples):
+    """Parameters are what has to fit: the widest network is taken, and nothing removed where all of it fits."""
+    full = build().count_params()
+
+    def prune(most):
+        config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs="auto", channel_multiple=1, repair="none")
+        tried = []
+
+        def complain(model):
+            tried.append(model.count_params())
+            return None if tried[-1] <= most else f"{tried[-1]} parameters where {most} are allowed"
+
+        return reflow_tf.prune(build(), config, samples, complain=complain), tried
+
+    result, tried = prune(0.7 * full)
+    assert result.model.count_params() == max(count for count in tried if count <= 0.7 * full)
+    assert min(count for count in tried if count > 0.7 * full) < 0.8 * full and len(tried) <= 9
+    result, tried = prune(full)
+    assert result.model.count_params() == full and tried == [full]
+    with pytest.raises(InputError, match=r"as narrow as it can be\. Received: \d+ parameters where 5 are allowed"):
+        prune(5)
+
+
+def test_somebody_has_to_say_what_fits(samples):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs="auto")
+    with pytest.raises(InputError, match=r"max_macs='auto' needs `complain`.*Received: None"):
+        reflow_tf.prune(build(), config, samples)
+
+
 @pytest.mark.parametrize("repair", ["none", "reflow", "least_squares", "least_squares,reflow", "auto"])
 def test_any_repair_of_what_is_left(samples, repair):
     config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.6, channel_multiple=4, repair=repair)
