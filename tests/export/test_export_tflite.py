@@ -321,6 +321,7 @@ def test_rewriting_makes_xnnpack_run_sparse_and_changes_no_output(mobilenet):
     assert all(check.ok for check in check_masks(rewritten.content, masks))
 
 
+@pytest.mark.slow
 def test_masks_of_turned_kernels_are_found_again(mobilenet):
     """Every kernel masked, spatial ones as well: rotation turns them, the stem's input channels with it."""
     model = keras.models.clone_model(mobilenet[0])

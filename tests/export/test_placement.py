@@ -48,6 +48,7 @@ def test_a_kernel_without_anything_in_it_is_nowhere():
     assert not holds(k, 0 * k) and not holds(0 * k, k) and not holds(0 * k, 0 * k)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantize", "rewrite"), [("none", "exact"), ("float16", "none")])
 def test_every_kernel_of_a_network_has_its_place(mobilenet, quantize, rewrite):
     model, _ = mobilenet

@@ -68,6 +68,7 @@ def test_a_cell_is_what_pruning_and_repairing_by_hand_gives(bench, settled, repa
     assert not found.recalibrates and read_bits(model.weights) == bits
 
 
+@pytest.mark.slow
 def test_a_cell_is_the_same_whatever_was_measured_before(bench, settled):
     config = PruneConfig(sparsity=0.8, repair="woodfisher")
     fresh = make_bench(settled).measure(config)

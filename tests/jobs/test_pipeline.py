@@ -174,6 +174,7 @@ def test_a_second_run_gives_the_same(base, run_job, inputs):
     assert comparable(again.report) == comparable(base.report)
 
 
+@pytest.mark.slow
 def test_another_seed_draws_other_images(run_job):
     reports = [run_job(seed=seed, calibration_samples=20).report for seed in (0, 1)]
     assert reports[0]["signal"] != reports[1]["signal"]
@@ -241,6 +242,7 @@ def test_a_narrower_network_is_written_and_told(run_job, inputs, flags):
         assert report["target"]["statement"].startswith("A narrower network") and not report["target"]["blockers"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["tflm", "ethos_u", "cortex_m"])
 def test_channels_leave_until_flash_and_ram_suffice(request, run_job, inputs, target):
     if target == "cortex_m":
@@ -262,6 +264,7 @@ def test_a_budget_that_no_width_meets(run_job, inputs):
         run_job(config, eval_data=inputs.heldout, ram_budget=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [{}, {"target": "tflm"}, {"repair": "auto"}], ids=lambda flags: str(flags))
 def test_narrower_first_and_sparse_then(run_job, inputs, flags):
     config = PruneConfig(max_macs=0.7, sparsity=0.5, channel_multiple=1, **flags)
@@ -317,6 +320,7 @@ def test_without_labels_agreement_replaces_accuracy(run_job, inputs):
     assert report["gate"]["drop_points"] == round(100 * (1 - report["agreement"]["file"]["top1"]), 4)
 
 
+@pytest.mark.slow
 def test_labels_are_needed_for_one_side_only(run_job, inputs):
     assert run_job(eval_data=inputs.unlabelled).report["accuracy"] is None
     assert run_job(data=inputs.unlabelled, eval_data=inputs.heldout).report["accuracy"]["dense"]["top1"] == 1.0
@@ -699,6 +703,7 @@ def test_a_float16_file_without_sparse_tensors_is_tried_in_float16(aarch64, run_
     assert any("lets CPUs compute in float16. So computed" in note for note in report["notes"])
 
 
+@pytest.mark.slow
 def test_values_that_float16_cannot_hold_forbid_it(aarch64, run_job, settled, tmp_path):
     """Batch norm takes back what the kernel is scaled by, and what is between is past 65,504."""
     model = keras.models.clone_model(settled[0])

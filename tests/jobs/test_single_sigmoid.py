@@ -63,6 +63,7 @@ def test_two_classes_everywhere(binary, tmp_path, target, quantize):
         assert scores[stage].top5 is None and 0.5 < scores[stage].top1 < 1
 
 
+@pytest.mark.slow
 def test_the_best_repair_is_chosen_by_what_it_predicts(binary, tmp_path):
     report = run(binary, tmp_path / "out", repair="auto", allocation="auto")
     tried = report["repair"]["tried"]

@@ -194,6 +194,7 @@ def test_bad_options(options):
         recalibrate(single(layers.BatchNormalization()), [IMAGES], **options)
 
 
+@pytest.mark.slow
 def test_every_layer_is_in_the_outcome():
     model = keras.applications.MobileNetV2(input_shape=(32, 32, 3), alpha=0.35, weights=None, classes=3)
     outcome = recalibrate(model, [RNG.normal(size=(4, 32, 32, 3)).astype(np.float32)])

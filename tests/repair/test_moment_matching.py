@@ -59,6 +59,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.sampled_from(sorted(KINDS)).filter(lambda k: k != "grouped"), min_size=1, max_size=2),

@@ -291,6 +291,7 @@ def untold(err):
     return [line for line in err.splitlines() if not told.fullmatch(line)]
 
 
+@pytest.mark.slow
 def test_running_as_a_module_prints_nothing_that_is_not_for_people(inputs, tmp_path):
     arguments = [f"--model={inputs.model}", f"--data={inputs.data}", f"--preprocess={inputs.preprocess}"]
     done = start("prune", *arguments, "--output_dir=out/", cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"})

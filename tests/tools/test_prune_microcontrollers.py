@@ -152,6 +152,7 @@ def test_what_the_target_cannot_run_is_refused_before_the_long_work(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_vela_estimates_for_an_ethos_u(model, tmp_path, capsys):
     code, report = run(
         model, tmp_path / "out", "--sparsity=0.8", "--accelerator=ethos-u55-32", "--flash_budget=100", target="ethos_u"

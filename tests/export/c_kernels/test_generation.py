@@ -35,6 +35,7 @@ def test_mobilenet_pruned_to_80_percent(mobilenet_files, compare, storage):
     assert not [layer.function for layer in sources.layers if layer.function.endswith("_exact")][1:]
 
 
+@pytest.mark.slow
 def test_what_is_sparse_takes_fewer_bytes_and_instructions(mobilenet_files):
     dense, sparse = (generate_c(mobilenet_files(0.8), storage=storage) for storage in ("dense", "auto"))
     assert sparse.weight_bytes < 0.55 * dense.weight_bytes

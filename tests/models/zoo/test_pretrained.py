@@ -185,6 +185,7 @@ def test_imagenet_is_the_default_where_keras_has_it_and_needs_the_network():
         build_pretrained(dataclasses.replace(ARCHITECTURES["mobilenet"], download=fail), None, None)
 
 
+@pytest.mark.slow
 def test_imagenet_at_another_size_computes_what_a_network_of_that_size_computes():
     architecture = ARCHITECTURES["mobilenet_v2"]
     original = architecture.build(64, 4)  # every stage even: ZeroPadding2D is (0, 1) throughout

@@ -84,6 +84,7 @@ def test_one_grouped_kernel_in_another_order_is_seen(layer, change, regnet, imag
         kernel.assign(original)
 
 
+@pytest.mark.slow
 def test_padding_on_one_side_only_is_seen(regnet, images):
     model, recorded = regnet
 
