@@ -1,6 +1,7 @@
 """What all tests share: small models, images and command lines; and no skips in CI.
 
-A skip there is a test that nobody runs, so it fails.
+A skip there is a test that nobody runs, so it fails. What passed in the README's own `pytest` is not run once more:
+REFLOW_TF_PASSED is a file of `.ci/run`, written by the one run and read by the other.
 """
 
 import contextlib
@@ -31,6 +32,21 @@ def pytest_runtest_makereport():
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_make_collect_report():
     return _refuse_skip((yield))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    place, is_worker = os.environ.get("REFLOW_TF_PASSED"), hasattr(config, "workerinput")
+    if place and not is_worker and not os.path.exists(place):
+        passed = [report.nodeid for report in terminalreporter.getreports("passed") if report.when == "call"]
+        pathlib.Path(place).write_text("\n".join(passed), encoding="utf-8")
+
+
+def pytest_collection_modifyitems(config, items):
+    place = os.environ.get("REFLOW_TF_PASSED")
+    if place and os.path.exists(place):
+        passed = set(pathlib.Path(place).read_text(encoding="utf-8").splitlines())
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+        items[:] = [item for item in items if item.nodeid not in passed]
 
 
 class _Skipper:

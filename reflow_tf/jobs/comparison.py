@@ -10,7 +10,6 @@ A cell is written as soon as it is measured, and a run with the same settings ta
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,15 +21,15 @@ import numpy as np
 from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.crew import Crew, Site, State
-from reflow_tf.data.batches import CalibrationSet, EvaluationSet, ImageStream
-from reflow_tf.errors import InputError
+from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.jobs.evaluation import require_classifier
 from reflow_tf.jobs.inputs import open_sets
+from reflow_tf.jobs.settings import describe_settings, digest_all, require_same
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.loading import LoadedModel, load_model
+from reflow_tf.models.loading import load_model
 from reflow_tf.models.statistics import Gathered, gather
-from reflow_tf.models.surgery import copy_model, read_bits, write_masks
+from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.pruning import select
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, read_weights, show_nothing
@@ -244,7 +243,9 @@ def _run(
         require_classifier(loaded.num_classes, job.model)
     with stage("Opening the data"):
         calibration, evaluation = open_sets(job, loaded)
-        settings = _describe_settings(job, loaded, version) | {"sha256": _digest(loaded.model, calibration, evaluation)}
+        settings = describe_settings(job, loaded, version) | {
+            "sha256": digest_all(loaded.model, calibration, evaluation)
+        }
     document = _start(settings, calibration, evaluation)
     if folder.path.joinpath(JSON).exists() and not job.overwrite:
         document = _take_over(folder.path / JSON, settings)
@@ -340,33 +341,6 @@ def _open_folder(job: JobConfig) -> OutputFolder:
     return folder
 
 
-def _describe_settings(job: JobConfig, loaded: LoadedModel, version: str) -> dict[str, Any]:
-    """All that a cell depends on beside its method and its sparsity."""
-    names = ("model", "data", "eval_data", "class_names", "preprocess", "image_size")
-    numbers = ("calibration_samples", "batch_size", "seed")
-    return {
-        **{name: getattr(job, name) for name in (*names, *numbers)},
-        "weights": loaded.weights,
-        "data": job.data or loaded.default_data,
-        **{name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")},
-        "pattern": str(job.prune.requested_pattern),
-        "reflow_tf": version,
-    }
-
-
-def _digest(model: keras.Model, *sets: ImageStream) -> str:
-    """SHA-256 of the weights, the images and their labels: a file may change behind its name."""
-    found = hashlib.sha256()
-    for bits in read_bits(model.weights):
-        found.update(bits)
-    for images in sets:
-        for index in images.indices:
-            found.update(images.source.digest(int(index)))
-        labels = images.source.labels
-        found.update(b"" if labels is None else np.asarray(labels)[images.indices].tobytes())
-    return found.hexdigest()
-
-
 def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: EvaluationSet) -> Document:
     data = {
         "unit": evaluation.unit,
@@ -380,14 +354,7 @@ def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: Ev
 def _take_over(path: pathlib.Path, settings: dict[str, Any]) -> Document:
     """What an earlier run with the same settings found."""
     document = comparison.from_json(path.read_bytes())
-    before = document["settings"]
-    for name in settings | before:
-        if settings.get(name) != before.get(name):
-            shown = "other weights or images" if name == "sha256" else f"{name}={before.get(name)}"
-            raise InputError(
-                f"--output_dir holds a comparison with other settings, {shown}: name another folder, or --overwrite to "
-                f"start anew. Received: {path.parent}"
-            )
+    require_same(settings, document["settings"], "a comparison", path.parent)
     return document
 
 

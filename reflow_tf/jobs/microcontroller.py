@@ -289,6 +289,12 @@ def measure(job: JobConfig, files: Files) -> Footprint:
     return measure_cortex_m(files, job.boards)
 
 
+def keeps_to_budgets(job: JobConfig, footprint: Footprint) -> bool:
+    """Whether flash and RAM are within the job's budgets, where it has any."""
+    taken = (footprint.flash_bytes, job.flash_budget), (footprint.arena_bytes, job.ram_budget)
+    return all(budget is None or size <= budget for size, budget in taken)
+
+
 def complain_of(job: JobConfig, file: ExportedFile) -> str | None:
     """What a file takes beyond the job's budgets of flash and RAM, in words; None where it keeps to them.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import AUTO, JobConfig
-from reflow_tf.crew import Crew
+from reflow_tf.crew import ALONE, Crew
 from reflow_tf.errors import InputError
 from reflow_tf.export.half_precision import allows_float16
 from reflow_tf.export.rewriting import rewrite_exact
@@ -65,20 +65,26 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
         require_runtime(name)
     microcontroller.require_measure(job)
     keras.utils.set_random_seed(job.seed)
+    stopwatch = Stopwatch()
     with open_crew(job.workers, job.threads_per_worker, Address.of(job.model, job.weights, job.image_size)) as crew:
-        done = _run(job, command, crew)
+        given = open_given(job, stopwatch)
+        done = perform(job, given, foresee(job, given, stopwatch), stopwatch, command, crew)
     report = describe(done)
     with stage("Writing the results"):
         folder.write(render(report, done))
     return report
 
 
-def _run(job: JobConfig, command: Sequence[str], crew: Crew) -> Run:
+def perform(
+    job: JobConfig, given: Given, dense: Dense, stopwatch: Stopwatch, command: Sequence[str], crew: Crew = ALONE
+) -> Run:
     """All but the writing."""
-    stopwatch = Stopwatch()
-    given = _open(job, stopwatch)
-    dense = _foresee(job, given, stopwatch)
-    result = prune(
+    return finish(job, given, dense, prune_given(job, given, dense, crew), stopwatch, command, crew)
+
+
+def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew = ALONE) -> PruneResult:
+    """The model pruned; the same for every number format of its file, but for a budget of bytes or speed."""
+    return prune(
         given.loaded.model,
         job.prune,
         given.calibration,
@@ -88,6 +94,18 @@ def _run(job: JobConfig, command: Sequence[str], crew: Crew) -> Run:
         progress=show_progress,
         crew=crew,
     )
+
+
+def finish(
+    job: JobConfig,
+    given: Given,
+    dense: Dense,
+    result: PruneResult,
+    stopwatch: Stopwatch,
+    command: Sequence[str],
+    crew: Crew = ALONE,
+) -> Run:
+    """The pruned model as a file, measured."""
     stopwatch.seconds.update(result.report.seconds)
     if (emptied := describe_emptied(result)) is not None:
         announce(emptied)
@@ -97,7 +115,7 @@ def _run(job: JobConfig, command: Sequence[str], crew: Crew) -> Run:
     return Run(job, given, dense, result, exported, measured, stopwatch.seconds, command, crew.num_threads)
 
 
-def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
+def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
     """The model and the images."""
     with stage("Loading the model"), stopwatch.timed("load model"):
         loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
@@ -108,15 +126,15 @@ def _open(job: JobConfig, stopwatch: Stopwatch) -> Given:
     return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
 
 
-def _foresee(job: JobConfig, given: Given, stopwatch: Stopwatch) -> Dense:
-    """The dense file, and what the target makes of it: said before the long work where it will not gain."""
+def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, *, warn: bool = True) -> Dense:
+    """The dense file, and what the target makes of it: said, if wanted, before the long work where it will not gain."""
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
         file = _export(job, given, given.loaded.model, storage="dense")
         microcontroller.require_runnable(job, file.content)
         foreseen = explain(file.content, job.target)
         plain = job.requested_quantize == "none"
         floats = file if plain else _export(job, given, given.loaded.model, storage="dense", quantize="none")
-    if job.prune.sets_zeros:  # a narrower network gains without the target's help
+    if warn and job.prune.sets_zeros:  # a narrower network gains without the target's help
         _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
     return Dense(file, floats.content, foreseen.as_given)
 
@@ -181,10 +199,11 @@ def _measure(
     runtime = OpenedFile(exported.content, job.target.runtime)
     signals = result.report.signals
     with stopwatch.timed("evaluate files"):
-        runtimes = {"dense": OpenedFile(dense.float_content, "litert"), "file": runtime}
+        runtimes = {} if dense.ranked else {"dense": OpenedFile(dense.float_content, "litert")}
         most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
         num_classes = signals["dense"].num_classes
-        ranked = rank_files(runtimes, most, given.evaluation, num_classes, show_progress, crew=crew)
+        ranked = rank_files(runtimes | {"file": runtime}, most, given.evaluation, num_classes, show_progress, crew=crew)
+        ranked = ranked if dense.ranked is None else {"dense": dense.ranked} | ranked
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         looked_into = given.evaluation.select(given.looked_into)
         parity = measure_parity(runtime, looked_into, signals["repaired"].outputs)

@@ -6,7 +6,6 @@ plain magnitude pruning, without any repair, at the same sparsity.
 
 import json
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -15,6 +14,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.report import nouns, svg
 from reflow_tf.report.charts import NARROW, WIDE
+from reflow_tf.report.html_page import frame, table
 from reflow_tf.report.svg import element
 from reflow_tf.report.wording import count, interval, percent, plural, points, seconds
 
@@ -155,7 +155,6 @@ def render(document: Document) -> str:
     unit = data["unit"]
     given = ((name, value) for name, value in settings.items() if value is not None)
     title = f"{settings['model']}: ways to choose weights and to update the rest, side by side"
-    style = resources.files("reflow_tf.report").joinpath("page.css").read_text(encoding="utf-8")
     lead = (
         f"Measured on {plural(data['evaluation'], f'held-out {unit}')}; {plural(data['calibration'], f'other {unit}')} "
         f"served to calibrate. The dense model: {percent(dense['top1'])} {measure(document)}{_bounds(dense)}. "
@@ -171,38 +170,18 @@ def render(document: Document) -> str:
         element("section", element("h2", "In the mean"), _summary_table(document)),
         element("section", element("h2", "Every cell"), element("figure", _figures(document), _caption(caption))),
         element("section", element("h2", "In numbers"), _cells_table(document)),
-        element("section", element("h2", "Settings"), _rows(given, class_="plain")),
+        element("section", element("h2", "Settings"), table(given, class_="plain")),
     ]
-    head = (
-        Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n')
-        + element("title", title)
-        + element("style", Markup(style))
-    )
-    body = element("body", element("main", *parts))
-    return Markup("<!doctype html>\n") + element("html", element("head", head), body, lang="en") + "\n"
+    return frame(title, *parts)
 
 
 def _caption(text: str) -> Markup:
     return element("figcaption", text)
 
 
-def _rows(rows: Iterator[Any], heading: Sequence[str] = (), class_: str | None = None) -> Markup:
-    body = (
-        element("tr", element("th", row[0], scope="row"), *(element("td", _shown(value)) for value in row[1:]))
-        for row in rows
-    )
-    head = element("thead", element("tr", *(element("th", name, scope="col") for name in heading)))
-    table = element("table", *([head] if heading else []), element("tbody", *body), class_=class_)
-    return element("div", table, class_="scroll", tabindex="0", role="region", aria_label="table")
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _summary_table(document: Document) -> Markup:
     heading = ("gain over plain magnitude, points", *(_TITLES[state] for state in STATES))
-    return _rows(iter(summarize(document)), heading)
+    return table(iter(summarize(document)), heading)
 
 
 def _cells_table(document: Document) -> Markup:
@@ -227,7 +206,7 @@ def _cells_table(document: Document) -> Markup:
         )
         for cell in ordered
     )
-    return _rows(rows, heading)
+    return table(rows, heading)
 
 
 def _score_texts(score: dict[str, Any]) -> tuple[str, str]:

@@ -42,11 +42,13 @@ class Dense:
         file: what the unpruned model gives with the same quantization, not rewritten.
         float_content: the same in float32, which is what accuracy is lost against.
         verdict: the target's, on the file.
+        ranked: what the float32 file predicts for the evaluation images, where that is known already.
     """
 
     file: ExportedFile
     float_content: bytes
     verdict: Verdict
+    ranked: Ranked | None = None
 
 
 @dataclasses.dataclass(frozen=True)

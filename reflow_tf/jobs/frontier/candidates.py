@@ -1,0 +1,110 @@
+"""What is tried on a device: the plain conversions that anyone gets, then fewer channels, zeros, and both."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.jobs.frontier.devices import FORMATS, Device
+from reflow_tf.sparsity.patterns import Channel
+
+PLAIN, NARROW, SPARSE, BOTH = "plain", "narrow", "sparse", "narrow and sparse"
+_SHARES = (0.8, 0.65, 0.5)  # of the multiply-adds that stay
+_SPARSITIES = (0.5, 0.7, 0.8)
+_PAIRS = ((0.8, 0.5), (0.65, 0.7))
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One file to make and to measure.
+
+    Attributes:
+        name: what a person calls it: 'narrow 80 %, int8'.
+        kind: PLAIN, NARROW, SPARSE or BOTH.
+        number_format: a key of `FORMATS`.
+        step: how far it goes within its kind, from 0: a further one loses more.
+        target: of the job.
+        prune: what is pruned.
+    """
+
+    name: str
+    kind: str
+    number_format: str
+    step: int
+    target: str
+    prune: PruneConfig
+
+    @property
+    def folder(self) -> str:
+        """The name as that of a folder: 'narrow_80_int8'."""
+        words = self.name.replace("%", "").replace(",", " ").split()
+        return "_".join(word for word in words if word != "and")
+
+    def job(self, base: JobConfig, device: Device, output_dir: str) -> JobConfig:
+        """The run of the pruning tool that makes it."""
+        return dataclasses.replace(
+            base, prune=self.prune, output_dir=output_dir, quantize=FORMATS[self.number_format], **device.job
+        )
+
+
+def list_candidates(device: Device, repair: str, memory_budget: int | None = None) -> tuple[Candidate, ...]:
+    """All of them: plain ones first, then step by step what goes further.
+
+    Args:
+        device: where.
+        repair: of what is pruned, as `--repair` spells it.
+        memory_budget: as in `PruneConfig`.
+    """
+    plain = [_plain(device, number_format) for number_format in device.formats]
+    shared = {"repair": repair, "memory_budget": memory_budget}
+    others = [*_narrow(device, shared), *_sparse(device, shared), *_both(device, shared)]
+    order = (NARROW, SPARSE, BOTH)
+    others.sort(key=lambda candidate: (candidate.step, order.index(candidate.kind)))
+    return (*plain, *others)
+
+
+def _plain(device: Device, number_format: str) -> Candidate:
+    prune = PruneConfig(target=device.dense_target, sparsity=0.0, repair="none")
+    return Candidate(f"plain {number_format}", PLAIN, number_format, 0, device.dense_target, prune)
+
+
+def _narrow(device: Device, shared: dict) -> Iterator[Candidate]:
+    multiple = 4 if device.dense_target in ("cortex_m", "tflm") else 8
+    for step, share in enumerate(_SHARES):
+        for number_format in device.formats:
+            prune = PruneConfig(
+                target=device.dense_target, pattern=Channel(), max_macs=share, channel_multiple=multiple, **shared
+            )
+            name = f"narrow {share:.0%}, {number_format}".replace("%", " %")
+            yield Candidate(name, NARROW, number_format, step, device.dense_target, prune)
+
+
+def _sparse(device: Device, shared: dict) -> Iterator[Candidate]:
+    for step, sparsity in enumerate(_SPARSITIES):
+        for number_format in device.sparse_formats[-1:]:
+            prune = PruneConfig(
+                target=device.target, sparsity=sparsity, allocation=_allocation(device), **device.prune, **shared
+            )
+            name = f"sparse {sparsity:.0%}, {number_format}".replace("%", " %")
+            yield Candidate(name, SPARSE, number_format, step, device.target, prune)
+
+
+def _both(device: Device, shared: dict) -> Iterator[Candidate]:
+    multiple = 4 if device.target in ("cortex_m", "tflm") else 8
+    for step, (share, sparsity) in enumerate(_PAIRS):
+        for number_format in device.sparse_formats[-1:]:
+            prune = PruneConfig(
+                target=device.target,
+                max_macs=share,
+                sparsity=sparsity,
+                channel_multiple=multiple,
+                allocation=_allocation(device),
+                **device.prune,
+                **shared,
+            )
+            name = f"narrow {share:.0%} and sparse {sparsity:.0%}, {number_format}".replace("%", " %")
+            yield Candidate(name, BOTH, number_format, step + 1, device.target, prune)
+
+
+def _allocation(device: Device) -> str:
+    """XNNPACK's ballast wants layers alike; where every kernel is pruned, large ones can spare more."""
+    return "uniform" if device.target == "xnnpack" else "erk"

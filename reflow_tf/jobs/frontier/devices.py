@@ -1,0 +1,119 @@
+"""Devices that a file may be for: what is tried there, and what one inference costs there, as measured here."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from reflow_tf.errors import InputError
+
+FORMATS = {"float32": "none", "float16": "float16", "int8": "int8"}
+"""Number formats -> how `--quantize` spells them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A preset over targets and runtimes.
+
+    Attributes:
+        name: as `--device` spells it.
+        place: where that is, in a sentence: 'on a Cortex-A76'.
+        description: what is measured, and in what.
+        runtime: what measures a file: one of `jobs.benchmark.RUNTIMES`; 'microcontroller': what its target measures;
+            'bytes': its size.
+        unit: of the cost: 'instructions', 'ms', 'cycles' or 'bytes'.
+        target: of files with zeros.
+        dense_target: of all others.
+        formats: number formats of files without zeros, keys of `FORMATS`; the first is what all are compared with.
+        sparse_formats: of files with zeros.
+        job: further fields of `JobConfig`.
+        prune: further fields of `PruneConfig` for files with zeros.
+        is_estimate: the cost is a model's, and nothing was run.
+        margin: a file must cost so many times less than one in another number format before it is called cheaper:
+            instructions of one format are not those of another.
+    """
+
+    name: str
+    place: str
+    description: str
+    runtime: str
+    unit: str
+    target: str
+    dense_target: str
+    formats: tuple[str, ...]
+    sparse_formats: tuple[str, ...]
+    job: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    is_estimate: bool = False
+    margin: float = 1.0
+
+
+def _microcontroller(name: str, place: str, target: str, unit: str, what: str, **job: Any) -> Device:
+    given = ("microcontroller", unit, target, target, ("int8",), ("int8",))
+    return Device(name, place, what, *given, job=job, is_estimate=target == "ethos_u")
+
+
+_ALL = (
+    Device(
+        "phone",
+        "on a Cortex-A76",
+        "LiteRT on an emulated Cortex-A76, which has dot products and float16; instructions",
+        *("aarch64", "instructions", "xnnpack", "cpu", ("float32", "float16", "int8"), ("float32",)),
+        job={"cpu": "cortex-a76"},
+        prune={"device": "arm"},
+        margin=1.25,
+    ),
+    Device(
+        "browser",
+        "in a browser",
+        "LiteRT.js in a headless Chromium, one thread; milliseconds",
+        *("web", "ms", "xnnpack", "cpu", ("float32", "int8"), ("float32",)),
+        prune={"device": "browser"},
+    ),
+    Device(
+        "desktop",
+        "on this machine",
+        "LiteRT on this machine, one thread; milliseconds of dense files, all that x86 has kernels for",
+        *("litert", "ms", "cpu", "cpu", ("float32", "int8"), ()),
+    ),
+    *(
+        _microcontroller(
+            f"cortex_{board}",
+            f"on a Cortex-{board.upper()}",
+            "cortex_m",
+            "instructions",
+            f"generated C on an emulated Cortex-{board.upper()}; instructions, flash and RAM",
+            boards=(board,),
+        )
+        for board in ("m4", "m7", "m55")
+    ),
+    _microcontroller("tflm", "in TFLM", "tflm", "bytes", "TensorFlow Lite for Microcontrollers; bytes of flash"),
+    *(
+        _microcontroller(
+            f"ethos_{number}",
+            f"on an Ethos-{number.upper()}",
+            "ethos_u",
+            "cycles",
+            f"Arm's Vela for an Ethos-{number.upper()}; its estimate of cycles, nothing is run",
+            accelerator=accelerator,
+        )
+        for number, accelerator in (("u55", "ethos-u55-128"), ("u85", "ethos-u85-256"))
+    ),
+    Device(
+        "size",
+        "in storage",
+        "a small file, wherever it runs; bytes",
+        *("bytes", "bytes", "storage", "storage", ("float32", "float16", "int8"), ("float16", "int8")),
+    ),
+)
+DEVICES: Mapping[str, Device] = {device.name: device for device in _ALL}
+
+
+def find_device(name: str) -> Device:
+    """The device of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in DEVICES:
+        raise InputError(f"--device must be one of {', '.join(DEVICES)}. Received: {name}")
+    return DEVICES[name]

@@ -1,0 +1,395 @@
+"""The search: candidates are made one after the other, measured on the device, and written down as they are done.
+
+What candidates share is computed once: the images, the dense network's files and predictions. What cannot win is not
+made, and the document says why. A run that is interrupted goes on where it was: finished candidates are taken over,
+if their files are what they were.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.errors import InputError
+from reflow_tf.export.tflite import export_tflite
+from reflow_tf.jobs import microcontroller, pipeline
+from reflow_tf.jobs.benchmark import Candidate as Measurable
+from reflow_tf.jobs.benchmark import measure_files, require_runtime
+from reflow_tf.jobs.evaluation import OpenedFile
+from reflow_tf.jobs.frontier.answer import Row, choose
+from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate, list_candidates
+from reflow_tf.jobs.frontier.devices import Device
+from reflow_tf.jobs.frontier.flagfile import spell
+from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
+from reflow_tf.jobs.record.document import describe, render
+from reflow_tf.jobs.record.run import Dense, Given, Run
+from reflow_tf.jobs.scoring import rank_files
+from reflow_tf.jobs.settings import describe_settings, digest_all, require_same
+from reflow_tf.pruning import PruneResult, prune
+from reflow_tf.repair.contract import show_nothing
+from reflow_tf.report import frontier as report
+from reflow_tf.report.folder import OutputFolder
+from reflow_tf.report.frontier import VERSION, Document
+from reflow_tf.report.progress import announce, show_progress, stage
+from reflow_tf.sparsity.masks import is_sparse
+from reflow_tf.stopwatch import Stopwatch
+
+JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
+_PARTS = {name: f"{name}.part" for name in (JSON, PAGE)}
+HELD_OUT_EVERY = 4
+LEAST_IMAGES = 16
+_HOPELESS, _HOPELESS_POINTS = 5, 10.0
+"""A kind goes no further once it is expected to lose so many times what is allowed, and so many points."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What to search for.
+
+    Attributes:
+        job: the model and the images; its `output_dir` is the search's folder.
+        device: where the file is to run.
+        max_accuracy_drop: points that it may be expected to lose.
+        repair: of what is pruned, as `--repair` spells it.
+        minutes: after so many, nothing more is begun; None: all is tried.
+        version: of this package.
+    """
+
+    job: JobConfig
+    device: Device
+    max_accuracy_drop: float
+    repair: str
+    minutes: float | None
+    version: str
+
+
+def run(search: Search, command: Sequence[str] = ()) -> Document:
+    """Tries what may win and writes the folder, anew after each candidate.
+
+    Raises:
+        InputError: something given cannot be used; the device's runtime is not set up; the folder holds another search,
+            or one that is running; the time is too short for one candidate.
+    """
+    folder = _open_folder(search.job)
+    _require_device(search)
+    keras.utils.set_random_seed(search.job.seed)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.path):
+        searching = _Searching(search, folder.path, command)
+        searching.go()
+        return searching.document
+
+
+class _Searching:
+    """The state of a search."""
+
+    def __init__(self, search: Search, folder: pathlib.Path, command: Sequence[str]):
+        self._search, self._folder, self._started = search, folder, time.monotonic()
+        job, stopwatch = search.job, Stopwatch()
+        loaded = pipeline.open_given(job, stopwatch)
+        fitted, judged = split(range(len(loaded.calibration)), HELD_OUT_EVERY)
+        if len(loaded.calibration) < LEAST_IMAGES:
+            raise InputError(
+                f"A search needs at least {LEAST_IMAGES} calibration {loaded.evaluation.unit}s, of which it judges by "
+                f"one in {HELD_OUT_EVERY}. Received: {len(loaded.calibration)}"
+            )
+        every = loaded.calibration
+        held = EvaluationSet(every.source, every.indices[judged], every.preprocessing, every.batch_size)
+        self._given: Given = dataclasses.replace(loaded, calibration=every.select(fitted))
+        settings = describe_settings(job, loaded.loaded, search.version)
+        settings |= {"sha256": digest_all(loaded.loaded.model, every, loaded.evaluation)}
+        settings |= {"device": search.device.name, "repair": search.repair}
+        for name in ("target", "prunable", "pattern", "allocation"):
+            del settings[name]
+        self._settings = settings
+        self._denses: dict[tuple[str, str], Dense] = {}
+        self._last: tuple[PruneConfig, PruneResult] | None = None
+        dense = self._dense(self._job(list_candidates(search.device, search.repair)[0]))
+        with stage("Judging by held-out calibration images"):
+            runner = OpenedFile(dense.float_content, "litert")
+            self._loss = ExpectedLoss(runner, held, loaded.loaded.num_classes or 0)
+        self.document = self._start(len(fitted), len(judged), command)
+
+    def go(self) -> None:
+        """Makes one candidate after the other."""
+        candidates = list_candidates(self._search.device, self._search.repair, self._search.job.prune.memory_budget)
+        for number, candidate in enumerate(candidates, start=1):
+            if any(cell["name"] == candidate.name for cell in self.document["cells"]):
+                continue
+            if (reason := self._objection(candidate)) is not None:
+                self._drop(candidate, reason)
+                continue
+            if self._is_late():
+                self.document["not_tried"].append(candidate.name)
+                continue
+            print_name = f"{candidate.name} ({number} of {len(candidates)})"
+            with stage(print_name):
+                cell = self._make(candidate)
+            self.document["cells"].append(cell)
+            self._conclude()
+        if not self.document["cells"]:
+            raise InputError(
+                f"--minutes must leave time for one candidate. "
+                f"Received: {self._search.minutes:g}, in which none was begun"
+            )
+        self._conclude()
+        self._show_best()
+
+    def _start(self, num_fitted: int, num_judged: int, command: Sequence[str]) -> Document:
+        device, data = self._search.device, self._given.evaluation
+        document: Document = {
+            "version": VERSION,
+            "command": list(command),
+            "settings": self._settings,
+            "device": {
+                name: getattr(device, name)
+                for name in ("name", "place", "description", "runtime", "unit", "is_estimate", "margin")
+            },
+            "data": {
+                "unit": data.unit,
+                "fitted": num_fitted,
+                "judged": num_judged,
+                "evaluation": len(data),
+                "labelled": data.labels is not None,
+            },
+            "max_accuracy_drop": self._search.max_accuracy_drop,
+            "cells": [],
+            "dropped": [],
+            "not_tried": [],
+        }
+        path = self._folder / JSON
+        if path.exists() and not self._search.job.overwrite:
+            before = report.from_json(path.read_bytes())
+            require_same(self._settings, before["settings"], "a search", self._folder)
+            document["cells"] = [cell for cell in before["cells"] if self._is_whole(cell)]
+        return document
+
+    def _is_whole(self, cell: dict[str, Any]) -> bool:
+        """Whether the file of a cell is still the one that was measured."""
+        path = self._folder / CELLS / cell["folder"] / "model.tflite"
+        whole = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == cell["sha256"]
+        if not whole:
+            announce(f"{cell['name']} is made again: {path} is not the file that was measured.")
+        return whole
+
+    def _is_late(self) -> bool:
+        minutes = self._search.minutes
+        return minutes is not None and time.monotonic() - self._started > 60 * minutes
+
+    def _job(self, candidate: Candidate) -> JobConfig:
+        return candidate.job(self._search.job, self._search.device, str(self._folder / CELLS / candidate.folder))
+
+    def _dense(self, job: JobConfig) -> Dense:
+        """The dense network's file in the job's number format; what it predicts is found once for all."""
+        key = job.prune.target, job.requested_quantize
+        if key not in self._denses:
+            dense = pipeline.foresee(job, self._given, Stopwatch(), warn=False)
+            known = next((each.ranked for each in self._denses.values()), None)
+            if known is None:
+                runners = {"dense": OpenedFile(dense.float_content, "litert")}
+                classes = self._given.loaded.num_classes or 0
+                known = rank_files(runners, {}, self._given.evaluation, classes, show_progress)["dense"]
+            self._denses[key] = dataclasses.replace(dense, ranked=known)
+        return self._denses[key]
+
+    def _make(self, candidate: Candidate) -> dict[str, Any]:
+        """The candidate's folder, and what is told of it."""
+        job, stopwatch, started = self._job(candidate), Stopwatch(), time.monotonic()
+        dense = self._dense(job)
+        made = pipeline.finish(job, self._given, dense, self._prune(job, dense), stopwatch, spell(job))
+        described = describe(made)
+        cost, dense_cost, differs = self._measure(made)
+        loss, error = self._loss.measure(OpenedFile(made.exported.content, job.target.runtime))
+        shutil.rmtree(job.output_dir, ignore_errors=True)  # of a run that was interrupted after the writing
+        OutputFolder(job.output_dir, pipeline.FILES).write(render(described, made))
+        score = (described["accuracy"] or described["agreement"])["file"]
+        footprint = made.measured.footprint
+        return {
+            "name": candidate.name,
+            "kind": candidate.kind,
+            "number_format": candidate.number_format,
+            "folder": candidate.folder,
+            "command": spell(job),
+            "cost": cost,
+            "cost_share": cost / dense_cost,
+            "differs": differs,
+            "size_bytes": len(made.exported.content),
+            "flash_bytes": footprint and footprint.flash_bytes,
+            "ram_bytes": footprint and footprint.arena_bytes,
+            "fits": footprint is None or microcontroller.keeps_to_budgets(job, footprint),
+            "expected_drop_points": round(loss, 4),
+            "expected_error_points": round(error, 4),
+            "score": score,
+            "seconds": round(time.monotonic() - started, 1),
+            "sha256": hashlib.sha256(made.exported.content).hexdigest(),
+        }
+
+    def _prune(self, job: JobConfig, dense: Dense) -> PruneResult:
+        """The last one is kept: the next candidate may differ in its number format alone."""
+        if self._last is None or self._last[0] != job.prune:
+            self._last = job.prune, pipeline.prune_given(job, self._given, dense)
+        return self._last[1]
+
+    def _measure(self, made: Run) -> tuple[float, float, bool]:
+        """What the file costs, what the first plain conversion does, and whether its outputs are wrong there."""
+        device, content = self._search.device, made.exported.content
+        if device.runtime == "bytes":
+            return len(content), len(made.dense.float_content), False
+        if device.runtime == "microcontroller":
+            footprint = made.measured.footprint
+            assert footprint is not None
+            if device.unit == "bytes":
+                return footprint.flash_bytes, footprint.dense_flash_bytes, False
+            pair = footprint.npu_cycles or next(iter(footprint.instructions.values()))
+            return pair.file, pair.dense, False
+        return self._time(content, made.dense.float_content)
+
+    def _time(self, content: bytes, dense: bytes) -> tuple[float, float, bool]:
+        """Side by side with the float32 file, turn by turn, so that what else the machine does falls on both."""
+        device = self._search.device
+        found = measure_files(
+            [Measurable("the file", content)],
+            Measurable("float32", dense),
+            runtime=device.runtime,
+            cpu=device.job.get("cpu"),
+        )
+        (file,) = found.files
+        assert file.speedup is not None
+        return file.cost.median, file.cost.median * file.speedup.median, file.differs
+
+    def _objection(self, candidate: Candidate) -> str | None:
+        """Why a candidate cannot win, as far as is known; None if it may."""
+        if candidate.kind == PLAIN:
+            return None
+        limit = self._search.max_accuracy_drop
+        milder = self._find(candidate.kind, candidate.number_format, below=candidate.step)
+        hopeless = max(_HOPELESS * limit, _HOPELESS_POINTS)
+        for cell in milder:
+            if cell["expected_drop_points"] > hopeless:
+                return f"{cell['name']} is expected to lose {cell['expected_drop_points']:.1f} points already"
+        plain = [cell for cell in self._find(PLAIN) if _read_row(cell).likely_most <= limit]
+        if not plain:
+            return None
+        best = min(plain, key=lambda cell: cell["cost_share"])
+        least = self._foresee(candidate, best)
+        if least is not None and least >= best["cost_share"]:
+            return (
+                f"it would cost {least:.2f} of {self._search.device.formats[0]}, and {best['name']} costs "
+                f"{best['cost_share']:.2f}"
+            )
+        return None
+
+    def _find(self, kind: str, number_format: str | None = None, below: int | None = None) -> list[dict[str, Any]]:
+        names = {
+            candidate.name
+            for candidate in list_candidates(self._search.device, self._search.repair)
+            if candidate.kind == kind
+            and number_format in (None, candidate.number_format)
+            and (below is None or candidate.step < below)
+        }
+        return [cell for cell in self.document["cells"] if cell["name"] in names]
+
+    def _foresee(self, candidate: Candidate, best: dict[str, Any]) -> float | None:
+        """At least so much it will cost, as a share of the first plain conversion; None where nobody knows.
+
+        Instructions do not depend on the values of weights: a file with zeros is counted before anything is repaired.
+        """
+        share = candidate.prune.max_macs
+        if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
+            own = self._find(PLAIN, candidate.number_format)
+            return own[0]["cost_share"] * float(share or 1) if own else None
+        if self._search.device.unit != "instructions" or self._search.device.runtime != "aarch64":
+            return None
+        if candidate.kind not in (SPARSE, BOTH):
+            return None
+        with stage(f"Counting for {candidate.name}"):
+            return self._count_zeros(candidate.prune) * (float(share) if share else 1.0)
+
+    def _count_zeros(self, config: PruneConfig) -> float:
+        config = dataclasses.replace(config, max_macs=None, repair="none")
+        model = prune(self._given.loaded.model, config, progress=show_nothing).model
+        assert any(map(is_sparse, (variable.numpy() for variable in model.trainable_variables)))
+        target = config.hardware
+        file = export_tflite(
+            model,
+            storage=target.storage,
+            rewrite=target.rewrite,
+            device=config.device,
+            input_shape=self._given.calibration.sample_shape,
+        )
+        dense = next(iter(self._denses.values())).float_content
+        cost, dense_cost, _ = self._time(file.content, dense)
+        return cost / dense_cost
+
+    def _drop(self, candidate: Candidate, reason: str) -> None:
+        announce(f"{candidate.name} is left out: {reason}.")
+        self.document["dropped"].append({"name": candidate.name, "reason": reason})
+
+    def _conclude(self) -> None:
+        """Draws the conclusions of what is known so far, and writes them."""
+        rows = [_read_row(cell) for cell in self.document["cells"] if cell["fits"] and not cell["differs"]]
+        answer = choose(rows, self._search.max_accuracy_drop, self._search.device.margin) if rows else None
+        self.document["answer"] = answer and dataclasses.asdict(answer) | {"frontier": list(answer.frontier)}
+        self.document["seconds"] = round(time.monotonic() - self._started, 1)
+        for name, text in ((JSON, report.to_json(self.document)), (PAGE, report.render(self.document))):
+            part = self._folder / _PARTS[name]
+            part.write_text(text, encoding="utf-8")
+            part.replace(self._folder / name)
+
+    def _show_best(self) -> None:
+        """Copies the recommended folder to `best`."""
+        answer, target = self.document["answer"], self._folder / BEST
+        shutil.rmtree(target, ignore_errors=True)
+        if answer is None or answer["recommended"] is None:
+            return
+        cell = next(cell for cell in self.document["cells"] if cell["name"] == answer["recommended"])
+        part = self._folder / f"{BEST}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(self._folder / CELLS / cell["folder"], part)
+        part.rename(target)
+
+
+def _read_row(cell: dict[str, Any]) -> Row:
+    expected = cell["expected_drop_points"], cell["expected_error_points"]
+    return Row(cell["name"], cell["kind"], cell["number_format"], cell["cost_share"], *expected)
+
+
+def _require_device(search: Search) -> None:
+    """Says at once what is not set up."""
+    device = search.device
+    if device.runtime in ("aarch64", "web", "litert"):
+        require_runtime(device.runtime)
+    for candidate in list_candidates(device, search.repair):
+        microcontroller.require_measure(candidate.job(search.job, device, search.job.output_dir))
+
+
+def _open_folder(job: JobConfig) -> OutputFolder:
+    """The folder, which may hold what an earlier search wrote and nothing else."""
+    own = frozenset({JSON, PAGE, CELLS, BEST, LOCK, f"{BEST}.part", *_PARTS.values()})
+    folder = OutputFolder(job.output_dir, frozenset(), True, optional=own)
+    folder.require_outside(
+        {name: getattr(job, name) for name in ("model", "weights", "data", "eval_data", "class_names")}
+    )
+    return folder
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Two searches in one folder would write over each other; the lock of one that was killed is free."""
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"--output_dir must be a folder in which no other search is running. Received: {folder}"
+            ) from error
+        yield

@@ -1,0 +1,286 @@
+"""A search for the file to ship: its JSON, the sentence on top, its table on the terminal, and its page."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from markupsafe import Markup
+
+from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+from reflow_tf.report import nouns, svg
+from reflow_tf.report.charts import NARROW, WIDE
+from reflow_tf.report.html_page import frame, table
+from reflow_tf.report.svg import element
+from reflow_tf.report.wording import SPACE, count, interval, percent, plural, seconds, significant, size
+
+Document = dict[str, Any]
+"""Plain JSON: version, command, settings, device, data, cells, what was left out, and the answer."""
+
+VERSION = 1
+_PLAIN = "plain"
+_SAME = 0.02  # costs so close are called the same
+
+
+def to_json(document: Document) -> str:
+    """The document as text."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: bytes) -> Document:
+    """The inverse of `to_json`.
+
+    Raises:
+        InputError: the text is not a search of this version.
+    """
+    try:
+        document = json.loads(text)
+        if document["version"] != VERSION or not {"settings", "cells", "device"} <= set(document):
+            raise ValueError(f"version {document['version']}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # no JSON, no UTF-8, or something else
+        raise InputError(
+            f"frontier.json must be what an earlier search wrote; --overwrite starts anew. Received: {text[:60]!r} "
+            f"({say_why(error)})"
+        ) from error
+    return document
+
+
+def find(document: Document, name: str | None) -> dict[str, Any] | None:
+    """The cell of that name."""
+    return next((cell for cell in document["cells"] if cell["name"] == name), None)
+
+
+def headline(document: Document) -> str:
+    """What to ship, in a sentence that needs no other."""
+    answer, device = document["answer"], document["device"]
+    place, limit = device["place"], f"{document['max_accuracy_drop']:g}"
+    place = place[0].upper() + place[1:]
+    chosen = find(document, answer and answer["recommended"])
+    plain = find(document, answer and answer["best_plain"])
+    if chosen is None:
+        return f"{place} nothing that was tried can be trusted to lose at most {limit} {_points(document)}."
+    if chosen["kind"] == _PLAIN:
+        return f"{place} ship {chosen['name']}: nothing that was pruned beats it here. {_compared(document, chosen)}"
+    beside = ""
+    if plain and abs(plain["cost_share"] - 1) > _SAME:
+        beside = f" and {_cheaper(document, plain, chosen)} than {plain['name']}"
+    cheaper = f"{_cheaper(document, None, chosen)} than {_first(document)}{beside}"
+    return f"{place} ship {chosen['name']}: {cheaper}. {_loss(document, chosen)}"
+
+
+def _compared(document: Document, cell: dict[str, Any]) -> str:
+    if cell["cost_share"] > 1 - _SAME:
+        return _loss(document, cell)
+    verb = "is" if document["device"]["unit"] == "ms" else "takes"
+    return f"It {verb} {_cheaper(document, None, cell)} than {_first(document)}. {_loss(document, cell)}"
+
+
+def _cheaper(document: Document, than: dict[str, Any] | None, cell: dict[str, Any]) -> str:
+    unit, is_estimate = document["device"]["unit"], document["device"]["is_estimate"]
+    ratio = significant((than["cost_share"] if than else 1.0) / cell["cost_share"])
+    if unit == "ms":
+        return f"{ratio} times as fast"
+    return f"{'by estimate ' if is_estimate else ''}{ratio} times fewer {unit}"
+
+
+def _first(document: Document) -> str:
+    return "the float32 file" if document["device"]["runtime"] != "microcontroller" else "the dense int8 file"
+
+
+def _points(document: Document) -> str:
+    return "points of top-1" if document["data"]["labelled"] else "points of agreement"
+
+
+def _loss(document: Document, cell: dict[str, Any]) -> str:
+    score, data = cell["score"], document["data"]
+    what = "of top-1" if data["labelled"] else "of agreement with the dense network"
+    lost, held_out = score["drop_points"], f"held-out calibration {data['unit']}"
+    verb = f"It lost {lost:.1f}" if lost >= 0 else f"It gained {-lost:.1f}"
+    return (
+        f"{verb} points {what} on {plural(score['n'], data['unit'])}, and was expected to lose "
+        f"{_expected(cell)} by {plural(data['judged'], held_out)}."
+    )
+
+
+def _expected(cell: dict[str, Any]) -> str:
+    return f"{cell['expected_drop_points']:.1f} ± {cell['expected_error_points']:.1f}"
+
+
+def measure(document: Document) -> str:
+    """What the scores count."""
+    return "top-1" if document["data"]["labelled"] else "agreement"
+
+
+def format_table(document: Document) -> list[str]:
+    """The lines that a person reads."""
+    heading = ("", "cost", "of first", "bytes", measure(document), "lost", "expected")
+    lines_of: list[tuple[str, ...]] = [heading]
+    for cell in _ordered(document):
+        mark = _mark(document, cell)
+        lines_of.append((f"{mark} {cell['name']}", *_numbers(document, cell)))
+    widths = [max(len(row[column]) for row in lines_of) for column in range(len(heading))]
+    lines = [headline(document), ""]
+    lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in lines_of]
+    lines += [
+        "",
+        "* recommended; + on the frontier. Lost: on evaluation images; expected: by held-out calibration images.",
+    ]
+    lines += [f"left out: {each['name']}: {each['reason']}" for each in document["dropped"]]
+    if document["not_tried"]:
+        lines.append(f"not tried for want of time: {', '.join(document['not_tried'])}")
+    return lines
+
+
+def _mark(document: Document, cell: dict[str, Any]) -> str:
+    answer = document["answer"]
+    if answer is None:
+        return " "
+    return "*" if cell["name"] == answer["recommended"] else "+" if cell["name"] in answer["frontier"] else " "
+
+
+def _numbers(document: Document, cell: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        _cost(document, cell),
+        f"{cell['cost_share']:.2f}",
+        count(cell["size_bytes"]),
+        percent(cell["score"]["top1"]),
+        f"{cell['score']['drop_points']:.1f}",
+        _expected(cell),
+    )
+
+
+def _cost(document: Document, cell: dict[str, Any]) -> str:
+    unit, cost = document["device"]["unit"], cell["cost"]
+    if unit == "ms":
+        return f"{significant(cost, 3)}{SPACE}ms"
+    return size(round(cost)) if unit == "bytes" else f"{cost / 1e6:,.1f}{SPACE}M"
+
+
+def _ordered(document: Document) -> list[dict[str, Any]]:
+    return sorted(document["cells"], key=lambda cell: cell["cost_share"])
+
+
+def render(document: Document) -> str:
+    """The page as HTML text that needs nothing but itself."""
+    device, data = document["device"], document["data"]
+    title = f"{document['settings']['model']}: the file to ship {device['place']}"
+    unit = data["unit"]
+    judged = plural(data["judged"], f"calibration {unit}")
+    scored = plural(data["evaluation"], f"evaluation {unit}")
+    lead = (
+        f"Measured: {device['description']}. Scores are of {scored}. Files were chosen by what they are expected to "
+        f"lose (± a standard error) on {judged} that none was fitted to, as far as the dense network's own "
+        f"probabilities can be believed; {count(data['fitted'])} others were fitted to. With 95 % probability that may "
+        f"be at most {document['max_accuracy_drop']:g} points."
+    )
+    caption = (
+        f"{measure(document).capitalize()} on the evaluation {unit}s against the cost of an inference, as a share of "
+        f"{_first(document)}. Squares: plain conversions; circles: pruned; numbers: rows of the table. Ringed: "
+        f"recommended. Whiskers: {nouns.interval(unit, _positions(document))}."
+    )
+    parts = [
+        element("header", element("h1", title), element("p", headline(document), class_="lead"), element("p", lead)),
+        element("section", element("h2", "Side by side"), _figure(document, caption)),
+        element("section", element("h2", "In numbers"), _table(document)),
+        *_left_out(document),
+        element("section", element("h2", "The commands"), _commands(document)),
+        element("section", element("h2", "Settings"), table(_settings(document), class_="plain")),
+    ]
+    return frame(title, *parts)
+
+
+def _positions(document: Document) -> int:
+    return document["cells"][0]["score"]["positions"] if document["cells"] else 1
+
+
+def _table(document: Document) -> Markup:
+    scores = measure(document), "points lost", "expected"
+    heading: tuple[str, ...] = ("file", "cost", "of the first", "bytes", *scores, "time")
+    if document["device"]["runtime"] == "microcontroller":
+        heading = (*heading, "flash", "RAM")
+    body = []
+    for number, cell in enumerate(_ordered(document), start=1):
+        link = element("a", f"{number}. {cell['name']}", href=f"cells/{cell['folder']}/report.html")
+        bounds = cell["score"]["top1_interval"]
+        shown = list(_numbers(document, cell))
+        shown[3] += f" ({interval(bounds)})" if bounds else ""
+        row: list[str] = [link, *shown, seconds(cell["seconds"])]
+        if document["device"]["runtime"] == "microcontroller":
+            row += [size(cell["flash_bytes"]), size(cell["ram_bytes"])]
+        body.append(row)
+    return table(body, heading)
+
+
+def _commands(document: Document) -> Markup:
+    """What makes each file again."""
+    made = (
+        (cell["name"], element("code", "python -m reflow_tf.tools.prune " + shlex.join(cell["command"])))
+        for cell in _ordered(document)
+    )
+    return table(made, ("file", "made by"))
+
+
+def _left_out(document: Document) -> Iterator[Markup]:
+    found = [(each["name"], each["reason"]) for each in document["dropped"]]
+    found += [(name, "not tried for want of time") for name in document["not_tried"]]
+    found += [(c["name"], "made; its outputs there are wrong") for c in document["cells"] if c["differs"]]
+    found += [(c["name"], "made, and beyond a budget of flash or RAM") for c in document["cells"] if not c["fits"]]
+    if found:
+        yield element("section", element("h2", "Left out, and why"), table(found, ("file", "reason")))
+
+
+def _settings(document: Document) -> Iterator[tuple[str, Any]]:
+    yield "device", document["device"]["name"]
+    yield from ((name, value) for name, value in document["settings"].items() if value is not None)
+    yield "seconds", document["seconds"]
+
+
+def _figure(document: Document, caption: str) -> Markup:
+    """The same picture for a wide page and for a phone; the style sheet shows one of them."""
+    label = f"{measure(document)} of {len(document['cells'])} files against their cost."
+    pictures = []
+    for width, class_ in ((WIDE, "wide"), (NARROW, "narrow")):
+        height, children = _draw(document, width)
+        pictures.append(svg.picture(width, height, label, *children, class_=class_))
+    return element("figure", Markup("\n").join(pictures), element("figcaption", caption))
+
+
+def _draw(document: Document, width: float) -> tuple[float, list[Markup]]:
+    cells = document["cells"]
+    height, left, right, top, bottom = 380.0, 48.0, width - 12, 18.0, 330.0
+    most = max((cell["cost_share"] for cell in cells), default=1.0)
+    x = svg.linear((0.0, max(1.05, 1.05 * most)), (left, right))
+    lows = [(cell["score"]["top1_interval"] or [cell["score"]["top1"]])[0] for cell in cells] or [0.0]
+    least = max(0.0, min(lows) - 0.02)
+    y = svg.linear((least, 1.0 if max(lows) > 0.9 else max(lows) + 0.08), (bottom, top))
+    parts: list[Markup] = []
+    for tick in range(0, int(max(1.05, 1.05 * most) / 0.25) + 1):
+        share = 0.25 * tick
+        parts += [svg.line(x(share), top, x(share), bottom, "grid" if tick else "axis")]
+        parts += [svg.text(x(share), bottom + 16, f"{share:g}", "tick", "middle")]
+    for tick in range(0, 21):
+        if least <= tick / 20 <= 1 and y(tick / 20) >= top:
+            parts += [svg.line(left, y(tick / 20), right, y(tick / 20), "grid")]
+            parts += [svg.text(left - 8, y(tick / 20) + 4, percent(tick / 20, 0), "tick", "end")]
+    parts.append(
+        svg.text((left + right) / 2, bottom + 38, f"{document['device']['unit']}, as a share", "label", "middle")
+    )
+    for number, cell in enumerate(_ordered(document), start=1):
+        parts += _draw_cell(document, number, cell, x, y)
+    return height, parts
+
+
+def _draw_cell(document: Document, number: int, cell: dict[str, Any], x: svg.Scale, y: svg.Scale) -> Iterator[Markup]:
+    score, across, up = cell["score"], x(cell["cost_share"]), y(cell["score"]["top1"])
+    if score["top1_interval"]:
+        low, high = score["top1_interval"]
+        yield svg.line(across, y(low), across, y(high), "whisker")
+    title = element("title", f"{cell['name']}: {_cost(document, cell)}, {percent(score['top1'])}")
+    if document["answer"] and cell["name"] == document["answer"]["recommended"]:
+        yield element("circle", cx=across, cy=up, r=9.0, class_="ring")
+    if cell["kind"] == _PLAIN:
+        yield element("rect", title, x=across - 4, y=up - 4, width=8, height=8, class_="fill-pruned")
+    else:
+        yield element("circle", title, cx=across, cy=up, r=4.5, class_="fill-repaired")
+    yield svg.text(across + 8, up - 6, str(number), "tick")

@@ -1,0 +1,135 @@
+r"""Finds the file to ship: every honest candidate, made and measured on one device, side by side.
+
+python -m reflow_tf.tools.frontier --model=resnet8 --device=cortex_m4
+python -m reflow_tf.tools.frontier --model=my_model.keras --data=photos/ --preprocess=torch --device=phone
+
+Candidates are the plain conversions that anyone gets (float32, float16, int8), then narrower networks, sparse ones, and
+both, in the number formats that the device runs. What cannot win is not made, and why is said. Files are chosen by what
+they are expected to lose on calibration images that none was fitted to; scores are those on the evaluation images.
+
+Writes frontier.json and frontier.html into --output_dir anew after each candidate, each candidate into a folder of its
+own, as reflow_tf.tools.prune would, and the recommended one into best/. The same command goes on where it was
+interrupted.
+"""
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from reflow_tf import __version__
+from reflow_tf.config import REPAIRS, JobConfig, PruneConfig, check_between
+from reflow_tf.errors import InputError
+from reflow_tf.jobs.frontier.devices import DEVICES, Device, find_device
+from reflow_tf.report.frontier import format_table
+from reflow_tf.tools import command_line
+from reflow_tf.tools.shared_flags import JobFlags, define_memory_budget, define_overwrite, name_model
+
+if TYPE_CHECKING:
+    pass
+
+FLAGS = command_line.new_flags()
+
+JOB = JobFlags(FLAGS)
+DEVICE = flags.DEFINE_string(
+    "device",
+    None,
+    "Where the file is to run: " + "; ".join(f"{name}: {device.description}" for name, device in DEVICES.items()) + ".",
+    flag_values=FLAGS,
+)
+MAX_ACCURACY_DROP = flags.DEFINE_float(
+    "max_accuracy_drop",
+    1.0,
+    "Percentage points that the recommended file may be expected to lose against the dense network.",
+    flag_values=FLAGS,
+)
+REPAIR = flags.DEFINE_string(
+    "repair",
+    "least_squares",
+    f"What restores pruned candidates, in this order, with commas: {', '.join(REPAIRS)}. auto takes longer.",
+    flag_values=FLAGS,
+)
+MINUTES = flags.DEFINE_float(
+    "minutes",
+    None,
+    "After so many minutes no further candidate is begun; what was not tried is named. Default: all are tried.",
+    flag_values=FLAGS,
+)
+FLASH_BUDGET = flags.DEFINE_integer(
+    "flash_budget", None, "For microcontrollers: bytes of flash that the file may take.", flag_values=FLAGS
+)
+RAM_BUDGET = flags.DEFINE_integer(
+    "ram_budget", None, "For microcontrollers: bytes of RAM that it may need.", flag_values=FLAGS
+)
+MEMORY_BUDGET = define_memory_budget(FLAGS)
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Where the results go. Default: ./reflow_out/<model>-<device>.", flag_values=FLAGS
+)
+OVERWRITE = define_overwrite(FLAGS, "Start anew in an --output_dir that holds an earlier search.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The flags of this tool, checked.
+
+    Raises:
+        InputError: a number is out of its range, or a repair unknown.
+    """
+
+    job: JobConfig
+    device: Device
+    max_accuracy_drop: float
+    repair: str
+    minutes: float | None
+
+    def __post_init__(self) -> None:
+        check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
+        PruneConfig(repair=self.repair)
+        if self.repair == "none":
+            raise InputError("--repair must be one: without it nothing that is pruned can win. Received: none")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"--minutes must be over 0. Received: {self.minutes:g}")
+
+
+def read_config() -> Flags:
+    """The parsed flags; raises InputError."""
+    given = JOB.read()
+    device = find_device(command_line.require(DEVICE))
+    job = JobConfig(
+        **given,
+        output_dir=OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-{device.name}",
+        prune=PruneConfig(target=device.dense_target, sparsity=0.0, repair="none", memory_budget=MEMORY_BUDGET.value),
+        overwrite=OVERWRITE.value,
+        flash_budget=FLASH_BUDGET.value,
+        ram_budget=RAM_BUDGET.value,
+    )
+    return Flags(job, device, MAX_ACCURACY_DROP.value, REPAIR.value, MINUTES.value)
+
+
+def search(given: Flags) -> int:
+    """Searches and prints the table; returns the exit code."""
+    from reflow_tf.jobs.frontier.search import Search, run  # TensorFlow takes seconds to import
+
+    what: Search = Search(given.job, given.device, given.max_accuracy_drop, given.repair, given.minutes, __version__)
+    document = run(what, sys.argv)
+    with command_line.printing():
+        print("\n".join(format_table(document)))
+        print(f"\nWrote {given.job.output_dir}: open frontier.html in a browser.")
+    return command_line.DONE if document["answer"] and document["answer"]["recommended"] else command_line.UNMET
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    return command_line.run(
+        read_config,
+        search,
+        __doc__,
+        FLAGS,
+        sys.argv if argv is None else argv,
+        unmet="no file is expected to lose as little as --max_accuracy_drop",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

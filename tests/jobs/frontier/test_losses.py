@@ -1,0 +1,54 @@
+"""What a file is expected to lose: closed forms."""
+
+import numpy as np
+import pytest
+
+from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.data.loading import load_evaluation
+from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
+
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]])
+
+
+class Fixed:
+    """Outputs by the first pixel of each image, which is its number."""
+
+    def __init__(self, outputs):
+        self._outputs = np.asarray(outputs, np.float32)
+
+    def run(self, batch):
+        return self._outputs[batch[:, 0, 0, 0].astype(int)]
+
+
+@pytest.fixture
+def images(tmp_path):
+    x = np.zeros((4, 2, 2, 3), np.uint8)
+    x[:, 0, 0, 0] = np.arange(4)
+    np.savez(tmp_path / "images.npz", x=x)
+    found = load_evaluation(
+        str(tmp_path / "images.npz"),
+        preprocessing=Preprocessing((2, 2), 3, "none"),
+        num_classes=3,
+        class_names_path=None,
+        batch_size=3,
+    )
+    assert isinstance(found, EvaluationSet)
+    return found
+
+
+@pytest.mark.parametrize("outputs", [PROBABILITIES, np.log(PROBABILITIES) + 3.0], ids=["probabilities", "logits"])
+def test_it_is_the_difference_of_probabilities(images, outputs):
+    loss = ExpectedLoss(Fixed(outputs), images, 3)
+    assert loss.measure(Fixed(outputs)) == (0.0, 0.0)
+    # The second class is named of the first two images, and the best one of the others.
+    named = np.eye(3)[[1, 1, 2, 0]]
+    losses = np.array([0.5, 0.05, 0, 0])
+    expected, error = loss.measure(Fixed(named))
+    assert expected == pytest.approx(100 * losses.mean(), abs=1e-3)
+    assert error == pytest.approx(100 * losses.std(ddof=1) / 2, abs=1e-3)
+
+
+def test_one_in_so_many_judges():
+    fitted, judged = split(range(10), 4)
+    assert judged.tolist() == [3, 7] and sorted([*fitted, *judged]) == list(range(10))

@@ -1,0 +1,145 @@
+"""Searches end to end, on a small network: what is made, what is left out, what is taken over."""
+
+import dataclasses
+import fcntl
+import json
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+
+from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.jobs.frontier import search
+from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, list_candidates
+from reflow_tf.jobs.frontier.devices import DEVICES, find_device
+from reflow_tf.jobs.frontier.flagfile import spell
+from reflow_tf.report.frontier import format_table, headline
+from reflow_tf.tools import prune
+
+
+@pytest.fixture
+def job(inputs, tmp_path):
+    plain = PruneConfig(target="tflm", sparsity=0.0, repair="none")
+    return JobConfig(
+        inputs.model, str(tmp_path / "out"), plain, data=inputs.data, eval_data=inputs.heldout, preprocess="tf"
+    )
+
+
+def run(job, device="tflm", **changes):
+    given = {"max_accuracy_drop": 5.0, "repair": "reflow", "minutes": None, "version": "1"} | changes
+    return search.run(search.Search(job, find_device(device), **given), ["frontier"])
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+def test_candidates_are_jobs_of_the_device(device):
+    found = list_candidates(device, "reflow")
+    assert [candidate.number_format for candidate in found if candidate.kind == PLAIN] == list(device.formats)
+    kinds = {candidate.kind for candidate in found}
+    assert kinds == ({PLAIN, NARROW} if device.name == "desktop" else {PLAIN, NARROW, SPARSE, BOTH})
+    assert len({candidate.folder for candidate in found}) == len(found)
+    for candidate in found:
+        made = candidate.job(JobConfig("m", "o", PruneConfig(target=device.dense_target, sparsity=0.0)), device, "cell")
+        assert made.output_dir == "cell" and made.target.name == candidate.target
+
+
+def test_an_unknown_device():
+    with pytest.raises(InputError, match=r"--device must be one of phone, browser, .+Received: toaster"):
+        find_device("toaster")
+
+
+@pytest.mark.slow
+def test_a_search_is_written_told_and_taken_over(job, inputs, tmp_path, monkeypatch, capsys):
+    document = run(job)
+    names = {cell["name"] for cell in document["cells"]}
+    assert {"plain int8", "narrow 80 %, int8", "sparse 50 %, int8"} <= names
+    every = {candidate.name for candidate in list_candidates(DEVICES["tflm"], "reflow")}
+    assert names | {each["name"] for each in document["dropped"]} == every and not document["not_tried"]
+    out = tmp_path / "out"
+    assert json.loads((out / "frontier.json").read_text("utf-8")) == document
+    for cell in document["cells"]:
+        folder = out / "cells" / cell["folder"]
+        report = json.loads((folder / "report.json").read_text("utf-8"))
+        assert cell["score"] == report["accuracy"]["file"] and cell["cost"] == (folder / "model.tflite").stat().st_size
+    chosen = document["answer"]["recommended"]
+    cell = next(cell for cell in document["cells"] if cell["name"] == chosen)
+    assert (out / "best" / "model.tflite").read_bytes() == (
+        out / "cells" / cell["folder"] / "model.tflite"
+    ).read_bytes()
+    assert headline(document).startswith(f"In TFLM ship {chosen}: ")
+    page = (out / "frontier.html").read_text("utf-8")
+    assert all(f"{cell['name']}</a>" in page for cell in document["cells"]) and chosen in "\n".join(
+        format_table(document)
+    )
+    # Again: nothing is made. With a file that changed: that one.
+    made = []
+    finish = search.pipeline.finish
+    monkeypatch.setattr(search.pipeline, "finish", lambda *given: made.append(given[0].output_dir) or finish(*given))
+    again = run(job)
+    assert made == [] and again["answer"] == document["answer"]
+    (out / "cells" / "plain_int8" / "model.tflite").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert run(job)["answer"] == document["answer"]
+    assert [path.rpartition("/")[2] for path in made] == ["plain_int8"] and "made again" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"holds a search with other settings, device=tflm: name another folder"):
+        run(dataclasses.replace(job, prune=PruneConfig(target="storage", sparsity=0.0)), "size")
+
+
+def test_no_time_for_one(job):
+    with pytest.raises(InputError, match=r"--minutes must leave time for one candidate\. Received: 1e-09"):
+        run(job, minutes=1e-9)
+
+
+def test_two_searches_in_one_folder(job, tmp_path):
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / search.LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"in which no other search is running\. Received: "):
+            run(job)
+
+
+def test_too_few_images_to_judge_by(job):
+    with pytest.raises(InputError, match=r"at least 16 calibration images.+Received: 8"):
+        run(dataclasses.replace(job, calibration_samples=8))
+
+
+def test_somebody_elses_folder(job, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"also holds thesis\.tex"):
+        run(job)
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on(job, inputs, tmp_path):
+    """kill -9 after the first candidate: it is not made again, and the rest is, as far as time allows."""
+    flags = [f"--model={inputs.model}", f"--data={inputs.data}", f"--eval_data={inputs.heldout}", "--preprocess=tf"]
+    flags += ["--device=tflm", "--repair=reflow", f"--output_dir={tmp_path / 'out'}", "--max_accuracy_drop=5"]
+    command = [sys.executable, "-m", "reflow_tf.tools.frontier", *flags]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "out" / "frontier.json").exists() and running.poll() is None:
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    before = json.loads((tmp_path / "out" / "frontier.json").read_text("utf-8"))
+    assert 1 <= len(before["cells"]) <= 3
+    done = subprocess.run([*command, "--minutes=0.1"], capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    after = json.loads((tmp_path / "out" / "frontier.json").read_text("utf-8"))
+    assert after["cells"][: len(before["cells"])] == before["cells"]
+    assert len(after["cells"]) > len(before["cells"]) or after["not_tried"]
+    assert "In TFLM ship " in done.stdout
+
+
+def test_flags_are_spelled_as_prune_reads_them(job, command, inputs):
+    """The command that a page shows makes the same job."""
+    (candidate,) = [
+        c for c in list_candidates(DEVICES["phone"], "reflow") if c.name.startswith("narrow 80 % and sparse")
+    ]
+    made = candidate.job(job, DEVICES["phone"], str(job.output_dir))
+    spelled = spell(made)
+    prune.FLAGS.unparse_flags()
+    prune.FLAGS(["prune", *shlex.split(shlex.join(spelled))])
+    assert prune.read_config() == made
