@@ -5,8 +5,9 @@
 
 `stand_ins` makes what a page calls the reader's own (my_model.keras, photos/). Blocks run as they are shown, but for
 three things, each of which is said on the way: lines that `documented_commands` exempts are left out, with the reason;
-a line that ran before, on another page, is not run again; and a prune or compare with the embedded images scores and
-calibrates on fewer (`--eval_data`, `--calibration_samples`). The README's two commands are run in full by `.ci/run`.
+a line that ran before, on another page, is not run again; and a prune, compare or frontier with the embedded images
+scores and calibrates on fewer (`--eval_data`, `--calibration_samples`). The README's two commands are run in full by
+`.ci/run`.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ flags.DEFINE_list("pages", [], "Only these pages, and first the README's opening
 flags.DEFINE_string("folder", None, "Where to work, and leave everything. Default: a temporary folder, deleted.")
 
 _OPENING = "python -m reflow_tf.tools.prune --model=mobilenet_v2"
-_PRUNES = re.compile(r"^python -m reflow_tf\.tools\.(prune|compare) (?!.*--help)")
+_PRUNES = re.compile(r"^python -m reflow_tf\.tools\.(prune|compare|frontier) (?!.*--help)")
 _FEW = "few_images"
 _NUM_SCORED, _NUM_CALIBRATING = 200, 32
 REFUSED = 2

@@ -86,8 +86,9 @@ MAX_MACS = flags.DEFINE_string(
     "max_macs",
     None,
     "Channels are removed until at most this share of the network's multiply-adds is left. "
-    "Alone it takes --pattern=channel; with a --sparsity, weights of what is left are zeroed then. Which channels is measured on calibration inputs; "
-    "follow it with --repair=least_squares or auto. auto: as many as --flash_budget and --ram_budget ask for.",
+    "Alone it takes --pattern=channel; with a --sparsity, weights of what is left are zeroed then. Which channels is "
+    "measured on calibration inputs; follow it with --repair=least_squares or auto. auto: as many as --flash_budget "
+    "and --ram_budget ask for.",
     flag_values=FLAGS,
 )
 CHANNEL_MULTIPLE = flags.DEFINE_integer(

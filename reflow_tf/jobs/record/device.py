@@ -7,6 +7,7 @@ from reflow_tf.export.limits import SpeedLimit
 from reflow_tf.export.verification import MaskCheck
 from reflow_tf.jobs.benchmark import Benchmark
 from reflow_tf.jobs.float16_arithmetic import Float16Check
+from reflow_tf.jobs.microcontroller import keeps_to_budgets
 from reflow_tf.jobs.record.run import Run, plain
 from reflow_tf.runtimes.latency import Spread
 from reflow_tf.targets.target import Cluster, Verdict
@@ -143,11 +144,6 @@ def describe_mcu(run: Run) -> dict[str, Any] | None:
         return None
     described = dataclasses.asdict(run.measured.footprint)
     described |= {name: list(described[name]) for name in ("flash_largest", "ram_largest", "layers")}
-    budgets = {"flash": run.job.flash_budget, "ram": run.job.ram_budget}
-    taken = {"flash": run.measured.footprint.flash_bytes, "ram": run.measured.footprint.arena_bytes}
-    passed = [taken[name] <= budget for name, budget in budgets.items() if budget is not None]
-    return described | {
-        "flash_budget": budgets["flash"],
-        "ram_budget": budgets["ram"],
-        "passed": all(passed) if passed else None,
-    }
+    budgets = {"flash_budget": run.job.flash_budget, "ram_budget": run.job.ram_budget}
+    has_any = any(budget is not None for budget in budgets.values())
+    return described | budgets | {"passed": keeps_to_budgets(run.job, run.measured.footprint) if has_any else None}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from reflow_tf.config import JobConfig, PruneConfig
@@ -85,6 +86,42 @@ def test_a_search_is_written_told_and_taken_over(job, inputs, tmp_path, monkeypa
     assert [path.rpartition("/")[2] for path in made] == ["plain_int8"] and "made again" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"holds a search with other settings, device=tflm: name another folder"):
         run(dataclasses.replace(job, prune=PruneConfig(target="storage", sparsity=0.0)), "size")
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Lets a search see no other candidates than those of these names."""
+
+    def restrict(*names):
+        def few(device, *given):
+            return tuple(each for each in list_candidates(device, *given) if each.name in names)
+
+        monkeypatch.setattr(search, "list_candidates", few)
+
+    return restrict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["phone", "browser", "desktop", "cortex_m4", "ethos_u55"])
+def test_every_device_measures(request, strided, tmp_path, only, images, device):
+    """On networks of a few microseconds: that the measuring holds together; what it says is tested elsewhere."""
+    for fixture in {"phone": ["aarch64"], "browser": ["web"], "cortex_m4": ["cortex_m"]}.get(device, []):
+        request.getfixturevalue(fixture)
+    preset = DEVICES[device]
+    first = f"plain {preset.formats[0]}"
+    only(first, "plain int8", "sparse 70 %, float32", "sparse 70 %, int8")
+    np.savez(tmp_path / "photos.npz", x=images(96, seed=0, size=32))
+    base = PruneConfig(target=preset.dense_target, sparsity=0.0, repair="none")
+    job = JobConfig(strided, str(tmp_path / "out"), base, data=str(tmp_path / "photos.npz"))
+    document = run(job, device, max_accuracy_drop=50.0)
+    cells = {cell["name"]: cell for cell in document["cells"]}
+    assert cells[first]["cost_share"] == pytest.approx(1, abs=0.5 if preset.unit == "ms" else 0.01)
+    assert all(cell["cost"] > 0 and not cell["differs"] for cell in cells.values())
+    assert not document["data"]["labelled"] and "agreement" in format_table(document)[0]
+    sparse = {each.name for each in list_candidates(preset, "reflow") if each.name.startswith("sparse 70")}
+    assert sparse <= set(cells) | {each["name"] for each in document["dropped"]}
+    if device == "phone":  # counted before it is repaired
+        assert "it would cost 0." in document["dropped"][0]["reason"] or sparse <= set(cells)
 
 
 def test_no_time_for_one(job):
