@@ -53,50 +53,43 @@ def find(document: Document, name: str | None) -> dict[str, Any] | None:
 
 def headline(document: Document) -> str:
     """What to ship, in a sentence that needs no other."""
-    answer, device = document["answer"], document["device"]
-    place, limit = device["place"], f"{document['max_accuracy_drop']:g}"
+    answer, place = document["answer"], document["device"]["place"]
     place = place[0].upper() + place[1:]
     chosen = find(document, answer and answer["recommended"])
     plain = find(document, answer and answer["best_plain"])
     if chosen is None:
-        return f"{place} nothing that was tried can be trusted to lose at most {limit} {_points(document)}."
+        what = "top-1" if document["data"]["labelled"] else "agreement"
+        limit = f"{document['max_accuracy_drop']:g} point{'' if document['max_accuracy_drop'] == 1 else 's'} of {what}"
+        return f"{place} nothing that was tried can be trusted to lose at most {limit}."
+    against = _against(document, chosen, 1.0, _first(document))
     if chosen["kind"] == _PLAIN:
-        return f"{place} ship {chosen['name']}: nothing that was pruned beats it here. {_compared(document, chosen)}"
-    beside = ""
+        verb = "is" if document["device"]["unit"] == "ms" else "takes"
+        gained = "" if chosen["cost_share"] > 1 - _SAME else f" It {verb} {against}."
+        return (
+            f"{place} ship {chosen['name']}: nothing that was pruned beats it here.{gained} {_loss(document, chosen)}"
+        )
     if plain and abs(plain["cost_share"] - 1) > _SAME:
-        beside = f" and {_cheaper(document, plain, chosen)} than {plain['name']}"
-    cheaper = f"{_cheaper(document, None, chosen)} than {_first(document)}{beside}"
-    return f"{place} ship {chosen['name']}: {cheaper}. {_loss(document, chosen)}"
+        against += f" and {_against(document, chosen, plain['cost_share'], plain['name'])}"
+    return f"{place} ship {chosen['name']}: {against}. {_loss(document, chosen)}"
 
 
-def _compared(document: Document, cell: dict[str, Any]) -> str:
-    if cell["cost_share"] > 1 - _SAME:
-        return _loss(document, cell)
-    verb = "is" if document["device"]["unit"] == "ms" else "takes"
-    return f"It {verb} {_cheaper(document, None, cell)} than {_first(document)}. {_loss(document, cell)}"
-
-
-def _cheaper(document: Document, than: dict[str, Any] | None, cell: dict[str, Any]) -> str:
-    unit, is_estimate = document["device"]["unit"], document["device"]["is_estimate"]
-    ratio = significant((than["cost_share"] if than else 1.0) / cell["cost_share"])
+def _against(document: Document, cell: dict[str, Any], share: float, name: str) -> str:
+    """How much cheaper a cell is than a file of this name and share of the first one's cost."""
+    unit, ratio = document["device"]["unit"], significant(share / cell["cost_share"])
     if unit == "ms":
-        return f"{ratio} times as fast"
-    return f"{'by estimate ' if is_estimate else ''}{ratio} times fewer {unit}"
+        return f"{ratio} times as fast as {name}"
+    return f"{'by estimate ' if document['device']['is_estimate'] else ''}{ratio} times fewer {unit} than {name}"
 
 
 def _first(document: Document) -> str:
     return "the float32 file" if document["device"]["runtime"] != "microcontroller" else "the dense int8 file"
 
 
-def _points(document: Document) -> str:
-    return "points of top-1" if document["data"]["labelled"] else "points of agreement"
-
-
 def _loss(document: Document, cell: dict[str, Any]) -> str:
     score, data = cell["score"], document["data"]
     what = "of top-1" if data["labelled"] else "of agreement with the dense network"
     lost, held_out = score["drop_points"], f"held-out calibration {data['unit']}"
-    verb = f"It lost {lost:.1f}" if lost >= 0 else f"It gained {-lost:.1f}"
+    verb = f"It gained {-lost:.1f}" if lost <= -0.05 else f"It lost {abs(lost):.1f}"
     return (
         f"{verb} points {what} on {plural(score['n'], data['unit'])}, and was expected to lose "
         f"{_expected(cell)} by {plural(data['judged'], held_out)}."

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from reflow_tf.jobs.frontier.candidates import PLAIN
+from reflow_tf.jobs.frontier.devices import Device
 
 _ONE_SIDED = 1.645  # standard errors, 95 % of a normal distribution lie below
 
@@ -55,19 +56,19 @@ class Answer:
     frontier: tuple[str, ...]
 
 
-def choose(rows: Sequence[Row], max_drop: float, margin: float) -> Answer:
+def choose(rows: Sequence[Row], max_drop: float, device: Device) -> Answer:
     """Chooses.
 
     Args:
         rows: at least one.
         max_drop: points that may be lost.
-        margin: as in `Device`; a pruned file in the plain one's format is cheaper from 1.02 times on.
+        device: its margins: a pruned file has to be cheaper than the plain one by these.
     """
     allowed = [row for row in rows if row.likely_most <= max_drop]
     plain = _cheapest([row for row in allowed if row.kind == PLAIN])
     recommended = plain
     for row in sorted(allowed, key=lambda row: row.cost):
-        if plain is None or row.cost * _margin(row, plain, margin) < plain.cost:
+        if plain is None or row.cost * _margin(row, plain, device) < plain.cost:
             recommended = row
             break
     equal = [row for row in rows if plain is not None and row.cost <= plain.cost]
@@ -81,8 +82,8 @@ def choose(rows: Sequence[Row], max_drop: float, margin: float) -> Answer:
     )
 
 
-def _margin(row: Row, plain: Row, margin: float) -> float:
-    return 1.02 if row.number_format == plain.number_format else max(margin, 1.02)
+def _margin(row: Row, plain: Row, device: Device) -> float:
+    return device.noise if row.number_format == plain.number_format else max(device.margin, device.noise)
 
 
 def _cheapest(rows: Sequence[Row]) -> Row | None:

@@ -42,7 +42,12 @@ class Candidate:
     def job(self, base: JobConfig, device: Device, output_dir: str) -> JobConfig:
         """The run of the pruning tool that makes it."""
         return dataclasses.replace(
-            base, prune=self.prune, output_dir=output_dir, quantize=FORMATS[self.number_format], **device.job
+            base,
+            prune=self.prune,
+            output_dir=output_dir,
+            overwrite=False,
+            quantize=FORMATS[self.number_format],
+            **device.job,
         )
 
 

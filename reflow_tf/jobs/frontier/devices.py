@@ -30,6 +30,7 @@ class Device:
         is_estimate: the cost is a model's, and nothing was run.
         margin: a file must cost so many times less than one in another number format before it is called cheaper:
             instructions of one format are not those of another.
+        noise: and so many times less than one in the same: what is timed varies.
     """
 
     name: str
@@ -45,6 +46,10 @@ class Device:
     prune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_estimate: bool = False
     margin: float = 1.0
+
+    @property
+    def noise(self) -> float:
+        return 1.1 if self.unit == "ms" else 1.02
 
 
 def _microcontroller(name: str, place: str, target: str, unit: str, what: str, **job: Any) -> Device:

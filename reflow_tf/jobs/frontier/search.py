@@ -40,7 +40,6 @@ from reflow_tf.report import frontier as report
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.frontier import VERSION, Document
 from reflow_tf.report.progress import announce, show_progress, stage
-from reflow_tf.sparsity.masks import is_sparse
 from reflow_tf.stopwatch import Stopwatch
 
 JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
@@ -108,6 +107,7 @@ class _Searching:
         settings = describe_settings(job, loaded.loaded, search.version)
         settings |= {"sha256": digest_all(loaded.loaded.model, every, loaded.evaluation)}
         settings |= {"device": search.device.name, "repair": search.repair}
+        settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
         for name in ("target", "prunable", "pattern", "allocation"):
             del settings[name]
         self._settings = settings
@@ -131,18 +131,30 @@ class _Searching:
             if self._is_late():
                 self.document["not_tried"].append(candidate.name)
                 continue
-            print_name = f"{candidate.name} ({number} of {len(candidates)})"
-            with stage(print_name):
-                cell = self._make(candidate)
-            self.document["cells"].append(cell)
+            try:
+                with stage(f"{candidate.name} ({number} of {len(candidates)})"):
+                    self.document["cells"].append(self._make(candidate))
+            except InputError as error:  # of this candidate: not every network has an int8 form
+                self._drop(candidate, str(error).rstrip("."))
+                continue
             self._conclude()
-        if not self.document["cells"]:
-            raise InputError(
-                f"--minutes must leave time for one candidate. "
-                f"Received: {self._search.minutes:g}, in which none was begun"
-            )
+        self._require_any()
         self._conclude()
         self._show_best()
+
+    def _require_any(self) -> None:
+        """Raises InputError where nothing could be made, with the first reason."""
+        if self.document["cells"]:
+            return
+        if self.document["dropped"]:
+            first = self.document["dropped"][0]
+            raise InputError(
+                f"--device={self._search.device.name} must be able to run the network in some number format. "
+                f"Received: {first['name']}: {first['reason']}"
+            )
+        raise InputError(
+            f"--minutes must leave time for one candidate. Received: {self._search.minutes:g}, in which none was begun"
+        )
 
     def _start(self, num_fitted: int, num_judged: int, command: Sequence[str]) -> Document:
         device, data = self._search.device, self._given.evaluation
@@ -152,7 +164,7 @@ class _Searching:
             "settings": self._settings,
             "device": {
                 name: getattr(device, name)
-                for name in ("name", "place", "description", "runtime", "unit", "is_estimate", "margin")
+                for name in ("name", "place", "description", "runtime", "unit", "is_estimate")
             },
             "data": {
                 "unit": data.unit,
@@ -167,7 +179,9 @@ class _Searching:
             "not_tried": [],
         }
         path = self._folder / JSON
-        if path.exists() and not self._search.job.overwrite:
+        if self._search.job.overwrite:
+            shutil.rmtree(self._folder / CELLS, ignore_errors=True)
+        elif path.exists():
             before = report.from_json(path.read_bytes())
             require_same(self._settings, before["settings"], "a search", self._folder)
             document["cells"] = [cell for cell in before["cells"] if self._is_whole(cell)]
@@ -236,6 +250,9 @@ class _Searching:
     def _prune(self, job: JobConfig, dense: Dense) -> PruneResult:
         """The last one is kept: the next candidate may differ in its number format alone."""
         if self._last is None or self._last[0] != job.prune:
+            keras.utils.set_random_seed(
+                job.seed
+            )  # whatever was made before, in this run or in one that was interrupted
             self._last = job.prune, pipeline.prune_given(job, self._given, dense)
         return self._last[1]
 
@@ -317,7 +334,6 @@ class _Searching:
     def _count_zeros(self, config: PruneConfig) -> float:
         config = dataclasses.replace(config, max_macs=None, repair="none")
         model = prune(self._given.loaded.model, config, progress=show_nothing).model
-        assert any(map(is_sparse, (variable.numpy() for variable in model.trainable_variables)))
         target = config.hardware
         file = export_tflite(
             model,
@@ -337,7 +353,7 @@ class _Searching:
     def _conclude(self) -> None:
         """Draws the conclusions of what is known so far, and writes them."""
         rows = [_read_row(cell) for cell in self.document["cells"] if cell["fits"] and not cell["differs"]]
-        answer = choose(rows, self._search.max_accuracy_drop, self._search.device.margin) if rows else None
+        answer = choose(rows, self._search.max_accuracy_drop, self._search.device) if rows else None
         self.document["answer"] = answer and dataclasses.asdict(answer) | {"frontier": list(answer.frontier)}
         self.document["seconds"] = round(time.monotonic() - self._started, 1)
         for name, text in ((JSON, report.to_json(self.document)), (PAGE, report.render(self.document))):

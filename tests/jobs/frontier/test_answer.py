@@ -1,8 +1,11 @@
 """Which file is recommended, by tables made by hand."""
 
+import dataclasses
+
 import pytest
 
 from reflow_tf.jobs.frontier.answer import Row, choose
+from reflow_tf.jobs.frontier.devices import DEVICES
 
 FLOAT = Row("plain float32", "plain", "float32", 1.0, 0.0)
 INT8 = Row("plain int8", "plain", "int8", 0.5, 0.4)
@@ -34,14 +37,21 @@ def sparse(cost, drop):
     ],
 )
 def test_the_cheapest_that_hardly_loses_more_than_is_allowed(rows, margin, recommended):
-    assert choose(rows, 1.0, margin).recommended == recommended
+    device = dataclasses.replace(DEVICES["phone"], margin=margin)
+    assert choose(rows, 1.0, device).recommended == recommended
+
+
+def test_what_is_timed_has_to_be_clearly_faster():
+    rows = [FLOAT, INT8, narrow(0.47, 0.5)]
+    assert choose(rows, 1.0, DEVICES["browser"]).recommended == "plain int8"
+    assert choose(rows, 1.0, DEVICES["phone"]).recommended == "narrow"
 
 
 def test_the_best_plain_conversion_and_the_best_at_its_cost():
-    answer = choose([FLOAT, INT8, narrow(0.45, 0.2), sparse(0.3, 4)], 1.0, 1.0)
+    answer = choose([FLOAT, INT8, narrow(0.45, 0.2), sparse(0.3, 4)], 1.0, DEVICES["phone"])
     assert (answer.best_plain, answer.best_at_equal_cost) == ("plain int8", "narrow")
 
 
 def test_the_frontier_is_what_nothing_dominates():
     rows = [FLOAT, INT8, narrow(0.5, 0.6), sparse(0.2, 9), Row("twin", "plain", "int8", 0.5, 0.4)]
-    assert choose(rows, 1.0, 1.0).frontier == ("sparse", "plain int8", "twin", "plain float32")
+    assert choose(rows, 1.0, DEVICES["phone"]).frontier == ("sparse", "plain int8", "twin", "plain float32")

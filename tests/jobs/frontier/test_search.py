@@ -124,6 +124,25 @@ def test_every_device_measures(request, strided, tmp_path, only, images, device)
         assert "it would cost 0." in document["dropped"][0]["reason"] or sparse <= set(cells)
 
 
+def test_a_candidate_that_cannot_be_made_costs_the_others_nothing(job, only, monkeypatch):
+    only("plain int8", "sparse 50 %, int8")
+
+    def fail(made, *given):
+        if made.prune.sparsity:
+            raise InputError("There must be kernels. Received: none")
+        return prune_given(made, *given)
+
+    prune_given = search.pipeline.prune_given
+    monkeypatch.setattr(search.pipeline, "prune_given", fail)
+    document = run(job)
+    assert [cell["name"] for cell in document["cells"]] == ["plain int8"]
+    assert document["dropped"] == [{"name": "sparse 50 %, int8", "reason": "There must be kernels. Received: none"}]
+    assert headline(document).startswith("In TFLM ship plain int8: nothing that was pruned beats it here. ")
+    only("sparse 50 %, int8")
+    with pytest.raises(InputError, match=r"--device=tflm must be able to run.+Received: sparse 50 %, int8: There must"):
+        run(dataclasses.replace(job, output_dir=job.output_dir + "2"))
+
+
 def test_no_time_for_one(job):
     with pytest.raises(InputError, match=r"--minutes must leave time for one candidate\. Received: 1e-09"):
         run(job, minutes=1e-9)

@@ -1,0 +1,125 @@
+"""The sentence on top, the table and the page of a search, of documents made by hand."""
+
+import copy
+
+import pytest
+
+from reflow_tf.errors import InputError
+from reflow_tf.report import frontier
+
+CELL = {
+    "folder": "cell",
+    "command": ["--model=a b.keras", "--target=cpu"],
+    "differs": False,
+    "size_bytes": 1000,
+    "flash_bytes": None,
+    "ram_bytes": None,
+    "fits": True,
+    "expected_error_points": 0.1,
+    "seconds": 61.0,
+    "sha256": "",
+}
+
+
+def make_cell(name, kind, share, top1, expected):
+    score = {"top1": top1, "top1_interval": [top1 - 0.02, top1 + 0.02], "n": 500, "positions": 1}
+    score |= {"drop_points": round(100 * (0.8 - top1), 4)}
+    measured = {"name": name, "kind": kind, "cost": 100e6 * share, "cost_share": share, "score": score}
+    return CELL | measured | {"number_format": name.split()[-1], "expected_drop_points": expected}
+
+
+@pytest.fixture
+def document():
+    cells = [
+        make_cell("plain float32", "plain", 1.0, 0.8, 0.0),
+        make_cell("plain int8", "plain", 0.5, 0.79, 0.5),
+        make_cell("narrow 80 %, int8", "narrow", 0.4, 0.785, 0.8),
+    ]
+    return {
+        "version": frontier.VERSION,
+        "command": ["frontier"],
+        "settings": {"model": "net<script>", "seed": 0},
+        "device": {
+            "name": "phone",
+            "place": "on a Cortex-A76",
+            "description": "instructions",
+            "runtime": "aarch64",
+            "unit": "instructions",
+            "is_estimate": False,
+        },
+        "data": {"unit": "image", "fitted": 300, "judged": 100, "evaluation": 500, "labelled": True},
+        "max_accuracy_drop": 1.0,
+        "cells": cells,
+        "dropped": [{"name": "sparse 50 %, float32", "reason": "it would cost 0.98 of float32"}],
+        "not_tried": ["sparse 80 %, float32"],
+        "seconds": 100.0,
+        "answer": {
+            "recommended": "narrow 80 %, int8",
+            "best_plain": "plain int8",
+            "best_at_equal_cost": "plain int8",
+            "frontier": ["narrow 80 %, int8", "plain int8", "plain float32"],
+        },
+    }
+
+
+def say(document):
+    return frontier.headline(document).replace("\u00a0", " ")
+
+
+def test_the_sentence_names_what_was_won_and_lost(document):
+    assert say(document) == (
+        "On a Cortex-A76 ship narrow 80 %, int8: 2.5 times fewer instructions than the float32 file and 1.2 times "
+        "fewer instructions than plain int8. It lost 1.5 points of top-1 on 500 images, and was expected to lose "
+        "0.8 ± 0.1 by 100 held-out calibration images."
+    )
+
+
+def test_where_nothing_that_is_pruned_wins(document):
+    document["answer"]["recommended"] = "plain int8"
+    assert say(document).startswith(
+        "On a Cortex-A76 ship plain int8: nothing that was pruned beats it here. It takes 2.0 times fewer instructions "
+        "than the float32 file. It lost 1.0 points"
+    )
+    document["answer"]["recommended"] = "plain float32"
+    assert "beats it here. It lost 0.0 points" in say(document)
+
+
+def test_where_nothing_can_be_trusted(document):
+    document["answer"] = {"recommended": None, "best_plain": None, "best_at_equal_cost": None, "frontier": []}
+    assert say(document) == ("On a Cortex-A76 nothing that was tried can be trusted to lose at most 1 point of top-1.")
+    document["answer"] = None
+    assert "nothing that was tried" in say(document) and "nothing that was tried" in frontier.render(document)
+
+
+def test_units_have_words_of_their_own(document):
+    document["device"]["unit"] = "ms"
+    assert "2.5 times as fast as the float32 file and 1.2 times as fast as plain int8." in say(document)
+    document["device"] |= {"unit": "cycles", "is_estimate": True, "runtime": "microcontroller"}
+    assert "by estimate 2.5 times fewer cycles than the dense int8 file and by estimate 1.2 times" in say(document)
+    document["data"]["labelled"] = False
+    assert "points of agreement with the dense network" in say(document)
+
+
+def test_table_and_page_show_everything(document):
+    lines = frontier.format_table(document)
+    assert any(line.startswith("* narrow 80 %, int8") and "40.0" in line for line in lines)
+    assert "left out: sparse 50 %, float32: it would cost 0.98 of float32" in lines
+    assert "not tried for want of time: sparse 80 %, float32" in lines
+    page = frontier.render(document)
+    assert "<script>" not in page and "net&lt;script&gt;" in page
+    assert "1. narrow 80 %, int8</a>" in page and "not tried for want of time" in page
+    assert "--model=a b.keras" in page and 'class="ring"' in page
+    wrong = copy.deepcopy(document)
+    wrong["cells"][0]["differs"] = True
+    wrong["cells"][1]["fits"] = False
+    assert "its outputs there are wrong" in frontier.render(wrong) and "beyond a budget" in frontier.render(wrong)
+
+
+def test_json_comes_back(document):
+    assert frontier.from_json(frontier.to_json(document).encode()) == document
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"version": 99, "settings": {}, "cells": [], "device": {}}'])
+def test_something_else_is_refused(text):
+    with pytest.raises(InputError, match=r"frontier\.json must be what an earlier search wrote.+Received: "):
+        frontier.from_json(text)
