@@ -250,9 +250,7 @@ class _Searching:
     def _prune(self, job: JobConfig, dense: Dense) -> PruneResult:
         """The last one is kept: the next candidate may differ in its number format alone."""
         if self._last is None or self._last[0] != job.prune:
-            keras.utils.set_random_seed(
-                job.seed
-            )  # whatever was made before, in this run or in one that was interrupted
+            keras.utils.set_random_seed(job.seed)  # whatever came before, here or in a run that was interrupted
             self._last = job.prune, pipeline.prune_given(job, self._given, dense)
         return self._last[1]
 
