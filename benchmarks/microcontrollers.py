@@ -29,7 +29,7 @@ from program import Program
 from sources import read_sources
 
 import reflow_tf
-from reflow_tf.config import BOARDS
+from reflow_tf.choices import BOARDS
 from reflow_tf.data.loading import load_sets
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.tflite import export_tflite

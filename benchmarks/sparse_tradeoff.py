@@ -39,7 +39,8 @@ from absl import app, flags
 from tradeoff_table import Row, print_table
 
 from reflow_tf import planning, pruning
-from reflow_tf.config import ALLOCATION_NAMES, PruneConfig
+from reflow_tf.choices import ALLOCATION_NAMES
+from reflow_tf.config import PruneConfig
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.loading import load_evaluation, load_sets
 from reflow_tf.export.tflite import export_tflite

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from reflow_tf.config import TARGETS, PruneConfig
+from reflow_tf.choices import TARGETS
+from reflow_tf.config import PruneConfig
 from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError

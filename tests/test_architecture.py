@@ -50,7 +50,8 @@ ROOMS = {
     "targets": Room(1, 0),
     "data": Room(1, 0),
     "cluster": Room(1, 0),
-    "config": Room(2, 1),
+    "choices": Room(2, 1),
+    "config": Room(2, 1, beside=("choices",)),
     "models": Room(2, 1),
     "repair": Room(3, 2),
     "signal": Room(3, 2),
@@ -69,7 +70,7 @@ ROOMS = {
 NUMPY_ONLY = {"sparsity", "targets"}
 NUMPY_AND_GRAPHS = {"numpy", "rustworkx"}
 FRAMEWORKS = {"tensorflow", "keras"}
-NO_FRAMEWORK = {name for name, room in ROOMS.items() if room.floor < 2} | {"config", "report", FACADE}
+NO_FRAMEWORK = {name for name, room in ROOMS.items() if room.floor < 2} | {"choices", "config", "report", FACADE}
 # Imports of a framework, or of what brings one along, that are allowed above only because they wait for their call.
 LAZY = {("reflow_tf.keras_backend", "keras"), ("reflow_tf.data.tfds", "tensorflow_datasets")}
 # What a person can start without waiting for TensorFlow.

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from reflow_tf.config import CPUS, TARGETS, EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.choices import CPUS, TARGETS
+from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.runtimes.aarch64 import machine
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Unstructured

@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 import reflow_tf
-from reflow_tf.config import ALLOCATION_NAMES
+from reflow_tf.choices import ALLOCATION_NAMES
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.zoo.architectures import ARCHITECTURES

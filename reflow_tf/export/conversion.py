@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reflow_tf.config import IOS, QUANTIZATIONS, check_choice
+from reflow_tf.choices import IOS, QUANTIZATIONS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import REMEDY, name_channels_first

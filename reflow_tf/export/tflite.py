@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from reflow_tf.config import BALLASTS, DEVICES, REWRITES, STORAGES, check_choice
+from reflow_tf.choices import BALLASTS, REWRITES, STORAGES, check_choice
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.constants import StoredTensor, list_tensors
 from reflow_tf.export.conversion import convert_dense
@@ -16,7 +16,7 @@ from reflow_tf.export.equivalence import relative_difference
 from reflow_tf.export.half_precision import allow_float16, stores_sparse
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
 from reflow_tf.export.stored_zeros import STORES
-from reflow_tf.targets.xnnpack import XNNPack
+from reflow_tf.targets.xnnpack import DEVICES, XNNPack
 from reflow_tf.targets.xnnpack.shortfall import is_ballast
 
 _INEXACT_NOTE = (

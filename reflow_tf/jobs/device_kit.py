@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reflow_tf.config import EvaluateConfig, check_between
+from reflow_tf.choices import check_between
+from reflow_tf.config import EvaluateConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export.flatbuffer import parse
 from reflow_tf.export.half_precision import allows_float16, stores_sparse

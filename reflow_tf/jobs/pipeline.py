@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from reflow_tf.choices import AUTO
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import AUTO, JobConfig
+from reflow_tf.config import JobConfig
 from reflow_tf.crew import ALONE, Crew
 from reflow_tf.errors import InputError
 from reflow_tf.export.half_precision import allows_float16

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 
 from absl import flags
 
-from reflow_tf.config import CPUS, check_between, check_choice
+from reflow_tf.choices import CPUS, check_between, check_choice
 from reflow_tf.jobs.benchmark import RUNTIMES, Benchmark, Candidate, Measured, describe, measure_files
 from reflow_tf.report.progress import track
 from reflow_tf.runtimes.latency import Spread

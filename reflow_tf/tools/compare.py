@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from absl import flags
 
 from reflow_tf import __version__
-from reflow_tf.config import REPAIRS, JobConfig, PruneConfig, check_choice
+from reflow_tf.choices import REPAIRS, check_choice
+from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.report.comparison import BASELINE, format_table
 from reflow_tf.sparsity.allocation import ALLOCATIONS

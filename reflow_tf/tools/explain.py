@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from reflow_tf.config import TARGETS, check_choice
+from reflow_tf.choices import TARGETS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.targets.target import Blocker, Cluster, Verdict
 from reflow_tf.targets.xnnpack import DEVICES

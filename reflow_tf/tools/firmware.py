@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from reflow_tf.config import BOARDS, check_choice
+from reflow_tf.choices import BOARDS, check_choice
 from reflow_tf.tools import command_line
 from reflow_tf.tools.folder_job import FolderFlags, FolderJob
 

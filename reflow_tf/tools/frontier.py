@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from reflow_tf import __version__
-from reflow_tf.config import REPAIRS, JobConfig, PruneConfig, check_between
+from reflow_tf.choices import REPAIRS, check_between
+from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.jobs.frontier.devices import DEVICES, Device, find_device
 from reflow_tf.report.frontier import format_table

@@ -12,28 +12,25 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from reflow_tf.config import (
+from reflow_tf.choices import (
     ALLOCATION_NAMES,
     BALLASTS,
     BASES,
     BENCHMARKS,
     CPUS,
-    DEVICES,
     IOS,
     QUANTIZATIONS,
     REPAIRS,
     REWRITES,
     TARGETS,
-    JobConfig,
-    PruneConfig,
 )
-from reflow_tf.config import (
-    BOARDS as BOARD_NAMES,
-)
+from reflow_tf.choices import BOARDS as BOARD_NAMES
+from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.targets.ethos_u import ACCELERATORS
+from reflow_tf.targets.xnnpack import DEVICES
 from reflow_tf.tools import command_line
 from reflow_tf.tools.shared_flags import (
     JobFlags,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from absl import flags
 
-from reflow_tf.config import check_choice
+from reflow_tf.choices import check_choice
 from reflow_tf.tools import command_line
 
 FLAGS = command_line.new_flags()

@@ -4,7 +4,8 @@ from typing import Any
 
 from absl import flags
 
-from reflow_tf.config import TARGETS, JobConfig, PruneConfig
+from reflow_tf.choices import TARGETS
+from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.tools import command_line
 
 _PRUNE = PruneConfig()

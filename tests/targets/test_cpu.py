@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from reflow_tf.config import TARGETS
+from reflow_tf.choices import TARGETS
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
 

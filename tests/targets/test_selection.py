@@ -1,6 +1,6 @@
 import pytest
 
-from reflow_tf.config import TARGETS
+from reflow_tf.choices import TARGETS
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.sparsity.patterns import NM, Block, Unstructured

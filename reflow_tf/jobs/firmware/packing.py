@@ -8,7 +8,8 @@ from importlib import resources
 
 import numpy as np
 
-from reflow_tf.config import EvaluateConfig, check_between
+from reflow_tf.choices import check_between
+from reflow_tf.config import EvaluateConfig
 from reflow_tf.data.as_stored import AsStored, Preparation
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import generate_c
