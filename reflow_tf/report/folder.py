@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from reflow_tf.errors import InputError
 
-_PREFIX = ".reflow_tf."
+PREFIX = ".reflow_tf."
+"""Of hidden folders in which results are written before they are whole."""
 
 Content = str | bytes | Callable[[pathlib.Path], None]
 
@@ -97,7 +98,7 @@ class OutputFolder:
             self._check_replaceable()
         try:
             # Asked by doing it: permissions tell nothing about read-only disks, and nothing to root.
-            os.rmdir(tempfile.mkdtemp(prefix=_PREFIX, dir=_nearest_existing(self.path.parent)))
+            os.rmdir(tempfile.mkdtemp(prefix=PREFIX, dir=_nearest_existing(self.path.parent)))
         except OSError as error:
             raise InputError(
                 f"--output_dir must be in a folder that can be written to ({error.strerror}). Received: {self.path}"
@@ -127,7 +128,7 @@ class OutputFolder:
         made = [folder for folder in (self.path.parent, *self.path.parent.parents) if not folder.exists()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self.path.parent, ignore_cleanup_errors=True) as name:
+            with tempfile.TemporaryDirectory(prefix=PREFIX, dir=self.path.parent, ignore_cleanup_errors=True) as name:
                 yield pathlib.Path(name)
         finally:
             for folder in made:

@@ -97,6 +97,12 @@ def read_config() -> Flags:
     """The parsed flags; raises InputError."""
     given = JOB.read()
     device = find_device(command_line.require(DEVICE))
+    budgets = [f"--{flag.name}={flag.value}" for flag in (FLASH_BUDGET, RAM_BUDGET) if flag.value is not None]
+    if budgets and device.runtime != "microcontroller":
+        raise InputError(
+            f"--flash_budget and --ram_budget need a --device that is a microcontroller. "
+            f"Received: --device={device.name} {' '.join(budgets)}"
+        )
     job = JobConfig(
         **given,
         output_dir=OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-{device.name}",

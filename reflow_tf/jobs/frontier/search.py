@@ -37,7 +37,7 @@ from reflow_tf.jobs.settings import describe_settings, digest_all, require_same
 from reflow_tf.pruning import PruneResult, prune
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.report import frontier as report
-from reflow_tf.report.folder import OutputFolder
+from reflow_tf.report.folder import PREFIX, OutputFolder
 from reflow_tf.report.frontier import VERSION, Document
 from reflow_tf.report.progress import announce, show_progress, stage
 from reflow_tf.stopwatch import Stopwatch
@@ -179,6 +179,8 @@ class _Searching:
             "not_tried": [],
         }
         path = self._folder / JSON
+        for unfinished in (self._folder / CELLS).glob(f"{PREFIX}*"):  # of a run that was killed while it wrote
+            shutil.rmtree(unfinished, ignore_errors=True)
         if self._search.job.overwrite:
             shutil.rmtree(self._folder / CELLS, ignore_errors=True)
         elif path.exists():

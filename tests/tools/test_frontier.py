@@ -1,0 +1,33 @@
+"""The command line of the search: bad flags answer at once, in a line, and harm nothing."""
+
+import pytest
+
+from reflow_tf.tools import frontier
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "error: --device is needed; see --help"),
+        (["--device=toaster"], "--device must be one of phone, browser, "),
+        (
+            ["--device=phone", "--ram_budget=1000"],
+            "a --device that is a microcontroller. Received: --device=phone",
+        ),
+        (["--device=tflm", "--repair=none"], "--repair must be one: without it nothing that is pruned can win."),
+        (["--device=tflm", "--repair=glue"], "--repair must be one of none, reflow, "),
+        (["--device=tflm", "--minutes=0"], "--minutes must be over 0. Received: 0"),
+        (["--device=tflm", "--minutes=nan"], "--minutes must be over 0. Received: nan"),
+        (["--device=tflm", "--max_accuracy_drop=-1"], "--max_accuracy_drop must be from 0 to 100. Received: -1"),
+        (["--device=tflm", "--data=nowhere"], "nowhere"),
+    ],
+)
+def test_bad_flags(command, inputs, tmp_path, monkeypatch, left, flags, message):
+    monkeypatch.chdir(tmp_path)
+    outcome = command(frontier, f"--model={inputs.model}", *flags)
+    assert outcome.code == 2 and message in outcome.error and not outcome.out
+
+
+def test_help_names_every_device(command):
+    text = command(frontier, "--help").out
+    assert all(name in text for name in frontier.DEVICES) and max(map(len, text.splitlines())) <= 120
