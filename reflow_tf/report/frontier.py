@@ -59,8 +59,7 @@ def headline(document: Document) -> str:
     plain = find(document, answer and answer["best_plain"])
     if chosen is None:
         what = "top-1" if document["data"]["labelled"] else "agreement"
-        limit = f"{document['max_accuracy_drop']:g} point{'' if document['max_accuracy_drop'] == 1 else 's'} of {what}"
-        return f"{place} nothing that was tried can be trusted to lose at most {limit}."
+        return f"{place} nothing that was tried can be trusted to lose at most {_limit(document)} of {what}."
     against = _against(document, chosen, 1.0, _first(document))
     if chosen["kind"] == _PLAIN:
         verb = "is" if document["device"]["unit"] == "ms" else "takes"
@@ -83,6 +82,11 @@ def _against(document: Document, cell: dict[str, Any], share: float, name: str) 
 
 def _first(document: Document) -> str:
     return "the float32 file" if document["device"]["runtime"] != "microcontroller" else "the dense int8 file"
+
+
+def _limit(document: Document) -> str:
+    allowed = document["max_accuracy_drop"]
+    return f"{allowed:g} point{'' if allowed == 1 else 's'}"
 
 
 def _loss(document: Document, cell: dict[str, Any]) -> str:
@@ -165,7 +169,7 @@ def render(document: Document) -> str:
         f"Measured: {device['description']}. Scores are of {scored}. Files were chosen by what they are expected to "
         f"lose (± a standard error) on {judged} that none was fitted to, as far as the dense network's own "
         f"probabilities can be believed; {count(data['fitted'])} others were fitted to. With 95 % probability that may "
-        f"be at most {document['max_accuracy_drop']:g} points."
+        f"be at most {_limit(document)}."
     )
     caption = (
         f"{measure(document).capitalize()} on the evaluation {unit}s against the cost of an inference, as a share of "
