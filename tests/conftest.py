@@ -13,8 +13,13 @@ import shutil
 import sys
 import types
 
+import hypothesis
 import numpy as np
 import pytest
+
+# How long a test takes says more of what else the machine does than of the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def _refuse_skip(report):
