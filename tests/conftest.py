@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 # How long a test takes says more of what else the machine does than of the code.
-hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
 

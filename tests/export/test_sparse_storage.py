@@ -33,7 +33,7 @@ def assert_bit_equal(first, second):
     dtype=st.sampled_from([np.float32, np.float16]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_filter_computes_the_same_in_no_more_bytes(conv_file, weights, shape, sparsity, dtype, seed):
     dense = weights(shape, sparsity, seed, dtype)
     before = conv_file(dense)

@@ -14,7 +14,7 @@ def pool(batches, axis=-1, masks=None):
     return pooled.moments()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=5),
     st.sampled_from([(), (1,), (3, 2), (2, 1, 2)]),

@@ -74,7 +74,7 @@ def expect(position, inputs=INPUTS):
     return found.astype(np.float64).sum(0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=4), st.sampled_from([45_000, 100_000, 10**9]), st.integers(0, 6)
 )

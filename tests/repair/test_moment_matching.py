@@ -60,7 +60,7 @@ KINDS = {
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(st.sampled_from(sorted(KINDS)).filter(lambda k: k != "grouped"), min_size=1, max_size=2),
     st.integers(0, 99),

@@ -31,7 +31,7 @@ def test_magnitude_by_hand():
 
 
 @pytest.mark.parametrize("name", list(CRITERIA))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(kernel=finite)
 def test_scores_have_the_kernels_shape_and_are_finite_and_not_negative(name, kernel):
     scores = CRITERIA[name](kernel, {need: STATISTICS[need] for need in NEEDS[name]})
@@ -141,7 +141,7 @@ def test_obs_beyond_its_limit_eliminates_block_by_block(monkeypatch):
     assert not np.allclose(scores, criteria.obs(kernel, {"input_gram": gram}))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     kernel=hnp.arrays(np.float32, SHAPE, elements=st.integers(-2, 2).map(float)), name=st.sampled_from(["cbs", "obs"])
 )

@@ -29,7 +29,7 @@ def test_rows_that_want_the_same_inputs_come_together(height):
     assert (blocks == blocks[:, :1]).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 8), st.integers(1, 6), st.integers(0, 99), st.sampled_from([0.25, 0.5, 0.75]))
 def test_the_matching_is_the_best_there_is(rows, inputs, seed, sparsity):
     weights = pairing._weigh([ScoredRows(draw(rows, inputs, seed), sparsity)], [(0, 1)])

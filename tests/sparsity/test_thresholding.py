@@ -29,7 +29,7 @@ def cost_of(kernel, mask, statistics):
     return quadratic.measure(blocks, quadratic.split_blocks(moves, blocks))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([Unstructured(), NM(2, 4)]))
 def test_as_many_weights_of_the_pattern_and_never_a_higher_cost(seed, pattern):
     kernel, statistics = make_problem(seed)

@@ -48,7 +48,7 @@ def test_the_measure_by_hand():
 
 
 @both
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problem=problems)
 def test_masked_weights_are_zero_and_the_quadratic_is_no_higher_than_after_masking_alone(name, problem):
     kernel, mask, statistics = problem
@@ -60,7 +60,7 @@ def test_masked_weights_are_zero_and_the_quadratic_is_no_higher_than_after_maski
 
 
 @both
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problem=problems)
 def test_the_gradient_is_zero_at_every_kept_weight(name, problem):
     """The KKT conditions: no kept weight can move to where the damped quadratic is lower."""

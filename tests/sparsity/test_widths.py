@@ -23,7 +23,7 @@ def total_loss(groups, widths):
     return sum(group.losses[group.size - width] for group, width in zip(groups, widths, strict=True))
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(st.integers(0, 999), st.sampled_from([1, 2, 4]), st.floats(0.6, 1))
 def test_the_budget_holds_and_nothing_that_helps_is_left_of_it(seed, multiple, share):
     rng = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def test_the_budget_holds_and_nothing_that_helps_is_left_of_it(seed, multiple, s
             assert free or count_macs(CHAIN, tried) > share * dense
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.integers(0, 999), st.floats(0.4, 0.95))
 def test_it_comes_near_the_best_of_all(seed, share):
     rng = np.random.default_rng(seed)

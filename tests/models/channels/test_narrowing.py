@@ -42,7 +42,7 @@ def assert_narrow_is_masked(model, samples=SAMPLES, seed=0):
     return model.count_params(), narrower.count_params()
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(st.data())
 def test_any_graph_narrowed_is_what_it_is_masked(build_network, steps, data):
     chosen = data.draw(st.lists(st.tuples(st.sampled_from(steps), st.sampled_from([2, 3, 4])), min_size=1, max_size=5))

@@ -199,7 +199,7 @@ def list_places(value, place=()):
         yield from list_places(item, (*place, key))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1), junk=st.sampled_from([None, "junk", [], {}, -1, 0, True, 0.5, [["a", 0, 0, {}]]]))
 @example(share=0.0, junk=None)
 def test_no_word_of_the_configuration_brings_a_traceback(share, junk, saved, tmp_path):

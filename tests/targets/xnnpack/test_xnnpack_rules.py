@@ -223,7 +223,7 @@ def with_zeros(graph, share):
     return OperatorGraph(graph.operators, tuple(values), graph.inputs, graph.outputs)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), share=st.floats(0, 1), more=st.floats(0, 1), version=st.sampled_from(VERSIONS))
 def test_more_zeros_never_turn_sparse_into_dense(graphs, data, share, more, version):
     graph = graphs[data.draw(st.sampled_from(sorted(graphs)))]
@@ -232,7 +232,7 @@ def test_more_zeros_never_turn_sparse_into_dense(graphs, data, share, more, vers
     assert few.sparse <= many.sparse
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), position=st.integers(0, len(VERSIONS) - 1))
 def test_an_unknown_operator_in_a_network_that_runs_sparse_never_helps(files, graphs, data, position):
     """Whatever becomes something that the delegate does not know, nothing more runs sparse than before."""
