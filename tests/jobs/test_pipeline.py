@@ -456,9 +456,9 @@ def test_the_gate_without_labels_looks_at_agreement(command, inputs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantize", ["none", "float16"])
-def test_the_file_is_as_small_as_was_asked(run_job, quantize):
-    config = PruneConfig(target="storage", max_size_bytes=6500)
+@pytest.mark.parametrize("quantize, most", [("none", 6500), ("float16", 6200)])
+def test_the_file_is_as_small_as_was_asked(run_job, quantize, most):
+    config = PruneConfig(target="storage", max_size_bytes=most)
     results = run_job(config, quantize=quantize)
     budget, size = results.report["budget"], (results.folder / "model.tflite").stat().st_size
     assert budget == {
@@ -491,7 +491,7 @@ def fast(run_job, strided, images, tmp_path, monkeypatch):
     np.savez(tmp_path / "photos.npz", x=images(64, seed=1, size=32))
 
     def run(measured=None, **settings):
-        def measure(name, content, dense):
+        def measure(job, name, content, dense):
             costs = [_measured("dense", measured, None), _measured("file", 1.0, Spread(measured, measured, measured))]
             return Benchmark("Chromium", "ms", 1, 1, 0, costs[0], (costs[1],))
 
