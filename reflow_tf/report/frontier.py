@@ -215,7 +215,7 @@ def _commands(document: Document) -> Markup:
         (cell["name"], element("code", "python -m reflow_tf.tools.prune " + shlex.join(cell["command"])))
         for cell in _ordered(document)
     )
-    return table(made, ("file", "made by"))
+    return table(made, ("file", "made by, here without the images that judge"))
 
 
 def _left_out(document: Document) -> Iterator[Markup]:
