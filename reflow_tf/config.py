@@ -352,6 +352,11 @@ class JobConfig:
             )
 
     @property
+    def brought(self) -> dict[str, str | None]:
+        """Flags that may name files of the user's own -> their values."""
+        return {name: getattr(self, name) for name in ("model", "weights", "data", "eval_data", "class_names")}
+
+    @property
     def target(self) -> HardwareTarget:
         return self.prune.hardware
 

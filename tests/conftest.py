@@ -152,6 +152,24 @@ def settled():
 
 
 @pytest.fixture(scope="session")
+def mark():
+    """`mark(content, value, name)`: a .tflite file with an entry of metadata more, after those that it has."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    from reflow_tf.export import flatbuffer
+
+    def add(content, value, name=b"reduced_precision_support"):
+        model = flatbuffer.parse(content)
+        entry, buffer = schema.MetadataT(), schema.BufferT()
+        entry.name, entry.buffer, buffer.data = name, len(model.buffers), value
+        model.metadata = [*(model.metadata or ()), entry]
+        model.buffers.append(buffer)
+        return flatbuffer.serialize(model)
+
+    return add
+
+
+@pytest.fixture(scope="session")
 def int8_file():
     """An int8 .tflite with dense storage, four fifths of its weights zero, and float32 inputs for it."""
     from reflow_tf.export.tflite import export_tflite

@@ -24,7 +24,7 @@ from reflow_tf.crew import Crew, Site, State
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.jobs.evaluation import require_classifier
 from reflow_tf.jobs.inputs import open_sets
-from reflow_tf.jobs.settings import describe_settings, digest_all, require_same
+from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import load_model
@@ -38,6 +38,7 @@ from reflow_tf.report import comparison
 from reflow_tf.report.comparison import BASELINE, VERSION, Document
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import show_progress, stage
+from reflow_tf.report.resumable import to_json
 from reflow_tf.report.scores import Score, score_accuracy, score_agreement
 from reflow_tf.signal import Signal, compare_signals, measure_signal
 from reflow_tf.sparsity.allocation import ALLOCATIONS
@@ -47,8 +48,6 @@ from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.plan import keep_zeros, make_plan
 
 JSON, PAGE = "compare.json", "compare.html"
-# What stands where a write was cut off between the two names; the next run writes over it.
-_PARTS = {name: f"{name}.part" for name in (JSON, PAGE)}
 
 Scores = Mapping[str, np.ndarray]
 
@@ -224,7 +223,7 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
     Raises:
         InputError: something given cannot be used, or the folder holds a comparison with other settings.
     """
-    folder = _open_folder(job)
+    folder = open_folder(job, (JSON, PAGE))
     keras.utils.set_random_seed(job.seed)
     with open_crew(job.workers, job.threads_per_worker, Address.of(job.model, job.weights, job.image_size)) as crew:
         return _run(job, methods, sparsities, version, folder, crew)
@@ -243,9 +242,9 @@ def _run(
         require_classifier(loaded.num_classes, job.model)
     with stage("Opening the data"):
         calibration, evaluation = open_sets(job, loaded)
-        settings = describe_settings(job, loaded, version) | {
-            "sha256": digest_all(loaded.model, calibration, evaluation)
-        }
+        settings = describe_settings(job, loaded, version, calibration, evaluation)
+        settings |= {name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")}
+        settings |= {"pattern": str(job.prune.requested_pattern)}
     document = _start(settings, calibration, evaluation)
     if folder.path.joinpath(JSON).exists() and not job.overwrite:
         document = _take_over(folder.path / JSON, settings)
@@ -311,7 +310,7 @@ def _measure(
         document["dense"] = dataclasses.asdict(dense)
         document["cells"] = before + [cells[place] for place in sorted(cells)]  # not in the order of being done
         comparison.add_gains(document)
-        _write(folder, {JSON: comparison.to_json(document), PAGE: comparison.render(document)})
+        write_texts(folder, {JSON: to_json(document), PAGE: comparison.render(document)})
 
 
 def _show(site: Site, configs: Sequence[PruneConfig], names: Sequence[str]) -> Iterator[tuple[int, tuple[Score, Cell]]]:
@@ -332,15 +331,6 @@ def describe_cell(cell: Cell) -> dict[str, Any]:
     return described
 
 
-def _open_folder(job: JobConfig) -> OutputFolder:
-    """The folder, which may hold what an earlier run wrote and nothing else."""
-    folder = OutputFolder(job.output_dir, frozenset(), True, optional=frozenset({JSON, PAGE, *_PARTS.values()}))
-    folder.require_outside(
-        {name: getattr(job, name) for name in ("model", "weights", "data", "eval_data", "class_names")}
-    )
-    return folder
-
-
 def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: EvaluationSet) -> Document:
     data = {
         "unit": evaluation.unit,
@@ -356,12 +346,3 @@ def _take_over(path: pathlib.Path, settings: dict[str, Any]) -> Document:
     document = comparison.from_json(path.read_bytes())
     require_same(settings, document["settings"], "a comparison", path.parent)
     return document
-
-
-def _write(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
-    """Each file is there whole, or as it was: it is written beside its place and renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        part = folder / _PARTS[name]
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / name)

@@ -176,9 +176,8 @@ def measure_ethos_u(files: Files, accelerator: str) -> Footprint:
     return Footprint(
         runtime=pruned.name,
         estimated=True,
-        # Some of Vela's systems have DRAM in place of flash, which then holds the constants.
-        flash_bytes=pruned.flash_bytes or pruned.dram_bytes,
-        dense_flash_bytes=dense.flash_bytes or dense.dram_bytes,
+        flash_bytes=pruned.storage_bytes,
+        dense_flash_bytes=dense.storage_bytes,
         arena_bytes=pruned.sram_bytes,
         dense_arena_bytes=dense.sram_bytes,
         arena_beside_bytes=None,
@@ -291,8 +290,7 @@ def measure(job: JobConfig, files: Files) -> Footprint:
 
 def keeps_to_budgets(job: JobConfig, footprint: Footprint) -> bool:
     """Whether flash and RAM are within the job's budgets, where it has any."""
-    taken = (footprint.flash_bytes, job.flash_budget), (footprint.arena_bytes, job.ram_budget)
-    return all(budget is None or size <= budget for size, budget in taken)
+    return _say_excess(job, footprint.flash_bytes, footprint.arena_bytes) is None
 
 
 def complain_of(job: JobConfig, file: ExportedFile) -> str | None:
@@ -301,12 +299,15 @@ def complain_of(job: JobConfig, file: ExportedFile) -> str | None:
     Raises:
         InputError: something is not installed, or cannot judge the file.
     """
-    found = _NEEDS[job.target.name](job, file.content)
-    budgets = zip(("flash", "RAM"), found, (job.flash_budget, job.ram_budget), strict=True)
+    return _say_excess(job, *_NEEDS[job.target.name](job, file.content))
+
+
+def _say_excess(job: JobConfig, flash_bytes: int, ram_bytes: int) -> str | None:
+    taken = ("flash", flash_bytes, job.flash_budget), ("RAM", ram_bytes, job.ram_budget)
     beyond = [
-        f"{taken:,} bytes of {what} where {given:,} are allowed"
-        for what, taken, given in budgets
-        if given and taken > given
+        f"{size:,} bytes of {what} where {budget:,} are allowed"
+        for what, size, budget in taken
+        if budget is not None and size > budget
     ]
     return " and ".join(beyond) or None
 
@@ -317,7 +318,7 @@ def _need_tflm(_: JobConfig, content: bytes) -> tuple[int, int]:
 
 def _need_ethos_u(job: JobConfig, content: bytes) -> tuple[int, int]:
     estimated = estimate(content, job.accelerator)
-    return estimated.flash_bytes or estimated.dram_bytes, estimated.sram_bytes
+    return estimated.storage_bytes, estimated.sram_bytes
 
 
 def _need_cortex_m(job: JobConfig, content: bytes) -> tuple[int, int]:

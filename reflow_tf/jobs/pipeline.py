@@ -1,6 +1,5 @@
 """The main job: a model in; kernels scored, planned, masked; the signal restored; a file out, run and measured."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 from reflow_tf.choices import AUTO
 from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import JobConfig
-from reflow_tf.crew import ALONE, Crew
+from reflow_tf.crew import Crew
 from reflow_tf.errors import InputError
 from reflow_tf.export.half_precision import allows_float16
 from reflow_tf.export.rewriting import rewrite_exact
@@ -40,7 +39,7 @@ from reflow_tf.report.progress import announce, show_progress, stage
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.target import Verdict
 
-_SIZED_WITH = 4
+_SIZED_WITH = 4  # inputs that int8 is calibrated with, for bytes that do not depend on them
 
 FILES = frozenset(
     ("model.keras", "model.tflite", "plan.json", "config.json", "masks.npz", "report.json", "report.html")
@@ -69,21 +68,17 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     stopwatch = Stopwatch()
     with open_crew(job.workers, job.threads_per_worker, Address.of(job.model, job.weights, job.image_size)) as crew:
         given = open_given(job, stopwatch)
-        done = perform(job, given, foresee(job, given, stopwatch), stopwatch, command, crew)
+        dense = foresee(job, given, stopwatch)
+        if job.prune.sets_zeros:  # a narrower network gains without the target's help
+            _warn(dense.expected)
+        done = finish(job, given, dense, prune_given(job, given, dense, crew), stopwatch, command, crew)
     report = describe(done)
     with stage("Writing the results"):
         folder.write(render(report, done))
     return report
 
 
-def perform(
-    job: JobConfig, given: Given, dense: Dense, stopwatch: Stopwatch, command: Sequence[str], crew: Crew = ALONE
-) -> Run:
-    """All but the writing."""
-    return finish(job, given, dense, prune_given(job, given, dense, crew), stopwatch, command, crew)
-
-
-def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew = ALONE) -> PruneResult:
+def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew) -> PruneResult:
     """The model pruned; the same for every number format of its file, but for a budget of bytes or speed."""
     return prune(
         given.loaded.model,
@@ -104,7 +99,7 @@ def finish(
     result: PruneResult,
     stopwatch: Stopwatch,
     command: Sequence[str],
-    crew: Crew = ALONE,
+    crew: Crew,
 ) -> Run:
     """The pruned model as a file, measured."""
     stopwatch.seconds.update(result.report.seconds)
@@ -112,8 +107,8 @@ def finish(
         announce(emptied)
     exported, in_float16 = _export_pruned(job, given, result, stopwatch)
     measured = _measure(job, given, dense, result, exported, stopwatch, crew)
-    measured = dataclasses.replace(measured, in_float16=in_float16)
-    return Run(job, given, dense, result, exported, measured, stopwatch.seconds, command, crew.num_threads)
+    files = exported, in_float16, measured
+    return Run(job, given, dense, result, *files, stopwatch.seconds, command, crew.num_threads)
 
 
 def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
@@ -127,17 +122,27 @@ def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
     return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
 
 
-def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, *, warn: bool = True) -> Dense:
-    """The dense file, and what the target makes of it: said, if wanted, before the long work where it will not gain."""
+def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, known: Dense | None = None) -> Dense:
+    """The dense file, and what the target makes of it.
+
+    Args:
+        job: whose file it is.
+        given: the model and the images.
+        stopwatch: is told how long it takes.
+        known: of another job with the same model and images: what does not depend on the job is taken from it.
+    """
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
         file = _export(job, given, given.loaded.model, storage="dense")
         microcontroller.require_runnable(job, file.content)
         foreseen = explain(file.content, job.target)
-        plain = job.requested_quantize == "none"
-        floats = file if plain else _export(job, given, given.loaded.model, storage="dense", quantize="none")
-    if warn and job.prune.sets_zeros:  # a narrower network gains without the target's help
-        _warn(foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given)
-    return Dense(file, floats.content, foreseen.as_given)
+        if known is not None:
+            floats = known.float_content
+        elif job.requested_quantize == "none":
+            floats = file.content
+        else:
+            floats = _export(job, given, given.loaded.model, storage="dense", quantize="none").content
+    expected = foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given
+    return Dense(file, floats, foreseen.as_given, expected, known.ranked if known else None)
 
 
 def _export_pruned(
@@ -220,9 +225,7 @@ def _measure(
 
 def _open_folder(job: JobConfig) -> OutputFolder:
     folder = OutputFolder(job.output_dir, FILES, job.overwrite)
-    folder.require_outside(
-        {name: getattr(job, name) for name in ("model", "weights", "data", "eval_data", "class_names")}
-    )
+    folder.require_outside(job.brought)
     return folder
 
 

@@ -4,15 +4,12 @@ A cell is a method at a sparsity. It has two scores, 'alone' and 'reflow', and e
 plain magnitude pruning, without any repair, at the same sparsity.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from reflow_tf.errors import InputError
-from reflow_tf.foreign import say_why
-from reflow_tf.report import nouns, svg
+from reflow_tf.report import nouns, resumable, svg
 from reflow_tf.report.charts import NARROW, WIDE
 from reflow_tf.report.html_page import frame, table
 from reflow_tf.report.svg import element
@@ -37,27 +34,13 @@ class SummaryRow(NamedTuple):
     reflow: str
 
 
-def to_json(document: Document) -> str:
-    """The document as text."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def from_json(text: bytes) -> Document:
-    """The inverse of `to_json`.
+    """What `resumable.to_json` made of a comparison.
 
     Raises:
         InputError: the text is not a comparison of this version.
     """
-    try:
-        document = json.loads(text)
-        if document["version"] != VERSION or not {"settings", "data", "dense", "cells"} <= set(document):
-            raise ValueError(f"version {document['version']}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:  # no JSON, no UTF-8, or something else
-        raise InputError(
-            f"compare.json must be what an earlier run wrote; --overwrite starts anew. Received: {text[:60]!r} "
-            f"({say_why(error)})"
-        ) from error
-    return document
+    return resumable.from_json(text, "compare.json", "run", VERSION, ("settings", "data", "dense", "cells"))
 
 
 def add_gains(document: Document) -> None:

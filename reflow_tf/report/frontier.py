@@ -1,15 +1,12 @@
 """A search for the file to ship: its JSON, the sentence on top, its table on the terminal, and its page."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from markupsafe import Markup
 
-from reflow_tf.errors import InputError
-from reflow_tf.foreign import say_why
-from reflow_tf.report import nouns, svg
+from reflow_tf.report import nouns, resumable, svg
 from reflow_tf.report.charts import NARROW, WIDE
 from reflow_tf.report.html_page import frame, table
 from reflow_tf.report.svg import element
@@ -23,27 +20,13 @@ _PLAIN = "plain"
 _SAME = 0.02  # costs so close are called the same
 
 
-def to_json(document: Document) -> str:
-    """The document as text."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def from_json(text: bytes) -> Document:
-    """The inverse of `to_json`.
+    """What `resumable.to_json` made of a search.
 
     Raises:
         InputError: the text is not a search of this version.
     """
-    try:
-        document = json.loads(text)
-        if document["version"] != VERSION or not {"settings", "cells", "device"} <= set(document):
-            raise ValueError(f"version {document['version']}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:  # no JSON, no UTF-8, or something else
-        raise InputError(
-            f"frontier.json must be what an earlier search wrote; --overwrite starts anew. Received: {text[:60]!r} "
-            f"({say_why(error)})"
-        ) from error
-    return document
+    return resumable.from_json(text, "frontier.json", "search", VERSION, ("settings", "cells", "device"))
 
 
 def find(document: Document, name: str | None) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.targets.operators import OperatorGraph, group_by_kind, name_first
+from reflow_tf.targets.operators import Operator, OperatorGraph, group_by_kind, name_first, output_dtype
 from reflow_tf.targets.target import Blocker, HardwareTarget, Tariff, Verdict
 
 _FLOATS = frozenset({"float32", "float16"})
@@ -48,8 +48,7 @@ class CPU(HardwareTarget):
 
 def _find_numbers(graph: OperatorGraph) -> str:
     """A key of `_STATEMENTS`."""
-    inner = [o for o in graph.operators if o.outputs and o.kind not in _ENDS]
-    dtypes = {graph.values[operator.outputs[0]].dtype for operator in inner}
+    dtypes = {output_dtype(operator, graph) for operator in _inner(graph)}
     if "int8" in dtypes:
         return "mixed" if dtypes & _FLOATS else "int8"
     if graph.allows_float16:
@@ -57,9 +56,14 @@ def _find_numbers(graph: OperatorGraph) -> str:
     return "hybrid" if any(value.stored_dtype == "int8" for value in graph.values) else "float32"
 
 
+def _inner(graph: OperatorGraph) -> list[Operator]:
+    """All but those that convert between numbers."""
+    return [operator for operator in graph.operators if operator.kind not in _ENDS]
+
+
 def _refuse_floats(graph: OperatorGraph) -> Iterator[Blocker]:
-    floats = [o for o in graph.operators if o.outputs and graph.values[o.outputs[0]].dtype in _FLOATS]
-    for kind, found in group_by_kind(o for o in floats if o.kind not in _ENDS).items():
+    floats = (operator for operator in _inner(graph) if output_dtype(operator, graph) in _FLOATS)
+    for kind, found in group_by_kind(floats).items():
         yield Blocker(
             operator=name_first(found),
             kind=kind,

@@ -56,8 +56,3 @@ def refuse_kinds(
     """A blocker for each kind of operator that is not known; `reason` makes its words of the kind."""
     missing = group_by_kind(operator for operator in operators if operator.kind not in known)
     return tuple(Blocker(name_first(found), kind, reason(kind), remedy) for kind, found in missing.items())
-
-
-def output_dtype(operator: Operator, graph: OperatorGraph) -> str:
-    """What an operator computes in; '' where it gives nothing."""
-    return graph.values[operator.outputs[0]].dtype if operator.outputs else ""

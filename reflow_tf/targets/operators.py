@@ -124,6 +124,11 @@ class OperatorGraph:
     allows_float16: bool = False
 
 
+def output_dtype(operator: Operator, graph: OperatorGraph) -> str:
+    """What an operator computes in; '' where it gives nothing."""
+    return graph.values[operator.outputs[0]].dtype if operator.outputs else ""
+
+
 def name_first(operators: Sequence[Operator]) -> str:
     """The name of the first, and how many more there are: 'conv1 and 2 more'."""
     first, *others = operators

@@ -7,8 +7,8 @@ each weight and the weights that are not zero (see `export.bitmap_format`).
 import dataclasses
 
 from reflow_tf.sparsity.budget import Price
-from reflow_tf.targets.microcontroller import Microcontroller, output_dtype, refuse_kinds
-from reflow_tf.targets.operators import OperatorGraph
+from reflow_tf.targets.microcontroller import Microcontroller, refuse_kinds
+from reflow_tf.targets.operators import OperatorGraph, output_dtype
 from reflow_tf.targets.target import Blocker, Verdict
 
 _FILTERED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})  # read bitmaps: export.bitmap_storage

@@ -12,23 +12,19 @@ own, as reflow_tf.tools.prune would, and the recommended one into best/. The sam
 interrupted.
 """
 
-import dataclasses
 import sys
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from reflow_tf import __version__
-from reflow_tf.choices import REPAIRS, check_between
+from reflow_tf.choices import REPAIRS
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
-from reflow_tf.jobs.frontier.devices import DEVICES, Device, find_device
+from reflow_tf.jobs.frontier.devices import DEVICES, find_device
+from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.report.frontier import format_table
 from reflow_tf.tools import command_line
 from reflow_tf.tools.shared_flags import JobFlags, define_memory_budget, define_overwrite, name_model
-
-if TYPE_CHECKING:
-    pass
 
 FLAGS = command_line.new_flags()
 
@@ -70,30 +66,7 @@ OUTPUT_DIR = flags.DEFINE_string(
 OVERWRITE = define_overwrite(FLAGS, "Start anew in an --output_dir that holds an earlier search.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Flags:
-    """The flags of this tool, checked.
-
-    Raises:
-        InputError: a number is out of its range, or a repair unknown.
-    """
-
-    job: JobConfig
-    device: Device
-    max_accuracy_drop: float
-    repair: str
-    minutes: float | None
-
-    def __post_init__(self) -> None:
-        check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
-        PruneConfig(repair=self.repair)
-        if self.repair == "none":
-            raise InputError("--repair must be one: without it nothing that is pruned can win. Received: none")
-        if self.minutes is not None and not self.minutes > 0:
-            raise InputError(f"--minutes must be over 0. Received: {self.minutes:g}")
-
-
-def read_config() -> Flags:
+def read_config() -> Search:
     """The parsed flags; raises InputError."""
     given = JOB.read()
     device = find_device(command_line.require(DEVICE))
@@ -111,15 +84,14 @@ def read_config() -> Flags:
         flash_budget=FLASH_BUDGET.value,
         ram_budget=RAM_BUDGET.value,
     )
-    return Flags(job, device, MAX_ACCURACY_DROP.value, REPAIR.value, MINUTES.value)
+    return Search(job, device, MAX_ACCURACY_DROP.value, REPAIR.value, MINUTES.value, __version__)
 
 
-def search(given: Flags) -> int:
+def search(given: Search) -> int:
     """Searches and prints the table; returns the exit code."""
-    from reflow_tf.jobs.frontier.search import Search, run  # TensorFlow takes seconds to import
+    from reflow_tf.jobs.frontier.search import run  # TensorFlow takes seconds to import: bad flags answer before it
 
-    what: Search = Search(given.job, given.device, given.max_accuracy_drop, given.repair, given.minutes, __version__)
-    document = run(what, sys.argv)
+    document = run(given, sys.argv)
     with command_line.printing():
         print("\n".join(format_table(document)))
         print(f"\nWrote {given.job.output_dir}: open frontier.html in a browser.")

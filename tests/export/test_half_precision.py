@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer
@@ -16,15 +15,6 @@ from reflow_tf.runtimes.litert import LiteRT
 @pytest.fixture(scope="module")
 def plain(settled):
     return export_tflite(settled[0], storage="dense").content
-
-
-def mark(content, value, name=b"reduced_precision_support"):
-    model = flatbuffer.parse(content)
-    entry, buffer = schema.MetadataT(), schema.BufferT()
-    entry.name, entry.buffer, buffer.data = name, len(model.buffers), value
-    model.metadata = [*(model.metadata or ()), entry]
-    model.buffers.append(buffer)
-    return flatbuffer.serialize(model)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +31,13 @@ def mark(content, value, name=b"reduced_precision_support"):
         (b"", False),
     ],
 )
-def test_spellings_as_litert_reads_them(plain, value, allowed):
+def test_spellings_as_litert_reads_them(plain, mark, value, allowed):
     marked = mark(plain, value)
     assert allows_float16(marked) is allowed
     assert read_operators(marked).allows_float16 is allowed
 
 
-def test_other_metadata_says_nothing(plain):
+def test_other_metadata_says_nothing(plain, mark):
     assert not allows_float16(mark(plain, b"fp16accfp16", b"min_runtime_version"))
 
 
@@ -68,7 +58,7 @@ def test_one_entry_says_it(settled):
     assert allows_float16(allow_float16(plain)) and not allows_float16(plain)
 
 
-def test_of_several_entries_the_last_counts(plain):
+def test_of_several_entries_the_last_counts(plain, mark):
     assert not allows_float16(mark(mark(plain, b"fp16accfp16"), b"fp16accfp32"))
     assert allows_float16(mark(mark(plain, b"fp16accfp32"), b"fp16accfp16"))
 

@@ -13,6 +13,7 @@ from reflow_tf.models.surgery import read_bits
 from reflow_tf.pruning import prune
 from reflow_tf.repair import impact
 from reflow_tf.report.comparison import from_json
+from reflow_tf.report.resumable import to_json
 from reflow_tf.report.scores import score_accuracy
 from reflow_tf.signal import Signal, rank_classes
 from reflow_tf.sparsity.criteria import CRITERIA
@@ -160,7 +161,7 @@ def test_an_interrupted_run_goes_on_where_it_was(job, tmp_path, monkeypatch):
 
 
 def plain(document):
-    return from_json(comparison.comparison.to_json(document).encode())
+    return from_json(to_json(document).encode())
 
 
 def test_gains_are_against_plain_magnitude_at_the_same_sparsity(job, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 
 from reflow_tf.errors import InputError
 from reflow_tf.report import frontier
+from reflow_tf.report.resumable import to_json
 
 CELL = {
     "folder": "cell",
@@ -116,7 +117,7 @@ def test_table_and_page_show_everything(document):
 
 
 def test_json_comes_back(document):
-    assert frontier.from_json(frontier.to_json(document).encode()) == document
+    assert frontier.from_json(to_json(document).encode()) == document
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"version": 99, "settings": {}, "cells": [], "device": {}}'])

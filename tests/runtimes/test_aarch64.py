@@ -5,12 +5,10 @@ import re
 import keras
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.errors import InputError
-from reflow_tf.export import flatbuffer
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.loading import load_model
@@ -186,9 +184,9 @@ def test_dense_float16_files_are_right_in_float16(aarch64, embedded):
 
 
 @pytest.mark.parametrize("name", ["sparse", "half"])
-def test_sparse_files_in_float16_are_as_wrong_as_the_warning_says(files, name):
+def test_sparse_files_in_float16_are_as_wrong_as_the_warning_says(files, mark, name):
     """If this fails, XNNPACK was mended: `Version.breaks_in_float16`, the warnings and `export.half_precision`."""
-    marked = mark_for_float16(files[name])
+    marked = mark(files[name], b"fp16accfp16")  # `half_precision.allow_float16` refuses such files
     assert XNNPack().judge(read_operators(marked)).corrupted_by
     expected = LiteRT(files[name]).run(images(3))
     try:
@@ -197,18 +195,6 @@ def test_sparse_files_in_float16_are_as_wrong_as_the_warning_says(files, name):
         assert re.search(r"must take the file. Received: ", str(error))
     else:
         assert not np.abs(outputs - expected).max() <= 0.1 * np.abs(expected).max()
-
-
-def mark_for_float16(content):
-    """As `half_precision.allow_float16`, which refuses such files."""
-    if b"fp16accfp32" in content:
-        return content.replace(b"fp16accfp32", b"fp16accfp16")
-    model = flatbuffer.parse(content)
-    entry, buffer = schema.MetadataT(), schema.BufferT()
-    entry.name, entry.buffer, buffer.data = b"reduced_precision_support", len(model.buffers), b"fp16accfp16"
-    model.metadata = [*(model.metadata or ()), entry]
-    model.buffers.append(buffer)
-    return flatbuffer.serialize(model)
 
 
 def test_a_cpu_without_dot_products_needs_more_instructions(aarch64):

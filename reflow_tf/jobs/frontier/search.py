@@ -17,7 +17,9 @@ from typing import Any
 
 import keras
 
+from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.crew import Crew
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import export_tflite
@@ -27,48 +29,28 @@ from reflow_tf.jobs.benchmark import measure_files, require_runtime
 from reflow_tf.jobs.evaluation import OpenedFile
 from reflow_tf.jobs.frontier.answer import Row, choose
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate, list_candidates
-from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.flagfile import spell
 from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
+from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.run import Dense, Given, Run
+from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
 from reflow_tf.jobs.scoring import rank_files
-from reflow_tf.jobs.settings import describe_settings, digest_all, require_same
+from reflow_tf.models.carrying import Address
 from reflow_tf.pruning import PruneResult, prune
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.report import frontier as report
 from reflow_tf.report.folder import PREFIX, OutputFolder
 from reflow_tf.report.frontier import VERSION, Document
 from reflow_tf.report.progress import announce, show_progress, stage
+from reflow_tf.report.resumable import to_json
 from reflow_tf.stopwatch import Stopwatch
 
 JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
-_PARTS = {name: f"{name}.part" for name in (JSON, PAGE)}
 HELD_OUT_EVERY = 4
 LEAST_IMAGES = 16
 _HOPELESS, _HOPELESS_POINTS = 5, 10.0
 """A kind goes no further once it is expected to lose so many times what is allowed, and so many points."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """What to search for.
-
-    Attributes:
-        job: the model and the images; its `output_dir` is the search's folder.
-        device: where the file is to run.
-        max_accuracy_drop: points that it may be expected to lose.
-        repair: of what is pruned, as `--repair` spells it.
-        minutes: after so many, nothing more is begun; None: all is tried.
-        version: of this package.
-    """
-
-    job: JobConfig
-    device: Device
-    max_accuracy_drop: float
-    repair: str
-    minutes: float | None
-    version: str
 
 
 def run(search: Search, command: Sequence[str] = ()) -> Document:
@@ -78,12 +60,14 @@ def run(search: Search, command: Sequence[str] = ()) -> Document:
         InputError: something given cannot be used; the device's runtime is not set up; the folder holds another search,
             or one that is running; the time is too short for one candidate.
     """
-    folder = _open_folder(search.job)
+    job = search.job
+    folder = open_folder(job, (JSON, PAGE, CELLS, BEST, LOCK))
     _require_device(search)
-    keras.utils.set_random_seed(search.job.seed)
+    keras.utils.set_random_seed(job.seed)
     folder.path.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.path):
-        searching = _Searching(search, folder.path, command)
+    address = Address.of(job.model, job.weights, job.image_size)
+    with _locked(folder.path), open_crew(job.workers, job.threads_per_worker, address) as crew:
+        searching = _Searching(search, folder.path, command, crew)
         searching.go()
         return searching.document
 
@@ -91,8 +75,9 @@ def run(search: Search, command: Sequence[str] = ()) -> Document:
 class _Searching:
     """The state of a search."""
 
-    def __init__(self, search: Search, folder: pathlib.Path, command: Sequence[str]):
-        self._search, self._folder, self._started = search, folder, time.monotonic()
+    def __init__(self, search: Search, folder: pathlib.Path, command: Sequence[str], crew: Crew):
+        self._search, self._folder, self._crew, self._started = search, folder, crew, time.monotonic()
+        self._candidates = list_candidates(search.device, search.repair, search.job.prune.memory_budget)
         job, stopwatch = search.job, Stopwatch()
         loaded = pipeline.open_given(job, stopwatch)
         fitted, judged = split(range(len(loaded.calibration)), HELD_OUT_EVERY)
@@ -104,16 +89,12 @@ class _Searching:
         every = loaded.calibration
         held = EvaluationSet(every.source, every.indices[judged], every.preprocessing, every.batch_size)
         self._given: Given = dataclasses.replace(loaded, calibration=every.select(fitted))
-        settings = describe_settings(job, loaded.loaded, search.version)
-        settings |= {"sha256": digest_all(loaded.loaded.model, every, loaded.evaluation)}
-        settings |= {"device": search.device.name, "repair": search.repair}
-        settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
-        for name in ("target", "prunable", "pattern", "allocation"):
-            del settings[name]
-        self._settings = settings
+        self._settings = describe_settings(job, loaded.loaded, search.version, every, loaded.evaluation)
+        self._settings |= {"device": search.device.name, "repair": search.repair}
+        self._settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
         self._denses: dict[tuple[str, str], Dense] = {}
         self._last: tuple[PruneConfig, PruneResult] | None = None
-        dense = self._dense(self._job(list_candidates(search.device, search.repair)[0]))
+        dense = self._dense(self._job(self._candidates[0]))
         with stage("Judging by held-out calibration images"):
             runner = OpenedFile(dense.float_content, "litert")
             self._loss = ExpectedLoss(runner, held, loaded.loaded.num_classes or 0)
@@ -121,8 +102,7 @@ class _Searching:
 
     def go(self) -> None:
         """Makes one candidate after the other."""
-        candidates = list_candidates(self._search.device, self._search.repair, self._search.job.prune.memory_budget)
-        for number, candidate in enumerate(candidates, start=1):
+        for number, candidate in enumerate(self._candidates, start=1):
             if any(cell["name"] == candidate.name for cell in self.document["cells"]):
                 continue
             if (reason := self._objection(candidate)) is not None:
@@ -132,7 +112,7 @@ class _Searching:
                 self.document["not_tried"].append(candidate.name)
                 continue
             try:
-                with stage(f"{candidate.name} ({number} of {len(candidates)})"):
+                with stage(f"{candidate.name} ({number} of {len(self._candidates)})"):
                     self.document["cells"].append(self._make(candidate))
             except InputError as error:  # of this candidate: not every network has an int8 form
                 self._drop(candidate, str(error).rstrip("."))
@@ -208,20 +188,20 @@ class _Searching:
         """The dense network's file in the job's number format; what it predicts is found once for all."""
         key = job.prune.target, job.requested_quantize
         if key not in self._denses:
-            dense = pipeline.foresee(job, self._given, Stopwatch(), warn=False)
-            known = next((each.ranked for each in self._denses.values()), None)
-            if known is None:
+            known = next(iter(self._denses.values()), None)
+            dense = pipeline.foresee(job, self._given, Stopwatch(), known)
+            if dense.ranked is None:
                 runners = {"dense": OpenedFile(dense.float_content, "litert")}
-                classes = self._given.loaded.num_classes or 0
-                known = rank_files(runners, {}, self._given.evaluation, classes, show_progress)["dense"]
-            self._denses[key] = dataclasses.replace(dense, ranked=known)
+                given = self._given.evaluation, self._given.loaded.num_classes or 0, show_progress
+                dense = dataclasses.replace(dense, ranked=rank_files(runners, {}, *given, crew=self._crew)["dense"])
+            self._denses[key] = dense
         return self._denses[key]
 
     def _make(self, candidate: Candidate) -> dict[str, Any]:
         """The candidate's folder, and what is told of it."""
         job, stopwatch, started = self._job(candidate), Stopwatch(), time.monotonic()
         dense = self._dense(job)
-        made = pipeline.finish(job, self._given, dense, self._prune(job, dense), stopwatch, spell(job))
+        made = pipeline.finish(job, self._given, dense, self._prune(job, dense), stopwatch, spell(job), self._crew)
         described = describe(made)
         cost, dense_cost, differs = self._measure(made)
         loss, error = self._loss.measure(OpenedFile(made.exported.content, job.target.runtime))
@@ -253,7 +233,7 @@ class _Searching:
         """The last one is kept: the next candidate may differ in its number format alone."""
         if self._last is None or self._last[0] != job.prune:
             keras.utils.set_random_seed(job.seed)  # whatever came before, here or in a run that was interrupted
-            self._last = job.prune, pipeline.prune_given(job, self._given, dense)
+            self._last = job.prune, pipeline.prune_given(job, self._given, dense, self._crew)
         return self._last[1]
 
     def _measure(self, made: Run) -> tuple[float, float, bool]:
@@ -308,7 +288,7 @@ class _Searching:
     def _find(self, kind: str, number_format: str | None = None, below: int | None = None) -> list[dict[str, Any]]:
         names = {
             candidate.name
-            for candidate in list_candidates(self._search.device, self._search.repair)
+            for candidate in self._candidates
             if candidate.kind == kind
             and number_format in (None, candidate.number_format)
             and (below is None or candidate.step < below)
@@ -356,10 +336,7 @@ class _Searching:
         answer = choose(rows, self._search.max_accuracy_drop, self._search.device) if rows else None
         self.document["answer"] = answer and dataclasses.asdict(answer) | {"frontier": list(answer.frontier)}
         self.document["seconds"] = round(time.monotonic() - self._started, 1)
-        for name, text in ((JSON, report.to_json(self.document)), (PAGE, report.render(self.document))):
-            part = self._folder / _PARTS[name]
-            part.write_text(text, encoding="utf-8")
-            part.replace(self._folder / name)
+        write_texts(self._folder, {JSON: to_json(self.document), PAGE: report.render(self.document)})
 
     def _show_best(self) -> None:
         """Copies the recommended folder to `best`."""
@@ -386,16 +363,6 @@ def _require_device(search: Search) -> None:
         require_runtime(device.runtime)
     for candidate in list_candidates(device, search.repair):
         microcontroller.require_measure(candidate.job(search.job, device, search.job.output_dir))
-
-
-def _open_folder(job: JobConfig) -> OutputFolder:
-    """The folder, which may hold what an earlier search wrote and nothing else."""
-    own = frozenset({JSON, PAGE, CELLS, BEST, LOCK, f"{BEST}.part", *_PARTS.values()})
-    folder = OutputFolder(job.output_dir, frozenset(), True, optional=own)
-    folder.require_outside(
-        {name: getattr(job, name) for name in ("model", "weights", "data", "eval_data", "class_names")}
-    )
-    return folder
 
 
 @contextlib.contextmanager

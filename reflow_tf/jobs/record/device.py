@@ -30,7 +30,7 @@ def describe_file(run: Run) -> dict[str, Any]:
         "quantize": run.job.requested_quantize,
         "batch_size": run.job.export_batch_size,
         "tensors": [plain(tensor) for tensor in run.exported.tensors],
-        "in_float16": plain(run.measured.in_float16) if isinstance(run.measured.in_float16, Float16Check) else None,
+        "in_float16": plain(run.in_float16) if isinstance(run.in_float16, Float16Check) else None,
     }
 
 

@@ -19,7 +19,7 @@ def write_notes(run: Run) -> list[str]:
     if caution := run.job.target.caution(run.job.prune.requested_pattern):
         notes.append(caution)
     notes += run.measured.verdict.warnings
-    notes += _describe_float16(run.measured.in_float16)
+    notes += _describe_float16(run.in_float16)
     notes += _changes(run.result.report)
     for name, found in run.measured.benchmarks.items():
         if isinstance(found, str):

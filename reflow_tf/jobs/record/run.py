@@ -42,12 +42,14 @@ class Dense:
         file: what the unpruned model gives with the same quantization, not rewritten.
         float_content: the same in float32, which is what accuracy is lost against.
         verdict: the target's, on the file.
+        expected: the same after the rewriting that the job asks for.
         ranked: what the float32 file predicts for the evaluation images, where that is known already.
     """
 
     file: ExportedFile
     float_content: bytes
     verdict: Verdict
+    expected: Verdict
     ranked: Ranked | None = None
 
 
@@ -63,7 +65,6 @@ class Measured:
         benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
             not be.
         footprint: flash and RAM, where the target is a microcontroller.
-        in_float16: how the file computes in float16, or why that was not tried; None where it does not.
     """
 
     verdict: Verdict
@@ -72,7 +73,6 @@ class Measured:
     parity: Parity
     benchmarks: Mapping[str, Benchmark | str]
     footprint: Footprint | None
-    in_float16: Float16Check | str | None = None
 
     def benchmarks_in(self, unit: str) -> dict[str, Benchmark]:
         """What was measured in 'ms' or counted in 'instructions'."""
@@ -85,6 +85,7 @@ class Run:
     """All that one run of the tool has to tell.
 
     Attributes:
+        in_float16: how the file computes in float16, or why that was not tried; None where it does not.
         seconds: stage -> wall-clock seconds.
         command: the command line.
         num_threads: that images were led through the network with, by each who did it.
@@ -95,6 +96,7 @@ class Run:
     dense: Dense
     result: PruneResult
     exported: ExportedFile
+    in_float16: Float16Check | str | None
     measured: Measured
     seconds: Mapping[str, float]
     command: Sequence[str]

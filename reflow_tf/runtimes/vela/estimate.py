@@ -89,6 +89,11 @@ class Estimate:
     layers: tuple[Layer, ...]
 
     @property
+    def storage_bytes(self) -> int:
+        """What the constants lie in: flash, or DRAM in those of Vela's systems that have it in its place."""
+        return self.flash_bytes or self.dram_bytes
+
+    @property
     def name(self) -> str:
         """What estimated and for what, for reports."""
         return (

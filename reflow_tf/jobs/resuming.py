@@ -1,8 +1,8 @@
-"""What a job that goes on where it was interrupted depends on: found again, it is the same job."""
+"""Jobs that go on where they were interrupted: what they depend on, and how they write what is done so far."""
 
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -13,23 +13,55 @@ from reflow_tf.data.batches import ImageStream
 from reflow_tf.errors import InputError
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.models.surgery import read_bits
+from reflow_tf.report.folder import OutputFolder
 
 
-def describe_settings(job: JobConfig, loaded: LoadedModel, version: str) -> dict[str, Any]:
-    """All that a cell depends on beside its method and its sparsity."""
+def open_folder(job: JobConfig, names: Collection[str]) -> OutputFolder:
+    """The job's folder, which may hold what an earlier run wrote, under these names, and nothing else.
+
+    Raises:
+        InputError: it holds something else, or something that the user brought.
+    """
+    folder = OutputFolder(job.output_dir, frozenset(), True, optional=frozenset({*names, *map(_name_part, names)}))
+    folder.require_outside(job.brought)
+    return folder
+
+
+def write_texts(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
+    """Each file is there whole, or as it was: it is written beside its place and renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        part = folder / _name_part(name)
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)
+
+
+def _name_part(name: str) -> str:
+    """What stands where a write was cut off between the two names; the next run writes over it."""
+    return f"{name}.part"
+
+
+def describe_settings(job: JobConfig, loaded: LoadedModel, version: str, *sets: ImageStream) -> dict[str, Any]:
+    """All that whatever is measured on these images depends on beside what the job tries.
+
+    Args:
+        job: whose model and images they are.
+        loaded: the model.
+        version: of this package.
+        sets: the images.
+    """
     names = ("model", "data", "eval_data", "class_names", "preprocess", "image_size")
     numbers = ("calibration_samples", "batch_size", "seed")
     return {
         **{name: getattr(job, name) for name in (*names, *numbers)},
         "weights": loaded.weights,
         "data": job.data or loaded.default_data,
-        **{name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")},
-        "pattern": str(job.prune.requested_pattern),
         "reflow_tf": version,
+        "sha256": _digest(loaded.model, *sets),
     }
 
 
-def digest_all(model: keras.Model, *sets: ImageStream) -> str:
+def _digest(model: keras.Model, *sets: ImageStream) -> str:
     """SHA-256 of the weights, the images and their labels: a file may change behind its name."""
     found = hashlib.sha256()
     for bits in read_bits(model.weights):

@@ -1,0 +1,40 @@
+"""What to search for."""
+
+import dataclasses
+
+from reflow_tf.choices import check_between
+from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.jobs.frontier.devices import Device
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What to search for; the flags of `reflow_tf.tools.frontier`.
+
+    Attributes:
+        job: the model and the images; its `output_dir` is the search's folder.
+        device: where the file is to run.
+        max_accuracy_drop: points that it may be expected to lose.
+        repair: of what is pruned, as `--repair` spells it.
+        minutes: after so many, nothing more is begun; None: all is tried.
+        version: of this package.
+
+    Raises:
+        InputError: a number is out of its range, or a repair unknown.
+    """
+
+    job: JobConfig
+    device: Device
+    max_accuracy_drop: float
+    repair: str
+    minutes: float | None
+    version: str
+
+    def __post_init__(self) -> None:
+        check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
+        PruneConfig(repair=self.repair)
+        if self.repair == "none":
+            raise InputError("--repair must be one: without it nothing that is pruned can win. Received: none")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"--minutes must be over 0. Received: {self.minutes:g}")
