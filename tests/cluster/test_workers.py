@@ -147,7 +147,7 @@ METHODS = {"magnitude": PruneConfig(repair="none"), "obs": PruneConfig(repair="n
 
 def test_a_worker_that_dies_costs_no_cell(given, tmp_path, monkeypatch):
     crews, victims = [], []
-    open_crew, write = comparison.open_crew, comparison._write
+    open_crew, write = comparison.open_crew, comparison.write_texts
 
     @contextlib.contextmanager
     def remembered(*args):
@@ -163,7 +163,7 @@ def test_a_worker_that_dies_costs_no_cell(given, tmp_path, monkeypatch):
             victims.extend(killer.victims)
 
     monkeypatch.setattr(comparison, "open_crew", remembered)
-    monkeypatch.setattr(comparison, "_write", write_and_strike)
+    monkeypatch.setattr(comparison, "write_texts", write_and_strike)
     found = []
     for name in ("whole", "struck"):
         job = dataclasses.replace(job_of(given, workers="2", threads_per_worker=1), output_dir=str(tmp_path / name))
