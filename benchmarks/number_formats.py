@@ -20,14 +20,14 @@ from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs.benchmark import Candidate, measure_files
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
-from reflow_tf.runtimes.aarch64 import machine
+from reflow_tf.runtimes.aarch64 import cpus
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "mobilenet_v2", "As in reflow_tf.tools.prune.")
 flags.DEFINE_string("weights", None, "As in reflow_tf.tools.prune.")
 flags.DEFINE_integer("image_size", None, "As in reflow_tf.tools.prune.")
 flags.DEFINE_list("sparsities", ["0.7", "0.8"], "Of the 1x1 weights, the same in every layer.")
-flags.DEFINE_list("cpus", [machine.DEFAULT_CPU], f"What QEMU plays: {', '.join(machine.CPUS)}.")
+flags.DEFINE_list("cpus", [cpus.DEFAULT_CPU], f"What QEMU plays: {', '.join(cpus.CPUS)}.")
 
 
 def make_files(model: keras.Model) -> list[Candidate]:

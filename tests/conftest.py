@@ -260,6 +260,15 @@ def aarch64():
 
 
 @pytest.fixture(scope="session")
+def llvm():
+    """llvm-mca is there, or the test is skipped."""
+    from reflow_tf.runtimes.aarch64.cycles import find_tools
+
+    with skipped_without():
+        find_tools()
+
+
+@pytest.fixture(scope="session")
 def cortex_m():
     """The compiler and the emulator of Cortex-M are there, or the test is skipped."""
     from reflow_tf.runtimes.cortex_m.toolchain import require_toolchain

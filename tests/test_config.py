@@ -5,7 +5,7 @@ import pytest
 from reflow_tf.choices import CPUS, TARGETS
 from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
 from reflow_tf.errors import InputError
-from reflow_tf.runtimes.aarch64 import machine
+from reflow_tf.runtimes.aarch64 import cpus
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Unstructured
 from reflow_tf.targets.xnnpack import XNNPack
 
@@ -125,7 +125,7 @@ def test_what_an_int8_file_takes_is_up_to_the_target():
 
 
 def test_cpus_are_those_that_can_be_emulated():
-    assert CPUS == machine.CPUS and CPUS[-1] == machine.DEFAULT_CPU
+    assert (tuple(cpus.CPUS), cpus.DEFAULT_CPU) == (CPUS, CPUS[-1])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.export.flatbuffer import NUMPY_TYPES, parse
 from reflow_tf.export.half_precision import allows_float16, stores_sparse
-from reflow_tf.runtimes.aarch64.machine import DEFAULT_CPU, find_machine
+from reflow_tf.runtimes.aarch64.cpus import DEFAULT_CPU
+from reflow_tf.runtimes.aarch64.machine import find_machine
 from reflow_tf.runtimes.aarch64.runtime import AArch64
 from reflow_tf.runtimes.device_script import FLOAT16_TOLERANCE, RELATIVE_TOLERANCE, has_sparse_kernels
 from reflow_tf.runtimes.latency import Progress, Spread, compare, measure_interleaved, summarize
@@ -141,7 +142,7 @@ def measure_files(
         rounds: inferences of each file that count; None: 50. Not for instructions, which are counted once.
         warm_up: rounds before them; None: 20. Not for instructions.
         threads: CPU threads of the runtime.
-        cpu: for 'aarch64': what is emulated, of `runtimes.aarch64.machine.CPUS`; None: a Cortex-A76.
+        cpu: for 'aarch64': what is emulated, of `runtimes.aarch64.cpus.CPUS`; None: a Cortex-A76.
         progress: sees the rounds.
 
     Raises:

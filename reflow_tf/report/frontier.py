@@ -15,7 +15,7 @@ from reflow_tf.report.wording import SPACE, count, interval, percent, plural, se
 Document = dict[str, Any]
 """Plain JSON: version, command, settings, device, data, cells, what was left out, and the answer."""
 
-VERSION = 1
+VERSION = 2
 _PLAIN = "plain"
 _SAME = 0.02  # costs so close are called the same
 
@@ -43,23 +43,26 @@ def headline(document: Document) -> str:
     if chosen is None:
         what = "top-1" if document["data"]["labelled"] else "agreement"
         return f"{place} nothing that was tried can be trusted to lose at most {_limit(document)} of {what}."
-    against = _against(document, chosen, 1.0, _first(document))
+    against = _against(document, chosen, 1.0, 1.0 if document["device"]["estimates_cycles"] else None, _first(document))
     if chosen["kind"] == _PLAIN:
         verb = "is" if document["device"]["unit"] == "ms" else "takes"
-        gained = "" if chosen["cost_share"] > 1 - _SAME else f" It {verb} {against}."
+        gained = "" if price(chosen) > 1 - _SAME else f" It {verb} {against}."
         return (
             f"{place} ship {chosen['name']}: nothing that was pruned beats it here.{gained} {_loss(document, chosen)}"
         )
-    if plain and abs(plain["cost_share"] - 1) > _SAME:
-        against += f" and {_against(document, chosen, plain['cost_share'], plain['name'])}"
+    if plain and abs(price(plain) - 1) > _SAME:
+        against += f" and {_against(document, chosen, plain['cost_share'], plain['cycles_share'], plain['name'])}"
     return f"{place} ship {chosen['name']}: {against}. {_loss(document, chosen)}"
 
 
-def _against(document: Document, cell: dict[str, Any], share: float, name: str) -> str:
-    """How much cheaper a cell is than a file of this name and share of the first one's cost."""
+def _against(document: Document, cell: dict[str, Any], share: float, cycles: float | None, name: str) -> str:
+    """How much cheaper a cell is than a file of this name and these shares of the first one's cost and cycles."""
     unit, ratio = document["device"]["unit"], significant(share / cell["cost_share"])
     if unit == "ms":
         return f"{ratio} times as fast as {name}"
+    if cycles is not None:
+        fewer = significant(cycles / cell["cycles_share"])
+        return f"by estimate {fewer} times fewer cycles, with {ratio} times fewer instructions, than {name}"
     return f"{'by estimate ' if document['device']['is_estimate'] else ''}{ratio} times fewer {unit} than {name}"
 
 
@@ -94,7 +97,7 @@ def measure(document: Document) -> str:
 
 def format_table(document: Document) -> list[str]:
     """The lines that a person reads."""
-    heading = ("", "cost", "of first", "bytes", measure(document), "lost", "expected")
+    heading = ("", "cost", "of first", *_cycles_heading(document), "bytes", measure(document), "lost", "expected")
     lines_of: list[tuple[str, ...]] = [heading]
     for cell in _ordered(document):
         mark = _mark(document, cell)
@@ -123,6 +126,7 @@ def _numbers(document: Document, cell: dict[str, Any]) -> tuple[str, ...]:
     return (
         _cost(document, cell),
         f"{cell['cost_share']:.2f}",
+        *([f"{cell['cycles_share']:.2f}"] if document["device"]["estimates_cycles"] else []),
         count(cell["size_bytes"]),
         percent(cell["score"]["top1"]),
         f"{cell['score']['drop_points']:.1f}",
@@ -137,8 +141,17 @@ def _cost(document: Document, cell: dict[str, Any]) -> str:
     return size(round(cost)) if unit == "bytes" else f"{cost / 1e6:,.1f}{SPACE}M"
 
 
+def _cycles_heading(document: Document) -> list[str]:
+    return ["cycles (estimate)"] if document["device"]["estimates_cycles"] else []
+
+
+def price(cell: dict[str, Any]) -> float:
+    """What files are ordered and drawn by: the estimate of cycles, where there is one, as a share of the first's."""
+    return float(cell["cost_share"] if cell["cycles_share"] is None else cell["cycles_share"])
+
+
 def _ordered(document: Document) -> list[dict[str, Any]]:
-    return sorted(document["cells"], key=lambda cell: cell["cost_share"])
+    return sorted(document["cells"], key=price)
 
 
 def render(document: Document) -> str:
@@ -176,7 +189,7 @@ def _positions(document: Document) -> int:
 
 def _table(document: Document) -> Markup:
     scores = measure(document), "points lost", "expected"
-    heading: tuple[str, ...] = ("file", "cost", "of the first", "bytes", *scores, "time")
+    heading: tuple[str, ...] = ("file", "cost", "of the first", *_cycles_heading(document), "bytes", *scores, "time")
     if document["device"]["runtime"] == "microcontroller":
         heading = (*heading, "flash", "RAM")
     body = []
@@ -184,7 +197,7 @@ def _table(document: Document) -> Markup:
         link = element("a", f"{number}. {cell['name']}", href=f"cells/{cell['folder']}/report.html")
         bounds = cell["score"]["top1_interval"]
         shown = list(_numbers(document, cell))
-        shown[3] += f" ({interval(bounds)})" if bounds else ""
+        shown[-3] += f" ({interval(bounds)})" if bounds else ""
         row: list[str] = [link, *shown, seconds(cell["seconds"])]
         if document["device"]["runtime"] == "microcontroller":
             row += [size(cell["flash_bytes"]), size(cell["ram_bytes"])]
@@ -229,7 +242,7 @@ def _figure(document: Document, caption: str) -> Markup:
 def _draw(document: Document, width: float) -> tuple[float, list[Markup]]:
     cells = document["cells"]
     height, left, right, top, bottom = 380.0, 48.0, width - 12, 18.0, 330.0
-    most = max((cell["cost_share"] for cell in cells), default=1.0)
+    most = max(map(price, cells), default=1.0)
     x = svg.linear((0.0, max(1.05, 1.05 * most)), (left, right))
     lows = [(cell["score"]["top1_interval"] or [cell["score"]["top1"]])[0] for cell in cells] or [0.0]
     least = max(0.0, min(lows) - 0.02)
@@ -243,16 +256,15 @@ def _draw(document: Document, width: float) -> tuple[float, list[Markup]]:
         if least <= tick / 20 <= 1 and y(tick / 20) >= top:
             parts += [svg.line(left, y(tick / 20), right, y(tick / 20), "grid")]
             parts += [svg.text(left - 8, y(tick / 20) + 4, percent(tick / 20, 0), "tick", "end")]
-    parts.append(
-        svg.text((left + right) / 2, bottom + 38, f"{document['device']['unit']}, as a share", "label", "middle")
-    )
+    unit = "cycles, by estimate" if document["device"]["estimates_cycles"] else document["device"]["unit"]
+    parts.append(svg.text((left + right) / 2, bottom + 38, f"{unit}, as a share", "label", "middle"))
     for number, cell in enumerate(_ordered(document), start=1):
         parts += _draw_cell(document, number, cell, x, y)
     return height, parts
 
 
 def _draw_cell(document: Document, number: int, cell: dict[str, Any], x: svg.Scale, y: svg.Scale) -> Iterator[Markup]:
-    score, across, up = cell["score"], x(cell["cost_share"]), y(cell["score"]["top1"])
+    score, across, up = cell["score"], x(price(cell)), y(cell["score"]["top1"])
     if score["top1_interval"]:
         low, high = score["top1_interval"]
         yield svg.line(across, y(low), across, y(high), "whisker")

@@ -26,6 +26,7 @@ def make_cell(name, kind, share, top1, expected):
     score = {"top1": top1, "top1_interval": [top1 - 0.02, top1 + 0.02], "n": 500, "positions": 1}
     score |= {"drop_points": round(100 * (0.8 - top1), 4)}
     measured = {"name": name, "kind": kind, "cost": 100e6 * share, "cost_share": share, "score": score}
+    measured |= {"cycles": None, "cycles_share": None}
     return CELL | measured | {"number_format": name.split()[-1], "expected_drop_points": expected}
 
 
@@ -47,6 +48,7 @@ def document():
             "runtime": "aarch64",
             "unit": "instructions",
             "is_estimate": False,
+            "estimates_cycles": False,
         },
         "data": {"unit": "image", "fitted": 300, "judged": 100, "evaluation": 500, "labelled": True},
         "max_accuracy_drop": 1.0,
@@ -124,3 +126,19 @@ def test_json_comes_back(document):
 def test_something_else_is_refused(text):
     with pytest.raises(InputError, match=r"frontier\.json must be what an earlier search wrote.+Received: "):
         frontier.from_json(text)
+
+
+def test_an_estimate_stands_beside_the_count(document):
+    document["device"]["estimates_cycles"] = True
+    for cell, cycles in zip(document["cells"], (1.0, 0.55, 0.45), strict=True):
+        cell |= {"cycles": 90e6 * cycles, "cycles_share": cycles}
+    assert say(document).startswith(
+        "On a Cortex-A76 ship narrow 80 %, int8: by estimate 2.2 times fewer cycles, with 2.5 times fewer "
+        "instructions, than the float32 file and by estimate 1.2 times fewer cycles, with 1.2 times fewer "
+        "instructions, than plain int8."
+    )
+    heading, *rows = frontier.format_table(document)[2:6]
+    assert "cycles (estimate)" in heading
+    assert "0.45" in rows[0] and "0.40" in rows[0]
+    page = frontier.render(document)
+    assert "cycles (estimate)" in page and "cycles, by estimate, as a share" in page

@@ -13,7 +13,7 @@ from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.loading import load_model
 from reflow_tf.runtimes import device_script
-from reflow_tf.runtimes.aarch64 import machine
+from reflow_tf.runtimes.aarch64 import cpus, machine
 from reflow_tf.runtimes.aarch64.runtime import DEFAULT_WHEEL, LARGEST_SPREAD, WHEELS, AArch64
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.targets.xnnpack import XNNPack
@@ -199,7 +199,7 @@ def test_sparse_files_in_float16_are_as_wrong_as_the_warning_says(files, mark, n
 
 def test_a_cpu_without_dot_products_needs_more_instructions(aarch64):
     content = export_tflite(build_eligible(), quantize="int8", calibration=[images(8)]).content
-    counts = {cpu: AArch64(content, cpu=cpu).measure() for cpu in machine.CPUS}
+    counts = {cpu: AArch64(content, cpu=cpu).measure() for cpu in cpus.CPUS}
     assert counts["cortex-a76"] < 0.8 * counts["cortex-a72"]
     assert counts["cortex-a53"] > 0.9 * counts["cortex-a72"]
     assert AArch64(content, cpu="cortex-a53").name.endswith(" as cortex-a53")

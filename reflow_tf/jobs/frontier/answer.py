@@ -1,15 +1,19 @@
 """Which file to ship, and the sentence that says so: pure reckoning over what was measured.
 
 Files are chosen by what they are expected to lose on calibration images that none of them was fitted to; what they
-score on the evaluation images is told, and chooses nothing.
+score on the evaluation images is told, and chooses nothing. Where a cost is counted and another estimated, no file is
+called cheaper than another unless both say so, and the estimate by more than it may be off.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
-from reflow_tf.jobs.frontier.candidates import PLAIN
+from reflow_tf.jobs.frontier.candidates import BOTH, PLAIN, SPARSE
 from reflow_tf.jobs.frontier.devices import Device
 
+ESTIMATE_ERROR = 1.35
+"""An estimate of cycles must say so many times fewer before other kernels are called cheaper; docs/frontier.md has what
+it is off by."""
 _ONE_SIDED = 1.645  # standard errors, 95 % of a normal distribution lie below
 
 
@@ -24,6 +28,7 @@ class Row:
         cost: of one inference, as a share of the first plain conversion's.
         expected_drop: points that it is expected to lose.
         error: the standard error of that.
+        cycles: by estimate, as such a share, too; None where the cost needs no estimate beside it.
     """
 
     name: str
@@ -32,11 +37,30 @@ class Row:
     cost: float
     expected_drop: float
     error: float = 0.0
+    cycles: float | None = None
+
+    @property
+    def price(self) -> float:
+        """What files are ordered by."""
+        return self.cost if self.cycles is None else self.cycles
 
     @property
     def likely_most(self) -> float:
         """More than this it loses with a probability of one in twenty, as far as the images tell."""
         return self.expected_drop + _ONE_SIDED * self.error
+
+    def beats(self, other: "Row", device: Device) -> bool:
+        """Whether it is cheaper beyond doubt."""
+        if self.cost * device.noise >= other.cost:
+            return False
+        if self.cycles is None or other.cycles is None:
+            return True
+        return self.cycles * (device.noise if self._is_like(other) else ESTIMATE_ERROR) < other.cycles
+
+    def _is_like(self, other: "Row") -> bool:
+        """Whether the same kernels run both, so that what an estimate is off by is the same for both."""
+        kernels = [(row.number_format, row.kind in (SPARSE, BOTH)) for row in (self, other)]
+        return kernels[0] == kernels[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +68,9 @@ class Answer:
     """What is recommended.
 
     Attributes:
-        recommended: the cheapest file that hardly loses more than is allowed (`Row.likely_most`); None where all may.
+        recommended: of the files that hardly lose more than is allowed (`Row.likely_most`) and beat `best_plain`, the
+            one that none beats; of several such the one that is expected to lose least. `best_plain` where none beats
+            it; None where all may lose more.
         best_plain: the same among the plain conversions.
         best_at_equal_cost: the file of the least expected loss that costs no more than `best_plain`.
         frontier: files of which none is both cheaper and expected to lose less, by cost.
@@ -62,34 +88,28 @@ def choose(rows: Sequence[Row], max_drop: float, device: Device) -> Answer:
     Args:
         rows: at least one.
         max_drop: points that may be lost.
-        device: its margins: a pruned file has to be cheaper than the plain one by these.
+        device: of the costs.
     """
     allowed = [row for row in rows if row.likely_most <= max_drop]
-    plain = _cheapest([row for row in allowed if row.kind == PLAIN])
-    recommended = plain
-    for row in sorted(allowed, key=lambda row: row.cost):
-        if plain is None or row.cost * _margin(row, plain, device) < plain.cost:
-            recommended = row
-            break
-    equal = [row for row in rows if plain is not None and row.cost <= plain.cost]
-    best = min(equal, key=lambda row: (row.expected_drop, row.cost), default=None)
+    plain = _best([row for row in allowed if row.kind == PLAIN], device)
+    recommended = _best([row for row in allowed if plain is None or row.beats(plain, device)], device) or plain
+    equal = [row for row in rows if plain is not None and row.cost <= plain.cost and row.price <= plain.price]
+    best = min(equal, key=lambda row: (row.expected_drop, row.price), default=None)
     frontier = [row for row in rows if not any(_dominates(other, row) for other in rows)]
     return Answer(
         recommended.name if recommended else None,
         plain.name if plain else None,
         best.name if best else None,
-        tuple(row.name for row in sorted(frontier, key=lambda row: row.cost)),
+        tuple(row.name for row in sorted(frontier, key=lambda row: row.price)),
     )
 
 
-def _margin(row: Row, plain: Row, device: Device) -> float:
-    return device.noise if row.number_format == plain.number_format else max(device.margin, device.noise)
-
-
-def _cheapest(rows: Sequence[Row]) -> Row | None:
-    return min(rows, key=lambda row: (row.cost, row.expected_drop), default=None)
+def _best(rows: Sequence[Row], device: Device) -> Row | None:
+    """See `Answer.recommended`."""
+    unbeaten = [row for row in rows if not any(other.beats(row, device) for other in rows)]
+    return min(unbeaten, key=lambda row: (row.expected_drop, row.price), default=None)
 
 
 def _dominates(other: Row, row: Row) -> bool:
-    better = other.cost <= row.cost and other.expected_drop <= row.expected_drop
-    return better and (other.cost, other.expected_drop) != (row.cost, row.expected_drop)
+    better = other.price <= row.price and other.expected_drop <= row.expected_drop
+    return better and (other.price, other.expected_drop) != (row.price, row.expected_drop)

@@ -28,9 +28,7 @@ class Device:
         job: further fields of `JobConfig`.
         prune: further fields of `PruneConfig` for files with zeros.
         is_estimate: the cost is a model's, and nothing was run.
-        margin: a file must cost so many times less than one in another number format before it is called cheaper:
-            instructions of one format are not those of another.
-        noise: and so many times less than one in the same: what is timed varies.
+        noise: a file must cost so many times less than another before it is called cheaper: what is timed varies.
     """
 
     name: str
@@ -45,11 +43,15 @@ class Device:
     job: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_estimate: bool = False
-    margin: float = 1.0
 
     @property
     def noise(self) -> float:
         return 1.1 if self.unit == "ms" else 1.02
+
+    @property
+    def estimates_cycles(self) -> bool:
+        """Whether an estimate of cycles stands beside the cost: instructions of one number format are not another's."""
+        return self.runtime == "aarch64"
 
 
 def _microcontroller(name: str, place: str, target: str, unit: str, what: str, **job: Any) -> Device:
@@ -57,16 +59,18 @@ def _microcontroller(name: str, place: str, target: str, unit: str, what: str, *
     return Device(name, place, what, *given, job=job, is_estimate=target == "ethos_u")
 
 
+def _arm(name: str, place: str, cpu: str, formats: tuple[str, ...]) -> Device:
+    what = f"LiteRT on an emulated {cpu.title()}; instructions, and an estimate of cycles"
+    given = ("aarch64", "instructions", "xnnpack", "cpu", formats, ("float32",))
+    return Device(name, place, what, *given, job={"cpu": cpu}, prune={"device": "arm"})
+
+
 _ALL = (
-    Device(
-        "phone",
-        "on a Cortex-A76",
-        "LiteRT on an emulated Cortex-A76, which has dot products and float16; instructions",
-        *("aarch64", "instructions", "xnnpack", "cpu", ("float32", "float16", "int8"), ("float32",)),
-        job={"cpu": "cortex-a76"},
-        prune={"device": "arm"},
-        margin=1.25,
-    ),
+    _arm("phone", "on a Cortex-A76", "cortex-a76", ("float32", "float16", "int8")),
+    # Neither has dot products or float16 arithmetic: float16 is float32 in a smaller file.
+    _arm("phone_old", "on a Cortex-A72", "cortex-a72", ("float32", "int8")),
+    _arm("raspberry_pi_4", "on a Raspberry Pi 4", "cortex-a72", ("float32", "int8")),
+    _arm("raspberry_pi_3", "on a Raspberry Pi 3", "cortex-a53", ("float32", "int8")),
     Device(
         "browser",
         "in a browser",

@@ -22,28 +22,27 @@ from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.crew import Crew
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.errors import InputError
-from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs import microcontroller, pipeline
-from reflow_tf.jobs.benchmark import Candidate as Measurable
-from reflow_tf.jobs.benchmark import measure_files, require_runtime
+from reflow_tf.jobs.benchmark import require_runtime
 from reflow_tf.jobs.evaluation import OpenedFile
 from reflow_tf.jobs.frontier.answer import Row, choose
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate, list_candidates
+from reflow_tf.jobs.frontier.costs import Costs
 from reflow_tf.jobs.frontier.flagfile import spell
 from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.record.document import describe, render
-from reflow_tf.jobs.record.run import Dense, Given, Run
+from reflow_tf.jobs.record.run import Dense, Given
 from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
 from reflow_tf.jobs.scoring import rank_files
 from reflow_tf.models.carrying import Address
-from reflow_tf.pruning import PruneResult, prune
-from reflow_tf.repair.contract import show_nothing
+from reflow_tf.pruning import PruneResult
 from reflow_tf.report import frontier as report
 from reflow_tf.report.folder import PREFIX, OutputFolder
 from reflow_tf.report.frontier import VERSION, Document
 from reflow_tf.report.progress import announce, show_progress, stage
 from reflow_tf.report.resumable import to_json
+from reflow_tf.runtimes.aarch64.cycles import find_tools
 from reflow_tf.stopwatch import Stopwatch
 
 JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
@@ -95,6 +94,7 @@ class _Searching:
         self._denses: dict[tuple[str, str], Dense] = {}
         self._last: tuple[PruneConfig, PruneResult] | None = None
         dense = self._dense(self._job(self._candidates[0]))
+        self._costs = Costs(search.device, dense.float_content)
         with stage("Judging by held-out calibration images"):
             runner = OpenedFile(dense.float_content, "litert")
             self._loss = ExpectedLoss(runner, held, loaded.loaded.num_classes or 0)
@@ -144,7 +144,7 @@ class _Searching:
             "settings": self._settings,
             "device": {
                 name: getattr(device, name)
-                for name in ("name", "place", "description", "runtime", "unit", "is_estimate")
+                for name in ("name", "place", "description", "runtime", "unit", "is_estimate", "estimates_cycles")
             },
             "data": {
                 "unit": data.unit,
@@ -203,7 +203,7 @@ class _Searching:
         dense = self._dense(job)
         made = pipeline.finish(job, self._given, dense, self._prune(job, dense), stopwatch, spell(job), self._crew)
         described = describe(made)
-        cost, dense_cost, differs = self._measure(made)
+        cost = self._costs.measure(made)
         loss, error = self._loss.measure(OpenedFile(made.exported.content, job.target.runtime))
         shutil.rmtree(job.output_dir, ignore_errors=True)  # of a run that was interrupted after the writing
         OutputFolder(job.output_dir, pipeline.FILES).write(render(described, made))
@@ -215,9 +215,7 @@ class _Searching:
             "number_format": candidate.number_format,
             "folder": candidate.folder,
             "command": spell(job),
-            "cost": cost,
-            "cost_share": cost / dense_cost,
-            "differs": differs,
+            **dataclasses.asdict(cost),
             "size_bytes": len(made.exported.content),
             "flash_bytes": footprint and footprint.flash_bytes,
             "ram_bytes": footprint and footprint.arena_bytes,
@@ -236,33 +234,6 @@ class _Searching:
             self._last = job.prune, pipeline.prune_given(job, self._given, dense, self._crew)
         return self._last[1]
 
-    def _measure(self, made: Run) -> tuple[float, float, bool]:
-        """What the file costs, what the first plain conversion does, and whether its outputs are wrong there."""
-        device, content = self._search.device, made.exported.content
-        if device.runtime == "bytes":
-            return len(content), len(made.dense.float_content), False
-        if device.runtime == "microcontroller":
-            footprint = made.measured.footprint
-            assert footprint is not None
-            if device.unit == "bytes":
-                return footprint.flash_bytes, footprint.dense_flash_bytes, False
-            pair = footprint.npu_cycles or next(iter(footprint.instructions.values()))
-            return pair.file, pair.dense, False
-        return self._time(content, made.dense.float_content)
-
-    def _time(self, content: bytes, dense: bytes) -> tuple[float, float, bool]:
-        """Side by side with the float32 file, turn by turn, so that what else the machine does falls on both."""
-        device = self._search.device
-        found = measure_files(
-            [Measurable("the file", content)],
-            Measurable("float32", dense),
-            runtime=device.runtime,
-            cpu=device.job.get("cpu"),
-        )
-        (file,) = found.files
-        assert file.speedup is not None
-        return file.cost.median, file.cost.median * file.speedup.median, file.differs
-
     def _objection(self, candidate: Candidate) -> str | None:
         """Why a candidate cannot win, as far as is known; None if it may."""
         if candidate.kind == PLAIN:
@@ -276,12 +247,12 @@ class _Searching:
         plain = [cell for cell in self._find(PLAIN) if _read_row(cell).likely_most <= limit]
         if not plain:
             return None
-        best = min(plain, key=lambda cell: cell["cost_share"])
+        best = min(plain, key=report.price)
         least = self._foresee(candidate, best)
-        if least is not None and least >= best["cost_share"]:
+        if least is not None and least >= report.price(best):
             return (
                 f"it would cost {least:.2f} of {self._search.device.formats[0]}, and {best['name']} costs "
-                f"{best['cost_share']:.2f}"
+                f"{report.price(best):.2f}"
             )
         return None
 
@@ -298,33 +269,17 @@ class _Searching:
     def _foresee(self, candidate: Candidate, best: dict[str, Any]) -> float | None:
         """At least so much it will cost, as a share of the first plain conversion; None where nobody knows.
 
-        Instructions do not depend on the values of weights: a file with zeros is counted before anything is repaired.
+        Cycles do not depend on the values of weights: a file with zeros is estimated before anything is repaired.
         """
         share = candidate.prune.max_macs
         if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
             own = self._find(PLAIN, candidate.number_format)
-            return own[0]["cost_share"] * float(share or 1) if own else None
-        if self._search.device.unit != "instructions" or self._search.device.runtime != "aarch64":
-            return None
-        if candidate.kind not in (SPARSE, BOTH):
+            return report.price(own[0]) * float(share or 1) if own else None
+        if not self._search.device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):
             return None
         with stage(f"Counting for {candidate.name}"):
-            return self._count_zeros(candidate.prune) * (float(share) if share else 1.0)
-
-    def _count_zeros(self, config: PruneConfig) -> float:
-        config = dataclasses.replace(config, max_macs=None, repair="none")
-        model = prune(self._given.loaded.model, config, progress=show_nothing).model
-        target = config.hardware
-        file = export_tflite(
-            model,
-            storage=target.storage,
-            rewrite=target.rewrite,
-            device=config.device,
-            input_shape=self._given.calibration.sample_shape,
-        )
-        dense = next(iter(self._denses.values())).float_content
-        cost, dense_cost, _ = self._time(file.content, dense)
-        return cost / dense_cost
+            given = self._given.loaded.model, candidate.prune, self._given.calibration.sample_shape
+            return self._costs.foresee_zeros(*given) * (float(share) if share else 1.0)
 
     def _drop(self, candidate: Candidate, reason: str) -> None:
         announce(f"{candidate.name} is left out: {reason}.")
@@ -353,7 +308,7 @@ class _Searching:
 
 def _read_row(cell: dict[str, Any]) -> Row:
     expected = cell["expected_drop_points"], cell["expected_error_points"]
-    return Row(cell["name"], cell["kind"], cell["number_format"], cell["cost_share"], *expected)
+    return Row(cell["name"], cell["kind"], cell["number_format"], cell["cost_share"], *expected, cell["cycles_share"])
 
 
 def _require_device(search: Search) -> None:
@@ -361,6 +316,8 @@ def _require_device(search: Search) -> None:
     device = search.device
     if device.runtime in ("aarch64", "web", "litert"):
         require_runtime(device.runtime)
+    if device.estimates_cycles:
+        find_tools()
     for candidate in list_candidates(device, search.repair):
         microcontroller.require_measure(candidate.job(search.job, device, search.job.output_dir))
 

@@ -18,16 +18,27 @@ from typing import Any
 
 from reflow_tf.errors import InputError
 from reflow_tf.runtimes import installation
+from reflow_tf.runtimes.aarch64.cpus import CPUS, DEFAULT_CPU, Cpu
 
-CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
-"""That QEMU plays; the last has dot products of int8 and float16 arithmetic, as phones since 2018 do."""
-DEFAULT_CPU = "cortex-a76"
 SET_UP = "python -m reflow_tf.tools.setup_runtime --runtime=aarch64"
 
 _TO_RUN = {"qemu-aarch64": "qemu-user"}
 _TO_SET_UP = {**_TO_RUN, "gcc": "gcc libc6-dev", "apt-get": "apt", "dpkg-deb": "dpkg"}
 _PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6")
 _PYTHON = "usr/bin/python3.11"
+# XNNPACK chooses among kernels by the core's part number, which its cpuinfo library reads here
+# (https://github.com/pytorch/cpuinfo, src/arm/linux). QEMU shows the guest these files instead of the host's.
+_CPUINFO = """\
+processor\t: 0
+BogoMIPS\t: 38.40
+Features\t: {features}
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: {part:#05x}
+CPU revision\t: 4
+"""
+_ONE_CPU = {"possible": "0\n", "present": "0\n", "kernel_max": "0\n"}
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _SOURCES = f"deb [signed-by={_KEYRING}] http://deb.debian.org/debian bookworm main\n"
 # Which wheels pip may take: https://peps.python.org/pep-0600/
@@ -70,21 +81,25 @@ class Machine:
 
     Args:
         folder: as `set_up` fills it.
-        cpu: of `CPUS`.
+        cpu: that QEMU plays.
     """
 
-    def __init__(self, folder: pathlib.Path, cpu: str = DEFAULT_CPU):
+    def __init__(self, folder: pathlib.Path, cpu: Cpu = CPUS[DEFAULT_CPU]):
         self._folder = folder
-        self._cpu = cpu
+        self.cpu = cpu
 
     @functools.cached_property
     def name(self) -> str:
         """'QEMU', its version and the CPU that it plays."""
         version = installation.call(["qemu-aarch64", "--version"], "Asking QEMU for its version")
-        return f"QEMU {version.split('version ')[1].split()[0]} as {self._cpu}"
+        return f"QEMU {version.split('version ')[1].split()[0]} as {self.cpu.name}"
 
     def python(
-        self, arguments: Sequence[str], folder: pathlib.Path, counted: pathlib.Path | None = None
+        self,
+        arguments: Sequence[str],
+        folder: pathlib.Path,
+        counted: pathlib.Path | None = None,
+        watches: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """Runs the guest's Python to its end; NumPy and the TFLite runtimes can be imported.
 
@@ -92,15 +107,19 @@ class Machine:
             arguments: of Python. Paths are the host's.
             folder: to run in; a guest that crashes may leave a core file there.
             counted: a file for the number of instructions executed so far, at each call of `os.getpgid`, one a line.
+            watches: and for what ran and was fetched in between, as count_instructions.c says.
         """
         plugin: list[str] = []
         if counted is not None:
-            plugin = ["-plugin", str(self._folder / "count_instructions.so"), "-d", "plugin", "-D", str(counted)]
-        root = self._folder / "root"
+            caches = [f"cache={size}:{ways}" for size, ways in self.cpu.caches] if watches else []
+            options = ",".join([str(self._folder / "count_instructions.so"), *caches])
+            plugin = ["-plugin", options, "-d", "plugin", "-D", str(counted)]
+        root = self._folder / "cpus" / self.cpu.name
         # -S: no site-packages of the host, whose files QEMU shows the guest where its own folder has none.
-        command = ["qemu-aarch64", "-cpu", self._cpu, "-L", str(root), *plugin, str(root / _PYTHON), "-S", *arguments]
-        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "errors": "replace"}
-        return subprocess.run(command, cwd=folder, env=self._environment(), text=True, **options)
+        command = ["qemu-aarch64", "-cpu", self.cpu.name, "-L", str(root), *plugin]
+        command += [str(root / _PYTHON), "-S", *arguments]
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "errors": "replace"}
+        return subprocess.run(command, cwd=folder, env=self._environment(), text=True, **streams)
 
     def _environment(self) -> Mapping[str, str]:
         """One thread and one seed, so that two runs execute the same instructions."""
@@ -128,7 +147,7 @@ def find_machine(cpu: str = DEFAULT_CPU) -> Machine:
     installation.require_programs(_TO_RUN, "The aarch64 runtime")
     if not _folder().is_dir():
         raise InputError(f"The aarch64 runtime must be set up, once: {SET_UP}. Received: no folder {_folder()}")
-    return Machine(_folder(), cpu)
+    return Machine(_folder(), CPUS[cpu])
 
 
 def set_up() -> pathlib.Path:
@@ -153,7 +172,8 @@ def set_up() -> pathlib.Path:
 
 
 def _folder() -> pathlib.Path:
-    settings = "\n".join((*_PACKAGES, _SOURCES, _APT_CONFIGURATION, *_PIP_OPTIONS, *_GCC_OPTIONS))
+    cpus = [_CPUINFO, *(f"{cpu.name} {cpu.part} {cpu.features}" for cpu in CPUS.values())]
+    settings = "\n".join((*_PACKAGES, _SOURCES, _APT_CONFIGURATION, *_PIP_OPTIONS, *_GCC_OPTIONS, *cpus))
     digest = installation.digest_of(settings, _data("requirements.txt"), _data("count_instructions.c"))
     return installation.cache_folder() / f"aarch64-{digest}"
 
@@ -168,6 +188,8 @@ def _build(folder: pathlib.Path) -> None:
         _compile_plugin(folder, workplace)
         _unpack_debian(folder / "root", workplace)
         _unpack_wheels(folder / "wheels", workplace)
+        for cpu in CPUS.values():
+            _show_cpu(folder / "cpus" / cpu.name, cpu, folder / "root")
         _try_out(Machine(folder), workplace)
 
 
@@ -209,6 +231,18 @@ def _unpack_debian(root: pathlib.Path, workplace: pathlib.Path) -> None:
         installation.call(["dpkg-deb", "-x", package, root], "Unpacking Debian's packages", workplace)
     if not (root / _PYTHON).exists():
         raise InputError(f"Debian's packages must bring {_PYTHON}. Received: {', '.join(_PACKAGES)} without it")
+
+
+def _show_cpu(view: pathlib.Path, cpu: Cpu, root: pathlib.Path) -> None:
+    """What the guest sees as its root: the unpacked packages, and a machine with one such CPU."""
+    (view / "proc").mkdir(parents=True)
+    (view / "proc/cpuinfo").write_text(_CPUINFO.format(features=cpu.features, part=cpu.part))
+    one_cpu = view / "sys/devices/system/cpu"
+    one_cpu.mkdir(parents=True)
+    for name, text in _ONE_CPU.items():
+        (one_cpu / name).write_text(text)
+    for place in root.iterdir():
+        (view / place.name).symlink_to(os.path.relpath(place, view))
 
 
 def _unpack_wheels(target: pathlib.Path, workplace: pathlib.Path) -> None:

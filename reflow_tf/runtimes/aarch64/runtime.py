@@ -12,7 +12,9 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.runtimes import device_script
-from reflow_tf.runtimes.aarch64.machine import DEFAULT_CPU, find_machine
+from reflow_tf.runtimes.aarch64.cpus import DEFAULT_CPU
+from reflow_tf.runtimes.aarch64.cycles import Estimate, estimate, find_tools, read_trace
+from reflow_tf.runtimes.aarch64.machine import find_machine
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.runtimes.runtime import check_batch, make_inputs
 
@@ -34,7 +36,7 @@ class AArch64:
     Args:
         content: a .tflite file.
         wheel: which runtime, of `WHEELS`.
-        cpu: which CPU is emulated, of `machine.CPUS`. What it lacks the runtime does without.
+        cpu: which CPU is emulated, of `cpus.CPUS`. What it lacks the runtime does without.
 
     Raises:
         InputError: no .tflite file that LiteRT takes, or the machine is not set up; the message says how to.
@@ -89,17 +91,22 @@ class AArch64:
         """
         return float(self._num_instructions)
 
+    def estimate(self) -> Estimate:
+        """Cycles that one inference takes on a board with such a CPU, by a model of it: see `cycles`.
+
+        Raises:
+            InputError: the runtime refuses the file, or llvm-mca is not installed.
+        """
+        find_tools()
+        return estimate(read_trace(self._count(watches=True)), self._machine.cpu)
+
     def memory_bytes(self) -> int | None:
         """None: the memory of this process is mostly the emulator's."""
         return None
 
     @functools.cached_property
     def _num_instructions(self) -> int:
-        with self._kit(make_inputs(self.input_shape)) as folder:
-            counted = folder / "counted"
-            flags = "--marks", f"--warm_up={_WARM_UP}", f"--rounds={_ROUNDS}"
-            self._run_script(folder, *flags, counted=counted)
-            marks = [int(line) for line in counted.read_text().split()]
+        marks = [int(line) for line in self._count(watches=False).split()]
         counts = [end - start for start, end in zip(marks[::2], marks[1::2], strict=True)]
         if len(counts) != _ROUNDS or max(counts) - min(counts) > LARGEST_SPREAD:
             raise RuntimeError(
@@ -107,6 +114,14 @@ class AArch64:
                 f"Received: {counts}"
             )
         return min(counts)
+
+    def _count(self, watches: bool) -> str:
+        """What the emulator wrote about inferences, each between two marks."""
+        with self._kit(make_inputs(self.input_shape)) as folder:
+            counted = folder / "counted"
+            flags = "--marks", f"--warm_up={_WARM_UP}", f"--rounds={_ROUNDS}"
+            self._run_script(folder, *flags, counted=counted, watches=watches)
+            return counted.read_text()
 
     @contextmanager
     def _kit(self, inputs: np.ndarray) -> Iterator[pathlib.Path]:
@@ -118,9 +133,11 @@ class AArch64:
             np.savez(folder / "data.npz", inputs=inputs.astype(np.float32))
             yield folder
 
-    def _run_script(self, folder: pathlib.Path, *flags: str, counted: pathlib.Path | None = None) -> None:
+    def _run_script(
+        self, folder: pathlib.Path, *flags: str, counted: pathlib.Path | None = None, watches: bool = False
+    ) -> None:
         runtime = f"--runtime={WHEELS[self._wheel]}"
-        done = self._machine.python([str(folder / "run.py"), runtime, "--json", *flags], folder, counted)
+        done = self._machine.python([str(folder / "run.py"), runtime, "--json", *flags], folder, counted, watches)
         if done.returncode:
             reason = say_why("\n".join(done.stderr.strip().splitlines()[-3:]))
             raise InputError(
