@@ -16,6 +16,7 @@ from reflow_tf.errors import InputError
 if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from reflow_tf.config import PruneConfig
     from reflow_tf.export.tflite import export_tflite
+    from reflow_tf.jobs.frontier.in_python import Frontier, frontier
     from reflow_tf.models.kept_zeros import keep_zeros
     from reflow_tf.pruning import PruneResult, measure_signal, prune, recalibrate
 
@@ -29,13 +30,17 @@ _HOMES = {
     "measure_signal": "pruning",
     "export_tflite": "export.tflite",
     "keep_zeros": "models.kept_zeros",
+    "Frontier": "jobs.frontier.in_python",
+    "frontier": "jobs.frontier.in_python",
 }
 
 __all__ = [
+    "Frontier",
     "InputError",
     "PruneConfig",
     "PruneResult",
     "export_tflite",
+    "frontier",
     "keep_zeros",
     "measure_signal",
     "prune",

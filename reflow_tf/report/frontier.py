@@ -1,7 +1,9 @@
 """A search for the file to ship: its JSON, the sentence on top, its table on the terminal, and its page."""
 
+import json
 import shlex
 from collections.abc import Iterator
+from importlib import resources
 from typing import Any
 
 from markupsafe import Markup
@@ -18,6 +20,13 @@ Document = dict[str, Any]
 VERSION = 2
 _PLAIN = "plain"
 _SAME = 0.02  # costs so close are called the same
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the document, as a dict; treat it as read-only."""
+    path = resources.files("reflow_tf.report").joinpath("frontier.schema.json")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def from_json(text: bytes) -> Document:

@@ -8,8 +8,8 @@ both, in the number formats that the device runs. What cannot win is not made, a
 they are expected to lose on calibration images that none was fitted to; scores are those on the evaluation images.
 
 Writes frontier.json and frontier.html into --output_dir anew after each candidate, each candidate into a folder of its
-own, as reflow_tf.tools.prune would, and the recommended one into best/. The same command goes on where it was
-interrupted.
+own, as reflow_tf.tools.prune would, and the recommended one into best/, with what proves it on the device: a device
+kit, or C for a microcontroller. The same command goes on where it was interrupted.
 """
 
 import sys
@@ -19,9 +19,8 @@ from absl import flags
 from reflow_tf import __version__
 from reflow_tf.choices import REPAIRS
 from reflow_tf.config import JobConfig, PruneConfig
-from reflow_tf.errors import InputError
 from reflow_tf.jobs.frontier.devices import DEVICES, find_device
-from reflow_tf.jobs.frontier.request import Search
+from reflow_tf.jobs.frontier.request import Search, require_budgets
 from reflow_tf.report.frontier import format_table
 from reflow_tf.tools import command_line
 from reflow_tf.tools.shared_flags import JobFlags, define_memory_budget, define_overwrite, name_model
@@ -70,12 +69,7 @@ def read_config() -> Search:
     """The parsed flags; raises InputError."""
     given = JOB.read()
     device = find_device(command_line.require(DEVICE))
-    budgets = [f"--{flag.name}={flag.value}" for flag in (FLASH_BUDGET, RAM_BUDGET) if flag.value is not None]
-    if budgets and device.runtime != "microcontroller":
-        raise InputError(
-            f"--flash_budget and --ram_budget need a --device that is a microcontroller. "
-            f"Received: --device={device.name} {' '.join(budgets)}"
-        )
+    require_budgets(device, FLASH_BUDGET.value, RAM_BUDGET.value)
     job = JobConfig(
         **given,
         output_dir=OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-{device.name}",

@@ -6,6 +6,7 @@ from typing import Any
 
 from reflow_tf.errors import InputError
 
+DEVICE_KIT, FIRMWARE = "device_kit", "firmware"
 FORMATS = {"float32": "none", "float16": "float16", "int8": "int8"}
 """Number formats -> how `--quantize` spells them."""
 
@@ -28,6 +29,7 @@ class Device:
         job: further fields of `JobConfig`.
         prune: further fields of `PruneConfig` for files with zeros.
         is_estimate: the cost is a model's, and nothing was run.
+        kit: what proves a file there, DEVICE_KIT or FIRMWARE; None where nobody needs it.
         noise: a file must cost so many times less than another before it is called cheaper: what is timed varies.
     """
 
@@ -43,6 +45,7 @@ class Device:
     job: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_estimate: bool = False
+    kit: str | None = None
 
     @property
     def noise(self) -> float:
@@ -56,13 +59,14 @@ class Device:
 
 def _microcontroller(name: str, place: str, target: str, unit: str, what: str, **job: Any) -> Device:
     given = ("microcontroller", unit, target, target, ("int8",), ("int8",))
-    return Device(name, place, what, *given, job=job, is_estimate=target == "ethos_u")
+    kit = None if target == "ethos_u" else FIRMWARE
+    return Device(name, place, what, *given, job=job, is_estimate=target == "ethos_u", kit=kit)
 
 
 def _arm(name: str, place: str, cpu: str, formats: tuple[str, ...]) -> Device:
     what = f"LiteRT on an emulated {cpu.title()}; instructions, and an estimate of cycles"
     given = ("aarch64", "instructions", "xnnpack", "cpu", formats, ("float32",))
-    return Device(name, place, what, *given, job={"cpu": cpu}, prune={"device": "arm"})
+    return Device(name, place, what, *given, job={"cpu": cpu}, prune={"device": "arm"}, kit=DEVICE_KIT)
 
 
 _ALL = (
@@ -83,6 +87,7 @@ _ALL = (
         "on this machine",
         "LiteRT on this machine, one thread; milliseconds of dense files, all that x86 has kernels for",
         *("litert", "ms", "cpu", "cpu", ("float32", "int8"), ()),
+        kit=DEVICE_KIT,
     ),
     *(
         _microcontroller(

@@ -8,6 +8,17 @@ from reflow_tf.errors import InputError
 from reflow_tf.jobs.frontier.devices import Device
 
 
+def require_budgets(device: Device, flash_budget: int | None, ram_budget: int | None) -> None:
+    """Raises InputError where a budget is set for what is no microcontroller."""
+    given = {"flash_budget": flash_budget, "ram_budget": ram_budget}
+    set_ones = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    if set_ones and device.runtime != "microcontroller":
+        raise InputError(
+            f"--flash_budget and --ram_budget need a --device that is a microcontroller. "
+            f"Received: --device={device.name} {' '.join(set_ones)}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Search:
     """What to search for; the flags of `reflow_tf.tools.frontier`.

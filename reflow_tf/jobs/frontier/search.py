@@ -31,6 +31,7 @@ from reflow_tf.jobs.frontier.costs import Costs
 from reflow_tf.jobs.frontier.flagfile import spell
 from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
 from reflow_tf.jobs.frontier.request import Search
+from reflow_tf.jobs.frontier.shipping import ship
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.run import Dense, Given
 from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
@@ -294,16 +295,18 @@ class _Searching:
         write_texts(self._folder, {JSON: to_json(self.document), PAGE: report.render(self.document)})
 
     def _show_best(self) -> None:
-        """Copies the recommended folder to `best`."""
-        answer, target = self.document["answer"], self._folder / BEST
-        shutil.rmtree(target, ignore_errors=True)
-        if answer is None or answer["recommended"] is None:
+        """Copies the recommended folder to `best`, with what proves the file on the device."""
+        answer, best, job = self.document["answer"], self._folder / BEST, self._search.job
+        cell = report.find(self.document, answer and answer["recommended"])
+        if cell is None:
+            shutil.rmtree(best, ignore_errors=True)
             return
-        cell = next(cell for cell in self.document["cells"] if cell["name"] == answer["recommended"])
-        part = self._folder / f"{BEST}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(self._folder / CELLS / cell["folder"], part)
-        part.rename(target)
+        data = job.eval_data or job.data or self._given.loaded.default_data
+        assert data is not None  # the images came from somewhere
+        with stage("Copying the file to ship"):
+            missing = ship(self._folder / CELLS / cell["folder"], best, self._search.device, job, data)
+        if missing is not None:
+            announce(f"{best} has no {self._search.device.kit}: {missing.rstrip('.')}.")
 
 
 def _read_row(cell: dict[str, Any]) -> Row:

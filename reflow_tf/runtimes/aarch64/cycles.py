@@ -20,7 +20,8 @@ from typing import Any
 from reflow_tf.errors import InputError
 from reflow_tf.runtimes.aarch64.cpus import LINE_BYTES, Cpu
 
-_VERSIONS = range(17, 31)  # the Neoverse N1 has had a model since LLVM 17
+_OLDEST = 17
+_VERSIONS = range(_OLDEST, 31)  # the Neoverse N1 has had a model since LLVM 17
 _FEATURES = "+v8.2a,+dotprod,+fullfp16"
 _ITERATIONS = 100
 _SHARE = 0.999  # of the instructions: the rest is taken to be as fast as these
@@ -85,8 +86,8 @@ def find_tools() -> tuple[str, str]:
         if all(map(shutil.which, names)):
             return names
     raise InputError(
-        f"An estimate of cycles needs llvm-mca of LLVM {_VERSIONS.start} or newer: apt-get install -y "
-        f"--no-install-recommends llvm-19. Received: no program llvm-mca-{_VERSIONS.start} or higher"
+        f"An estimate of cycles needs llvm-mca of LLVM {_OLDEST} or newer: apt-get install -y "
+        f"--no-install-recommends llvm-19. Received: no program llvm-mca-{_OLDEST} or higher"
     )
 
 

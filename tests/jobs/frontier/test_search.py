@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from reflow_tf.jobs.frontier import search
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, list_candidates
 from reflow_tf.jobs.frontier.devices import DEVICES, find_device
 from reflow_tf.jobs.frontier.flagfile import spell
+from reflow_tf.report import frontier
 from reflow_tf.report.frontier import format_table, headline
 from reflow_tf.tools import prune
 
@@ -47,7 +49,7 @@ def test_candidates_are_jobs_of_the_device(device):
 
 
 def test_an_unknown_device():
-    with pytest.raises(InputError, match=r"--device must be one of phone, browser, .+Received: toaster"):
+    with pytest.raises(InputError, match=r"--device must be one of phone, .+browser, .+Received: toaster"):
         find_device("toaster")
 
 
@@ -60,6 +62,8 @@ def test_a_search_is_written_told_and_taken_over(job, inputs, tmp_path, monkeypa
     assert names | {each["name"] for each in document["dropped"]} == every and not document["not_tried"]
     out = tmp_path / "out"
     assert json.loads((out / "frontier.json").read_text("utf-8")) == document
+    jsonschema.validate(document, frontier.schema())
+    assert (out / "best" / "firmware" / "model_data.c").is_file()
     for cell in document["cells"]:
         folder = out / "cells" / cell["folder"]
         report = json.loads((folder / "report.json").read_text("utf-8"))
@@ -105,7 +109,7 @@ def only(monkeypatch):
 @pytest.mark.parametrize("device", ["phone", "browser", "desktop", "cortex_m4", "ethos_u55"])
 def test_every_device_measures(request, strided, tmp_path, only, images, device):
     """On networks of a few microseconds: that the measuring holds together; what it says is tested elsewhere."""
-    for fixture in {"phone": ["aarch64"], "browser": ["web"], "cortex_m4": ["cortex_m"]}.get(device, []):
+    for fixture in {"phone": ["aarch64", "llvm"], "browser": ["web"], "cortex_m4": ["cortex_m"]}.get(device, []):
         request.getfixturevalue(fixture)
     preset = DEVICES[device]
     first = f"plain {preset.formats[0]}"
@@ -120,8 +124,31 @@ def test_every_device_measures(request, strided, tmp_path, only, images, device)
     assert not document["data"]["labelled"] and "agreement" in format_table(document)[0]
     sparse = {each.name for each in list_candidates(preset, "reflow") if each.name.startswith("sparse 70")}
     assert sparse <= set(cells) | {each["name"] for each in document["dropped"]}
-    if device == "phone":  # counted before it is repaired
-        assert "it would cost 0." in document["dropped"][0]["reason"] or sparse <= set(cells)
+    assert all((cell["cycles"] is not None) == preset.estimates_cycles for cell in cells.values())
+    best = tmp_path / "out" / "best"
+    assert {path.name for path in best.iterdir() if path.is_dir()} == ({preset.kit} - {None})
+    if preset.kit == "device_kit":
+        done = subprocess.run([sys.executable, best / "device_kit" / "run.py", "--rounds=0"], capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_what_cannot_win_by_the_estimate_is_not_repaired(aarch64, llvm, strided, tmp_path, only, images, monkeypatch):
+    only("plain float32", "plain int8", "sparse 70 %, float32")
+    foreseen = []
+    monkeypatch.setattr(search.Costs, "foresee_zeros", lambda *given: foreseen.append(given) or 0.99)
+    np.savez(tmp_path / "photos.npz", x=images(96, seed=0, size=32))
+    base = PruneConfig(target="cpu", sparsity=0.0, repair="none")
+    job = JobConfig(strided, str(tmp_path / "out"), base, data=str(tmp_path / "photos.npz"))
+    (dropped,) = run(job, "phone", max_accuracy_drop=50.0)["dropped"]
+    assert dropped["reason"].startswith("it would cost 0.99 of float32, and plain ") and len(foreseen) == 1
+
+
+def test_without_llvm_a_phone_is_refused_at_once(aarch64, job, monkeypatch, tmp_path):
+    monkeypatch.setattr("reflow_tf.runtimes.aarch64.cycles._VERSIONS", range(0))
+    with pytest.raises(InputError, match=r"needs llvm-mca"):
+        run(job, "phone")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_candidate_that_cannot_be_made_costs_the_others_nothing(job, only, monkeypatch):

@@ -1,0 +1,135 @@
+"""The search for the file to ship, of a model and arrays in memory."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import keras
+import numpy as np
+
+from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.data.batches import as_batches
+from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+from reflow_tf.jobs.frontier.devices import find_device
+from reflow_tf.jobs.frontier.request import Search, require_budgets
+from reflow_tf.jobs.frontier.search import BEST, run
+from reflow_tf.report.frontier import Document, headline
+
+MODEL, CALIBRATION, EVALUATION = "model.keras", "calibration.npz", "evaluation.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """What a search found.
+
+    Attributes:
+        headline: the sentence that says what to ship.
+        document: everything, as frontier.json has it; `reflow_tf/report/frontier.schema.json` describes it.
+        best: the folder of the recommended file, model.tflite; None where nothing may be recommended.
+    """
+
+    headline: str
+    document: Document
+    best: pathlib.Path | None
+
+
+def frontier(
+    model: keras.Model,
+    device: str,
+    calibration: Any,
+    evaluation: Any,
+    *,
+    output_dir: str,
+    max_accuracy_drop: float = 1.0,
+    repair: str = "least_squares",
+    minutes: float | None = None,
+    flash_budget: int | None = None,
+    ram_budget: int | None = None,
+    batch_size: int = 64,
+    overwrite: bool = False,
+) -> Frontier:
+    """Makes every honest candidate for one device, measures each there, and says which to ship.
+
+    The command line's search, `python -m reflow_tf.tools.frontier`; the same call goes on where it was interrupted.
+    The model and the arrays are written to the folder `<output_dir>-given`, which the commands of the candidates name.
+
+    Args:
+        model: a Keras model with one input and one output of classes.
+        device: where the file is to run, as `--device` spells it: 'phone', 'cortex_m4', ….
+        calibration: inputs as the network takes them, at least 16: an array (n, *shape) or batches of it; one in four
+            judges, the others are fitted to.
+        evaluation: inputs to score on, or a pair of them and their classes, whole numbers (n,). Without classes,
+            agreement with the dense network replaces accuracy.
+        output_dir: where the results go: frontier.json, frontier.html, a folder of each candidate, and `best`.
+        max_accuracy_drop: percentage points that the recommended file may be expected to lose.
+        repair: what restores pruned candidates, as `--repair` spells it.
+        minutes: after so many, nothing more is begun; None: all is tried.
+        flash_budget: for microcontrollers: bytes that the file may take.
+        ram_budget: for microcontrollers: bytes that it may need.
+        batch_size: of everything that runs the model.
+        overwrite: start anew in a folder that holds an earlier search.
+
+    Raises:
+        InputError: something given cannot be used; the device's runtime is not set up; the folder holds another search.
+    """
+    found = find_device(device)
+    require_budgets(found, flash_budget, ram_budget)
+    out = pathlib.Path(output_dir).expanduser()
+    given = out.with_name(f"{out.name}-given")
+    fitted, scored = read_inputs(calibration), read_scored(evaluation)
+    job = JobConfig(
+        str(given / MODEL),
+        str(out),
+        PruneConfig(target=found.dense_target, sparsity=0.0, repair="none"),
+        data=str(given / CALIBRATION),
+        eval_data=str(given / EVALUATION),
+        calibration_samples=len(fitted["x"]),
+        batch_size=batch_size,
+        flash_budget=flash_budget,
+        ram_budget=ram_budget,
+        overwrite=overwrite,
+    )
+    search = Search(job, found, max_accuracy_drop, repair, minutes, metadata.version("reflow_tf"))
+    write(given, model, {CALIBRATION: fitted, EVALUATION: scored})
+    document = run(search, ["reflow_tf.frontier"])
+    answer = document["answer"]
+    best = out / BEST if answer and answer["recommended"] else None
+    return Frontier(headline(document), document, best)
+
+
+def read_inputs(data: Any) -> dict[str, np.ndarray]:
+    """All inputs of what a caller has, as 'x', (n, *shape); raises InputError."""
+    return {"x": np.concatenate([np.asarray(batch) for batch in as_batches(data)])}
+
+
+def read_scored(data: Any) -> dict[str, np.ndarray]:
+    """Inputs as 'x' and, of a pair, classes as 'y'.
+
+    Raises:
+        InputError: the inputs are no numbers, or there is not one whole number for each.
+    """
+    if not isinstance(data, tuple):
+        return read_inputs(data)
+    inputs, classes = read_inputs(data[0]), np.asarray(data[1])
+    if len(data) != 2 or classes.dtype.kind not in "iu" or classes.shape != (len(inputs["x"]),):
+        raise InputError(
+            f"evaluation must be inputs, or a pair of them and one whole number for each. Received: a tuple of "
+            f"{len(data)}, {len(inputs['x'])} inputs, and {classes.dtype} of shape {classes.shape}"
+        )
+    return inputs | {"y": classes}
+
+
+def write(folder: pathlib.Path, model: keras.Model, sets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes what the commands of the candidates name; raises InputError where it cannot be."""
+    if not isinstance(model, keras.Model):
+        raise InputError(f"The model must be a keras.Model. Received: {type(model).__name__}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save(folder / MODEL)
+        for name, arrays in sets.items():
+            np.savez(folder / name, **arrays)
+    except Exception as error:  # Keras has its own for what it cannot write, and the file system its own
+        raise InputError(f"The model and the inputs must be written. Received: {folder}, {say_why(error)}") from error

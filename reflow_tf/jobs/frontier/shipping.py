@@ -1,0 +1,48 @@
+"""The recommended file's own folder: what the pruning tool wrote, and what proves the file on the device."""
+
+import pathlib
+import shutil
+
+from reflow_tf.config import EvaluateConfig, JobConfig
+from reflow_tf.errors import InputError
+from reflow_tf.jobs.device_kit import write_device_kit
+from reflow_tf.jobs.firmware.packing import write_firmware
+from reflow_tf.jobs.frontier.devices import DEVICE_KIT, Device
+
+_NUM_INPUTS = 4
+
+
+def ship(cell: pathlib.Path, best: pathlib.Path, device: Device, job: JobConfig, data: str) -> str | None:
+    """Makes the folder anew: it is there whole, or as it was.
+
+    Args:
+        cell: of the recommended candidate.
+        best: to make.
+        device: what the file is for.
+        job: of the search.
+        data: what its inputs are drawn from.
+
+    Returns:
+        Why the folder has nothing that proves the file on the device, where it should; None if it has, or nobody needs
+        it there.
+    """
+    part, missing = best.with_name(f"{best.name}.part"), None
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(cell, part)
+    if device.kit is not None:
+        source = EvaluateConfig(str(part / "model.tflite"), data, image_size=job.image_size)
+        try:
+            _write_kit(source, str(part / device.kit), device)
+        except InputError as error:
+            missing = str(error)
+    shutil.rmtree(best, ignore_errors=True)
+    part.rename(best)
+    return missing
+
+
+def _write_kit(source: EvaluateConfig, folder: str, device: Device) -> None:
+    if device.kit == DEVICE_KIT:
+        write_device_kit(source, folder, num_inputs=_NUM_INPUTS)
+    else:
+        (board,) = device.job.get("boards", ("m4",))
+        write_firmware(source, folder, board=board, num_inputs=_NUM_INPUTS)

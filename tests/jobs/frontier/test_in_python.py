@@ -1,0 +1,77 @@
+"""The search from Python: the same as the command line's, of what is in memory."""
+
+import json
+import pathlib
+
+import jsonschema
+import keras
+import numpy as np
+import pytest
+
+import reflow_tf
+from reflow_tf.errors import InputError
+from reflow_tf.jobs.frontier.in_python import read_scored
+from reflow_tf.report import frontier as report
+
+
+@pytest.fixture
+def given(inputs):
+    model, data = keras.models.load_model(inputs.model), np.load(inputs.data)
+    x = data["x"].astype(np.float32) / 127.5 - 1
+    heldout = np.load(inputs.heldout)
+    return model, x, (heldout["x"].astype(np.float32) / 127.5 - 1, heldout["y"])
+
+
+@pytest.mark.slow
+def test_a_model_and_arrays_in_memory(given, tmp_path, capsys):
+    model, calibration, evaluation = given
+    options = {"output_dir": str(tmp_path / "ship"), "repair": "reflow", "max_accuracy_drop": 50.0}
+    found = reflow_tf.frontier(model, "tflm", calibration, evaluation, **options)
+    assert found.headline.startswith("In TFLM ship ") and found.document["data"]["labelled"]
+    jsonschema.validate(found.document, report.schema())
+    assert json.loads((tmp_path / "ship" / "frontier.json").read_text("utf-8")) == found.document
+    assert found.best == tmp_path / "ship" / "best" and (found.best / "model.tflite").is_file()
+    assert (found.best / "firmware" / "README.md").is_file(), capsys.readouterr().err
+    # The commands name what was written, and a second call takes everything over.
+    command = found.document["cells"][0]["command"]
+    named = [flag.partition("=")[2] for flag in command if flag.startswith(("--model=", "--data=", "--eval_data="))]
+    assert len(named) == 3 and all(pathlib.Path(path).is_file() for path in named)
+    again = reflow_tf.frontier(model, "tflm", [calibration[:40], calibration[40:]], evaluation, **options)
+    assert [cell["sha256"] for cell in again.document["cells"]] == [cell["sha256"] for cell in found.document["cells"]]
+    assert again.document["seconds"] < found.document["seconds"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"device": "toaster"}, r"--device must be one of phone"),
+        ({"device": "browser", "ram_budget": 1}, r"need a --device that is a microcontroller"),
+        ({"model": "net"}, r"The model must be a keras\.Model\. Received: str"),
+        (
+            {"evaluation": (np.zeros((3, 4)), np.zeros(2, int))},
+            r"whole number for each\. Received: a tuple of 2, 3",
+        ),
+        ({"evaluation": (np.zeros((3, 4)), np.zeros(3))}, r"float64 of shape \(3,\)"),
+        ({"calibration": {"x": 1}}, r"data must be an array or an iterable of batches\. Received: dict"),
+        ({"repair": "none"}, r"--repair must be one"),
+        ({"minutes": 0.0}, r"--minutes must be over 0"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(given, tmp_path, change, message):
+    model, calibration, evaluation = given
+    options = {"model": model, "device": "tflm", "calibration": calibration, "evaluation": evaluation} | change
+    with pytest.raises(InputError, match=message):
+        reflow_tf.frontier(**options, output_dir=str(tmp_path / "ship"))
+    assert list(tmp_path.glob("ship*")) == []
+
+
+def test_without_classes_there_are_only_inputs():
+    x = np.arange(12.0).reshape(3, 4)
+    assert list(read_scored(x)) == ["x"] and read_scored(x)["x"].shape == (3, 4)
+    np.testing.assert_array_equal(read_scored((x, np.array([1, 0, 2])))["y"], [1, 0, 2])
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(given, tmp_path):
+    (tmp_path / "ship-given").write_text("a file")
+    with pytest.raises(InputError, match=r"The model and the inputs must be written\. Received: .*ship-given"):
+        reflow_tf.frontier(given[0], "tflm", given[1], given[2], output_dir=str(tmp_path / "ship"))
