@@ -38,12 +38,14 @@ class Published:
     """Milliseconds of one inference that somebody else measured.
 
     Attributes:
-        software: and its threads.
+        software: that ran it.
+        threads: of the CPU.
         board: the CPU's, as the table names it.
         times: by network and number format.
     """
 
     software: str
+    threads: int
     board: str
     cpu: str
     times: dict[str, dict[str, float]]
@@ -61,23 +63,23 @@ def _times(float32: list[float], int8: list[float], float16: list[float] | None 
 
 # Paddle-Lite 2.11, docs/performance/benchmark.md, ARMv8, bound to the big core. XNNPACK, README.md at 75db3c093, of
 # February 2022. EfficientNet-Lite: github.com/tensorflow/tpu, models/official/efficientnet/lite.
-PADDLE, XNNPACK, TFLITE = "Paddle-Lite, 1 thread", "XNNPACK, 4 threads", "TFLite of 2020, 4 threads"
+PADDLE, XNNPACK, TFLITE = ("Paddle-Lite", 1), ("XNNPACK", 4), ("TFLite of 2020", 4)
 PUBLISHED = (
     Published(
-        *(PADDLE, "Snapdragon 855", "cortex-a76"),
+        *(*PADDLE, "Snapdragon 855", "cortex-a76"),
         _times([29.04, 19.37, 15.59, 5.39], [11.86, 11.38, 8.88, 3.29], [15.79, 10.29, 8.43, 2.90]),
     ),
     Published(
-        *(PADDLE, "RK3399", "cortex-a72"),
+        *(*PADDLE, "RK3399", "cortex-a72"),
         _times([103.39, 73.37, 63.34, 21.67], [77.60, 56.66, 46.66, 15.83]),
     ),
     Published(
-        *(PADDLE, "Snapdragon 625", "cortex-a53"),
+        *(*PADDLE, "Snapdragon 625", "cortex-a53"),
         _times([143.64, 106.17, 96.11, 39.08], [117.41, 83.47, 66.76, 22.83]),
     ),
-    Published(XNNPACK, "Raspberry Pi 4", "cortex-a72", _times([77, 46], [24, 17])),
-    Published(XNNPACK, "Raspberry Pi 3+, 32 bits", "cortex-a53", _times([114, 79], [46, 30])),
-    Published(TFLITE, "Pixel 4", "cortex-a76", {"lite0": {"float32": 12, "int8": 6.5}}),
+    Published(*XNNPACK, "Raspberry Pi 4", "cortex-a72", _times([77, 46], [24, 17])),
+    Published(*XNNPACK, "Raspberry Pi 3+, 32 bits", "cortex-a53", _times([114, 79], [46, 30])),
+    Published(*TFLITE, "Pixel 4", "cortex-a76", {"lite0": {"float32": 12, "int8": 6.5}}),
 )
 
 
@@ -94,10 +96,13 @@ def build(network: str) -> keras.Model:
     }[network]()
 
 
-def read(path: pathlib.Path) -> dict[tuple[str, str, str], dict[str, float]]:
-    """What was estimated so far, by network, CPU and number format."""
+Key = tuple[str, str, int, str]
+
+
+def read(path: pathlib.Path) -> dict[Key, dict[str, float]]:
+    """What was estimated so far, by network, CPU, threads and number format."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return {(row["network"], row["cpu"], row["format"]): row for row in map(json.loads, lines)}
+    return {(row["network"], row["cpu"], row["threads"], row["format"]): row for row in map(json.loads, lines)}
 
 
 def estimate_all(path: pathlib.Path) -> None:
@@ -106,12 +111,13 @@ def estimate_all(path: pathlib.Path) -> None:
         model, known = None, read(path)
         for table in PUBLISHED:
             for number_format in table.times.get(network, {}) if table.cpu in FLAGS.cpus else ():
-                if (network, table.cpu, number_format) in known:
+                if (network, table.cpu, table.threads, number_format) in known:
                     continue
                 model = model or build(network)
                 content = export(model, number_format)
-                found = AArch64(content, cpu=table.cpu).estimate()
-                row = {"network": network, "cpu": table.cpu, "format": number_format} | dataclasses.asdict(found)
+                found = AArch64(content, cpu=table.cpu).estimate(table.threads)
+                row = {"network": network, "cpu": table.cpu, "threads": table.threads, "format": number_format}
+                row |= dataclasses.asdict(found)
                 with path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 known = read(path)
@@ -123,21 +129,22 @@ def export(model: keras.Model, number_format: str) -> bytes:
     return export_tflite(model, quantize=QUANTIZE[number_format], calibration=[sample], storage="dense").content
 
 
-def compare(known: dict[tuple[str, str, str], dict[str, float]]) -> None:
+def compare(known: dict[Key, dict[str, float]]) -> None:
     """Prints the ratios, and how far they are off."""
     print("| network | CPU | published | format | published ratio | estimated | error |\n|---|---|---|---|---|---|---|")
     errors: dict[str, list[float]] = {}
     for table in PUBLISHED:
         for network, times in table.times.items():
             for number_format in list(times)[1:]:
-                keys = [(network, table.cpu, each) for each in ("float32", number_format)]
+                keys = [(network, table.cpu, table.threads, each) for each in ("float32", number_format)]
                 if not all(key in known for key in keys):
                     continue
                 dense, file = (known[key]["cycles"] for key in keys)
                 published, estimated = times[number_format] / times["float32"], file / dense
                 error = estimated / published - 1
-                errors.setdefault(table.software, []).append(error)
-                where = f"{table.software}, {table.board}"
+                software = f"{table.software}, {table.threads} thread{'s' if table.threads > 1 else ''}"
+                errors.setdefault(software, []).append(error)
+                where = f"{software}, {table.board}"
                 print(
                     f"| {network} | {table.cpu} | {where} | {number_format} | {published:.2f} | {estimated:.2f} | "
                     f"{error:+.0%} |"

@@ -33,13 +33,21 @@ _IRREGULAR = {
     "PADV2": "PadV2",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
 }
+_NEEDS_DECODE = """ of 2025 or later (its operator `TFLM_DECODE` expands weights that are stored
+as bitmaps, at every inference):"""
 _ARRAY = frozenset(("README.md", "model_data.c", "model_data.h", "images.h"))
 _FRAME = frozenset(("README.md", "Makefile", "main.c", "images.h", "startup.c", "semihosting.h", "board.ld", "model"))
 _MADE = frozenset(("firmware.elf", "main.o", "startup.o"))  # by make, beside what it puts into model/
 
 
 def write_firmware(
-    source: EvaluateConfig, output_dir: str, *, board: str = "m4", num_inputs: int = 4, overwrite: bool = False
+    source: EvaluateConfig,
+    output_dir: str,
+    *,
+    board: str = "m4",
+    as_array: bool | None = None,
+    num_inputs: int = 4,
+    overwrite: bool = False,
 ) -> pathlib.Path:
     """Writes the folder, or nothing of it, and returns its path.
 
@@ -47,6 +55,7 @@ def write_firmware(
         source: the .tflite file and the images; they are prepared as for its evaluation.
         output_dir: the folder.
         board: what the Makefile builds for and runs on: a key of `BOARDS`.
+        as_array: for TFLM, an array instead of generated C; None: for files that only TFLM reads, those with bitmaps.
         num_inputs: images that the program is proved on.
         overwrite: whether a folder that an earlier call wrote may be replaced.
 
@@ -55,7 +64,7 @@ def write_firmware(
     """
     check_between("num_inputs", num_inputs, 1)
     content = read_tflite(pathlib.Path(source.model).expanduser())
-    is_array = has_bitmaps(content)
+    is_array = has_bitmaps(content) if as_array is None else as_array
     names = _ARRAY if is_array else _FRAME
     folder = OutputFolder(output_dir, names, overwrite, optional=_MADE, former=(_ARRAY, _FRAME))
     folder.require_outside({"model": source.model, "data": source.data})
@@ -99,17 +108,20 @@ def _write_sources(content: bytes, board: Board, words: Mapping[str, object]) ->
 def _write_array(content: bytes, words: Mapping[str, object]) -> dict[str, Content]:
     graph = read_operators(content)
     kinds = sorted({operator.kind for operator in graph.operators})
-    calls = ["AddDecode", *(f"Add{_camel(kind)}" for kind in kinds)]
     decoded = count_decoded_bytes(content)
+    calls = [*(["AddDecode"] if decoded else []), *(f"Add{_camel(kind)}" for kind in kinds)]
     words = {
         **words,
+        "needed": ":",
+        "beside": "",
         "size_bytes": f"{len(content):,}",
         "num_operators": len(calls),
         "registrations": "\n".join(f"      operators.{call}();" for call in calls),
         "arena_bytes": find_arena(content),
-        "arena_beside_bytes": find_arena(content, decoded),
-        "decode_bytes": decoded,
     }
+    if decoded:
+        memory = {"arena_beside_bytes": find_arena(content, decoded), "decode_bytes": decoded}
+        words |= {"needed": _NEEDS_DECODE, "beside": _fill("DECODE.md.in", memory)}
     return {
         "README.md": _fill("ARRAY.md.in", words),
         "model_data.h": _fill("model_data.h.in", {"num_bytes": len(content)}),

@@ -8,6 +8,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.jobs.firmware.packing import write_firmware
 from reflow_tf.jobs.frontier.devices import DEVICE_KIT, Device
+from reflow_tf.targets.tflm import TFLM
 
 _NUM_INPUTS = 4
 
@@ -45,4 +46,5 @@ def _write_kit(source: EvaluateConfig, folder: str, device: Device) -> None:
         write_device_kit(source, folder, num_inputs=_NUM_INPUTS)
     else:
         (board,) = device.job.get("boards", ("m4",))
-        write_firmware(source, folder, board=board, num_inputs=_NUM_INPUTS)
+        is_array = device.target == TFLM.name
+        write_firmware(source, folder, board=board, as_array=is_array, num_inputs=_NUM_INPUTS)

@@ -110,8 +110,13 @@ def read_trace(text: str) -> Trace:
     return Trace(blocks, tuple(sections[-2]))
 
 
-def estimate(trace: Trace, cpu: Cpu) -> Estimate:
+def estimate(trace: Trace, cpu: Cpu, threads: int = 1) -> Estimate:
     """Cycles of the run.
+
+    Args:
+        trace: of one thread.
+        cpu: that computed.
+        threads: that would have shared the work, evenly; what they fetch comes from one memory.
 
     Raises:
         InputError: llvm-mca is not installed.
@@ -130,7 +135,9 @@ def estimate(trace: Trace, cpu: Cpu) -> Estimate:
     # A block that was joined to another has its cycles there, and a rare one the average.
     rare = {number: of_one * len(code) / _WORD for number, code in whole.items() if number not in cycles}
     cycles |= rare
-    computing = [sum(times * cycles.get(number, 0.0) for number, times in piece.ran.items()) for piece in trace.pieces]
+    computing = [
+        sum(times * cycles.get(number, 0.0) for number, times in piece.ran.items()) / threads for piece in trace.pieces
+    ]
     fetching = [_fetching(piece, cpu) for piece in trace.pieces]
     slower = sum(map(max, computing, fetching))
     return Estimate(slower, sum(computing), sum(fetching), instructions, tool)

@@ -91,14 +91,17 @@ class AArch64:
         """
         return float(self._num_instructions)
 
-    def estimate(self) -> Estimate:
+    def estimate(self, threads: int = 1) -> Estimate:
         """Cycles that one inference takes on a board with such a CPU, by a model of it: see `cycles`.
+
+        Args:
+            threads: that share the work.
 
         Raises:
             InputError: the runtime refuses the file, or llvm-mca is not installed.
         """
         find_tools()
-        return estimate(read_trace(self._count(watches=True)), self._machine.cpu)
+        return estimate(read_trace(self._count(watches=True)), self._machine.cpu, threads)
 
     def memory_bytes(self) -> int | None:
         """None: the memory of this process is mostly the emulator's."""
