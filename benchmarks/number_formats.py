@@ -4,7 +4,8 @@
     python benchmarks/number_formats.py --weights=random --image_size=224 --cpus=cortex-a76,cortex-a72
 
 Counted are the instructions of one inference, which weights do not change. Across number formats they are no measure of
-time: a vector instruction handles four float32 or sixteen int8 numbers, and not every CPU takes both at one pace.
+time: a vector instruction handles four float32 or sixteen int8 numbers, and not every CPU takes both at one pace. Behind
+them stands an estimate of cycles (docs/frontier.md).
 """
 
 import os
@@ -21,6 +22,7 @@ from reflow_tf.jobs.benchmark import Candidate, measure_files
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
 from reflow_tf.runtimes.aarch64 import cpus
+from reflow_tf.runtimes.aarch64.runtime import AArch64
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "mobilenet_v2", "As in reflow_tf.tools.prune.")
@@ -43,16 +45,21 @@ def make_files(model: keras.Model) -> list[Candidate]:
     return files
 
 
+def measure(file: Candidate, cpu: str) -> str:
+    """Millions of instructions, and of cycles by estimate; the outputs are compared with LiteRT's first."""
+    (found,) = measure_files([file], runtime="aarch64", cpu=cpu).files
+    if found.differs:
+        raise RuntimeError(f"{file.label} must give LiteRT's outputs on {cpu}. Received: {found.difference}")
+    return f"{found.cost.median / 1e6:.1f} / {AArch64(file.content, cpu=cpu).estimate().cycles / 1e6:.1f}"
+
+
 def main(_: list[str]) -> None:
     keras.utils.set_random_seed(0)
     dense, *others = make_files(load_model(FLAGS.model, weights=FLAGS.weights, image_size=FLAGS.image_size).model)
     print("| file | bytes | " + " | ".join(FLAGS.cpus) + " |\n|---|---|" + "---|" * len(FLAGS.cpus))
-    columns = []
-    for cpu in FLAGS.cpus:
-        columns.append(measure_files(others, dense, runtime="aarch64", cpu=cpu).all_files)
-    for row in zip(*columns, strict=True):
-        counts = " | ".join(f"{file.cost.median / 1e6:.1f}" for file in row)
-        print(f"| {row[0].label} | {row[0].size_bytes:,} | {counts} |")
+    for file in (dense, *others):
+        counts = " | ".join(measure(file, cpu) for cpu in FLAGS.cpus)
+        print(f"| {file.label} | {len(file.content):,} | {counts} |", flush=True)
 
 
 if __name__ == "__main__":
