@@ -4,8 +4,8 @@
     python benchmarks/number_formats.py --weights=random --image_size=224 --cpus=cortex-a76,cortex-a72
 
 Counted are the instructions of one inference, which weights do not change. Across number formats they are no measure of
-time: a vector instruction handles four float32 or sixteen int8 numbers, and not every CPU takes both at one pace. Behind
-them stands an estimate of cycles (docs/frontier.md).
+time: a vector instruction handles four float32 or sixteen int8 numbers, and not every CPU takes both at one pace. An
+estimate of cycles stands behind them (docs/frontier.md).
 """
 
 import os
