@@ -1,4 +1,4 @@
-"""Zeros or fewer bits: sparse float32 beside the dense network in float32, float16 and int8, on emulated ARM CPUs.
+"""Zeros or fewer bits: sparse float32 beside the dense network in every other number format, on emulated ARM CPUs.
 
     python -m reflow_tf.tools.setup_runtime --runtime=aarch64
     python benchmarks/number_formats.py --weights=random --image_size=224 --cpus=cortex-a76,cortex-a72
@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 
 from reflow_tf.config import PruneConfig
@@ -39,10 +40,19 @@ def make_files(model: keras.Model) -> list[Candidate]:
     for name, quantize in (("float32", "none"), ("float16", "float16"), ("int8", "int8")):
         file = export_tflite(model, quantize=quantize, calibration=[sample], storage="dense")
         files.append(Candidate(f"{name}, dense", file.content))
+    files.append(Candidate("dynamic range, dense", convert_dynamic_range(model)))
     for sparsity in map(float, FLAGS.sparsities):
         pruned = prune(model, PruneConfig(sparsity=sparsity, allocation="uniform", repair="none")).model
         files.append(Candidate(f"float32, {sparsity:.0%} zeros", export_tflite(pruned, rewrite="exact").content))
     return files
+
+
+def convert_dynamic_range(model: keras.Model) -> bytes:
+    """TensorFlow's own conversion with int8 weights and float activations, which needs no images."""
+    image = keras.Input(model.input_shape[1:], batch_size=1)
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, model(image)))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return bytes(converter.convert())
 
 
 def measure(file: Candidate, cpu: str) -> str:
