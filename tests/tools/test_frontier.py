@@ -9,7 +9,7 @@ from reflow_tf.tools import frontier
     "flags, message",
     [
         ([], "error: --device is needed; see --help"),
-        (["--device=toaster"], "--device must be one of phone, browser, "),
+        (["--device=toaster"], "--device must be one of phone, phone_old, "),
         (
             ["--device=phone", "--ram_budget=1000"],
             "a --device that is a microcontroller. Received: --device=phone",
