@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.runtimes.aarch64.cpus import LINE_BYTES, Cpu
 
 _OLDEST = 17
@@ -119,28 +120,37 @@ def estimate(trace: Trace, cpu: Cpu, threads: int = 1) -> Estimate:
         threads: that would have shared the work, evenly; what they fetch comes from one memory.
 
     Raises:
-        InputError: llvm-mca is not installed.
+        InputError: llvm-mca is not installed, or does not know the code.
     """
     total: Counter[int] = Counter()
     for piece in trace.pieces:
         total.update(piece.ran)
-    lengths = {number: len(trace.blocks[number][1]) // _WORD for number in total}
-    whole = join_blocks(trace.blocks, total)
-    kept = _most_executed(whole, total)
-    each, tool = _play([whole[number] for number in kept], cpu)
-    cycles = dict(zip(kept, each, strict=True))
-    covered = sum(total[number] * len(whole[number]) // _WORD for number in kept)
-    instructions = sum(total[number] * lengths[number] for number in total)
-    of_one = sum(total[number] * cycles[number] for number in kept) / covered
-    # A block that was joined to another has its cycles there, and a rare one the average.
-    rare = {number: of_one * len(code) / _WORD for number, code in whole.items() if number not in cycles}
-    cycles |= rare
-    computing = [
-        sum(times * cycles.get(number, 0.0) for number, times in piece.ran.items()) / threads for piece in trace.pieces
-    ]
+    each, tool = _find_cycles(trace.blocks, total, cpu)
+    computing = [sum(times * each[number] for number, times in piece.ran.items()) / threads for piece in trace.pieces]
     fetching = [_fetching(piece, cpu) for piece in trace.pieces]
     slower = sum(map(max, computing, fetching))
+    instructions = sum(times * _length(trace.blocks[number][1]) for number, times in total.items())
     return Estimate(slower, sum(computing), sum(fetching), instructions, tool)
+
+
+def _find_cycles(
+    blocks: Mapping[int, tuple[int, str]], total: Mapping[int, int], cpu: Cpu
+) -> tuple[dict[int, float], str]:
+    """Cycles of each block, by number, and what said so; a half of a block has none, its whole is the first half's."""
+    whole = join_blocks(blocks, total)
+    kept = _most_executed(whole, total)
+    played, tool = _play([whole[number] for number in kept], cpu)
+    cycles = dict(zip(kept, played, strict=True))
+    of_one = sum(total[number] * cycles[number] for number in kept) / sum(
+        total[number] * _length(whole[number]) for number in kept
+    )
+    rare = {number: of_one * _length(code) for number, code in whole.items() if number not in cycles}
+    return dict.fromkeys(total, 0.0) | cycles | rare, tool
+
+
+def _length(code: str) -> int:
+    """Instructions."""
+    return len(code) // _WORD
 
 
 def _fetching(piece: Piece, cpu: Cpu) -> float:
@@ -159,23 +169,22 @@ def join_blocks(blocks: Mapping[int, tuple[int, str]], times: Mapping[int, int])
         The code of each whole block, by number.
     """
     starts = {(blocks[number][0], count): number for number, count in times.items()}
-    second = set()
-    for number, count in times.items():
+
+    def find_next(number: int) -> int | None:
         address, code = blocks[number]
-        after = starts.get((address + len(code) // _WORD * _INSTRUCTION_BYTES, count))
-        if after is not None and not _branches(code[-_WORD:]):
-            second.add(after)
+        if _branches(code[-_WORD:]):
+            return None
+        return starts.get((address + _length(code) * _INSTRUCTION_BYTES, times[number]))
+
+    second = {after for number in times if (after := find_next(number)) is not None}
     joined = {}
-    for number, count in times.items():
+    for number in times:
         if number in second:
             continue
-        address, code = blocks[number]
-        while not _branches(code[-_WORD:]):
-            after = starts.get((address + len(code) // _WORD * _INSTRUCTION_BYTES, count))
-            if after not in second:
-                break
-            code += blocks[after][1]
-        joined[number] = code
+        last, joined[number] = number, blocks[number][1]
+        while (after := find_next(last)) is not None:
+            last = after
+            joined[number] += blocks[after][1]
     return joined
 
 
@@ -190,7 +199,7 @@ def _branches(word: str) -> bool:
 
 def _most_executed(whole: Mapping[int, str], times: Mapping[int, int]) -> list[int]:
     """Blocks that make up nearly all that was executed, the busiest first."""
-    work = {number: times[number] * len(code) for number, code in whole.items()}
+    work = {number: times[number] * _length(code) for number, code in whole.items()}
     ordered, kept, done = sorted(work, key=lambda number: -work[number]), [], 0
     for number in ordered:
         kept.append(number)
@@ -223,7 +232,7 @@ def _disassemble(codes: Sequence[str], disassembler: str) -> Iterator[list[str]]
     command = [disassembler, "--disassemble", "-triple=aarch64", f"-mattr={_FEATURES}"]
     lines = [line for line in _call(command, text).splitlines() if line.strip() and ".text" not in line]
     if len(lines) != sum(map(len, words)):
-        raise RuntimeError(f"{disassembler} must know every instruction. Received: {len(lines)} lines")
+        raise InputError(f"{disassembler} must know every instruction that ran. Received: {len(lines)} of them")
     start = 0
     for block in words:
         yield lines[start : start + len(block)]
@@ -233,5 +242,5 @@ def _disassemble(codes: Sequence[str], disassembler: str) -> Iterator[list[str]]
 def _call(command: Sequence[str], text: str) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{command[0]} must take the code that ran. Received: {done.stderr.strip()[-500:]}")
+        raise InputError(f"{command[0]} must take the code that ran. Received: {say_why(done.stderr[-300:])}")
     return done.stdout
