@@ -1,6 +1,7 @@
 """What one inference of a file costs on a device: measured there, and where that is not time, estimated too."""
 
 import dataclasses
+import functools
 
 import keras
 
@@ -44,7 +45,6 @@ class Costs:
 
     def __init__(self, device: Device, dense: bytes):
         self._device, self._dense = device, dense
-        self._dense_cycles: float | None = None
 
     def measure(self, made: Run) -> Cost:
         """What the file of a run costs.
@@ -55,29 +55,33 @@ class Costs:
         content, footprint = made.exported.content, made.measured.footprint
         if self._device.runtime == "bytes":
             return Cost(len(content), len(content) / len(self._dense))
+        if self._device.estimates_cycles:
+            return self._count(content)
         if self._device.runtime != "microcontroller":
-            return self._run(content)
+            return self._time(content)
         assert footprint is not None
         if self._device.unit == "bytes":
             return Cost(footprint.flash_bytes, footprint.flash_bytes / footprint.dense_flash_bytes)
         pair = footprint.npu_cycles or next(iter(footprint.instructions.values()))
         return Cost(pair.file, pair.file / pair.dense)
 
-    def _run(self, content: bytes) -> Cost:
+    def _time(self, content: bytes) -> Cost:
         """Side by side with the float32 file, turn by turn, so that what else the machine does falls on both."""
-        found = measure_files(
-            [Measurable("the file", content)],
-            Measurable("float32", self._dense),
-            runtime=self._device.runtime,
-            cpu=self._device.job.get("cpu"),
-        )
-        (file,) = found.files
+        files = [Measurable("the file", content)], Measurable("float32", self._dense)
+        (file,) = measure_files(*files, runtime=self._device.runtime).files
         assert file.speedup is not None
-        cost = Cost(file.cost.median, 1 / file.speedup.median, file.differs)
-        if not self._device.estimates_cycles:
-            return cost
-        cycles = self._estimate(content)
-        return dataclasses.replace(cost, cycles=cycles, cycles_share=cycles / self._estimate_dense())
+        return Cost(file.cost.median, 1 / file.speedup.median, file.differs)
+
+    def _count(self, content: bytes) -> Cost:
+        """Instructions are the same every time: the float32 file's are counted once."""
+        cpu = self._device.job["cpu"]
+        (file,) = measure_files([Measurable("the file", content)], runtime=self._device.runtime, cpu=cpu).files
+        share, cycles = file.cost.median / self._dense_instructions, self._estimate(content)
+        return Cost(file.cost.median, share, file.differs, cycles, cycles / self._dense_cycles)
+
+    @functools.cached_property
+    def _dense_instructions(self) -> float:
+        return AArch64(self._dense, cpu=self._device.job["cpu"]).measure()
 
     def foresee_zeros(self, model: keras.Model, config: PruneConfig, input_shape: tuple[int, ...]) -> float:
         """The cycles of a sparse file as a share of the dense one's; known before a repair, which moves no zeros.
@@ -99,12 +103,11 @@ class Costs:
             device=config.device,
             input_shape=input_shape,
         )
-        return self._estimate(file.content) / self._estimate_dense()
+        return self._estimate(file.content) / self._dense_cycles
 
     def _estimate(self, content: bytes) -> float:
         return AArch64(content, cpu=self._device.job["cpu"]).estimate().cycles
 
-    def _estimate_dense(self) -> float:
-        if self._dense_cycles is None:
-            self._dense_cycles = self._estimate(self._dense)
-        return self._dense_cycles
+    @functools.cached_property
+    def _dense_cycles(self) -> float:
+        return self._estimate(self._dense)
