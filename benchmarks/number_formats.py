@@ -8,6 +8,8 @@ time: a vector instruction handles four float32 or sixteen int8 numbers, and not
 estimate of cycles stands behind them (docs/frontier.md).
 """
 
+import contextlib
+import io
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -52,7 +54,8 @@ def convert_dynamic_range(model: keras.Model) -> bytes:
     image = keras.Input(model.input_shape[1:], batch_size=1)
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, model(image)))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return bytes(converter.convert())
+    with contextlib.redirect_stdout(io.StringIO()):  # it lists every variable
+        return bytes(converter.convert())
 
 
 def measure(file: Candidate, cpu: str) -> str:
