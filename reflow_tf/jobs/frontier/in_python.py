@@ -1,7 +1,9 @@
 """The search for the file to ship, of a model and arrays in memory."""
 
 import dataclasses
+import hashlib
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -16,6 +18,8 @@ from reflow_tf.foreign import say_why
 from reflow_tf.jobs.frontier.devices import find_device
 from reflow_tf.jobs.frontier.request import Search, require_budgets
 from reflow_tf.jobs.frontier.search import BEST, run
+from reflow_tf.models.surgery import read_bits
+from reflow_tf.report.folder import PREFIX
 from reflow_tf.report.frontier import Document, headline
 
 MODEL, CALIBRATION, EVALUATION = "model.keras", "calibration.npz", "evaluation.npz"
@@ -54,7 +58,7 @@ def frontier(
     """Makes every honest candidate for one device, measures each there, and says which to ship.
 
     The command line's search, `python -m reflow_tf.tools.frontier`; the same call goes on where it was interrupted.
-    The model and the arrays are written to the folder `<output_dir>-given`, which the commands of the candidates name.
+    The model and the arrays are written into `<output_dir>-given`, which the commands of the candidates name.
 
     Args:
         model: a Keras model with one input and one output of classes.
@@ -78,8 +82,9 @@ def frontier(
     found = find_device(device)
     require_budgets(found, flash_budget, ram_budget)
     out = pathlib.Path(output_dir).expanduser()
-    given = out.with_name(f"{out.name}-given")
     fitted, scored = read_inputs(calibration), read_scored(evaluation)
+    sets = {CALIBRATION: fitted, EVALUATION: scored}
+    given = out.with_name(f"{out.name}-given") / digest(model, sets)
     job = JobConfig(
         str(given / MODEL),
         str(out),
@@ -93,7 +98,8 @@ def frontier(
         overwrite=overwrite,
     )
     search = Search(job, found, max_accuracy_drop, repair, minutes, metadata.version("reflow_tf"))
-    write(given, model, {CALIBRATION: fitted, EVALUATION: scored})
+    if not given.is_dir():
+        write(given, model, sets)
     document = run(search, ["reflow_tf.frontier"])
     answer = document["answer"]
     best = out / BEST if answer and answer["recommended"] else None
@@ -113,23 +119,45 @@ def read_scored(data: Any) -> dict[str, np.ndarray]:
     """
     if not isinstance(data, tuple):
         return read_inputs(data)
+    wanted = "evaluation must be inputs, or a pair of them and one whole number for each"
+    if len(data) != 2:
+        raise InputError(f"{wanted}. Received: a tuple of {len(data)}")
     inputs, classes = read_inputs(data[0]), np.asarray(data[1])
-    if len(data) != 2 or classes.dtype.kind not in "iu" or classes.shape != (len(inputs["x"]),):
-        raise InputError(
-            f"evaluation must be inputs, or a pair of them and one whole number for each. Received: a tuple of "
-            f"{len(data)}, {len(inputs['x'])} inputs, and {classes.dtype} of shape {classes.shape}"
-        )
+    if classes.dtype.kind not in "iu" or classes.shape != (len(inputs["x"]),):
+        raise InputError(f"{wanted}. Received: {len(inputs['x'])} inputs, and {classes.dtype} of shape {classes.shape}")
     return inputs | {"y": classes}
 
 
-def write(folder: pathlib.Path, model: keras.Model, sets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes what the commands of the candidates name; raises InputError where it cannot be."""
+def digest(model: keras.Model, sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """The name of the folder for them: other ones never lie where the commands of an earlier search look.
+
+    Raises:
+        InputError: the model is none of Keras's, or cannot be written.
+    """
     if not isinstance(model, keras.Model):
         raise InputError(f"The model must be a keras.Model. Received: {type(model).__name__}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        model.save(folder / MODEL)
-        for name, arrays in sets.items():
-            np.savez(folder / name, **arrays)
+        found = hashlib.sha256(model.to_json().encode())
+    except Exception as error:  # whatever a layer's get_config raises
+        raise InputError(f"The model must be one that Keras can write. Received: {say_why(error)}") from error
+    for bits in read_bits(model.weights):
+        found.update(bits)
+    for arrays in sets.values():
+        for array in arrays.values():
+            found.update(str((array.dtype, array.shape)).encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:12]
+
+
+def write(folder: pathlib.Path, model: keras.Model, sets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes what the commands of the candidates name: all of it, or nothing; raises InputError where it cannot be."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder.parent) as name:
+            part = pathlib.Path(name) / folder.name
+            part.mkdir()
+            model.save(part / MODEL)
+            for file, arrays in sets.items():
+                np.savez(part / file, **arrays)
+            part.rename(folder)
     except Exception as error:  # Keras has its own for what it cannot write, and the file system its own
         raise InputError(f"The model and the inputs must be written. Received: {folder}, {say_why(error)}") from error

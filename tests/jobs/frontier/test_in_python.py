@@ -10,6 +10,7 @@ import pytest
 
 import reflow_tf
 from reflow_tf.errors import InputError
+from reflow_tf.jobs.frontier import in_python
 from reflow_tf.jobs.frontier.in_python import read_scored
 from reflow_tf.report import frontier as report
 
@@ -49,9 +50,10 @@ def test_a_model_and_arrays_in_memory(given, tmp_path, capsys):
         ({"model": "net"}, r"The model must be a keras\.Model\. Received: str"),
         (
             {"evaluation": (np.zeros((3, 4)), np.zeros(2, int))},
-            r"whole number for each\. Received: a tuple of 2, 3",
+            r"for each\. Received: 3 inputs, and int64 of",
         ),
         ({"evaluation": (np.zeros((3, 4)), np.zeros(3))}, r"float64 of shape \(3,\)"),
+        ({"evaluation": (np.zeros((3, 4)),)}, r"one whole number for each\. Received: a tuple of 1"),
         ({"calibration": {"x": 1}}, r"data must be an array or an iterable of batches\. Received: dict"),
         ({"repair": "none"}, r"--repair must be one"),
         ({"minutes": 0.0}, r"--minutes must be over 0"),
@@ -63,6 +65,21 @@ def test_bad_input_is_refused_before_anything_is_written(given, tmp_path, change
     with pytest.raises(InputError, match=message):
         reflow_tf.frontier(**options, output_dir=str(tmp_path / "ship"))
     assert list(tmp_path.glob("ship*")) == []
+
+
+def test_other_arrays_leave_those_of_an_earlier_search_alone(given, tmp_path, monkeypatch):
+    model, calibration, evaluation = given
+    monkeypatch.setattr(in_python, "run", lambda search, command: {"answer": None} | vars(search))
+    monkeypatch.setattr(in_python, "headline", lambda document: "")
+    jobs = [
+        reflow_tf.frontier(model, "tflm", inputs, evaluation, output_dir=str(tmp_path / "ship")).document["job"]
+        for inputs in (calibration, calibration[1:], calibration)
+    ]
+    assert jobs[0].model == jobs[2].model != jobs[1].model
+    assert len(np.load(jobs[0].data)["x"]) == len(np.load(jobs[1].data)["x"]) + 1
+    assert sorted(path.name for path in (tmp_path / "ship-given").iterdir()) == sorted(
+        {pathlib.Path(job.model).parent.name for job in jobs}
+    )
 
 
 def test_without_classes_there_are_only_inputs():
