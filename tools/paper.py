@@ -14,7 +14,18 @@ from reflow_tf.report.wording import SPACE
 MARGIN = 28.0
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 # Rules of the page's style sheet that speak of what is inside of a picture.
-_PICTURE_RULES = ("svg text", "svg .", ".grid", ".axis", ".reference", ".curve", ".stroke-", ".fill-")
+_PICTURE_RULES = (
+    "svg text",
+    "svg .",
+    ".grid",
+    ".axis",
+    ".reference",
+    ".curve",
+    ".stroke-",
+    ".fill-",
+    ".whisker",
+    ".ring",
+)
 
 
 def stand_alone(width: float, height: float, label: str, *parts: Markup) -> str:

@@ -108,7 +108,7 @@ def format_table(document: Document) -> list[str]:
     """The lines that a person reads."""
     heading = ("", "cost", "of first", *_cycles_heading(document), "bytes", measure(document), "lost", "expected")
     lines_of: list[tuple[str, ...]] = [heading]
-    for cell in _ordered(document):
+    for cell in ordered(document):
         mark = _mark(document, cell)
         lines_of.append((f"{mark} {cell['name']}", *_numbers(document, cell)))
     widths = [max(len(row[column]) for row in lines_of) for column in range(len(heading))]
@@ -159,7 +159,8 @@ def price(cell: dict[str, Any]) -> float:
     return float(cell["cost_share"] if cell["cycles_share"] is None else cell["cycles_share"])
 
 
-def _ordered(document: Document) -> list[dict[str, Any]]:
+def ordered(document: Document) -> list[dict[str, Any]]:
+    """The cells, the cheapest first."""
     return sorted(document["cells"], key=price)
 
 
@@ -202,7 +203,7 @@ def _table(document: Document) -> Markup:
     if document["device"]["runtime"] == "microcontroller":
         heading = (*heading, "flash", "RAM")
     body = []
-    for number, cell in enumerate(_ordered(document), start=1):
+    for number, cell in enumerate(ordered(document), start=1):
         link = element("a", f"{number}. {cell['name']}", href=f"cells/{cell['folder']}/report.html")
         bounds = cell["score"]["top1_interval"]
         shown = list(_numbers(document, cell))
@@ -218,7 +219,7 @@ def _commands(document: Document) -> Markup:
     """What makes each file again."""
     made = (
         (cell["name"], element("code", "python -m reflow_tf.tools.prune " + shlex.join(cell["command"])))
-        for cell in _ordered(document)
+        for cell in ordered(document)
     )
     return table(made, ("file", "made by, here without the images that judge"))
 
@@ -243,12 +244,13 @@ def _figure(document: Document, caption: str) -> Markup:
     label = f"{measure(document)} of {len(document['cells'])} files against their cost."
     pictures = []
     for width, class_ in ((WIDE, "wide"), (NARROW, "narrow")):
-        height, children = _draw(document, width)
+        height, children = draw(document, width)
         pictures.append(svg.picture(width, height, label, *children, class_=class_))
     return element("figure", Markup("\n").join(pictures), element("figcaption", caption))
 
 
-def _draw(document: Document, width: float) -> tuple[float, list[Markup]]:
+def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
+    """The picture's height and parts: scores against costs, numbered as the rows of the table."""
     cells = document["cells"]
     height, left, right, top, bottom = 380.0, 48.0, width - 12, 18.0, 330.0
     most = max(map(price, cells), default=1.0)
@@ -267,7 +269,7 @@ def _draw(document: Document, width: float) -> tuple[float, list[Markup]]:
             parts += [svg.text(left - 8, y(tick / 20) + 4, percent(tick / 20, 0), "tick", "end")]
     unit = "cycles, by estimate" if document["device"]["estimates_cycles"] else document["device"]["unit"]
     parts.append(svg.text((left + right) / 2, bottom + 38, f"{unit}, as a share", "label", "middle"))
-    for number, cell in enumerate(_ordered(document), start=1):
+    for number, cell in enumerate(ordered(document), start=1):
         parts += _draw_cell(document, number, cell, x, y)
     return height, parts
 

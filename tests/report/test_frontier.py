@@ -1,6 +1,7 @@
 """The sentence on top, the table and the page of a search, of documents made by hand."""
 
 import copy
+from xml.etree import ElementTree
 
 import pytest
 
@@ -142,3 +143,16 @@ def test_an_estimate_stands_beside_the_count(document):
     assert "0.45" in rows[0] and "0.40" in rows[0]
     page = frontier.render(document)
     assert "cycles (estimate)" in page and "cycles, by estimate, as a share" in page
+
+
+def test_the_picture_stands_alone_and_names_every_file(document, load_tool):
+    tool = load_tool("draw_frontier_picture")
+    picture = ElementTree.fromstring(tool.draw(document, "A title"))
+    space = "{http://www.w3.org/2000/svg}"
+    words = [text.text.replace("\u00a0", " ") for text in picture.iter(f"{space}text")]
+    assert "A title" in words and {"1  narrow 80 %, int8", "2  plain int8", "3  plain float32"} <= set(words)
+    assert "0.40, 78.5 %" in words
+    style = picture.find(f"{space}style").text
+    classes = {name for element in picture.iter() for name in element.get("class", "").split()}
+    assert {name for name in classes if f".{name}" not in style} <= {"value", "label"}
+    assert picture.get("aria-label").startswith("On a Cortex-A76 ship narrow 80 %, int8")
