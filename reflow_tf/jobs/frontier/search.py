@@ -12,7 +12,7 @@ import hashlib
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -28,6 +28,7 @@ from reflow_tf.jobs.evaluation import OpenedFile
 from reflow_tf.jobs.frontier.answer import Row, choose
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate, list_candidates
 from reflow_tf.jobs.frontier.costs import Costs
+from reflow_tf.jobs.frontier.devices import FORMATS
 from reflow_tf.jobs.frontier.flagfile import spell
 from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
 from reflow_tf.jobs.frontier.request import Search
@@ -240,7 +241,9 @@ class _Searching:
         if candidate.kind == PLAIN:
             return None
         limit = self._search.max_accuracy_drop
-        milder = self._find(candidate.kind, candidate.number_format, below=candidate.step)
+        # What is lost in a float format is lost by pruning, and so in every other format, too.
+        formats = candidate.number_format, "float32", "float16"
+        milder = self._find(candidate.kind, formats, below=candidate.step)
         hopeless = max(_HOPELESS * limit, _HOPELESS_POINTS)
         for cell in milder:
             if cell["expected_drop_points"] > hopeless:
@@ -257,12 +260,14 @@ class _Searching:
             )
         return None
 
-    def _find(self, kind: str, number_format: str | None = None, below: int | None = None) -> list[dict[str, Any]]:
+    def _find(
+        self, kind: str, number_formats: Collection[str] = tuple(FORMATS), below: int | None = None
+    ) -> list[dict[str, Any]]:
         names = {
             candidate.name
             for candidate in self._candidates
             if candidate.kind == kind
-            and number_format in (None, candidate.number_format)
+            and candidate.number_format in number_formats
             and (below is None or candidate.step < below)
         }
         return [cell for cell in self.document["cells"] if cell["name"] in names]
@@ -274,7 +279,7 @@ class _Searching:
         """
         share = candidate.prune.max_macs
         if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
-            own = self._find(PLAIN, candidate.number_format)
+            own = self._find(PLAIN, (candidate.number_format,))
             return report.price(own[0]) * float(share or 1) if own else None
         if not self._search.device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):
             return None

@@ -226,3 +226,16 @@ def test_flags_are_spelled_as_prune_reads_them(job, command, inputs):
     prune.FLAGS.unparse_flags()
     prune.FLAGS(["prune", *shlex.split(shlex.join(spelled))])
     assert prune.read_config() == made
+
+
+@pytest.mark.slow
+def test_what_pruning_lost_in_float32_no_other_format_gives_back(job, only, monkeypatch):
+    only("plain float32", "narrow 80 %, float32", "narrow 65 %, float16", "narrow 65 %, int8")
+    losses = iter([(0.0, 0.0), (60.0, 1.0)])
+    monkeypatch.setattr(search.ExpectedLoss, "measure", lambda *_: next(losses))
+    document = run(job, "size")
+    assert [cell["name"] for cell in document["cells"]] == ["plain float32", "narrow 80 %, float32"]
+    reason = "narrow 80 %, float32 is expected to lose 60.0 points already"
+    assert document["dropped"] == [
+        {"name": f"narrow 65 %, {number_format}", "reason": reason} for number_format in ("float16", "int8")
+    ]
