@@ -21,6 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.jobs.frontier.devices import FORMATS
 from reflow_tf.models.loading import load_model
 from reflow_tf.runtimes.aarch64 import cpus
 from reflow_tf.runtimes.aarch64.runtime import AArch64
@@ -29,8 +30,6 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "cycles.jsonl", "What is estimated so far.")
 flags.DEFINE_list("networks", ["v1", "v2", "v3-large", "v3-small", "lite0"], "Of those that times were published for.")
 flags.DEFINE_list("cpus", list(cpus.CPUS), "Of those that are emulated.")
-
-QUANTIZE = {"float32": "none", "int8": "int8", "float16": "float16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +106,9 @@ def read(path: pathlib.Path) -> dict[Key, dict[str, float]]:
 
 def estimate_all(path: pathlib.Path) -> None:
     """Everything that is compared with, and was not estimated yet."""
+    known = read(path)
     for network in FLAGS.networks:
-        model, known = None, read(path)
+        model = None
         for table in PUBLISHED:
             for number_format in table.times.get(network, {}) if table.cpu in FLAGS.cpus else ():
                 if (network, table.cpu, table.threads, number_format) in known:
@@ -120,13 +120,12 @@ def estimate_all(path: pathlib.Path) -> None:
                 row |= dataclasses.asdict(found)
                 with path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                known = read(path)
 
 
 def export(model: keras.Model, number_format: str) -> bytes:
     """The dense file."""
     sample = np.random.default_rng(0).standard_normal((4, *model.input_shape[1:])).astype(np.float32)
-    return export_tflite(model, quantize=QUANTIZE[number_format], calibration=[sample], storage="dense").content
+    return export_tflite(model, quantize=FORMATS[number_format], calibration=[sample], storage="dense").content
 
 
 def compare(known: dict[Key, dict[str, float]]) -> None:

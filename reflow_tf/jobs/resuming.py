@@ -22,7 +22,7 @@ def open_folder(job: JobConfig, names: Collection[str]) -> OutputFolder:
     Raises:
         InputError: it holds something else, or something that the user brought.
     """
-    folder = OutputFolder(job.output_dir, frozenset(), True, optional=frozenset({*names, *map(_name_part, names)}))
+    folder = OutputFolder(job.output_dir, frozenset(), True, optional=frozenset({*names, *map(name_part, names)}))
     folder.require_outside(job.brought)
     return folder
 
@@ -31,12 +31,12 @@ def write_texts(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
     """Each file is there whole, or as it was: it is written beside its place and renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        part = folder / _name_part(name)
+        part = folder / name_part(name)
         part.write_text(text, encoding="utf-8")
         part.replace(folder / name)
 
 
-def _name_part(name: str) -> str:
+def name_part(name: str) -> str:
     """What stands where a write was cut off between the two names; the next run writes over it."""
     return f"{name}.part"
 

@@ -8,13 +8,12 @@ from reflow_tf.errors import InputError
 from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.jobs.firmware.packing import write_firmware
 from reflow_tf.jobs.frontier.devices import DEVICE_KIT, Device
+from reflow_tf.jobs.resuming import name_part
 from reflow_tf.targets.tflm import TFLM
-
-_NUM_INPUTS = 4
 
 
 def ship(cell: pathlib.Path, best: pathlib.Path, device: Device, job: JobConfig, data: str) -> str | None:
-    """Makes the folder anew: it is there whole, or as it was.
+    """Makes the folder anew: it is there whole, or not at all.
 
     Args:
         cell: of the recommended candidate.
@@ -27,7 +26,7 @@ def ship(cell: pathlib.Path, best: pathlib.Path, device: Device, job: JobConfig,
         Why the folder has nothing that proves the file on the device, where it should; None if it has, or nobody needs
         it there.
     """
-    part, missing = best.with_name(f"{best.name}.part"), None
+    part, missing = best.with_name(name_part(best.name)), None
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(cell, part)
     if device.kit is not None:
@@ -43,8 +42,8 @@ def ship(cell: pathlib.Path, best: pathlib.Path, device: Device, job: JobConfig,
 
 def _write_kit(source: EvaluateConfig, folder: str, device: Device) -> None:
     if device.kit == DEVICE_KIT:
-        write_device_kit(source, folder, num_inputs=_NUM_INPUTS)
+        write_device_kit(source, folder)
     else:
         (board,) = device.job.get("boards", ("m4",))
         is_array = device.target == TFLM.name
-        write_firmware(source, folder, board=board, as_array=is_array, num_inputs=_NUM_INPUTS)
+        write_firmware(source, folder, board=board, as_array=is_array)
