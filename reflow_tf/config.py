@@ -219,6 +219,13 @@ class PruneConfig:
         return narrow, dataclasses.replace(self, max_macs=None)
 
     @property
+    def without_hardware(self) -> "PruneConfig":
+        """The same for any target, where channels alone leave by a share; itself where a target has a say."""
+        if self.sets_zeros or self.max_macs == AUTO:
+            return self
+        return dataclasses.replace(self, target=PruneConfig.target, device=None, ballast=PruneConfig.ballast)
+
+    @property
     def repairs(self) -> tuple[str, ...]:
         """The names in `repair`, in order."""
         return tuple(self.repair.split(","))

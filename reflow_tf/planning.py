@@ -19,7 +19,7 @@ from reflow_tf.models.channels.pairing import MOST_SCORED, pair_channels
 from reflow_tf.models.channels.rotation import rotate_streams
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.statistics import gather
-from reflow_tf.narrowing.choice import Complain, Narrowing, choose_channels
+from reflow_tf.narrowing.choice import Complain, Narrowing, Weighed, find_widest, weigh_channels
 from reflow_tf.repair.contract import Progress
 from reflow_tf.sensitivity import measure_sensitivity
 from reflow_tf.sparsity.allocation import ALLOCATIONS, Allocation
@@ -30,6 +30,25 @@ from reflow_tf.sparsity.masks import Masks, build_masks, count_zeros, is_sparse
 from reflow_tf.sparsity.patterns import Block
 from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighing:
+    """Channels weighed once, for as many widths as are tried.
+
+    Attributes:
+        weights: of the network in the basis in which they were weighed, as `keras.Model.get_weights` has them.
+        num_turned: linear streams that were put into that basis.
+        weighed: what each costs.
+    """
+
+    weights: Sequence[np.ndarray]
+    num_turned: int
+    weighed: Weighed
+
+
+Weighings = dict[bool, Weighing]
+"""Whether linear streams were turned -> what was found then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +83,7 @@ def plan_masks(
     progress: Progress,
     stopwatch: Stopwatch,
     complain: Complain | None = None,
+    weighings: Weighings | None = None,
 ) -> Planned:
     """Chooses masks for these kernels; the model keeps computing what it did, in another basis or order maybe.
 
@@ -75,13 +95,15 @@ def plan_masks(
         calibration: float batches (n, ...), where the configuration needs any.
         progress: wraps each pass over them.
         stopwatch: is told how long each stage takes.
-        complain: as `choose_channels` takes it, where channels are to leave until it is silent.
+        complain: as `find_widest` takes it, where channels are to leave until it is silent.
+        weighings: of the same model by the same batches; what is missing is added.
 
     Raises:
         InputError: the budget cannot be met, a pattern does not fit a kernel, or bad inputs.
     """
     if config.max_macs is not None:
-        return _plan_channels(model, config, calibration, progress, stopwatch, complain)
+        weighings = {} if weighings is None else weighings
+        return _plan_channels(model, config, calibration, progress, stopwatch, complain, weighings)
     num_turned = _turn(model, specs, config, calibration, stopwatch)
     paired = _pair(model, specs, config, calibration, stopwatch)
     kernels = find_kernels(model)
@@ -101,19 +123,28 @@ def _plan_channels(
     progress: Progress,
     stopwatch: Stopwatch,
     complain: Complain | None,
+    weighings: Weighings,
 ) -> Planned:
     """Which channels leave, and the masks with which they are neither computed nor read."""
     assert config.max_macs is not None and calibration is not None
-    num_turned = _turn(model, find_kernels(model).specs, config, calibration, stopwatch)
+    if (known := weighings.get(config.turns_streams)) is not None:
+        model.set_weights(known.weights)
+    else:
+        num_turned = _turn(model, find_kernels(model).specs, config, calibration, stopwatch)
+        with stopwatch.timed("channels"):
+            known = Weighing(model.get_weights(), num_turned, weigh_channels(model, calibration, progress))
+        weighings[config.turns_streams] = known
     with stopwatch.timed("channels"):
-        narrowing = choose_channels(
-            model, config.max_macs, calibration, progress, multiple=config.channel_multiple, complain=complain
-        )
+        if isinstance(config.max_macs, str):
+            assert complain is not None
+            narrowing = find_widest(model, known.weighed, complain, progress, config.channel_multiple)
+        else:
+            narrowing = known.weighed.narrow(config.max_macs, config.channel_multiple)
     kernels = find_kernels(model)
     masks = find_masks(kernels, find_channel_groups(model), narrowing.kept)
     weights = kernels.read()
     zeros_before = {path: count_zeros(weights[path]) for path in masks}
-    return Planned(PruningPlan({}), masks, zeros_before, narrowing=narrowing, num_turned=num_turned)
+    return Planned(PruningPlan({}), masks, zeros_before, narrowing=narrowing, num_turned=known.num_turned)
 
 
 def _turn(

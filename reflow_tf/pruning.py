@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reflow_tf.choices import TARGETS
+from reflow_tf.choices import AUTO, TARGETS
 from reflow_tf.config import PruneConfig
 from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import as_batches
@@ -23,7 +23,7 @@ from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
 from reflow_tf.narrowing.choice import Complain, Narrowing
 from reflow_tf.narrowing.proof import narrow_and_check
-from reflow_tf.planning import plan_masks
+from reflow_tf.planning import Weighings, plan_masks
 from reflow_tf.repair import batchnorm
 from reflow_tf.repair.batchnorm import Mode
 from reflow_tf.repair.chain import run_chain
@@ -92,6 +92,20 @@ class PruneResult:
     removed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What calls of `prune` need not find twice, if the model and the inputs are the same; they add to it.
+
+    Attributes:
+        weighings: what removing channels costs.
+        narrowed: the configuration with which channels left, `PruneConfig.without_hardware` -> what it came to, for
+            those who go on from there; without outputs, which may take gigabytes.
+    """
+
+    weighings: Weighings = dataclasses.field(default_factory=dict)
+    narrowed: dict[PruneConfig, PruneResult] = dataclasses.field(default_factory=dict)
+
+
 def prune(
     model: keras.Model,
     config: PruneConfig | None = None,
@@ -104,6 +118,7 @@ def prune(
     complain: Complain | None = None,
     progress: Progress = show_nothing,
     crew: Crew = ALONE,
+    known: Known | None = None,
 ) -> PruneResult:
     """Prunes a model in one shot and restores its signal; the model itself stays as it is unless `inplace`.
 
@@ -123,6 +138,7 @@ def prune(
             channels leave until it says None.
         progress: wraps each pass over batches.
         crew: who leads the calibration inputs through the network; a command's `--workers`.
+        known: by earlier calls with the same model and inputs; None: nothing.
 
     Raises:
         InputError: the model, the configuration or the data cannot be used. A model that was pruned `inplace` keeps its
@@ -134,14 +150,21 @@ def prune(
     check_finite(model)
     check_channel_order(model)
     select(model, config)
-    if config.max_macs == "auto" and complain is None:
+    if config.max_macs == AUTO and complain is None:
         raise InputError("max_macs='auto' needs `complain`, which says whether a model fits. Received: None")
     calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
     evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
+    weighings, narrowed = ({}, {}) if known is None else (known.weighings, known.narrowed)
     results: list[PruneResult] = []
     for stage in config.stages:
+        if len(config.stages) > 1 and (before := narrowed.get(stage.without_hardware)) is not None:
+            results.append(dataclasses.replace(before, model=copy_model(before.model)))
+            continue
         given = results[-1].model if results else model if inplace else copy_model(model)
-        results.append(_prune(given, stage, calibration, evaluation, dense_file, complain, progress, crew))
+        result = _prune(given, stage, calibration, evaluation, dense_file, complain, progress, crew, weighings)
+        if known is not None and not stage.sets_zeros and stage.max_macs != AUTO:
+            narrowed[stage.without_hardware] = _keep(result)
+        results.append(result)
     return functools.reduce(_merge, results)
 
 
@@ -154,6 +177,7 @@ def _prune(
     complain: Complain | None,
     progress: Progress,
     crew: Crew,
+    weighings: Weighings,
 ) -> PruneResult:
     """One stage of `prune`, in place; where channels leave, the model of the result is another one."""
     stopwatch = Stopwatch()
@@ -166,7 +190,8 @@ def _prune(
             content = dense_file or _export_dense(model, config.hardware, calibration)
             limit = _open_limit(config, content, kernels, selection.chosen)
     signals.measure("dense", model)
-    planned = plan_masks(model, selection.chosen, config, limit, calibration, progress, stopwatch, complain)
+    given = selection.chosen, config, limit, calibration, progress, stopwatch, complain, weighings
+    planned = plan_masks(model, *given)
     pruned = PrunedModel(model, planned.masks, read_weights(model))
     write_masks(find_kernels(model), planned.masks)
     removed = any(count_masked({path: mask}) > planned.zeros_before[path] for path, mask in planned.masks.items())
@@ -194,6 +219,13 @@ def _narrow(
     removed = {spec.path: spec.from_canonical(result.masks[spec.path]) for spec in report.specs}
     report = dataclasses.replace(report, specs=(), zeros_before={}, seconds=stopwatch.seconds)
     return PruneResult(model, result.plan, {}, report, removed)
+
+
+def _keep(result: PruneResult) -> PruneResult:
+    """A copy that nobody goes on with."""
+    signals = {name: signal.without_outputs() for name, signal in result.report.signals.items()}
+    report = dataclasses.replace(result.report, signals=signals)
+    return dataclasses.replace(result, model=copy_model(result.model), report=report)
 
 
 def _merge(first: PruneResult, second: PruneResult) -> PruneResult:

@@ -32,7 +32,7 @@ from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
 from reflow_tf.jobs.scoring import MOST_IN_TFLM, SIGNAL_IMAGES, rank_files, spread
 from reflow_tf.models.carrying import Address
 from reflow_tf.models.loading import load_model
-from reflow_tf.pruning import PruneResult, prune, select
+from reflow_tf.pruning import Known, PruneResult, prune, select
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
@@ -78,7 +78,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     return report
 
 
-def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew) -> PruneResult:
+def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew, known: Known | None = None) -> PruneResult:
     """The model pruned; the same for every number format of its file, but for a budget of bytes or speed."""
     return prune(
         given.loaded.model,
@@ -89,6 +89,7 @@ def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew) -> Prune
         complain=functools.partial(_complain, job, given) if job.prune.max_macs == AUTO else None,
         progress=show_progress,
         crew=crew,
+        known=known,
     )
 
 

@@ -8,7 +8,6 @@ channel are. So it is in nats, of every group, and widths can be chosen by it (`
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
@@ -80,28 +79,16 @@ class Narrowing:
     macs_after: int
 
 
-def choose_channels(
-    model: keras.Model,
-    share: float | str,
-    batches: Iterable[np.ndarray],
-    progress: Progress,
-    *,
-    multiple: int = 8,
-    complain: Complain | None = None,
-) -> Narrowing:
-    """Which channels stay where the network may have so much of its multiply-adds; the model is left as it was.
+def weigh_channels(model: keras.Model, batches: Iterable[np.ndarray], progress: Progress) -> "Weighed":
+    """What each group's channels cost to remove, one after the other; the model is left as it was.
 
     Args:
         model: a functional or sequential model.
-        share: of its multiply-adds, in (0, 1]; or 'auto': the largest with which nobody complains.
         batches: float arrays (n, ...), of which the first MOST_GATHERED inputs are looked at.
         progress: wraps what is done one by one.
-        multiple: of which number every width is, unless it stays what it is.
-        complain: for 'auto': what is too much about a model, or None where nothing is.
 
     Raises:
-        InputError: no group may lose channels; the share cannot be met, or somebody complains of any; the model is
-            subclassed; bad inputs.
+        InputError: no group may lose channels; the model is subclassed; bad inputs.
     """
     candidates, held = require_candidates(model)
     images = take_first(batches, MOST_GATHERED)
@@ -111,31 +98,41 @@ def choose_channels(
     workloads = find_workloads(model, candidates)
     prices = _Prices(model, candidates, images, progress)
     eliminations = [prices.eliminate(candidate) for candidate in progress(candidates, "Weighing channels")]
-    weighed = _Weighed(candidates, held, eliminations, workloads, multiple)
-    if isinstance(share, str):
-        assert complain is not None
-        return _find_widest(model, weighed, complain, progress)
-    return weighed.narrow(share)
+    return Weighed(candidates, held, eliminations, workloads)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Weighed:
-    """All that is known of the groups before a width is chosen."""
+class Weighed:
+    """All that is known of the groups before a width is chosen.
+
+    Attributes:
+        candidates: the groups.
+        held: what is in none of them, and why.
+        eliminations: of each group, in which order its channels leave, and what that costs.
+        workloads: of every kernel, by the groups' widths.
+    """
 
     candidates: Sequence[Candidate]
     held: tuple[Skipped, ...]
     eliminations: Sequence[Elimination]
     workloads: Sequence[Workload]
-    multiple: int
 
-    @functools.cached_property
-    def widths(self) -> list[Width]:
+    def list_widths(self, multiple: int) -> list[Width]:
+        """Each group as `sparsity.widths` takes it."""
         each = zip(self.candidates, self.eliminations, strict=True)
-        return [Width(candidate.group.size, elimination.losses, self.multiple) for candidate, elimination in each]
+        return [Width(candidate.group.size, elimination.losses, multiple) for candidate, elimination in each]
 
-    def narrow(self, share: float) -> Narrowing:
-        """The best that such a share of the multiply-adds allows."""
-        widths = choose_widths(self.widths, self.workloads, share)
+    def narrow(self, share: float, multiple: int = 8) -> Narrowing:
+        """The best that such a share of the multiply-adds allows.
+
+        Args:
+            share: in (0, 1].
+            multiple: of which number every width is, unless it stays what it is.
+
+        Raises:
+            InputError: the share cannot be met.
+        """
+        widths = choose_widths(self.list_widths(multiple), self.workloads, share)
         kept, groups = {}, []
         for candidate, elimination, width in zip(self.candidates, self.eliminations, widths, strict=True):
             gone = candidate.group.size - width
@@ -149,19 +146,32 @@ class _Weighed:
         return Narrowing(kept, tuple(groups), self.held, *macs)
 
 
-def _find_widest(model: keras.Model, weighed: _Weighed, complain: Complain, progress: Progress) -> Narrowing:
-    """The widest network of which nobody complains, to within 2 ** -NUM_TRIES of the multiply-adds."""
+def find_widest(
+    model: keras.Model, weighed: Weighed, complain: Complain, progress: Progress, multiple: int = 8
+) -> Narrowing:
+    """The widest network of which nobody complains, to within 2 ** -NUM_TRIES of the multiply-adds.
+
+    Args:
+        model: that was weighed.
+        weighed: its channels.
+        complain: what is too much about a model, or None where nothing is.
+        progress: wraps the tries.
+        multiple: as in `Weighed.narrow`.
+
+    Raises:
+        InputError: somebody complains of any.
+    """
     if complain(model) is None:
-        return weighed.narrow(1.0)
-    low, high = find_least_share(weighed.widths, weighed.workloads), 1.0
-    best = weighed.narrow(low)
+        return weighed.narrow(1.0, multiple)
+    low, high = find_least_share(weighed.list_widths(multiple), weighed.workloads), 1.0
+    best = weighed.narrow(low, multiple)
     if (complaint := complain(narrow(model, best.kept))) is not None:
         raise InputError(
             f"The network must fit once every group of channels is as narrow as it can be. Received: {complaint}"
         )
     for _ in progress(range(NUM_TRIES), "Looking for the width that fits"):
         middle = (low + high) / 2
-        found = weighed.narrow(middle)
+        found = weighed.narrow(middle, multiple)
         if found.macs_after == best.macs_after or complain(narrow(model, found.kept)) is None:
             low, best = middle, found
         else:

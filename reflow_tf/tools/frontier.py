@@ -1,7 +1,7 @@
-r"""Finds the file to ship: every honest candidate, made and measured on one device, side by side.
+r"""Finds the file to ship: every honest candidate, made and measured on a device, side by side.
 
 python -m reflow_tf.tools.frontier --model=resnet8 --device=cortex_m4
-python -m reflow_tf.tools.frontier --model=my_model.keras --data=photos/ --preprocess=torch --device=phone
+python -m reflow_tf.tools.frontier --model=my_model.keras --data=photos/ --preprocess=torch --device=phone,browser
 
 Candidates are the plain conversions that anyone gets (float32, float16, int8), then narrower networks, sparse ones, and
 both, in the number formats that the device runs. What cannot win is not made, and why is said. Files are chosen by what
@@ -9,7 +9,8 @@ they are expected to lose on calibration images that none was fitted to; scores 
 
 Writes frontier.json and frontier.html into --output_dir anew after each candidate, each candidate into a folder of its
 own, as reflow_tf.tools.prune would, and the recommended one into best/, with what proves it on the device: a device
-kit, or C for a microcontroller. The same command goes on where it was interrupted.
+kit, or C for a microcontroller. Of several devices each has such a folder of its own in --output_dir, and what they
+share is made once. The same command goes on where it was interrupted.
 """
 
 import sys
@@ -19,7 +20,7 @@ from absl import flags
 from reflow_tf import __version__
 from reflow_tf.choices import REPAIRS
 from reflow_tf.config import JobConfig, PruneConfig
-from reflow_tf.jobs.frontier.devices import DEVICES, find_device
+from reflow_tf.jobs.frontier.devices import DEVICES, find_devices
 from reflow_tf.jobs.frontier.request import Search, require_budgets
 from reflow_tf.report.frontier import format_table
 from reflow_tf.tools import command_line
@@ -28,10 +29,12 @@ from reflow_tf.tools.shared_flags import JobFlags, define_memory_budget, define_
 FLAGS = command_line.new_flags()
 
 JOB = JobFlags(FLAGS)
-DEVICE = flags.DEFINE_string(
+DEVICE = flags.DEFINE_list(
     "device",
     None,
-    "Where the file is to run: " + "; ".join(f"{name}: {device.description}" for name, device in DEVICES.items()) + ".",
+    "Where the file is to run, one device or several with commas: "
+    + "; ".join(f"{name}: {device.description}" for name, device in DEVICES.items())
+    + ".",
     flag_values=FLAGS,
 )
 MAX_ACCURACY_DROP = flags.DEFINE_float(
@@ -68,28 +71,32 @@ OVERWRITE = define_overwrite(FLAGS, "Start anew in an --output_dir that holds an
 def read_config() -> Search:
     """The parsed flags; raises InputError."""
     given = JOB.read()
-    device = find_device(command_line.require(DEVICE))
-    require_budgets(device, FLASH_BUDGET.value, RAM_BUDGET.value)
+    devices = find_devices(command_line.require(DEVICE))
+    require_budgets(devices, FLASH_BUDGET.value, RAM_BUDGET.value)
+    name = "-".join([name_model(given["model"]), *(device.name for device in devices)])
+    target = devices[0].dense_target
     job = JobConfig(
         **given,
-        output_dir=OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-{device.name}",
-        prune=PruneConfig(target=device.dense_target, sparsity=0.0, repair="none", memory_budget=MEMORY_BUDGET.value),
+        output_dir=OUTPUT_DIR.value or f"reflow_out/{name}",
+        prune=PruneConfig(target=target, sparsity=0.0, repair="none", memory_budget=MEMORY_BUDGET.value),
         overwrite=OVERWRITE.value,
         flash_budget=FLASH_BUDGET.value,
         ram_budget=RAM_BUDGET.value,
     )
-    return Search(job, device, MAX_ACCURACY_DROP.value, REPAIR.value, MINUTES.value, __version__)
+    return Search(job, devices, MAX_ACCURACY_DROP.value, REPAIR.value, MINUTES.value, __version__)
 
 
 def search(given: Search) -> int:
     """Searches and prints the table; returns the exit code."""
     from reflow_tf.jobs.frontier.search import run  # TensorFlow takes seconds to import: bad flags answer before it
 
-    document = run(given, sys.argv)
+    documents = run(given, sys.argv)
     with command_line.printing():
-        print("\n".join(format_table(document)))
-        print(f"\nWrote {given.job.output_dir}: open frontier.html in a browser.")
-    return command_line.DONE if document["answer"] and document["answer"]["recommended"] else command_line.UNMET
+        for device, document in zip(given.devices, documents, strict=True):
+            print("\n".join(format_table(document)))
+            print(f"\nWrote {given.job_on(device).output_dir}: open frontier.html in a browser.\n")
+    met = all(document["answer"] and document["answer"]["recommended"] for document in documents)
+    return command_line.DONE if met else command_line.UNMET
 
 
 def main(argv: list[str] | None = None) -> int:

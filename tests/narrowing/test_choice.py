@@ -1,16 +1,20 @@
 """Channels chosen and removed, from a model to a narrower one."""
 
+import dataclasses
+from collections import Counter
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import reflow_tf
+from reflow_tf import planning, pruning
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.narrowing.candidates import find_candidates
-from reflow_tf.narrowing.choice import choose_channels
+from reflow_tf.narrowing.choice import weigh_channels
 from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.sparsity import patterns
@@ -90,6 +94,35 @@ def test_somebody_has_to_say_what_fits(samples):
         reflow_tf.prune(build(), config, samples)
 
 
+def test_what_earlier_calls_found_changes_no_result(samples, monkeypatch):
+    """A share, a smaller one, and the first again with zeros on top: channels are weighed once, and removed once."""
+    narrow = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=4, repair="least_squares")
+    narrower = dataclasses.replace(narrow, max_macs=0.6)
+    sparse = dataclasses.replace(narrow, pattern=patterns.Unstructured(), sparsity=0.5, target="storage")
+    configs = [narrow, narrower, sparse, dataclasses.replace(sparse, sparsity=0.7)]
+    alone = [reflow_tf.prune(build(), config, samples, evaluation=samples[:8]) for config in configs]
+    calls = Counter()
+    for module, name in ((planning, "weigh_channels"), (pruning, "narrow_and_check")):
+        count_calls(monkeypatch, module, name, calls)
+    known = pruning.Known()
+    together = [reflow_tf.prune(build(), config, samples, evaluation=samples[:8], known=known) for config in configs]
+    assert calls == {"weigh_channels": 1, "narrow_and_check": 2}
+    for one, other in zip(alone, together, strict=True):
+        assert read_bits(one.model.weights) == read_bits(other.model.weights)
+        assert one.report.signals.keys() == other.report.signals.keys()
+        assert [step.statement for step in one.report.repair] == [step.statement for step in other.report.repair]
+
+
+def count_calls(monkeypatch, module, name, calls):
+    function = getattr(module, name)
+
+    def counted(*given, **options):
+        calls[name] += 1
+        return function(*given, **options)
+
+    monkeypatch.setattr(module, name, counted)
+
+
 @pytest.mark.parametrize("repair", ["none", "reflow", "least_squares", "least_squares,reflow", "auto"])
 def test_any_repair_of_what_is_left(samples, repair):
     config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.6, channel_multiple=4, repair=repair)
@@ -111,7 +144,7 @@ def test_the_narrower_model_is_a_plain_one(samples, tmp_path):
 
 
 def test_macs_are_those_of_the_layers(samples):
-    narrowing = choose_channels(build(), 0.9, [samples], show_nothing, multiple=8)
+    narrowing = weigh_channels(build(), [samples], show_nothing).narrow(0.9)
     assert narrowing.macs_before == 64 * (27 * 8 + 8 * 32 + 9 * 32 + 32 * 8) + 8 * 4
 
 
@@ -195,7 +228,7 @@ def test_a_network_that_predicts_no_classes_loses_what_its_readers_miss_least(sa
     kernel = np.array(model.get_layer("second").kernel)
     kernel[:, :, ::2] = 0
     model.get_layer("second").kernel.assign(kernel)
-    narrowing = choose_channels(model, 0.5, [samples], show_nothing, multiple=1)
+    narrowing = weigh_channels(model, [samples], show_nothing).narrow(0.5, multiple=1)
     (kept,) = narrowing.kept.values()
     assert (kept % 2 == 1).all() and narrowing.groups[0].loss < 1e-9
 

@@ -10,6 +10,9 @@ from reflow_tf.tools import frontier
     [
         ([], "error: --device is needed; see --help"),
         (["--device=toaster"], "--device must be one of phone, phone_old, "),
+        (["--device=tflm,tflm"], "--device must name at least one device, and each once. Received: tflm,tflm"),
+        (["--device="], "--device is needed; see --help. Received: none"),
+        (["--device=tflm,phone", "--flash_budget=9"], "a --device that is a microcontroller. Received: --device=phone"),
         (
             ["--device=phone", "--ram_budget=1000"],
             "a --device that is a microcontroller. Received: --device=phone",

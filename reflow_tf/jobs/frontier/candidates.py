@@ -8,6 +8,7 @@ from reflow_tf.jobs.frontier.devices import FORMATS, Device
 from reflow_tf.sparsity.patterns import Channel
 
 PLAIN, NARROW, SPARSE, BOTH = "plain", "narrow", "sparse", "narrow and sparse"
+_ORDER = (PLAIN, NARROW, SPARSE, BOTH)
 _SHARES = (0.8, 0.65, 0.5)  # of the multiply-adds that stay
 _SPARSITIES = (0.5, 0.7, 0.8)
 _PAIRS = ((0.8, 0.5), (0.65, 0.7))
@@ -34,6 +35,11 @@ class Candidate:
     prune: PruneConfig
 
     @property
+    def rank(self) -> tuple[bool, int, int]:
+        """By which candidates are ordered: plain ones first, then step by step what goes further."""
+        return self.kind != PLAIN, self.step, _ORDER.index(self.kind)
+
+    @property
     def folder(self) -> str:
         """The name as that of a folder: 'narrow_80_int8'."""
         words = self.name.replace("%", "").replace(",", " ").split()
@@ -52,7 +58,7 @@ class Candidate:
 
 
 def list_candidates(device: Device, repair: str, memory_budget: int | None = None) -> tuple[Candidate, ...]:
-    """All of them: plain ones first, then step by step what goes further.
+    """All of them, by rank.
 
     Args:
         device: where.
@@ -62,9 +68,7 @@ def list_candidates(device: Device, repair: str, memory_budget: int | None = Non
     plain = [_plain(device, number_format) for number_format in device.formats]
     shared = {"repair": repair, "memory_budget": memory_budget}
     others = [*_narrow(device, shared), *_sparse(device, shared), *_both(device, shared)]
-    order = (NARROW, SPARSE, BOTH)
-    others.sort(key=lambda candidate: (candidate.step, order.index(candidate.kind)))
-    return (*plain, *others)
+    return tuple(sorted((*plain, *others), key=lambda candidate: candidate.rank))
 
 
 def _plain(device: Device, number_format: str) -> Candidate:

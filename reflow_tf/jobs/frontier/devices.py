@@ -1,7 +1,7 @@
 """Devices that a file may be for: what is tried there, and what one inference costs there, as measured here."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reflow_tf.errors import InputError
@@ -120,6 +120,17 @@ _ALL = (
     ),
 )
 DEVICES: Mapping[str, Device] = {device.name: device for device in _ALL}
+
+
+def find_devices(names: Sequence[str]) -> tuple[Device, ...]:
+    """The devices of these names.
+
+    Raises:
+        InputError: one is unknown, or named twice; there is none.
+    """
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"--device must name at least one device, and each once. Received: {','.join(names)}")
+    return tuple(map(find_device, names))
 
 
 def find_device(name: str) -> Device:

@@ -80,7 +80,7 @@ def frontier(
         InputError: something given cannot be used; the device's runtime is not set up; the folder holds another search.
     """
     found = find_device(device)
-    require_budgets(found, flash_budget, ram_budget)
+    require_budgets([found], flash_budget, ram_budget)
     out = pathlib.Path(output_dir).expanduser()
     fitted, scored = read_inputs(calibration), read_scored(evaluation)
     sets = {CALIBRATION: fitted, EVALUATION: scored}
@@ -97,10 +97,10 @@ def frontier(
         ram_budget=ram_budget,
         overwrite=overwrite,
     )
-    search = Search(job, found, max_accuracy_drop, repair, minutes, metadata.version("reflow_tf"))
+    search = Search(job, (found,), max_accuracy_drop, repair, minutes, metadata.version("reflow_tf"))
     if not given.is_dir():
         write(given, model, sets)
-    document = run(search, ["reflow_tf.frontier"])
+    (document,) = run(search, ["reflow_tf.frontier"])
     answer = document["answer"]
     best = out / BEST if answer and answer["recommended"] else None
     return Frontier(headline(document), document, best)

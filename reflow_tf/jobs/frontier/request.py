@@ -1,6 +1,8 @@
 """What to search for."""
 
 import dataclasses
+import pathlib
+from collections.abc import Sequence
 
 from reflow_tf.choices import check_between
 from reflow_tf.config import JobConfig, PruneConfig
@@ -8,15 +10,16 @@ from reflow_tf.errors import InputError
 from reflow_tf.jobs.frontier.devices import Device
 
 
-def require_budgets(device: Device, flash_budget: int | None, ram_budget: int | None) -> None:
-    """Raises InputError where a budget is set for what is no microcontroller."""
+def require_budgets(devices: Sequence[Device], flash_budget: int | None, ram_budget: int | None) -> None:
+    """Raises InputError where a budget is set and not every device is a microcontroller."""
     given = {"flash_budget": flash_budget, "ram_budget": ram_budget}
     set_ones = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    if set_ones and device.runtime != "microcontroller":
-        raise InputError(
-            f"--flash_budget and --ram_budget need a --device that is a microcontroller. "
-            f"Received: --device={device.name} {' '.join(set_ones)}"
-        )
+    for device in devices:
+        if set_ones and device.runtime != "microcontroller":
+            raise InputError(
+                f"--flash_budget and --ram_budget need a --device that is a microcontroller. "
+                f"Received: --device={device.name} {' '.join(set_ones)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Search:
 
     Attributes:
         job: the model and the images; its `output_dir` is the search's folder.
-        device: where the file is to run.
+        devices: where the file is to run, each once.
         max_accuracy_drop: points that it may be expected to lose.
         repair: of what is pruned, as `--repair` spells it.
         minutes: after so many, nothing more is begun; None: all is tried.
@@ -36,7 +39,7 @@ class Search:
     """
 
     job: JobConfig
-    device: Device
+    devices: tuple[Device, ...]
     max_accuracy_drop: float
     repair: str
     minutes: float | None
@@ -49,3 +52,9 @@ class Search:
             raise InputError("--repair must be one: without it nothing that is pruned can win. Received: none")
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"--minutes must be over 0. Received: {self.minutes:g}")
+
+    def job_on(self, device: Device) -> JobConfig:
+        """The job with the folder of one device: where there are several, each has its own in the search's."""
+        if len(self.devices) == 1:
+            return self.job
+        return dataclasses.replace(self.job, output_dir=str(pathlib.Path(self.job.output_dir) / device.name))

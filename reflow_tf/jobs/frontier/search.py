@@ -1,7 +1,7 @@
-"""The search: candidates are made one after the other, measured on the device, and written down as they are done.
+"""The search: candidates are made one after the other, measured on each device, and written down as they are done.
 
-What candidates share is computed once: the images, the dense network's files and predictions. What cannot win is not
-made, and the document says why. A run that is interrupted goes on where it was: finished candidates are taken over,
+What cannot win is not made, and the document says why. Each device has a folder and an answer of its own; what is
+pruned for several is pruned once. A run that is interrupted goes on where it was: finished candidates are taken over,
 if their files are what they were.
 """
 
@@ -18,108 +18,123 @@ from typing import Any
 import keras
 
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import JobConfig, PruneConfig
-from reflow_tf.crew import Crew
-from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.config import JobConfig
 from reflow_tf.errors import InputError
 from reflow_tf.jobs import microcontroller, pipeline
 from reflow_tf.jobs.benchmark import require_runtime
-from reflow_tf.jobs.evaluation import OpenedFile
 from reflow_tf.jobs.frontier.answer import Row, choose
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate, list_candidates
 from reflow_tf.jobs.frontier.costs import Costs
-from reflow_tf.jobs.frontier.devices import FORMATS
-from reflow_tf.jobs.frontier.flagfile import spell
-from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
+from reflow_tf.jobs.frontier.devices import FORMATS, Device
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.frontier.shipping import ship
+from reflow_tf.jobs.frontier.workshop import Workshop, share_prunes
 from reflow_tf.jobs.record.document import describe, render
-from reflow_tf.jobs.record.run import Dense, Given
 from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
-from reflow_tf.jobs.scoring import rank_files
 from reflow_tf.models.carrying import Address
-from reflow_tf.pruning import PruneResult
 from reflow_tf.report import frontier as report
 from reflow_tf.report.folder import PREFIX, OutputFolder
 from reflow_tf.report.frontier import VERSION, Document
-from reflow_tf.report.progress import announce, show_progress, stage
+from reflow_tf.report.progress import announce, stage
 from reflow_tf.report.resumable import to_json
 from reflow_tf.runtimes.aarch64.cycles import find_tools
-from reflow_tf.stopwatch import Stopwatch
 
 JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
-HELD_OUT_EVERY = 4
-LEAST_IMAGES = 16
 _HOPELESS, _HOPELESS_POINTS = 5, 10.0
 """A kind goes no further once it is expected to lose so many times what is allowed, and so many points."""
 
 
-def run(search: Search, command: Sequence[str] = ()) -> Document:
-    """Tries what may win and writes the folder, anew after each candidate.
+def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
+    """Tries what may win and writes each device's folder, anew after each candidate.
+
+    Returns:
+        What was found, device by device.
 
     Raises:
-        InputError: something given cannot be used; the device's runtime is not set up; the folder holds another search,
-            or one that is running; the time is too short for one candidate.
+        InputError: something given cannot be used; a device's runtime is not set up; a folder holds another search, or
+            one that is running; the time is too short for one candidate.
     """
-    job = search.job
-    folder = open_folder(job, (JSON, PAGE, CELLS, BEST, LOCK))
-    _require_device(search)
+    job, started = search.job, time.monotonic()
+    folders = [open_folder(search.job_on(device), (JSON, PAGE, CELLS, BEST, LOCK)).path for device in search.devices]
+    for device in search.devices:
+        _require_device(search, device)
     keras.utils.set_random_seed(job.seed)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    address = Address.of(job.model, job.weights, job.image_size)
-    with _locked(folder.path), open_crew(job.workers, job.threads_per_worker, address) as crew:
-        searching = _Searching(search, folder.path, command, crew)
-        searching.go()
-        return searching.document
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+        address = Address.of(job.model, job.weights, job.image_size)
+        workshop = Workshop(job, stack.enter_context(open_crew(job.workers, job.threads_per_worker, address)))
+        each = zip(search.devices, folders, strict=True)
+        searches = [_Searching(search, device, folder, command, workshop, started) for device, folder in each]
+        for searching, candidate in _order(searches):
+            searching.consider(candidate)
+        for searching in searches:
+            searching.finish()
+        return [searching.document for searching in searches]
+
+
+def _order(searches: Sequence["_Searching"]) -> list[tuple["_Searching", Candidate]]:
+    """Whose turn it is: candidates that go as far together, and among them those that are pruned alike."""
+    every = [(searching, candidate) for searching in searches for candidate in searching.candidates]
+    steps = {candidate.rank: None for _, candidate in every}
+    turns = []
+    for rank in sorted(steps):
+        here = [(searching, candidate) for searching, candidate in every if candidate.rank == rank]
+        place = share_prunes([searching.job(candidate) for searching, candidate in here])
+        here.sort(key=lambda turn: place[turn[0].job(turn[1]).prune.without_hardware])
+        turns += here
+    return turns
 
 
 class _Searching:
-    """The state of a search."""
+    """The state of a search on one device."""
 
-    def __init__(self, search: Search, folder: pathlib.Path, command: Sequence[str], crew: Crew):
-        self._search, self._folder, self._crew, self._started = search, folder, crew, time.monotonic()
-        self._candidates = list_candidates(search.device, search.repair, search.job.prune.memory_budget)
-        job, stopwatch = search.job, Stopwatch()
-        loaded = pipeline.open_given(job, stopwatch)
-        fitted, judged = split(range(len(loaded.calibration)), HELD_OUT_EVERY)
-        if len(loaded.calibration) < LEAST_IMAGES:
-            raise InputError(
-                f"A search needs at least {LEAST_IMAGES} calibration {loaded.evaluation.unit}s, of which it judges by "
-                f"one in {HELD_OUT_EVERY}. Received: {len(loaded.calibration)}"
-            )
-        every = loaded.calibration
-        held = EvaluationSet(every.source, every.indices[judged], every.preprocessing, every.batch_size)
-        self._given: Given = dataclasses.replace(loaded, calibration=every.select(fitted))
-        self._settings = describe_settings(job, loaded.loaded, search.version, every, loaded.evaluation)
-        self._settings |= {"device": search.device.name, "repair": search.repair}
+    def __init__(
+        self,
+        search: Search,
+        device: Device,
+        folder: pathlib.Path,
+        command: Sequence[str],
+        workshop: Workshop,
+        started: float,
+    ):
+        self._search, self._device, self._folder = search, device, folder
+        self._workshop, self._started = workshop, started
+        self.candidates = list_candidates(device, search.repair, search.job.prune.memory_budget)
+        job, given = search.job, workshop.given
+        sets = workshop.calibration, given.evaluation
+        self._settings = describe_settings(job, given.loaded, search.version, *sets)
+        self._settings |= {"device": device.name, "repair": search.repair}
         self._settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
-        self._denses: dict[tuple[str, str], Dense] = {}
-        self._last: tuple[PruneConfig, PruneResult] | None = None
-        dense = self._dense(self._job(self._candidates[0]))
-        self._costs = Costs(search.device, dense.float_content)
-        with stage("Judging by held-out calibration images"):
-            runner = OpenedFile(dense.float_content, "litert")
-            self._loss = ExpectedLoss(runner, held, loaded.loaded.num_classes or 0)
-        self.document = self._start(len(fitted), len(judged), command)
+        self._costs = Costs(device, workshop.dense(self.job(self.candidates[0])).float_content)
+        self.document = self._start(command)
 
-    def go(self) -> None:
-        """Makes one candidate after the other."""
-        for number, candidate in enumerate(self._candidates, start=1):
-            if any(cell["name"] == candidate.name for cell in self.document["cells"]):
-                continue
-            if (reason := self._objection(candidate)) is not None:
-                self._drop(candidate, reason)
-                continue
-            if self._is_late():
-                self.document["not_tried"].append(candidate.name)
-                continue
-            try:
-                with stage(f"{candidate.name} ({number} of {len(self._candidates)})"):
-                    self.document["cells"].append(self._make(candidate))
-            except InputError as error:  # of this candidate: not every network has an int8 form
-                self._drop(candidate, str(error).rstrip("."))
-                continue
-            self._conclude()
+    def consider(self, candidate: Candidate) -> None:
+        """Makes a candidate, unless it is there already, cannot win, or would come too late."""
+        if any(cell["name"] == candidate.name for cell in self.document["cells"]):
+            return
+        if (reason := self._objection(candidate)) is not None:
+            self._drop(candidate, reason)
+            return
+        if self._is_late():
+            self.document["not_tried"].append(candidate.name)
+            return
+        number = self.candidates.index(candidate) + 1
+        try:
+            with stage(f"{self._device.name}: {candidate.name} ({number} of {len(self.candidates)})"):
+                self.document["cells"].append(self._make(candidate))
+        except InputError as error:  # of this candidate: not every network has an int8 form
+            self._drop(candidate, str(error).rstrip("."))
+            return
+        self._conclude()
+
+    def finish(self) -> None:
+        """Draws the conclusions.
+
+        Raises:
+            InputError: nothing could be made.
+        """
         self._require_any()
         self._conclude()
         self._show_best()
@@ -131,15 +146,15 @@ class _Searching:
         if self.document["dropped"]:
             first = self.document["dropped"][0]
             raise InputError(
-                f"--device={self._search.device.name} must be able to run the network in some number format. "
+                f"--device={self._device.name} must be able to run the network in some number format. "
                 f"Received: {first['name']}: {first['reason']}"
             )
         raise InputError(
             f"--minutes must leave time for one candidate. Received: {self._search.minutes:g}, in which none was begun"
         )
 
-    def _start(self, num_fitted: int, num_judged: int, command: Sequence[str]) -> Document:
-        device, data = self._search.device, self._given.evaluation
+    def _start(self, command: Sequence[str]) -> Document:
+        device, data = self._device, self._workshop.given.evaluation
         document: Document = {
             "version": VERSION,
             "command": list(command),
@@ -150,8 +165,8 @@ class _Searching:
             },
             "data": {
                 "unit": data.unit,
-                "fitted": num_fitted,
-                "judged": num_judged,
+                "fitted": len(self._workshop.given.calibration),
+                "judged": self._workshop.num_judged,
                 "evaluation": len(data),
                 "labelled": data.labels is not None,
             },
@@ -183,30 +198,17 @@ class _Searching:
         minutes = self._search.minutes
         return minutes is not None and time.monotonic() - self._started > 60 * minutes
 
-    def _job(self, candidate: Candidate) -> JobConfig:
-        return candidate.job(self._search.job, self._search.device, str(self._folder / CELLS / candidate.folder))
-
-    def _dense(self, job: JobConfig) -> Dense:
-        """The dense network's file in the job's number format; what it predicts is found once for all."""
-        key = job.prune.target, job.requested_quantize
-        if key not in self._denses:
-            known = next(iter(self._denses.values()), None)
-            dense = pipeline.foresee(job, self._given, Stopwatch(), known)
-            if dense.ranked is None:
-                runners = {"dense": OpenedFile(dense.float_content, "litert")}
-                given = self._given.evaluation, self._given.loaded.num_classes or 0, show_progress
-                dense = dataclasses.replace(dense, ranked=rank_files(runners, {}, *given, crew=self._crew)["dense"])
-            self._denses[key] = dense
-        return self._denses[key]
+    def job(self, candidate: Candidate) -> JobConfig:
+        """The run of the pruning tool that makes a candidate."""
+        return candidate.job(self._search.job, self._device, str(self._folder / CELLS / candidate.folder))
 
     def _make(self, candidate: Candidate) -> dict[str, Any]:
         """The candidate's folder, and what is told of it."""
-        job, stopwatch, started = self._job(candidate), Stopwatch(), time.monotonic()
-        dense = self._dense(job)
-        made = pipeline.finish(job, self._given, dense, self._prune(job, dense), stopwatch, spell(job), self._crew)
+        job, started = self.job(candidate), time.monotonic()
+        made = self._workshop.make(job)
         described = describe(made)
         cost = self._costs.measure(made)
-        loss, error = self._loss.measure(OpenedFile(made.exported.content, job.target.runtime))
+        loss, error = self._workshop.judge(made)
         shutil.rmtree(job.output_dir, ignore_errors=True)  # of a run that was interrupted after the writing
         OutputFolder(job.output_dir, pipeline.FILES).write(render(described, made))
         score = (described["accuracy"] or described["agreement"])["file"]
@@ -216,7 +218,7 @@ class _Searching:
             "kind": candidate.kind,
             "number_format": candidate.number_format,
             "folder": candidate.folder,
-            "command": spell(job),
+            "command": list(made.command),
             **dataclasses.asdict(cost),
             "size_bytes": len(made.exported.content),
             "flash_bytes": footprint and footprint.flash_bytes,
@@ -228,13 +230,6 @@ class _Searching:
             "seconds": round(time.monotonic() - started, 1),
             "sha256": hashlib.sha256(made.exported.content).hexdigest(),
         }
-
-    def _prune(self, job: JobConfig, dense: Dense) -> PruneResult:
-        """The last one is kept: the next candidate may differ in its number format alone."""
-        if self._last is None or self._last[0] != job.prune:
-            keras.utils.set_random_seed(job.seed)  # whatever came before, here or in a run that was interrupted
-            self._last = job.prune, pipeline.prune_given(job, self._given, dense, self._crew)
-        return self._last[1]
 
     def _objection(self, candidate: Candidate) -> str | None:
         """Why a candidate cannot win, as far as is known; None if it may."""
@@ -255,7 +250,7 @@ class _Searching:
         least = self._foresee(candidate, best)
         if least is not None and least >= report.price(best):
             return (
-                f"it would cost {least:.2f} of {self._search.device.formats[0]}, and {best['name']} costs "
+                f"it would cost {least:.2f} of {self._device.formats[0]}, and {best['name']} costs "
                 f"{report.price(best):.2f}"
             )
         return None
@@ -265,7 +260,7 @@ class _Searching:
     ) -> list[dict[str, Any]]:
         names = {
             candidate.name
-            for candidate in self._candidates
+            for candidate in self.candidates
             if candidate.kind == kind
             and candidate.number_format in number_formats
             and (below is None or candidate.step < below)
@@ -281,20 +276,22 @@ class _Searching:
         if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
             own = self._find(PLAIN, (candidate.number_format,))
             return report.price(own[0]) * float(share or 1) if own else None
-        if not self._search.device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):
+        if not self._device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):
             return None
         with stage(f"Counting for {candidate.name}"):
-            given = self._given.loaded.model, candidate.prune, self._given.calibration.sample_shape
-            return self._costs.foresee_zeros(*given) * (float(share) if share else 1.0)
+            given = self._workshop.given
+            shape = given.calibration.sample_shape
+            zeros = self._costs.foresee_zeros(given.loaded.model, candidate.prune, shape)
+            return zeros * (float(share) if share else 1.0)
 
     def _drop(self, candidate: Candidate, reason: str) -> None:
-        announce(f"{candidate.name} is left out: {reason}.")
+        announce(f"{self._device.name}: {candidate.name} is left out: {reason}.")
         self.document["dropped"].append({"name": candidate.name, "reason": reason})
 
     def _conclude(self) -> None:
         """Draws the conclusions of what is known so far, and writes them."""
         rows = [_read_row(cell) for cell in self.document["cells"] if cell["fits"] and not cell["differs"]]
-        answer = choose(rows, self._search.max_accuracy_drop, self._search.device) if rows else None
+        answer = choose(rows, self._search.max_accuracy_drop, self._device) if rows else None
         self.document["answer"] = answer and dataclasses.asdict(answer) | {"frontier": list(answer.frontier)}
         self.document["seconds"] = round(time.monotonic() - self._started, 1)
         write_texts(self._folder, {JSON: to_json(self.document), PAGE: report.render(self.document)})
@@ -306,12 +303,12 @@ class _Searching:
         if cell is None:
             shutil.rmtree(best, ignore_errors=True)
             return
-        data = job.eval_data or job.data or self._given.loaded.default_data
+        data = job.eval_data or job.data or self._workshop.given.loaded.default_data
         assert data is not None  # the images came from somewhere
         with stage("Copying the file to ship"):
-            missing = ship(self._folder / CELLS / cell["folder"], best, self._search.device, job, data)
+            missing = ship(self._folder / CELLS / cell["folder"], best, self._device, job, data)
         if missing is not None:
-            announce(f"{best} has no {self._search.device.kit}: {missing.rstrip('.')}.")
+            announce(f"{best} has no {self._device.kit}: {missing.rstrip('.')}.")
 
 
 def _read_row(cell: dict[str, Any]) -> Row:
@@ -319,9 +316,8 @@ def _read_row(cell: dict[str, Any]) -> Row:
     return Row(cell["name"], cell["kind"], cell["number_format"], cell["cost_share"], *expected, cell["cycles_share"])
 
 
-def _require_device(search: Search) -> None:
+def _require_device(search: Search, device: Device) -> None:
     """Says at once what is not set up."""
-    device = search.device
     if device.runtime in ("aarch64", "web", "litert"):
         require_runtime(device.runtime)
     if device.estimates_cycles:

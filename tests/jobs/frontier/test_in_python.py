@@ -69,7 +69,7 @@ def test_bad_input_is_refused_before_anything_is_written(given, tmp_path, change
 
 def test_other_arrays_leave_those_of_an_earlier_search_alone(given, tmp_path, monkeypatch):
     model, calibration, evaluation = given
-    monkeypatch.setattr(in_python, "run", lambda search, command: {"answer": None} | vars(search))
+    monkeypatch.setattr(in_python, "run", lambda search, command: [{"answer": None} | vars(search)])
     monkeypatch.setattr(in_python, "headline", lambda document: "")
     jobs = [
         reflow_tf.frontier(model, "tflm", inputs, evaluation, output_dir=str(tmp_path / "ship")).document["job"]

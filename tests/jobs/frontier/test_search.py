@@ -14,9 +14,9 @@ import pytest
 
 from reflow_tf.config import JobConfig, PruneConfig
 from reflow_tf.errors import InputError
-from reflow_tf.jobs.frontier import search
+from reflow_tf.jobs.frontier import search, workshop
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, list_candidates
-from reflow_tf.jobs.frontier.devices import DEVICES, find_device
+from reflow_tf.jobs.frontier.devices import DEVICES, find_device, find_devices
 from reflow_tf.jobs.frontier.flagfile import spell
 from reflow_tf.report import frontier
 from reflow_tf.report.frontier import format_table, headline
@@ -31,9 +31,14 @@ def job(inputs, tmp_path):
     )
 
 
-def run(job, device="tflm", **changes):
+def run_all(job, *devices, **changes):
     given = {"max_accuracy_drop": 5.0, "repair": "reflow", "minutes": None, "version": "1"} | changes
-    return search.run(search.Search(job, find_device(device), **given), ["frontier"])
+    return search.run(search.Search(job, find_devices(devices), **given), ["frontier"])
+
+
+def run(job, device="tflm", **changes):
+    (document,) = run_all(job, device, **changes)
+    return document
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
@@ -80,8 +85,8 @@ def test_a_search_is_written_told_and_taken_over(job, inputs, tmp_path, monkeypa
     )
     # Again: nothing is made. With a file that changed: that one.
     made = []
-    finish = search.pipeline.finish
-    monkeypatch.setattr(search.pipeline, "finish", lambda *given: made.append(given[0].output_dir) or finish(*given))
+    finish = workshop.pipeline.finish
+    monkeypatch.setattr(workshop.pipeline, "finish", lambda *given: made.append(given[0].output_dir) or finish(*given))
     again = run(job)
     assert made == [] and again["answer"] == document["answer"]
     (out / "cells" / "plain_int8" / "model.tflite").write_bytes(b"damaged")
@@ -90,6 +95,31 @@ def test_a_search_is_written_told_and_taken_over(job, inputs, tmp_path, monkeypa
     assert [path.rpartition("/")[2] for path in made] == ["plain_int8"] and "made again" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"holds a search with other settings, device=tflm: name another folder"):
         run(dataclasses.replace(job, prune=PruneConfig(target="storage", sparsity=0.0)), "size")
+
+
+@pytest.mark.slow
+def test_several_devices_share_what_is_pruned_and_answer_alone(job, tmp_path, only, monkeypatch):
+    only("plain int8", "plain float32", "narrow 80 %, int8", "narrow 80 %, float32", "sparse 50 %, int8")
+    pruned = []
+    prune_given = workshop.pipeline.prune_given
+    monkeypatch.setattr(
+        workshop.pipeline, "prune_given", lambda *given: pruned.append(given[0].prune) or prune_given(*given)
+    )
+    documents = run_all(job, "desktop", "tflm", "size", max_accuracy_drop=50.0)
+    num_alike = len([config for config in pruned if config.max_macs])
+    assert num_alike == 2  # a multiple of 8 channels for the first and the last, of 4 for microcontrollers
+    for device, together in zip(("desktop", "tflm", "size"), documents, strict=True):
+        folder = tmp_path / "out" / device
+        assert json.loads((folder / "frontier.json").read_text("utf-8")) == together
+        assert (folder / "best" / "model.tflite").is_file() and together["device"]["name"] == device
+        alone = run(dataclasses.replace(job, output_dir=str(tmp_path / device)), device, max_accuracy_drop=50.0)
+        assert [cell["sha256"] for cell in alone["cells"]] == [cell["sha256"] for cell in together["cells"]]
+        assert alone["dropped"] == together["dropped"]
+    (tmp_path / "out" / "size" / "cells" / "plain_int8" / "model.tflite").unlink()
+    pruned.clear()
+    again = run_all(job, "desktop", "tflm", "size", max_accuracy_drop=50.0)
+    assert [document["answer"] for document in again] == [document["answer"] for document in documents]
+    assert len(pruned) == 1
 
 
 @pytest.fixture
@@ -159,8 +189,8 @@ def test_a_candidate_that_cannot_be_made_costs_the_others_nothing(job, only, mon
             raise InputError("There must be kernels. Received: none")
         return prune_given(made, *given)
 
-    prune_given = search.pipeline.prune_given
-    monkeypatch.setattr(search.pipeline, "prune_given", fail)
+    prune_given = workshop.pipeline.prune_given
+    monkeypatch.setattr(workshop.pipeline, "prune_given", fail)
     document = run(job)
     assert [cell["name"] for cell in document["cells"]] == ["plain int8"]
     assert document["dropped"] == [{"name": "sparse 50 %, int8", "reason": "There must be kernels. Received: none"}]
@@ -232,7 +262,7 @@ def test_flags_are_spelled_as_prune_reads_them(job, command, inputs):
 def test_what_pruning_lost_in_float32_no_other_format_gives_back(job, only, monkeypatch):
     only("plain float32", "narrow 80 %, float32", "narrow 65 %, float16", "narrow 65 %, int8")
     losses = iter([(0.0, 0.0), (60.0, 1.0)])
-    monkeypatch.setattr(search.ExpectedLoss, "measure", lambda *_: next(losses))
+    monkeypatch.setattr(workshop.ExpectedLoss, "measure", lambda *_: next(losses))
     document = run(job, "size")
     assert [cell["name"] for cell in document["cells"]] == ["plain float32", "narrow 80 %, float32"]
     reason = "narrow 80 %, float32 is expected to lose 60.0 points already"
