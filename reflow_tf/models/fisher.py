@@ -13,6 +13,7 @@ MobileNetV2, single weights at 70 %, 500 images, 1,000 others: 61.1 % of them cl
 Outputs that are not negative and sum to 1 are taken for probabilities, any others for logits.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
@@ -49,7 +50,24 @@ MOST_OUTPUTS = 8192
 _LEAST_GAIN = 0.1  # of a layer's: outputs that no gradient reached are not taken to be worth nothing
 
 Gradients = Callable[[tf.Tensor], list[tf.Tensor | None]]
-Reduction = Callable[[tf.Tensor], tf.Tensor]
+Reduction = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputErrors:
+    """What errors in the outputs of a layer do to the prediction, before an activation of its own.
+
+    Attributes:
+        fisher: what errors in two outputs cost together: the mean over inputs of the sum over positions of g g^T,
+            (channels, channels) float64; its diagonal are the squares of `gather_output_gains`, but for what those are
+            divided by.
+        coherence: how many times as much as others errors cost that are the same at all positions of an input: sum
+            E (sum over positions of g)^2 / sum E (sum over positions of g^2). 1 where signs are independent, the number
+            of positions where all are the same, as before a global average; never less than 1.
+    """
+
+    fisher: np.ndarray
+    coherence: float
 
 
 def gather(
@@ -107,8 +125,9 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
         InputError: inputs that do not fit; activations or gradients that are not finite.
     """
     watched = find_layers(model, [spec.path for spec in specs])
-    totals = _sum_over_inputs(model, watched, inputs, _sum_squares)
-    return {spec.path: _as_gains(totals.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
+    (totals,) = _sum_over_inputs(model, watched, [inputs], _sum_squares)
+    squares = {path: total for path, (total,) in totals.items()}
+    return {spec.path: _as_gains(squares.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
 
 def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -142,34 +161,9 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
                 f"Least squares and --allocation=auto take layers with their channels last. {REMEDY}. "
                 f"Received: layer {path!r} with data_format='{CHANNELS_FIRST}'"
             )
-    found = gather_output_fisher(model, watched, inputs)
-    return {spec.path: _as_worth(found.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
-
-
-def gather_coherence(model: keras.Model, paths: Sequence[str], inputs: np.ndarray) -> dict[str, float]:
-    """How many times as much as others errors cost that are the same at all positions of an input.
-
-    With gradients g at the outputs of a layer, sum E (sum over positions of g)^2 / sum E (sum over positions of g^2):
-    1 where their signs are independent, the number of positions where all are the same, as before a global average.
-
-    Args:
-        model: it is not changed.
-        paths: of kernels whose layers give channels on the last axis.
-        inputs: (n, ...).
-
-    Returns:
-        Path -> number, at least 1; 1 where no gradient arrives.
-    """
-    watched = find_layers(model, paths)
-    totals = _sum_over_inputs(model, watched, inputs, _sum_coherence)
-    found = {name: max(1.0, float(same / each)) if each > 0 else 1.0 for name, (same, each) in totals.items()}
-    return {path: found.get(path.rpartition("/")[0], 1.0) for path in paths}
-
-
-def _sum_coherence(gradients: tf.Tensor) -> tf.Tensor:
-    """(n, ..., channels) -> (2,)."""
-    of_input = tf.reshape(gradients, [tf.shape(gradients)[0], -1, gradients.shape[-1]])
-    return tf.stack([tf.reduce_sum(tf.square(tf.reduce_sum(of_input, 1))), tf.reduce_sum(tf.square(of_input))])
+    (found,) = gather_output_errors(model, watched, [inputs])
+    fishers = {name: errors.fisher for name, errors in found.items()}
+    return {spec.path: _as_worth(fishers.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
 
 def _as_worth(fisher: np.ndarray | None, num_outputs: int) -> np.ndarray:
@@ -188,55 +182,64 @@ def believe(fisher: np.ndarray) -> np.ndarray:
     return WORTH_BELIEVED * fisher + (1 - WORTH_BELIEVED) * np.diag(np.diag(fisher))
 
 
-def gather_output_fisher(
-    model: keras.Model, watched: Mapping[str, keras.Layer], inputs: np.ndarray
-) -> dict[str, np.ndarray]:
-    """How much errors in the outputs of a layer move the prediction together: the Fisher of what it gives.
-
-    The mean over inputs of the sum over positions of g g^T; its diagonal are the squares of `gather_output_gains`, but
-    for what those are divided by.
+def gather_output_errors(
+    model: keras.Model, watched: Mapping[str, keras.Layer], parts: Sequence[np.ndarray]
+) -> list[dict[str, OutputErrors]]:
+    """What errors in the outputs of layers cost, by each part of the inputs.
 
     Args:
         model: it is not changed.
         watched: name -> layer that gives channels on the last axis.
-        inputs: (n, ...).
+        parts: (n, ...) each.
 
     Returns:
-        Name -> (channels, channels) float64; a layer that the output does not depend on is missing.
+        Of each part: name -> what is known; a layer that the output does not depend on is missing.
 
     Raises:
         InputError: inputs that do not fit; activations or gradients that are not finite.
     """
-    totals = _sum_over_inputs(model, watched, inputs, _sum_products)
-    return {name: total / len(inputs) for name, total in totals.items()}
+    found = []
+    for inputs, totals in zip(parts, _sum_over_inputs(model, watched, parts, _sum_errors), strict=True):
+        of_part = {}
+        for name, (products, same, each) in totals.items():
+            of_part[name] = OutputErrors(products / len(inputs), max(1.0, float(same / each)) if each > 0 else 1.0)
+        found.append(of_part)
+    return found
 
 
 def _sum_over_inputs(
-    model: keras.Model, watched: Mapping[str, keras.Layer], inputs: np.ndarray, reduce: Reduction
-) -> dict[str, np.ndarray]:
-    """Name -> the reduced gradients at what a layer gives, before its activation, summed over inputs, float64."""
-    (outputs,) = run(model, [inputs[:1]])
-    read = find_reading(model, inputs.shape[1:], outputs.shape[-1])
+    model: keras.Model, watched: Mapping[str, keras.Layer], parts: Sequence[np.ndarray], reduce: Reduction
+) -> list[dict[str, list[np.ndarray]]]:
+    """Of each part: name -> the reduced gradients at what a layer gives, before its activation, summed, float64."""
+    (outputs,) = run(model, [parts[0][:1]])
+    read = find_reading(model, parts[0].shape[1:], outputs.shape[-1])
     probabilities = are_probabilities(np.array(read(outputs)))
     differentiate = _make_output_gradients(model, watched, read, probabilities, reduce)
-    totals: dict[str, np.ndarray] = {}
-    for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
-        found = differentiate(tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME]), tf.constant(start))
-        totals = {path: totals.get(path, 0.0) + reduced.numpy().astype(np.float64) for path, reduced in found.items()}
-    if broken := [path for path, reduced in totals.items() if not np.isfinite(reduced).all()]:
-        raise InputError(f"Activations and gradients must be finite. Received: NaN or infinity at {broken[0]}")
-    return totals
+    found = []
+    for inputs in parts:
+        totals: dict[str, list[np.ndarray]] = {}
+        for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
+            batch = tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME])
+            for name, reduced in differentiate(batch, tf.constant(start)).items():
+                more = [each.numpy().astype(np.float64) for each in reduced]
+                totals[name] = [a + b for a, b in zip(totals[name], more, strict=True)] if name in totals else more
+        if broken := [name for name, sums in totals.items() if not all(np.isfinite(each).all() for each in sums)]:
+            raise InputError(f"Activations and gradients must be finite. Received: NaN or infinity at {broken[0]}")
+        found.append(totals)
+    return found
 
 
-def _sum_squares(gradients: tf.Tensor) -> tf.Tensor:
+def _sum_squares(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """(..., channels) -> (channels,)."""
-    return tf.reduce_sum(tf.square(gradients), range(gradients.shape.rank - 1))
+    return (tf.reduce_sum(tf.square(gradients), range(gradients.shape.rank - 1)),)
 
 
-def _sum_products(gradients: tf.Tensor) -> tf.Tensor:
-    """(..., channels) -> (channels, channels)."""
+def _sum_errors(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """(n, ..., channels) -> (channels, channels), and what errors cost that are the same all over an input, and any."""
+    of_input = tf.reshape(gradients, [tf.shape(gradients)[0], -1, gradients.shape[-1]])
     rows = tf.reshape(gradients, [-1, gradients.shape[-1]])
-    return tf.matmul(rows, rows, transpose_a=True)
+    same, each = tf.reduce_sum(tf.square(tf.reduce_sum(of_input, 1))), tf.reduce_sum(tf.square(of_input))
+    return tf.matmul(rows, rows, transpose_a=True), same, each
 
 
 def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
@@ -248,8 +251,8 @@ def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
 
 def _make_output_gradients(
     model: keras.Model, watched: Mapping[str, keras.Layer], read: Reading, probabilities: bool, reduce: Reduction
-) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-    def differentiate(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tuple[tf.Tensor, ...]]]:
+    def differentiate(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tuple[tf.Tensor, ...]]:
         given: dict[str, list[tf.Tensor]] = {path: [] for path in watched}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             calls = {layer: _watched_call(layer, given[path], tape) for path, layer in watched.items()}
@@ -257,7 +260,7 @@ def _make_output_gradients(
                 score = _draw_score(_log_probabilities(read(infer(model, inputs)), probabilities), draw)
         gradients = tape.gradient(score, given, unconnected_gradients="zero")
         return {
-            path: tf.add_n([reduce(gradients) for gradients in of_layer])
+            path: tuple(tf.add_n(calls) for calls in zip(*map(reduce, of_layer), strict=True))
             for path, of_layer in gradients.items()
             if of_layer
         }

@@ -1,9 +1,9 @@
 """Channels removed: which groups lose how many, and which ones, for a share of the network's multiply-adds.
 
 What a channel's removal costs is what the kernels that read it cannot make up for with the channels that are left
-(`sparsity.channels`), weighed by what errors of their outputs do to the prediction (`fisher.gather_output_fisher`) and
-by how much more errors cost that are the same all over an image (`fisher.gather_coherence`), as those of a missing
-channel are. So it is in nats, of every group, and widths can be chosen by it (`sparsity.widths`).
+(`sparsity.channels`), weighed by what errors of their outputs do to the prediction and by how much more those cost that
+are the same all over an image, as those of a missing channel are (`fisher.gather_output_errors`). So it is in nats, of
+every group, and widths can be chosen by it (`sparsity.widths`).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.channels.narrowing import narrow
 from reflow_tf.models.execution import CHUNK, read_steps
-from reflow_tf.models.fisher import believe, find_layers, gather_coherence, gather_output_fisher
+from reflow_tf.models.fisher import OutputErrors, believe, find_layers, gather_output_errors
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.observation import check_batch, find_activation, without_activation
@@ -192,10 +192,9 @@ class _Prices:
         self._fitted, self._judging = (_gather_sums(model, specs, images[part], progress) for part in (~judges, judges))
         layers = find_layers(model, specs)
         graded = images[~judges][:MOST_GRADED], images[judges][:MOST_GRADED]
-        self._fishers = [gather_output_fisher(model, layers, part) for part in graded]
+        self._errors: list[dict[str, OutputErrors]] = gather_output_errors(model, layers, graded)
         # A network that predicts no classes has no Fisher: each reader's misses count as a share of what it gives.
-        self._is_blind = not any(found.any() for fisher in self._fishers for found in fisher.values())
-        self._coherence = gather_coherence(model, tuple(specs), graded[0])
+        self._is_blind = not any(found.fisher.any() for errors in self._errors for found in errors.values())
 
     def eliminate(self, candidate: Candidate) -> Elimination:
         return eliminate([self._read(spec, starts, candidate.group.size) for spec, starts in candidate.readers])
@@ -204,7 +203,9 @@ class _Prices:
         kernel = self._kernels[spec.path].astype(np.float64)
         outputs, inputs = kernel.shape[0], kernel.shape[-1]
         (gram,) = self._fitted[spec.path].regularize(kernel).regularized.gram
-        (judging,) = self._judging[spec.path].weigh(self._coherence[spec.path]).gram
+        layer = spec.path.rpartition("/")[0]
+        fitting = self._errors[0].get(layer)
+        (judging,) = self._judging[spec.path].weigh(fitting.coherence if fitting else 1.0).gram
         taps = len(gram) // inputs
         begins = (np.arange(taps)[:, None] * inputs + np.array(starts)).ravel()
         places = np.arange(size)[:, None] + begins  # of a channel that is read in several places, all of them
@@ -213,16 +214,15 @@ class _Prices:
             power = float(np.sum(self._judging[spec.path].equations.power))
             fitted = judged = rows / np.sqrt(power or 1.0)
         else:
-            layer = spec.path.rpartition("/")[0]
-            fitted, judged = (_find_root(fisher.get(layer), outputs) @ rows for fisher in self._fishers)
+            fitted, judged = (_find_root(errors.get(layer), outputs) @ rows for errors in self._errors)
         return Reader(fitted, judged, gram, judging, places)
 
 
-def _find_root(fisher: np.ndarray | None, outputs: int) -> np.ndarray:
+def _find_root(errors: OutputErrors | None, outputs: int) -> np.ndarray:
     """A root of what errors of two outputs cost together, in nats; 0 where the prediction does not depend on it."""
-    if fisher is None or len(fisher) != outputs:
+    if errors is None or len(errors.fisher) != outputs:
         return np.zeros((1, outputs))
-    values, vectors = np.linalg.eigh(believe(fisher) / 2)
+    values, vectors = np.linalg.eigh(believe(errors.fisher) / 2)
     return (vectors * np.sqrt(np.maximum(values, 0))).T
 
 

@@ -70,7 +70,7 @@ class LayerSums:
 
         For judging. Fitted to, they are learned by heart, since an input has one mean: MobileNetV2, single weights at
         70 %, 500 images, 1,000 others: 59.3 % classed as by the dense network with 1, 57.8 % with 2, 53.6 % with
-        what `fisher.gather_coherence` finds (5 to 37).
+        what `fisher.gather_output_errors` finds (5 to 37).
         """
         return self.equations + self.of_means.scaled(coherence - 1)
 

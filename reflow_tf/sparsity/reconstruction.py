@@ -21,6 +21,7 @@ NUM_STEPS = 40
 _FIRST_PENALTY = 0.1
 _MOST_SOLVER_STEPS = 60
 _SOLVED = 1e-3  # of the residual that outputs solved one by one leave
+_ROUNDING = 1e-9  # of what the outputs are pulled by: where all read the same inputs, that alone is left by then
 _TINY = 1e-12
 
 Select = Callable[[np.ndarray], np.ndarray]
@@ -156,12 +157,12 @@ def solve_together(equations: NormalEquations, kept: np.ndarray, worth: np.ndarr
     scale = gains[..., None] * equations.deviations[:, None]
     inputs = equations.gram / (equations.deviations[:, :, None] * equations.deviations[:, None])
     weights = alone * scale
-    left = equations.cross / equations.deviations[:, None] * gains[..., None] - weights @ inputs
-    residual = np.where(kept, correlations @ left, 0.0)
+    pulls = equations.cross / equations.deviations[:, None] * gains[..., None]
+    residual = np.where(kept, correlations @ (pulls - weights @ inputs), 0.0)
     direction, power = residual.copy(), float(np.sum(residual**2))
-    goal = _SOLVED**2 * power
+    goal = max(_SOLVED**2 * power, _ROUNDING**2 * float(np.sum((correlations @ pulls) ** 2)))
     for _ in range(_MOST_SOLVER_STEPS):
-        if power <= goal or power == 0:
+        if power <= goal:
             break
         pushed = np.where(kept, correlations @ (direction @ inputs), 0.0)
         length = power / float(np.sum(direction * pushed))

@@ -168,7 +168,8 @@ def test_what_errors_cost_together_is_the_exact_fisher_over_many_inputs():
     hidden = inputs @ model.layers[0].kernel.numpy()
     weights = (hidden > 0)[:, :, None] * model.layers[1].kernel.numpy()
     expected = exact_fisher(np.maximum(hidden, 0) @ model.layers[1].kernel.numpy(), weights)
-    found = fisher.gather_output_fisher(model, {"hidden": model.layers[0]}, inputs)["hidden"]
+    (errors,) = fisher.gather_output_errors(model, {"hidden": model.layers[0]}, [inputs])
+    found = errors["hidden"].fisher
     np.testing.assert_allclose(found, expected, atol=0.05 * expected.max())
     worth = fisher.gather_output_worth(model, specs, inputs)[specs[0].path]
     gains = fisher.gather_output_gains(model, specs, inputs)[specs[0].path]
@@ -188,8 +189,15 @@ def test_errors_that_are_the_same_everywhere_cost_as_much_more_as_there_are_posi
         ]
     )
     inputs = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(np.float32)
-    found = fisher.gather_coherence(model, [spec.path for spec in find_kernels(model).specs], inputs)
-    assert found == {"conv/kernel": pytest.approx(16, rel=1e-4), "classes/kernel": pytest.approx(1, rel=1e-4)}
+    watched = {name: model.get_layer(name) for name in ("conv", "classes")}
+    whole, half, rest = fisher.gather_output_errors(model, watched, [inputs, inputs[:3], inputs[3:]])
+    for errors in (whole, half, rest):
+        assert {name: pytest.approx(found.coherence, rel=1e-4) for name, found in errors.items()} == {
+            "conv": 16,
+            "classes": 1,
+        }
+    alone = fisher.gather_output_errors(model, watched, [inputs[:3]])[0]
+    np.testing.assert_array_equal(half["conv"].fisher, alone["conv"].fisher)
 
 
 def test_outputs_that_no_gradient_reaches_cost_nothing_together():

@@ -142,6 +142,18 @@ def test_outputs_that_have_nothing_to_do_with_each_other_are_solved_alone(seed):
     np.testing.assert_array_equal(solve_together(equations, kept, worth), equations.solve(kept))
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_outputs_that_all_read_the_same_inputs_are_solved_alone(seed):
+    """Whatever their errors cost together: the best of each reaches what the others' would ask of it."""
+    equations, weights, _, _ = draw(seed)
+    equations = equations.regularized(weights)
+    kept = np.broadcast_to(np.random.default_rng(seed).random(weights.shape[-1]) < 0.5, weights.shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reflow_tf.sparsity.reconstruction._MOST_SOLVER_STEPS", 0)
+        without = solve_together(equations, kept, draw_worth(seed))
+    np.testing.assert_array_equal(solve_together(equations, kept, draw_worth(seed)), without)
+
+
 def test_the_search_knows_what_errors_cost_together():
     better = []
     for seed in range(20):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.models.channels.streams import Stream, change_basis, find_streams, write_norm
-from reflow_tf.models.fisher import gather_output_fisher
+from reflow_tf.models.fisher import gather_output_errors
 from reflow_tf.models.moments import PooledMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls, run
 from reflow_tf.models.precision import read_wide
@@ -48,10 +48,11 @@ def rotate_streams(
     if not streams:
         return 0
     watched = {writer.layer.name: writer.end for stream in streams for writer in stream.writers}
-    fisher = gather_output_fisher(model, watched, images)
+    (errors,) = gather_output_errors(model, watched, [images])
     norms: dict[str, keras.layers.BatchNormalization] = {}
     for stream in streams:
-        total = sum(fisher.get(writer.layer.name, np.zeros((stream.size,) * 2)) for writer in stream.writers)
+        reached = [errors[writer.layer.name].fisher for writer in stream.writers if writer.layer.name in errors]
+        total = sum(reached, np.zeros((stream.size,) * 2))
         _, vectors = np.linalg.eigh(total)
         change_basis(stream, vectors.T[::-1])
         norms |= {writer.layer.name: writer.norm for writer in stream.writers if writer.norm is not None}

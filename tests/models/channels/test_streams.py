@@ -5,7 +5,7 @@ from keras import layers
 
 from reflow_tf.models.channels.rotation import rotate_streams, spread_streams
 from reflow_tf.models.channels.streams import change_basis, find_streams
-from reflow_tf.models.fisher import gather_output_fisher
+from reflow_tf.models.fisher import gather_output_errors
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.batchnorm import recalibrate
 
@@ -71,7 +71,8 @@ def test_the_basis_is_that_of_the_fisher(bottlenecks, norms):
     changing = list(find_kernels(model).variables.values())
     assert assert_same_outputs(model, lambda model: rotate_streams(model, SAMPLES, changing)) == 1
     watched = {writer.layer.name: writer.end for writer in find_streams(model)[0].writers}
-    total = sum(gather_output_fisher(model, watched, SAMPLES).values())
+    (errors,) = gather_output_errors(model, watched, [SAMPLES])
+    total = sum(found.fisher for found in errors.values())
     np.testing.assert_allclose(total - np.diag(np.diag(total)), 0, atol=1e-3 * total.max())
     assert (np.diff(np.diag(total)) < 1e-6 * total.max()).all()
 
