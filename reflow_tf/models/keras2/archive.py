@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from reflow_tf.models.keras2.hdf5 import check_dataset
+from reflow_tf.models.keras2.pruning_wrappers import CLASS_NAME, find_masks, mask
 from reflow_tf.models.keras2.refusal import Untranslatable
 from reflow_tf.models.keras2.translation import SavedLayer
 
@@ -70,15 +71,16 @@ def _match_model(
 ) -> Iterator[Part]:
     """Gives each layer of a model the folder with its number among those of its class."""
     inside = [container for container in _CONTAINERS if any(key.startswith(f"{folder}{container}/") for key in arrays)]
-    weighty = [child for child in saved.layers if model.get_layer(child.name).weights]
+    # A wrapper counts its calls, whatever it is around.
+    weighty = [child for child in saved.layers if child.wrapper or model.get_layer(child.name).weights]
     if not weighty:
         return
     if not inside:
         raise Untranslatable(saved.saved_name, "has no weights in the file")
     prefix = f"{folder}{inside[0]}/"
     found = {key[len(prefix) :].split("/")[0] for key in arrays if key.startswith(prefix)}
-    for stem in dict.fromkeys(_make_stem(child.class_name) for child in weighty):
-        children = [child for child in weighty if _make_stem(child.class_name) == stem]
+    for stem in dict.fromkeys(map(_find_stem, weighty)):
+        children = [child for child in weighty if _find_stem(child) == stem]
         numbered = sorted((name for name in found if _NUMBER.sub("", name) == stem or name == stem), key=_read_number)
         if len(numbered) != len(children):
             names = ", ".join(child.saved_name for child in children)
@@ -95,6 +97,11 @@ def _match_model(
 def _match_layer(
     layer: keras.Layer, saved: SavedLayer, folder: str, arrays: Mapping[str, list[np.ndarray]]
 ) -> Iterator[Part]:
+    if saved.wrapper:
+        masks = find_masks(arrays.get(folder, []))
+        for part in _match_layer(layer, dataclasses.replace(saved, wrapper=None), f"{folder}layer/", arrays):
+            yield dataclasses.replace(part, arrays=mask(part.arrays, masks, saved.wrapper) if part.variables else [])
+        return
     if saved.is_model:
         yield from _match_model(layer, saved, folder, arrays)
         return
@@ -132,6 +139,10 @@ def _find_wrapped(paths: list[str]) -> str:
     if any(path.startswith("layer/") for path in paths):
         return "layer/"
     return next(("/".join(path.split("/")[:2]) + "/" for path in paths), "")
+
+
+def _find_stem(saved: SavedLayer) -> str:
+    return _make_stem(CLASS_NAME if saved.wrapper else saved.class_name)
 
 
 def _make_stem(class_name: str) -> str:

@@ -48,7 +48,7 @@ def read_references(names: Mapping[str, str], nested: frozenset[str], config: Ma
     """Reads how the network's configuration counts the calls of the models in it."""
     first: dict[str, int] = {}
     calls = [node for entry in config["layers"] for node in entry.get("inbound_nodes", [])]
-    for leaf in _find_leaves([calls, config["input_layers"], config["output_layers"]]):
+    for leaf in find_leaves([calls, config["input_layers"], config["output_layers"]]):
         if leaf[0] in nested:
             first[leaf[0]] = min(leaf[1], first.get(leaf[0], leaf[1]))
     return References(names, nested, first)
@@ -73,7 +73,7 @@ def read_call(node: Any, references: References, layer: str) -> Call:
     Raises:
         Untranslatable: it is no call as Keras 2 writes it.
     """
-    leaves = list(_find_leaves(node, into_arguments=False))
+    leaves = list(find_leaves(node, into_arguments=False))
     if not leaves:
         raise Untranslatable(layer, f"is called on something that is no tensor: {str(node)[:80]}")
     arguments = leaves[0][3] if len(leaves[0]) > 3 else {}
@@ -96,17 +96,18 @@ def is_leaf(value: Any) -> bool:
     )
 
 
-def _find_leaves(value: Any, into_arguments: bool = True) -> Iterator[list[Any]]:
+def find_leaves(value: Any, into_arguments: bool = True) -> Iterator[list[Any]]:
+    """Whatever refers to a tensor, or is a constant in its place; with those among the arguments of calls."""
     if is_leaf(value):
         yield value
         if into_arguments and len(value) > 3:
-            yield from _find_leaves(value[3])
+            yield from find_leaves(value[3])
     elif isinstance(value, list):
         for item in value:
-            yield from _find_leaves(item, into_arguments)
+            yield from find_leaves(item, into_arguments)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _find_leaves(item, into_arguments)
+            yield from find_leaves(item, into_arguments)
 
 
 def _map_leaves(value: Any, references: References, layer: str) -> Any:

@@ -11,6 +11,7 @@ from reflow_tf.models.keras2.graph import Call, References, read_call, read_refe
 from reflow_tf.models.keras2.objects import read_value, translate_dtype
 from reflow_tf.models.keras2.operations import CLASSES as OPERATIONS
 from reflow_tf.models.keras2.operations import translate_operation
+from reflow_tf.models.keras2.pruning_wrappers import WRAPPER, take_off
 from reflow_tf.models.keras2.refusal import Untranslatable
 
 _FUNCTIONAL = ("Functional", "Model")
@@ -31,6 +32,7 @@ class SavedLayer:
         layers: of a nested model, in the order of the file; of a layer around another one, that one. Neither inputs nor
             operations.
         is_model: whether it is a model.
+        wrapper: the name in the file of what prunes it, `pruning_wrappers.CLASS_NAME`; None where nothing does.
     """
 
     saved_name: str
@@ -39,6 +41,7 @@ class SavedLayer:
     is_trainable: bool = True
     layers: tuple["SavedLayer", ...] = ()
     is_model: bool = False
+    wrapper: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,7 @@ def translate_model(entry: Mapping[str, Any]) -> Translation:
         raise Untranslatable(
             name, "is a model in Python code; only functional and sequential models are in the file whole"
         )
-    return _translate_layer(entry)
+    return _translate_layer(take_off(entry))
 
 
 def _translate_layer(entry: Mapping[str, Any]) -> Translation:
@@ -144,7 +147,8 @@ def _translate_functional(entry: Mapping[str, Any]) -> Translation:
         translation.config["config"]["name"] = new_name
         nodes = [_translate_node(node, references, layer) for node in layer.get("inbound_nodes", [])]
         layers.append({**translation.config, "name": new_name, "inbound_nodes": nodes})
-        saved.append(dataclasses.replace(translation.saved, saved_name=layer["name"], name=new_name))
+        named = {"saved_name": layer["name"], "name": new_name, "wrapper": layer.get(WRAPPER)}
+        saved.append(dataclasses.replace(translation.saved, **named))
     sequential = frozenset(layer["name"] for layer in entries if layer["class_name"] == "Sequential")
     ends = {end: _translate_end(config[end], references, sequential, name) for end in ("input_layers", "output_layers")}
     functional = {"name": _rename(name), "trainable": config.get("trainable", True), "layers": layers, **ends}
@@ -207,7 +211,10 @@ def _translate_sequential(entry: Mapping[str, Any]) -> Translation:
     for translation in translations:
         translation.config["config"]["name"] = names[translation.saved.saved_name]
     layers = [translation.config for translation in translations]
-    saved = [dataclasses.replace(t.saved, name=names[t.saved.saved_name]) for t in translations]
+    saved = [
+        dataclasses.replace(each.saved, name=names[each.saved.saved_name], wrapper=layer.get(WRAPPER))
+        for layer, each in zip(entries, translations, strict=True)
+    ]
     if entries and entries[0]["class_name"] != "InputLayer":
         found = _find_input(entries[0]) or ({"batch_input_shape": shape} if shape else None)
         if found is not None:

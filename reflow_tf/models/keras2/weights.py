@@ -15,6 +15,7 @@ import numpy as np
 
 from reflow_tf.models.keras2.archive import read_archive
 from reflow_tf.models.keras2.hdf5 import read_layers
+from reflow_tf.models.keras2.pruning_wrappers import mask_named
 from reflow_tf.models.keras2.refusal import Untranslatable
 from reflow_tf.models.keras2.translation import SavedLayer
 
@@ -52,11 +53,8 @@ def _load_hdf5(model: keras.Model, saved: SavedLayer, path: pathlib.Path) -> Non
         stored = {name: [(item.name, np.asarray(item)) for item in items] for name, items in read_layers(file)}
     for child in saved.layers:
         trained, untrained = _order(model.get_layer(child.name), child)
-        names, arrays = [], []
-        for name, array in stored.pop(child.saved_name, []):
-            names.append(name)
-            arrays.append(array)
-        _assign(child.saved_name, trained + untrained, arrays, names)
+        items = mask_named(stored.pop(child.wrapper or child.saved_name, []))
+        _assign(child.saved_name, trained + untrained, [array for _, array in items], [name for name, _ in items])
     for name, items in stored.items():
         if items:
             raise Untranslatable(name, "has weights in the file, and no place in its configuration")

@@ -165,6 +165,54 @@ def transfer():
     return functional((32, 32, 3), lambda x: layers.Dense(2)(layers.GlobalAveragePooling2D()(base(x, training=False))))
 
 
+class PruneLowMagnitude(layers.Wrapper):
+    """What TFMOT 0.8.1 puts around layers, as far as its files tell: the same names, variables and order of them.
+
+    The package itself wants another absl than TensorFlow has. Files of its own are read the same: docs/own_models.md.
+    """
+
+    def __init__(self, layer):
+        super().__init__(layer, name=f"prune_low_magnitude_{layer.name}")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        is_pruned = isinstance(self.layer, layers.Dense | layers.Conv2D)
+        is_pruned = is_pruned and not isinstance(self.layer, layers.DepthwiseConv2D)
+        self.prunable_weights = [self.layer.kernel] if is_pruned else []
+        self.masks = []
+        for weight in self.prunable_weights:
+            mask = self.add_weight("mask", weight.shape, trainable=False)
+            self.add_weight("threshold", [], trainable=False)
+            self.masks.append(mask)
+        self.pruning_step = self.add_weight("pruning_step", [], dtype="int64", trainable=False)
+
+    def call(self, inputs):
+        """In training TFMOT masks the weights themselves; here those in the file are as they were, to see it done."""
+        before = [tf.identity(weight) for weight in self.prunable_weights]
+        for weight, mask in zip(self.prunable_weights, self.masks, strict=True):
+            weight.assign(weight * mask)
+        outputs = self.layer(inputs)
+        for weight, value in zip(self.prunable_weights, before, strict=True):
+            weight.assign(value)
+        return outputs
+
+
+def prune(x):
+    wrap = PruneLowMagnitude
+    y = shortcut = wrap(layers.Conv2D(8, 3, padding="same"))(x)
+    y = wrap(layers.ReLU())(wrap(layers.BatchNormalization())(y))
+    y = wrap(layers.Conv2D(8, 3, padding="same"))(wrap(layers.DepthwiseConv2D(3, padding="same"))(y))
+    y = wrap(layers.GlobalAveragePooling2D())(wrap(layers.Add())([y, shortcut]))
+    return wrap(layers.Dense(3, "softmax"))(y)
+
+
+def prune_inside(x):
+    wrap = PruneLowMagnitude
+    inner = [wrap(layers.Conv2D(4, 3, padding="same")), layers.BatchNormalization()]
+    inside = keras.Sequential([keras.Input(IMAGE), layers.Conv2D(4, 3, padding="same"), *inner])
+    return wrap(layers.Dense(3))(layers.GlobalAveragePooling2D()(inside(x)))
+
+
 def applications():
     nets, size = keras.applications, (32, 32, 3)
     options = {"input_shape": size, "weights": None, "classes": 5}
@@ -200,6 +248,8 @@ def networks():
     yield "many_layers", lambda: stack((6,), *(layers.Dense(6, "tanh", name=f"{'n' * 1500}_{i}") for i in range(45)))
     yield "teachable_machine", build_teachable_machine
     yield "transfer_learning", transfer
+    yield "pruned", lambda: functional(IMAGE, prune)
+    yield "pruned_inside", lambda: functional(IMAGE, prune_inside)
     yield from applications()
 
 
@@ -209,7 +259,9 @@ def randomise(model, random):
         name = weight.name.rsplit("/", 1)[-1].split(":")[0].rstrip("_0123456789")
         if name == "count":
             continue
-        if name in ("moving_variance", "variance", "gamma"):
+        if name == "mask":
+            values = random.integers(0, 2, weight.shape)
+        elif name in ("moving_variance", "variance", "gamma"):
             values = random.uniform(0.5, 1.5, weight.shape)
         else:
             fan_in = max(1, int(np.prod(weight.shape[:-1])))

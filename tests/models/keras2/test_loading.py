@@ -20,8 +20,8 @@ attention augmentation batch_normalization batch_normalization_of_series bidirec
 conv2d_dilated conv2d_transpose depthwise_conv2d efficientnet_b0 einsum_dense embedding embedding_masked
 first_layer_has_the_shape global_pooling group_normalization gru initial_state layer_normalization leaky_activation
 leaky_relu lstm many_layers masking merging mixed_precision mobilenet mobilenet_v2 mobilenet_v3_small noise
-normalization options pooling prelu relu rescaling reshaping resizing rnn_of_cells selu separable_conv1d
-separable_conv2d shared_and_nested simple_rnn slash_in_names small_epsilon softmax teachable_machine
+normalization options pooling prelu pruned pruned_inside relu rescaling reshaping resizing rnn_of_cells selu
+separable_conv1d separable_conv2d shared_and_nested simple_rnn slash_in_names small_epsilon softmax teachable_machine
 tensorflow_functions thresholded_relu time_distributed transfer_learning up_sampling2d zero_padding2d
 """
 NETWORKS = NAMES.split()
@@ -36,6 +36,18 @@ def measure_difference(path, example):
     assert outputs.shape == data["outputs"].shape
     assert data["outputs"].std() > 0
     return np.abs(outputs - data["outputs"]).max() / np.abs(data["outputs"]).max()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_masks_are_kept_and_wrappers_gone(suffix, saved):
+    model = load_model(str(saved / f"pruned{suffix}")).model
+    shares = {
+        layer.name: float(np.mean(np.array(layer.kernel) == 0)) for layer in model.layers if hasattr(layer, "kernel")
+    }
+    assert {name: pytest.approx(share, abs=0.25) for name, share in shares.items()} == {
+        **{"conv2d": 0.5, "conv2d_1": 0.5, "dense": 0.5, "depthwise_conv2d": 0},
+    }
+    assert not any("prune" in layer.name for layer in model.layers)
 
 
 def test_every_network_of_the_script_is_in_the_table(saved):
