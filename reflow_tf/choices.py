@@ -45,6 +45,8 @@ IOS = ("int8", "float")
 
 # Found by what the file is to fit into.
 AUTO = "auto"
+# As a sparsity: the zeros that the model came with.
+EXISTING = "existing"
 # Just over the two thirds above which XNNPACK turns to its sparse kernels.
 DEFAULT_SPARSITY = 0.7
 

@@ -13,6 +13,7 @@ from reflow_tf.choices import (
     BOARDS,
     CPUS,
     DEFAULT_SPARSITY,
+    EXISTING,
     IOS,
     QUANTIZATIONS,
     REPAIRS,
@@ -25,7 +26,7 @@ from reflow_tf.choices import (
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.layers import LayerSpec
-from reflow_tf.sparsity.patterns import NM, Block, Channel, Pattern
+from reflow_tf.sparsity.patterns import NM, Block, Channel, Pattern, Unstructured
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.ethos_u import ACCELERATORS, DEFAULT_ACCELERATOR
 from reflow_tf.targets.target import HardwareTarget
@@ -38,6 +39,7 @@ class PruneConfig:
 
     Attributes:
         sparsity: fraction of zeros over the prunable kernels, in [0, 1). None: 0.7, or what an N:M pattern implies.
+            'existing': the zeros that the model came with are the masks, and no others are set.
         max_size_bytes: instead of a sparsity: the least at which the file has at most so many bytes.
         max_size_flag: what messages call `max_size_bytes`, which the command line knows by two names.
         min_speedup: instead of a sparsity: the least at which the file is estimated to be so many times as fast as the
@@ -58,19 +60,19 @@ class PruneConfig:
         memory_budget: bytes that least squares and distillation may take, about; it decides what is kept and what is
             computed again, and never the result. None: a quarter of the machine's memory.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
-            'least_squares,reflow'; 'none' and 'auto' stand alone.
+            'least_squares,reflow'; 'none' and 'auto' stand alone. None: 'reflow', or 'none' for existing zeros.
 
     Raises:
         InputError: any of them is not one of these.
     """
 
-    sparsity: float | None = None
+    sparsity: float | str | None = None
     pattern: Pattern | None = None
     criterion: str = "magnitude"
     allocation: str = "global"
     target: str = "xnnpack"
     prunable: str = "target"
-    repair: str = "reflow"
+    repair: str | None = None
     device: str | None = None
     ballast: str = "auto"
     basis: str = "auto"
@@ -94,6 +96,7 @@ class PruneConfig:
         self._check_channels()
         if isinstance(self.pattern, str):
             raise InputError(f"A pattern is a noun: patterns.parse({self.pattern!r}). Received: {self.pattern!r}")
+        self._check_existing()
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
         if implied is not None and self.budget is not None:
             name, value = self.budget
@@ -101,12 +104,32 @@ class PruneConfig:
                 f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --{name} out. "
                 f"Received: --{name}={value}"
             )
-        if implied is not None and self.sparsity is not None and not math.isclose(self.sparsity, implied, abs_tol=1e-9):
+        if (
+            implied is not None
+            and isinstance(self.sparsity, float | int)
+            and not math.isclose(self.sparsity, implied, abs_tol=1e-9)
+        ):
             raise InputError(
                 f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --sparsity out. "
                 f"Received: --sparsity={self.sparsity:g}"
             )
         check_sparsity(self.requested_sparsity)
+
+    def _check_existing(self) -> None:
+        if isinstance(self.sparsity, str) and not self.keeps_existing:
+            raise InputError(f"--sparsity must be a number, or {EXISTING}. Received: {self.sparsity}")
+        if not self.keeps_existing:
+            return
+        values = {name: getattr(self, name) for name in ("criterion", "allocation", "max_macs")}
+        given = [f"--{name}={value}" for name, value in values.items() if value != getattr(PruneConfig, name)]
+        if isinstance(self.pattern, NM):
+            given.append(f"--pattern={self.pattern}")
+        given += [f"--repair={self.repair}"] * ("chita" in self.repairs)
+        if given:
+            raise InputError(
+                f"--sparsity={EXISTING} takes the zeros that are there: nothing else chooses any. "
+                f"Received: {' '.join(given)}"
+            )
 
     def _check_device(self) -> None:
         if self.device is None:
@@ -122,9 +145,9 @@ class PruneConfig:
         for name in self.repairs:
             check_choice("repair", name, REPAIRS)
         if len(self.repairs) > 1 and (alone := [name for name in ALONE if name in self.repairs]):
-            raise InputError(f"--repair={alone[0]} stands alone. Received: {self.repair}")
+            raise InputError(f"--repair={alone[0]} stands alone. Received: {self.requested_repair}")
         if len(set(self.repairs)) < len(self.repairs):
-            raise InputError(f"--repair must name each repair once. Received: {self.repair}")
+            raise InputError(f"--repair must name each repair once. Received: {self.requested_repair}")
 
     def _check_budget(self) -> None:
         given = [f"--{name}={value}" for name, value in self._budgets.items() if value is not None]
@@ -185,12 +208,12 @@ class PruneConfig:
         if not isinstance(target, XNNPack):
             return target
         target = dataclasses.replace(target, device=self.device, ballast=self.ballast == "auto")
-        pattern = self.pattern or target.prefer_pattern()
+        pattern = self.pattern or (Unstructured() if self.keeps_existing else target.prefer_pattern())
         outputs = pattern.outputs if isinstance(pattern, Block) else 1
         return dataclasses.replace(target, rows=next(rows for rows in (4, 2, 1) if outputs % rows == 0))
 
     @property
-    def _budgets(self) -> dict[str, float | None]:
+    def _budgets(self) -> dict[str, float | str | None]:
         return {
             "sparsity": self.sparsity,
             self.max_size_flag: self.max_size_bytes,
@@ -200,7 +223,8 @@ class PruneConfig:
     @property
     def budget(self) -> tuple[str, float] | None:
         """What the file may be at most, or has to be at least: name and value; None where a sparsity or MACs decide."""
-        found = [(name, value) for name, value in self._budgets.items() if name != "sparsity" and value is not None]
+        others = ((name, value) for name, value in self._budgets.items() if name != "sparsity")
+        found = [(name, value) for name, value in others if value is not None and not isinstance(value, str)]
         return found[0] if found else None
 
     @property
@@ -228,28 +252,46 @@ class PruneConfig:
     @property
     def repairs(self) -> tuple[str, ...]:
         """The names in `repair`, in order."""
-        return tuple(self.repair.split(","))
+        return tuple(self.requested_repair.split(","))
+
+    @property
+    def requested_repair(self) -> str:
+        """The repair asked for, or what is the default where none was."""
+        if self.repair is not None:
+            return self.repair
+        return "none" if self.keeps_existing else "reflow"
+
+    @property
+    def keeps_existing(self) -> bool:
+        """Whether the zeros that the model came with are all that there are to be."""
+        return self.sparsity == EXISTING
 
     @property
     def requested_pattern(self) -> Pattern:
         """The pattern asked for, or what the target wants where none was; single kernels may get another."""
+        if self.keeps_existing:
+            return self.pattern or Unstructured()
         return self.pattern or self.hardware.prefer_pattern()
 
     def pattern_of(self, spec: LayerSpec) -> Pattern:
         """What shape zeros take in this kernel."""
-        return self.pattern or self.hardware.choose_pattern(spec)
+        return self.requested_pattern if self.keeps_existing else self.pattern or self.hardware.choose_pattern(spec)
 
     @property
     def turns_streams(self) -> bool:
         """Whether linear streams are put into another basis: only where every weight is fitted anew, to floats."""
         refits = "least_squares" in self.repairs
         if self.max_macs is not None:  # or to int8: afterwards they are spread
-            return self.basis == "auto" and (refits or self.repair == "auto")
+            return self.basis == "auto" and (refits or self.requested_repair == "auto")
+        if self.keeps_existing:  # which another basis would fill in
+            return False
         return self.basis == "auto" and refits and TARGETS[self.target].promises_speed
 
     @property
     def requested_sparsity(self) -> float:
         """The sparsity asked for, or the default where none was; of no account where there is another budget."""
+        if isinstance(self.sparsity, str):
+            return 0.0
         if self.sparsity is not None:
             return self.sparsity
         return self.pattern.sparsity if isinstance(self.pattern, NM) else DEFAULT_SPARSITY

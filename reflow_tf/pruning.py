@@ -37,7 +37,7 @@ from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.masks import count_masked
 from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.stopwatch import Stopwatch
-from reflow_tf.targets.selection import Selection, select_kernels
+from reflow_tf.targets.selection import Selection, leave_dense, select_kernels
 from reflow_tf.targets.target import HardwareTarget
 
 
@@ -260,14 +260,16 @@ def select(model: keras.Model, config: PruneConfig) -> Selection:
         require_candidates(model)
         if not config.sets_zeros:
             return Selection((), ())
-    return select_kernels(
-        find_kernels(model).specs,
+    kernels = find_kernels(model)
+    selection = select_kernels(
+        kernels.specs,
         # Nothing is pruned: a plain conversion, which no target minds.
         prunable="all" if config.sparsity == 0 and config.prunable == "target" else config.prunable,
         target=config.hardware,
         pattern=config.requested_pattern,
         others=TARGETS.values(),
     )
+    return leave_dense(selection, kernels.read(), config.requested_pattern) if config.keeps_existing else selection
 
 
 class _Signals:
@@ -300,9 +302,9 @@ def _require_none_needed(config: PruneConfig) -> None:
         raise InputError("The allocation 'auto' needs calibration inputs; the others need none. Received: None")
     if config.max_macs is not None:
         raise InputError("Channels are chosen by calibration inputs: --max_macs needs some. Received: None")
-    if config.repair != "none":
+    if config.requested_repair != "none":
         raise InputError(
-            f"The repair '{config.repair}' needs calibration inputs; repair='none' needs none. Received: None"
+            f"The repair '{config.requested_repair}' needs calibration inputs; repair='none' needs none. Received: None"
         )
 
 
@@ -335,12 +337,13 @@ def _repair(
     progress: Progress,
     crew: Crew,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
-    if config.repair == "none":
+    if config.requested_repair == "none":
         statement = "No repair was asked for: the pruned model is exported as it is."
         return pruned, (RepairOutcome("none", (), (), (), statement),)
     assert calibration is not None
+    plan = PruningPlan({}) if config.keeps_existing else plan  # no repair is to choose other masks
     given: dict[str, Any] = {"plan": plan, "memory_budget": config.memory_budget, "crew": crew}
-    if config.repair == "auto":
+    if config.requested_repair == "auto":
         return choose(pruned, calibration, progress, **given)
     return run_chain(config.repairs, pruned, calibration, progress, **given)
 

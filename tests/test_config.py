@@ -12,12 +12,41 @@ from reflow_tf.targets.xnnpack import XNNPack
 
 def test_defaults():
     config = PruneConfig()
-    assert (config.requested_sparsity, config.requested_pattern, config.repair, config.target) == (
+    assert (config.requested_sparsity, config.requested_pattern, config.requested_repair, config.target) == (
         0.7,
         Unstructured(),
         "reflow",
         "xnnpack",
     )
+
+
+def test_existing_zeros_are_taken_as_they_are():
+    config = PruneConfig(sparsity="existing", device="arm")
+    asked = config.requested_sparsity, config.requested_pattern, config.requested_repair, config.turns_streams
+    assert asked == (0.0, Unstructured(), "none", False)
+    assert config.hardware.rows == 1
+    assert PruneConfig(sparsity="existing", pattern=Block(2, 1), device="arm").hardware.rows == 2
+    assert PruneConfig(sparsity="existing", repair="reflow").requested_repair == "reflow"
+
+
+@pytest.mark.parametrize(
+    ("given", "received"),
+    [
+        ({"allocation": "erk", "criterion": "fisher"}, "--criterion=fisher --allocation=erk"),
+        ({"max_macs": 0.5}, "--max_macs=0.5"),
+        ({"pattern": NM(2, 4)}, "--pattern=nm:2,4"),
+        ({"repair": "obs,chita"}, "--repair=obs,chita"),
+    ],
+)
+def test_nothing_else_chooses_zeros_beside_existing_ones(given, received):
+    with pytest.raises(InputError, match=r"takes the zeros that are there: nothing else chooses any\. ") as error:
+        PruneConfig(sparsity="existing", **given)
+    assert str(error.value).endswith(f"Received: {received}")
+
+
+def test_a_sparsity_is_a_number_or_a_known_word():
+    with pytest.raises(InputError, match=r"--sparsity must be a number, or existing\. Received: extant"):
+        PruneConfig(sparsity="extant")
 
 
 def test_an_n_m_pattern_brings_its_sparsity():

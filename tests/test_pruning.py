@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 
 import reflow_tf
@@ -441,6 +443,40 @@ def test_least_squares_starts_from_streams_in_another_basis(inputs):
         result = reflow_tf.prune(model, config, inputs, evaluation=inputs)
         assert result.report.num_turned == turned
         np.testing.assert_array_equal(*(result.report.signals[stage].ranked[:, 0] for stage in ("pruned", "dense")))
+
+
+_SLOW = [pytest.param(repair, marks=pytest.mark.slow) for repair in ("least_squares", "auto")]
+
+
+@pytest.mark.parametrize("repair", [None, "reflow", "obs,reflow", *_SLOW])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=3, deadline=None)
+def test_existing_zeros_are_the_masks_whatever_repairs(classifier, inputs, repair, seed):
+    rng = np.random.default_rng(seed)
+    model = classifier()
+    kernels = find_kernels(model)
+    drawn = {spec.path: rng.random(spec.shape) < rng.choice([0, 0.3, 0.9]) for spec in kernels.specs}
+    drawn[kernels.specs[0].path].flat[0] = True  # one zero at least
+    for path, zero in drawn.items():
+        kernels.variables[path].assign(np.where(zero, 0, np.array(kernels.variables[path])))
+    config = reflow_tf.PruneConfig(sparsity="existing", prunable="all", repair=repair)
+    result = reflow_tf.prune(model, config, inputs)
+    assert result.masks.keys() == {path for path, zero in drawn.items() if zero.any()}
+    assert all(skipped.reason == "has no zeros" for skipped in result.report.skipped)
+    after = find_kernels(result.model)
+    for spec in after.specs:
+        np.testing.assert_array_equal(np.array(after.variables[spec.path])[drawn[spec.path]], 0)
+        if spec.path in result.masks:
+            np.testing.assert_array_equal(spec.from_canonical(result.masks[spec.path]), ~drawn[spec.path])
+    if repair is None:
+        assert read_bits(result.model.weights) == read_bits(model.weights)
+
+
+def test_without_zeros_there_are_none_to_take(model, inputs):
+    with pytest.raises(
+        reflow_tf.InputError, match=r"=existing needs zeros .+pattern=unstructured\. Received: \d kernels without"
+    ):
+        reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity="existing", prunable="all"), inputs)
 
 
 def test_zeros_that_came_are_not_turned_away(inputs):

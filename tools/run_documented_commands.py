@@ -102,6 +102,9 @@ class Reader:
 
 
 def main(_: list[str]) -> None:
+    names = [page.stem for page in documented.pages()]
+    if unknown := set(FLAGS.pages) - set(names):
+        raise app.UsageError(f"--pages must be of {', '.join(names)}. Received: {', '.join(sorted(unknown))}")
     chosen = [page for page in documented.pages() if not FLAGS.pages or page.stem in FLAGS.pages]
     started = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -305,7 +305,7 @@ def _measure(
     names = [f"{name} at {sparsity:.1%}" for name, sparsity in todo]
     for position, (dense, cell) in _show(site, configs, names):
         (name, sparsity), config = todo[position], configs[position]
-        about = {"method": name, "criterion": config.criterion, "repair": config.repair, "sparsity": sparsity}
+        about = {"method": name, "criterion": config.criterion, "repair": config.requested_repair, "sparsity": sparsity}
         cells[position] = about | describe_cell(cell)
         document["dense"] = dataclasses.asdict(dense)
         document["cells"] = before + [cells[place] for place in sorted(cells)]  # not in the order of being done

@@ -107,7 +107,10 @@ def headline(report: Report) -> str:
         score = f"agrees with the dense model on {percent(final.top1)} of the {nouns.prediction(report)}s"
         reached = f"{percent(final.top1)} agreement with the dense model"
     if report["narrowing"] is None and report["sparsity"]["achieved"] == report["sparsity"]["before"]:
-        return f"Nothing was pruned: the file of {name} {score} and is {_sized(report)}."
+        before = report["sparsity"]["before"]
+        came = f"Nothing more was pruned: with the {percent(before, 0)} zeros that it came with,"
+        came = came if before >= LEAST_ZEROS else "Nothing was pruned:"
+        return f"{came} the file of {name} {score} and is {_sized(report)}."
     zeros = f"with {percent(report['sparsity']['achieved'], 0)} of its prunable weights {_made(report)} zero"
     if report["narrowing"]:
         left = f"with {percent(_macs_left(report), 0)} of its multiply-adds"

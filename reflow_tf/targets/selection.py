@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
@@ -55,6 +57,28 @@ def select_kernels(
             f"{', ...' if len(specs) > 5 else ''}"
         )
     return Selection(tuple(chosen), tuple(skipped))
+
+
+def leave_dense(selection: Selection, kernels: Mapping[str, np.ndarray], pattern: Pattern) -> Selection:
+    """Of the chosen kernels those that have zeros in the shape of the pattern already.
+
+    Args:
+        selection: of kernels.
+        kernels: path -> kernel in canonical layout.
+        pattern: whose groups have to be zero as a whole.
+
+    Raises:
+        InputError: none has.
+    """
+    sparse = {spec.path for spec in selection.chosen if not pattern.pool(np.abs(kernels[spec.path])).all()}
+    if not sparse:
+        raise InputError(
+            f"--sparsity=existing needs zeros in the kernels that are pruned, in the shape of --pattern={pattern}. "
+            f"Received: {len(selection.chosen)} kernels without any"
+        )
+    dense = tuple(Skipped(spec.path, "has no zeros") for spec in selection.chosen if spec.path not in sparse)
+    chosen = tuple(spec for spec in selection.chosen if spec.path in sparse)
+    return Selection(chosen, selection.skipped + dense)
 
 
 def _advise(

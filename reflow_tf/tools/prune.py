@@ -18,6 +18,7 @@ from reflow_tf.choices import (
     BASES,
     BENCHMARKS,
     CPUS,
+    EXISTING,
     IOS,
     QUANTIZATIONS,
     REPAIRS,
@@ -52,7 +53,8 @@ SPARSITY = flags.DEFINE_string(
     "sparsity",
     None,
     f"Fraction of zeros over the prunable kernels, in [0, 1). Default: {_PRUNE.requested_sparsity:g}, just over the "
-    "two thirds that XNNPACK asks for; N:M patterns have their own. auto: the least that fits --flash_budget.",
+    "two thirds that XNNPACK asks for; N:M patterns have their own. auto: the least that fits --flash_budget. "
+    f"{EXISTING}: the zeros that the model came with, as of training sparse, and no others.",
     flag_values=FLAGS,
 )
 MAX_SIZE_BYTES = flags.DEFINE_integer(
@@ -129,10 +131,11 @@ BASIS = flags.DEFINE_string(
 MEMORY_BUDGET = define_memory_budget(FLAGS)
 REPAIR = flags.DEFINE_string(
     "repair",
-    _PRUNE.repair,
+    None,
     f"What restores the signal, in this order, with commas (least_squares,reflow): {', '.join(REPAIRS)}. reflow moves "
     "no weight; moments is its counterpart for layers without batch norm; distill trains for minutes. auto: of the "
-    "chains without training, the one that does best on held-out calibration inputs. none and auto stand alone.",
+    "chains without training, the one that does best on held-out calibration inputs. none and auto stand alone. "
+    f"Default: {_PRUNE.requested_repair}, or none for --sparsity={EXISTING}.",
     flag_values=FLAGS,
 )
 QUANTIZE = flags.DEFINE_string(
@@ -261,11 +264,11 @@ def read_config() -> JobConfig:
     )
 
 
-def _read_sparsity(text: str | None) -> float | None:
+def _read_sparsity(text: str | None) -> float | str | None:
     try:
-        return None if text is None else float(text)
+        return text if text in (None, EXISTING) else float(text)
     except ValueError:
-        raise InputError(f"--sparsity must be a number, or {_AUTO}. Received: {text}") from None
+        raise InputError(f"--sparsity must be a number, {_AUTO} or {EXISTING}. Received: {text}") from None
 
 
 def _read_share(text: str | None) -> float | str | None:

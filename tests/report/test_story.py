@@ -206,7 +206,7 @@ def test_zeros_that_were_there_before(make_report):
     assert "80 % of its prunable weights at zero" in _headline(report)
     report["sparsity"] |= {"before": achieved, "requested": 0.3}
     assert story.zeros_before_sentence(report).endswith("30.0\u00a0% was asked for: no other weight was set to zero.")
-    assert _headline(report).startswith("Nothing was pruned")
+    assert _headline(report).startswith("Nothing more was pruned: with the 80 % zeros that it came with, the file of ")
     report["sparsity"]["before"] = 0.9
     assert "gave some of them values again" in story.zeros_before_sentence(report)
 

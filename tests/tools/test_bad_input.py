@@ -68,7 +68,7 @@ PRUNING = {
     "everything": ("--sparsity=1", "[0, 1). Received: 1.0"),
     "less than nothing": ("--sparsity=-0.1", "[0, 1). Received: -0.1"),
     "no number": ("--sparsity=nan", "[0, 1). Received: nan"),
-    "percent": ("--sparsity=70%", "--sparsity must be a number, or auto. Received: 70%"),
+    "percent": ("--sparsity=70%", "--sparsity must be a number, auto or existing. Received: 70%"),
     "an expression that matches nothing": (
         "--prunable=nothing_like_it",
         "--prunable=nothing_like_it does not match its path",

@@ -97,7 +97,7 @@ def test_zeros_of_the_masks_are_zeros_of_the_bytes(finished):
     ("flags", "said"),
     [
         (["--sparsity=auto"], "--sparsity=auto needs --target=tflm and --flash_budget"),
-        (["--sparsity=much"], "--sparsity must be a number, or auto. Received: much"),
+        (["--sparsity=much"], "--sparsity must be a number, auto or existing. Received: much"),
         (["--quantize=float16"], "microcontrollers compute in int8"),
         (["--sparsity=auto", "--flash_budget=90"], "--flash_budget must be at least"),
         (["--export_batch_size=2"], "--export_batch_size must be 1 for --target=tflm. Received: 2"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reflow_tf.choices import EXISTING
 from reflow_tf.jobs.record.device import (
     describe_budget,
     describe_file,
@@ -88,7 +89,8 @@ def describe_config(run: Run) -> dict[str, Any]:
     config = dataclasses.asdict(run.job) | dataclasses.asdict(run.job.prune)
     del config["prune"]
     config["pattern"] = str(run.job.prune.requested_pattern)
-    config["sparsity"] = requested_sparsity(run)
+    config["sparsity"] = EXISTING if run.job.prune.keeps_existing else requested_sparsity(run)
+    config["repair"] = run.job.prune.requested_repair
     if config.pop("max_size_flag") == "flash_budget":
         config["max_size_bytes"] = None  # it is the flash_budget, which is there
     config["quantize"] = run.job.requested_quantize

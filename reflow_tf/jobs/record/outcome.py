@@ -165,7 +165,7 @@ def _layer_signal(layer: LayerRatio) -> dict[str, Any]:
 def describe_repair(run: Run) -> dict[str, Any]:
     outcomes = run.result.report.repair
     return {
-        "name": run.job.prune.repair,
+        "name": run.job.prune.requested_repair,
         "steps": [
             {
                 "name": outcome.name,
