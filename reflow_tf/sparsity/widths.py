@@ -38,6 +38,9 @@ class Workload:
     positions: int
     axes: tuple[Axis, ...]
 
+    def depends_on(self, group: int) -> bool:
+        return any(group in axis.groups for axis in self.axes)
+
     def count(self, widths: Sequence[int]) -> int:
         return self.positions * math.prod(axis.size(widths) for axis in self.axes)
 
@@ -106,11 +109,12 @@ def count_macs(workloads: Sequence[Workload], widths: Sequence[int]) -> int:
 def _settle(groups: Sequence[Width], workloads: Sequence[Workload], widths: Sequence[int], price: float) -> list[int]:
     """From these widths on, each group in turn takes what is cheapest for it, until nothing moves."""
     widths = list(widths)
+    own = [[workload for workload in workloads if workload.depends_on(number)] for number in range(len(groups))]
     for _ in range(_MOST_ROUNDS):
         before = list(widths)
         for number, group in enumerate(groups):
             tried = ([*widths[:number], width, *widths[number + 1 :]] for width in (group.size, 1))
-            wide, narrow = (count_macs(workloads, each) for each in tried)
+            wide, narrow = (count_macs(own[number], each) for each in tried)
             of_channel = (wide - narrow) / max(group.size - 1, 1)
             costs = group.losses[group.size - group.choices] + price * of_channel * group.choices
             widths[number] = int(group.choices[np.argmin(costs)])
