@@ -26,10 +26,10 @@ from absl import app, flags
 from PIL import Image
 
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import JobConfig
 from reflow_tf.crew import Crew
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.evaluation import OpenedFile
 from reflow_tf.jobs.inputs import open_sets
 from reflow_tf.jobs.scoring import rank_files

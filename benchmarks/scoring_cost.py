@@ -19,8 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from absl import app, flags
 
-from reflow_tf.config import JobConfig
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.models.loading import load_model
 from reflow_tf.runtimes.litert import LiteRT

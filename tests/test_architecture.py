@@ -52,6 +52,7 @@ ROOMS = {
     "cluster": Room(1, 0),
     "choices": Room(2, 1),
     "config": Room(2, 1, beside=("choices",)),
+    "job_config": Room(2, 1, beside=("choices", "config")),
     "models": Room(2, 1),
     "repair": Room(3, 2),
     "signal": Room(3, 2),
@@ -70,12 +71,24 @@ ROOMS = {
 NUMPY_ONLY = {"sparsity", "targets"}
 NUMPY_AND_GRAPHS = {"numpy", "rustworkx"}
 FRAMEWORKS = {"tensorflow", "keras"}
-NO_FRAMEWORK = {name for name, room in ROOMS.items() if room.floor < 2} | {"choices", "config", "report", FACADE}
+NO_FRAMEWORK = {name for name, room in ROOMS.items() if room.floor < 2} | {
+    "choices",
+    "config",
+    "job_config",
+    "report",
+    FACADE,
+}
 # Imports of a framework, or of what brings one along, that are allowed above only because they wait for their call.
 LAZY = {("reflow_tf.keras_backend", "keras"), ("reflow_tf.data.tfds", "tensorflow_datasets")}
 # What a person can start without waiting for TensorFlow.
 LIGHT = (
-    *("reflow_tf", "reflow_tf.config", "reflow_tf.keras_backend", "reflow_tf.data.loading", "reflow_tf.report.page"),
+    *(
+        "reflow_tf",
+        "reflow_tf.job_config",
+        "reflow_tf.keras_backend",
+        "reflow_tf.data.loading",
+        "reflow_tf.report.page",
+    ),
     *("reflow_tf.report.terminal", "reflow_tf.sparsity.plan", "reflow_tf.targets.selection"),
     *("reflow_tf.tools.prune", "reflow_tf.tools.evaluate", "reflow_tf.tools.explain", "reflow_tf.tools.benchmark"),
     *("reflow_tf.tools.compare", "reflow_tf.tools.device_kit", "reflow_tf.tools.setup_runtime"),

@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 
 from reflow_tf.choices import CPUS, TARGETS
-from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.runtimes.aarch64 import cpus
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Unstructured
 from reflow_tf.targets.xnnpack import XNNPack

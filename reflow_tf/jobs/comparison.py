@@ -19,9 +19,10 @@ import keras
 import numpy as np
 
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.crew import Crew, Site, State
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.evaluation import require_classifier
 from reflow_tf.jobs.inputs import open_sets
 from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
@@ -225,7 +226,8 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
     """
     folder = open_folder(job, (JSON, PAGE))
     keras.utils.set_random_seed(job.seed)
-    with open_crew(job.workers, job.threads_per_worker, Address.of(job.model, job.weights, job.image_size)) as crew:
+    address = Address.of(job.model, **job.model_options)
+    with open_crew(job.workers, job.threads_per_worker, address) as crew:
         return _run(job, methods, sparsities, version, folder, crew)
 
 
@@ -238,7 +240,7 @@ def _run(
     crew: Crew,
 ) -> Document:
     with stage("Loading the model"):
-        loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
+        loaded = load_model(job.model, preprocess=job.preprocess, **job.model_options)
         require_classifier(loaded.num_classes, job.model)
     with stage("Opening the data"):
         calibration, evaluation = open_sets(job, loaded)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.choices import check_between
-from reflow_tf.config import EvaluateConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export.flatbuffer import parse
 from reflow_tf.export.half_precision import allows_float16, stores_sparse
+from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.evaluation import draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes import device_script

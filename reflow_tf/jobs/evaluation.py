@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import EvaluateConfig
 from reflow_tf.crew import ALONE, Crew, count_threads
 from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
 from reflow_tf.data.batches import EvaluationSet
@@ -21,6 +20,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import ends_in_sigmoid
 from reflow_tf.foreign import say_why
+from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.scoring import Runner, rank_files, spread
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.loading import load_model
@@ -171,9 +171,9 @@ def first_images(images: Iterable[np.ndarray], most: int = COMPARED_IMAGES) -> n
 
 
 def _open_keras(config: EvaluateConfig) -> _Opened:
-    loaded = load_model(config.model, preprocess=config.preprocess, image_size=config.image_size)
+    loaded = load_model(config.model, preprocess=config.preprocess, **config.model_options)
     return _Opened(
-        KerasRunner(Carried(loaded.model, Address.of(config.model, image_size=config.image_size))),
+        KerasRunner(Carried(loaded.model, Address.of(config.model, **config.model_options))),
         _recorded_preprocessing(config, isinstance(loaded.preprocessing, AsStored)) or loaded.preprocessing,
         require_classifier(loaded.num_classes, config.model),
         loaded.positions,

@@ -1,9 +1,9 @@
 """What a job calibrates and what it scores with."""
 
-from reflow_tf.config import JobConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.evaluation import require_label_maps
 from reflow_tf.models.loading import LoadedModel
 

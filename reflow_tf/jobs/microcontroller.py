@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from reflow_tf.config import JobConfig
 from reflow_tf.export import bitmap_format
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import CSources, generate_c
@@ -14,6 +13,7 @@ from reflow_tf.export.constants import list_tensors
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.export.tflm_operators import settle_relu6
+from reflow_tf.job_config import JobConfig
 from reflow_tf.runtimes.cortex_m.runtime import CortexM
 from reflow_tf.runtimes.cortex_m.toolchain import require_toolchain
 from reflow_tf.runtimes.tflm.arena import find_arena

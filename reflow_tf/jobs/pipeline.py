@@ -8,13 +8,13 @@ import numpy as np
 
 from reflow_tf.choices import AUTO
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import JobConfig
 from reflow_tf.crew import Crew
 from reflow_tf.errors import InputError
 from reflow_tf.export.half_precision import allows_float16
 from reflow_tf.export.rewriting import rewrite_exact
 from reflow_tf.export.tflite import ExportedFile, export_tflite
 from reflow_tf.export.verification import check_masks
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
 from reflow_tf.jobs.evaluation import (
@@ -66,7 +66,8 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     microcontroller.require_measure(job)
     keras.utils.set_random_seed(job.seed)
     stopwatch = Stopwatch()
-    with open_crew(job.workers, job.threads_per_worker, Address.of(job.model, job.weights, job.image_size)) as crew:
+    address = Address.of(job.model, **job.model_options)
+    with open_crew(job.workers, job.threads_per_worker, address) as crew:
         given = open_given(job, stopwatch)
         dense = foresee(job, given, stopwatch)
         if job.prune.sets_zeros:  # a narrower network gains without the target's help
@@ -115,7 +116,7 @@ def finish(
 def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
     """The model and the images."""
     with stage("Loading the model"), stopwatch.timed("load model"):
-        loaded = load_model(job.model, weights=job.weights, preprocess=job.preprocess, image_size=job.image_size)
+        loaded = load_model(job.model, preprocess=job.preprocess, **job.model_options)
         require_classifier(loaded.num_classes, job.model)
         select(loaded.model, job.prune)  # refused now rather than after the export
     with stage("Opening the data"), stopwatch.timed("open images"):

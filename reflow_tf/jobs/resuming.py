@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from reflow_tf.config import JobConfig
 from reflow_tf.data.batches import ImageStream
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.report.folder import OutputFolder
@@ -50,7 +50,7 @@ def describe_settings(job: JobConfig, loaded: LoadedModel, version: str, *sets: 
         version: of this package.
         sets: the images.
     """
-    names = ("model", "data", "eval_data", "class_names", "preprocess", "image_size")
+    names = ("model", "data", "eval_data", "class_names", "preprocess", "image_size", "custom_objects")
     numbers = ("calibration_samples", "batch_size", "seed")
     return {
         **{name: getattr(job, name) for name in (*names, *numbers)},

@@ -20,11 +20,19 @@ class Address:
     model: str
     weights: str | None = None
     image_size: int | None = None
+    custom_objects: str | None = None
 
     @classmethod
-    def of(cls, model: str, weights: str | None = None, image_size: int | None = None) -> "Address":
+    def of(
+        cls,
+        model: str,
+        weights: str | None = None,
+        image_size: int | None = None,
+        custom_objects: str | None = None,
+    ) -> "Address":
         """With paths that do not depend on the current folder."""
-        return cls(_make_absolute(model), None if weights is None else _make_absolute(weights), image_size)
+        absolute = None if weights is None else _make_absolute(weights)
+        return cls(_make_absolute(model), absolute, image_size, custom_objects)
 
     def load(self) -> keras.Model:
         """The model; a worker loads it once, for as long as the files are the same."""
@@ -33,7 +41,13 @@ class Address:
 
 @functools.lru_cache(maxsize=1)
 def _load(address: Address, *_: object) -> keras.Model:
-    return load_model(address.model, weights=address.weights, image_size=address.image_size).model
+    loaded = load_model(
+        address.model,
+        weights=address.weights,
+        image_size=address.image_size,
+        custom_objects=address.custom_objects,
+    )
+    return loaded.model
 
 
 class Carried:

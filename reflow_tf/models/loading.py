@@ -16,6 +16,7 @@ from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import check_channel_order
+from reflow_tf.models.custom_objects import register
 from reflow_tf.models.keras2.files import is_keras2, read_version
 from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.predictions import ends_in_sigmoid
@@ -53,7 +54,12 @@ class LoadedModel:
 
 
 def load_model(
-    model: str, *, weights: str | None = None, preprocess: str = AUTO, image_size: int | None = None
+    model: str,
+    *,
+    weights: str | None = None,
+    preprocess: str = AUTO,
+    image_size: int | None = None,
+    custom_objects: str | None = None,
 ) -> LoadedModel:
     """Builds a model of the zoo, or loads a model from a file.
 
@@ -64,6 +70,7 @@ def load_model(
             no crop margin.
         image_size: height and width in pixels, where the input size is free: the zoo, or a file whose model leaves
             height and width open.
+        custom_objects: for a file: a module with the user's own layers, as `custom_objects.register` takes it.
 
     Raises:
         InputError: unknown name, unusable file, options that do not go together, weights that are not finite.
@@ -80,6 +87,8 @@ def load_model(
     elif _is_path(model):
         if weights is not None:
             raise InputError(f"--weights belongs to a zoo name; a model file has its own. Received: {weights}")
+        if custom_objects is not None:
+            register(custom_objects)
         loaded = _load_file(pathlib.Path(model).expanduser(), image_size)
     else:
         raise InputError(f"--model must be {_list_choices()}.{_suggest(model)} Received: {model}")
@@ -197,8 +206,8 @@ def _explain(error: Exception) -> str:
         )
     if unknown := _UNKNOWN_CLASS.search(reason):
         return (
-            "--model must be made of Keras' own classes, or of classes registered in this process "
-            f"(keras.saving.register_keras_serializable); {unknown[1]!r} is neither."
+            "--model must be made of Keras' own classes, or of classes registered in this process (in a module that "
+            f"--custom_objects names, or by keras.saving.register_keras_serializable); {unknown[1]!r} is neither."
         )
     return f"--model must be a complete Keras model ({say_why(error)})."
 

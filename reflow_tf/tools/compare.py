@@ -19,8 +19,9 @@ from absl import flags
 
 from reflow_tf import __version__
 from reflow_tf.choices import REPAIRS, check_choice
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.report.comparison import BASELINE, format_table
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA

@@ -7,7 +7,7 @@ With the config.json of a pruning run beside the file, images are prepared as th
 
 import sys
 
-from reflow_tf.config import EvaluateConfig
+from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.tools import command_line, shared_flags
 
 FLAGS = command_line.new_flags()
@@ -17,6 +17,7 @@ DATA = shared_flags.define_labelled_data(FLAGS)
 CLASS_NAMES = shared_flags.define_class_names(FLAGS)
 PREPROCESS = shared_flags.define_preprocess(FLAGS, shared_flags.AS_RECORDED)
 IMAGE_SIZE = shared_flags.define_image_size(FLAGS)
+CUSTOM_OBJECTS = shared_flags.define_custom_objects(FLAGS)
 BATCH_SIZE = shared_flags.define_batch_size(FLAGS)
 WORKERS = shared_flags.WorkerFlags(FLAGS)
 
@@ -30,6 +31,7 @@ def read_config() -> EvaluateConfig:
         PREPROCESS.value,
         IMAGE_SIZE.value,
         BATCH_SIZE.value,
+        custom_objects=CUSTOM_OBJECTS.value,
         **WORKERS.read(),
     )
 

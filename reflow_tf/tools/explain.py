@@ -15,7 +15,7 @@ import pathlib
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -35,6 +35,7 @@ FLAGS = command_line.new_flags()
 MODEL = shared_flags.define_model(FLAGS, ".tflite, .keras or Keras .h5")
 WEIGHTS = shared_flags.define_weights(FLAGS)
 IMAGE_SIZE = shared_flags.define_image_size(FLAGS)
+CUSTOM_OBJECTS = shared_flags.define_custom_objects(FLAGS)
 TARGET = shared_flags.define_target(
     FLAGS,
     None,
@@ -68,6 +69,7 @@ class ExplainConfig:
     target: str
     output: pathlib.Path | None
     pattern: str | None = None
+    custom_objects: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, TARGETS)
@@ -77,15 +79,16 @@ class ExplainConfig:
                 raise InputError(
                     f"--pattern=channel needs a Keras model, whose layers it can trace. Received: --model={self.model}"
                 )
-        given = [
-            f"--{name}={value}"
-            for name, value in (("weights", self.weights), ("image_size", self.image_size))
-            if value is not None
-        ]
+        given = [f"--{name}={value}" for name, value in self.model_options.items() if value is not None]
         if self.is_file and given:
             raise InputError(f"A .tflite file has its own weights and input size. Received: {' '.join(given)}")
         if self.image_size is not None and self.image_size < 1:
             raise InputError(f"--image_size must be at least 1. Received: {self.image_size}")
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """How the model is loaded."""
+        return {"weights": self.weights, "image_size": self.image_size, "custom_objects": self.custom_objects}
 
     @property
     def is_file(self) -> bool:
@@ -102,6 +105,7 @@ def read_config() -> ExplainConfig:
         TARGET.value or _recorded_target(pathlib.Path(command_line.require(MODEL)).expanduser()),
         check_output(OUTPUT.value) if OUTPUT.value else None,
         PATTERN.value,
+        CUSTOM_OBJECTS.value,
     )
 
 
@@ -133,7 +137,7 @@ def _explain_channels(config: ExplainConfig) -> int:
     from reflow_tf.models.loading import load_model
     from reflow_tf.narrowing.candidates import measure_groups
 
-    model = load_model(config.model, weights=config.weights, image_size=config.image_size).model
+    model = load_model(config.model, **config.model_options).model
     groups = measure_groups(model)
     if config.output is not None:
         write_json(config.output, {"groups": [dataclasses.asdict(group) for group in groups]})
@@ -171,7 +175,7 @@ def _read(config: ExplainConfig) -> bytes:
     from reflow_tf.models.loading import load_model
     from reflow_tf.runtimes.runtime import make_inputs
 
-    loaded = load_model(config.model, weights=config.weights, image_size=config.image_size)
+    loaded = load_model(config.model, **config.model_options)
     if None in loaded.model.input_shape[1:]:
         raise InputError(
             f"--image_size must say the input size that the model leaves open. Received: none, for an input of shape "

@@ -5,8 +5,8 @@ import dataclasses
 from absl import flags
 
 from reflow_tf.choices import check_between
-from reflow_tf.config import EvaluateConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.tools import command_line
 from reflow_tf.tools.shared_flags import AS_RECORDED, define_inputs, define_overwrite, define_preprocess
 

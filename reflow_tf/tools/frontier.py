@@ -19,7 +19,8 @@ from absl import flags
 
 from reflow_tf import __version__
 from reflow_tf.choices import REPAIRS
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import DEVICES, find_devices
 from reflow_tf.jobs.frontier.request import Search, require_budgets
 from reflow_tf.report.frontier import format_table

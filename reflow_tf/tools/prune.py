@@ -26,8 +26,9 @@ from reflow_tf.choices import (
     TARGETS,
 )
 from reflow_tf.choices import BOARDS as BOARD_NAMES
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.targets.ethos_u import ACCELERATORS

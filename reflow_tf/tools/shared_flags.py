@@ -5,7 +5,8 @@ from typing import Any
 from absl import flags
 
 from reflow_tf.choices import TARGETS
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
+from reflow_tf.job_config import JobConfig
 from reflow_tf.tools import command_line
 
 _PRUNE = PruneConfig()
@@ -108,6 +109,17 @@ def define_image_size(own: Flags) -> Flag[int | None]:
     )
 
 
+def define_custom_objects(own: Flags) -> Flag[str | None]:
+    """--custom_objects: the user's own layers."""
+    return flags.DEFINE_string(
+        "custom_objects",
+        None,
+        "For a model file with layers or functions of your own: MODULE, all that it defines, or MODULE:NAME,NAME. The "
+        "module is imported, which runs it; the model file stays data.",
+        flag_values=own,
+    )
+
+
 def define_batch_size(own: Flags) -> Flag[int]:
     """--batch_size on this machine."""
     return flags.DEFINE_integer("batch_size", _JOB.batch_size, "Inputs at a time, at most.", flag_values=own)
@@ -194,6 +206,7 @@ class JobFlags:
             define_class_names(own),
             define_preprocess(own),
             define_image_size(own),
+            define_custom_objects(own),
             flags.DEFINE_integer(
                 "calibration_samples",
                 _JOB.calibration_samples,

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import comparison, evaluation
 from reflow_tf.jobs.inputs import open_sets
 from reflow_tf.models.carrying import Address

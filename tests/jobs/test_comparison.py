@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import comparison
 from reflow_tf.jobs.comparison import Bench, Cell, Outcome, run, study_kernels
 from reflow_tf.models.graph import find_kernels

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from reflow_tf.config import EvaluateConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.runtimes.aarch64 import machine
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.evaluation import evaluate, measure_parity, require_classifier
 from reflow_tf.jobs.scoring import rank_outputs

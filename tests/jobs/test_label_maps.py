@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from reflow_tf.config import EvaluateConfig, JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import comparison, pipeline
 from reflow_tf.jobs.evaluation import evaluate
 from reflow_tf.report.interval import mean_interval

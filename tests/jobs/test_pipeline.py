@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export.half_precision import allows_float16
 from reflow_tf.export.operators import read_operators
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.benchmark import Benchmark, Measured
 from reflow_tf.jobs.scoring import Ranked

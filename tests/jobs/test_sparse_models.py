@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.models.graph import find_kernels
 

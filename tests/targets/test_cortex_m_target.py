@@ -3,11 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export.c_kernels.reading import read_network
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.job_config import JobConfig
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.targets.cortex_m import OPERATORS, CortexM
 

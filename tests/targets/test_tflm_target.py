@@ -3,13 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.bitmap_storage import store_bitmaps
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.job_config import JobConfig
 from reflow_tf.runtimes.tflm.interpreter import open_interpreter
 from reflow_tf.targets.tflm import OPERATORS, TFLM
 

@@ -9,13 +9,13 @@ from importlib import resources
 import numpy as np
 
 from reflow_tf.choices import check_between
-from reflow_tf.config import EvaluateConfig
 from reflow_tf.data.as_stored import AsStored, Preparation
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflm_operators import settle_relu6
+from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.evaluation import choose_preprocessing, draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes.cortex_m.boards import BOARDS, Board

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import FORMATS, Device
 from reflow_tf.sparsity.patterns import Channel
 

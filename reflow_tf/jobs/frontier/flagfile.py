@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
+from reflow_tf.job_config import JobConfig
 
 
 def spell(job: JobConfig) -> list[str]:

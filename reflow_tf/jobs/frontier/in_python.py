@@ -11,10 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import find_device
 from reflow_tf.jobs.frontier.request import Search, require_budgets
 from reflow_tf.jobs.frontier.search import BEST, run

@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Sequence
 
 from reflow_tf.choices import check_between
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import Device
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import keras
 
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.config import JobConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import microcontroller, pipeline
 from reflow_tf.jobs.benchmark import require_runtime
 from reflow_tf.jobs.frontier.answer import Row, choose
@@ -63,7 +63,7 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(folder))
-        address = Address.of(job.model, job.weights, job.image_size)
+        address = Address.of(job.model, **job.model_options)
         workshop = Workshop(job, stack.enter_context(open_crew(job.workers, job.threads_per_worker, address)))
         each = zip(search.devices, folders, strict=True)
         searches = [_Searching(search, device, folder, command, workshop, started) for device, folder in each]

@@ -3,8 +3,8 @@
 import pathlib
 import shutil
 
-from reflow_tf.config import EvaluateConfig, JobConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.jobs.firmware.packing import write_firmware
 from reflow_tf.jobs.frontier.devices import DEVICE_KIT, Device

@@ -6,10 +6,11 @@ It knows nothing of devices' costs and chooses nothing: that is the search's.
 import dataclasses
 from collections.abc import Sequence
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.crew import Crew
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.evaluation import OpenedFile
 from reflow_tf.jobs.frontier.flagfile import spell

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from reflow_tf.config import JobConfig
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.tflite import ExportedFile
 from reflow_tf.export.verification import MaskCheck
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.benchmark import Benchmark
 from reflow_tf.jobs.float16_arithmetic import Float16Check
 from reflow_tf.jobs.microcontroller import Footprint

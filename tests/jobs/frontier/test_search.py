@@ -12,8 +12,9 @@ import jsonschema
 import numpy as np
 import pytest
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier import search, workshop
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, list_candidates
 from reflow_tf.jobs.frontier.devices import DEVICES, find_device, find_devices

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from reflow_tf.config import JobConfig, PruneConfig
+from reflow_tf.config import PruneConfig
 from reflow_tf.data.loading import load_sets
+from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.zoo.architectures import ARCHITECTURES

@@ -1,0 +1,58 @@
+"""Layers and functions of the user's own, made known to Keras from a module that the user names.
+
+Importing a module runs it. That happens where a flag names it and never because of what a model file says: the file is
+still read in Keras's safe mode.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from types import ModuleType
+
+import keras
+
+from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+
+
+def register(source: str) -> None:
+    """Makes objects of a module known to Keras under their names, for this process.
+
+    Args:
+        source: 'MODULE', every layer and function that the module itself defines; or 'MODULE:NAME,NAME', these. It is
+            looked for where Python looks, and in the current folder.
+
+    Raises:
+        InputError: the module cannot be imported; it has no such object, or none; it is no such text.
+    """
+    name, colon, listed = source.partition(":")
+    wanted = [part.strip() for part in listed.split(",")] if colon else []
+    if not name.strip() or not all(wanted) or (colon and not wanted):
+        raise InputError(f"--custom_objects must be MODULE or MODULE:NAME,NAME. Received: {source}")
+    module = _import(name.strip(), source)
+    if not wanted:
+        wanted = [key for key, value in vars(module).items() if _is_own(value, module)]
+    if not wanted:
+        raise InputError(f"--custom_objects must name a module with objects of its own. Received: {source}")
+    if missing := [each for each in wanted if not callable(getattr(module, each, None))]:
+        raise InputError(
+            f"--custom_objects must name classes or functions of {name}, which has no {missing[0]}. Received: {source}"
+        )
+    keras.saving.get_custom_objects().update({each: getattr(module, each) for each in wanted})
+
+
+def _import(name: str, source: str) -> ModuleType:
+    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever the module raises while it runs
+        raise InputError(
+            f"--custom_objects must name a module that Python can import ({say_why(error)}). Received: {source}"
+        ) from error
+
+
+def _is_own(value: object, module: ModuleType) -> bool:
+    is_object = inspect.isfunction(value) or (inspect.isclass(value) and issubclass(value, keras.layers.Layer))
+    return is_object and getattr(value, "__module__", None) == module.__name__
