@@ -1,4 +1,4 @@
-"""Layers of the user's own, from a module that the user names: imported because of that, and never because of a file."""
+"""Layers of the user's own: from a module that is imported because the user names it, never because a file does."""
 
 import pickle
 import sys
