@@ -19,6 +19,7 @@ from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.custom_objects import register
 from reflow_tf.models.keras2.files import is_keras2, read_version
 from reflow_tf.models.keras2.loading import load_keras2
+from reflow_tf.models.keras2.saved_model import METADATA
 from reflow_tf.models.predictions import ends_in_sigmoid
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
@@ -124,7 +125,7 @@ def check_finite(model: keras.Model) -> None:
 
 
 def _list_choices() -> str:
-    return f"one of {', '.join(ARCHITECTURES)}, or the path of a .keras or Keras .h5 file"
+    return f"one of {', '.join(ARCHITECTURES)}, or the path of a .keras or Keras .h5 file, or of a Keras 2 SavedModel"
 
 
 def _suggest(name: str) -> str:
@@ -164,7 +165,8 @@ def _check_file(path: pathlib.Path) -> None:
             f"Received: {path}"
         )
     if path.is_dir():
-        raise InputError(f"--model must be a file; a folder (SavedModel?) is not read. Received: {path}")
+        _check_folder(path)
+        return
     if path.suffix not in SUFFIXES:
         raise InputError(f"--model must be {_list_choices()}.{_suggest(path.name)} Received: {path}")
     if not path.exists():
@@ -177,6 +179,18 @@ def _check_file(path: pathlib.Path) -> None:
         )
     if path.suffix == ".h5" and not h5py.is_hdf5(path):
         raise InputError(f"--model must be a complete HDF5 file; this is none. Received: {path}")
+
+
+def _check_folder(path: pathlib.Path) -> None:
+    """Refuses a folder that is no SavedModel with Keras's layers, as Keras 2 writes them."""
+    if not (path / "saved_model.pb").is_file():
+        raise InputError(f"--model must be a file, or the folder of a SavedModel; this is neither. Received: {path}")
+    if not (path / METADATA).is_file():
+        raise InputError(
+            f"--model must have Keras's layers, which this SavedModel does not ({METADATA} is missing; Keras 3's "
+            f"model.export and TensorFlow's converters write none): save the model as .keras where it was built. A "
+            f".tflite made of it goes into explain, evaluate, benchmark and device_kit as it is. Received: {path}"
+        )
 
 
 def _deserialize(path: pathlib.Path) -> keras.Model:

@@ -30,7 +30,8 @@ Flag = flags.FlagHolder
 
 def define_model(own: Flags, files: str = ".keras or Keras .h5") -> Flag[str | None]:
     """--model: a zoo name or a file; `files` says which kinds."""
-    return flags.DEFINE_string("model", None, f"A zoo name ({_ZOO}) or the path of a {files} file.", flag_values=own)
+    described = f"A zoo name ({_ZOO}) or the path of a {files} file, or of a Keras 2 SavedModel folder."
+    return flags.DEFINE_string("model", None, described, flag_values=own)
 
 
 def define_weights(own: Flags) -> Flag[str | None]:

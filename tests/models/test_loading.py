@@ -218,7 +218,14 @@ def test_weights_alone_are_no_model(tmp_path):
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="must be a file"):
+    with pytest.raises(InputError, match=r"or the folder of a SavedModel; this is neither\. Received: "):
+        load_model(str(tmp_path))
+
+
+def test_a_saved_model_without_layers_is_refused_with_a_way_round(tmp_path):
+    """As Keras 3 exports it."""
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(InputError, match=r"keras_metadata\.pb is missing.+ save the model as \.keras .+\.tflite made"):
         load_model(str(tmp_path))
 
 

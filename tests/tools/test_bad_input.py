@@ -10,7 +10,7 @@ from reflow_tf.tools import prune
 MODELS = {
     "unknown name": ("--model=mobilenet_v9", "Did you mean mobilenet_v2? Received: mobilenet_v9"),
     "missing path": ("--model={m}/none.keras", "must be an existing file. Received: {m}/none.keras"),
-    "a folder": ("--model={m}", "must be a file; a folder (SavedModel?) is not read. Received: {m}"),
+    "a folder": ("--model={m}", "must be a file, or the folder of a SavedModel; this is neither. Received: {m}"),
     "another suffix": ("--model={d}/names.txt", "Received: {d}/names.txt"),
     "text in a .keras": ("--model={m}/text.keras", "must be a complete .keras file"),
     "text in a .h5": ("--model={m}/text.h5", "must be a complete HDF5 file"),

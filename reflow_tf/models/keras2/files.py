@@ -9,6 +9,7 @@ import h5py
 
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
+from reflow_tf.models.keras2.saved_model import SavedModel
 
 _METADATA, _CONFIG = "metadata.json", "config.json"
 
@@ -17,12 +18,14 @@ def read_version(path: pathlib.Path) -> str | None:
     """The Keras version that saved the file, such as '2.15.0' or '2.3.0-tf'; None where the file does not say.
 
     Args:
-        path: a `.keras` archive or an HDF5 file.
+        path: a `.keras` archive, an HDF5 file, or the folder of a SavedModel with Keras's layers.
 
     Raises:
         OSError, KeyError, ValueError, zipfile.BadZipFile: not a complete file of its kind.
     """
-    if path.suffix == ".keras":
+    if path.is_dir():
+        version = SavedModel(path).root.get("keras_version")
+    elif path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             metadata = json.loads(archive.read(_METADATA))
         version = metadata.get("keras_version") if isinstance(metadata, dict) else None
@@ -44,6 +47,8 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         InputError: the file has none, or what it has is no JSON object.
         OSError, KeyError, zipfile.BadZipFile: not a complete file of its kind.
     """
+    if path.is_dir():
+        return SavedModel(path).root
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             text: bytes | str | None = archive.read(_CONFIG)

@@ -15,12 +15,12 @@ def load_keras2(path: pathlib.Path, version: str) -> keras.Model:
     """Loads the model. Nothing in the file is run as code.
 
     Args:
-        path: a complete `.keras` archive or HDF5 file.
+        path: a complete `.keras` archive or HDF5 file, or the folder of a SavedModel with Keras's layers.
         version: the Keras version that saved it.
 
     Raises:
         InputError: something in it has no equal in Keras 3, or weights that do not fit its configuration.
-        OSError, zipfile.BadZipFile: damaged file.
+        OSError, zipfile.BadZipFile, tf.errors.OpError: damaged file.
         Exception: whatever Keras 3 raises for a network that it cannot build.
     """
     try:

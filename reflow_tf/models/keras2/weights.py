@@ -15,8 +15,9 @@ import numpy as np
 
 from reflow_tf.models.keras2.archive import read_archive
 from reflow_tf.models.keras2.hdf5 import read_layers
-from reflow_tf.models.keras2.pruning_wrappers import mask_named
+from reflow_tf.models.keras2.pruning_wrappers import find_masks, mask, mask_named
 from reflow_tf.models.keras2.refusal import Untranslatable
+from reflow_tf.models.keras2.saved_model import SavedModel, Weights
 from reflow_tf.models.keras2.translation import SavedLayer
 
 # The weights that training does not move, in layers that Keras 2 and 3 share: moments of BatchNormalization and of
@@ -38,7 +39,9 @@ def load_weights(model: keras.Model, saved: SavedLayer, path: pathlib.Path) -> N
         Untranslatable: a layer whose weights are missing, too many, of another shape or in another order.
         OSError, KeyError, ValueError, zipfile.BadZipFile: damaged file.
     """
-    if path.suffix == ".keras":
+    if path.is_dir():
+        _load_saved_model(model, saved, SavedModel(path).open_weights())
+    elif path.suffix == ".keras":
         for part in read_archive(model, saved, path):
             _assign(part.name, part.variables, part.arrays, [])
     else:
@@ -58,6 +61,24 @@ def _load_hdf5(model: keras.Model, saved: SavedLayer, path: pathlib.Path) -> Non
     for name, items in stored.items():
         if items:
             raise Untranslatable(name, "has weights in the file, and no place in its configuration")
+
+
+def _load_saved_model(model: keras.Model, saved: SavedLayer, weights: Weights, number: int = 0) -> None:
+    """As an HDF5 file, but models inside models have layers of their own."""
+    for child in saved.layers:
+        layer = model.get_layer(child.name)
+        if not layer.weights:
+            continue
+        found = weights.find_layer(child.wrapper or child.saved_name, number)
+        if child.wrapper:
+            arrays = mask(weights.read(weights.find_wrapped(found)), find_masks(weights.read_own(found)), child.wrapper)
+        elif child.is_model:
+            _load_saved_model(layer, child, weights, found)
+            continue
+        else:
+            arrays = weights.read(found, [weight.name for weight in layer.weights])
+        trained, untrained = _order(layer, child)
+        _assign(child.saved_name, trained + untrained, arrays, [])
 
 
 def _order(layer: keras.Layer, saved: SavedLayer) -> tuple[list[keras.Variable], list[keras.Variable]]:

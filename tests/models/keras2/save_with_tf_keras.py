@@ -3,7 +3,7 @@
     python save_with_tf_keras.py FOLDER
 
 For each network NAME: NAME.h5, NAME.keras, and NAME.npz with `inputs` and `outputs`. Of some also NAME.old.keras, with
-the weights laid out as Keras 2.12 laid them out.
+the weights laid out as Keras 2.12 laid them out, and the folder NAME.saved_model.
 """
 
 import pathlib
@@ -15,6 +15,12 @@ import tf_keras as keras
 from tf_keras import layers
 
 OLD_LAYOUT = frozenset({"attention", "bidirectional", "shared_and_nested", "teachable_machine", "time_distributed"})
+SAVED_MODELS = frozenset(
+    {
+        *("batch_normalization", "bidirectional", "normalization", "pruned", "pruned_inside"),
+        *("shared_and_nested", "time_distributed"),
+    }
+)
 IMAGE, SERIES = (16, 16, 4), (10, 6)
 
 
@@ -325,6 +331,8 @@ def main(folder):
         model.save(folder / f"{name}.keras")
         if name in OLD_LAYOUT:
             save_in_old_layout(model, folder / f"{name}.old.keras")
+        if name in SAVED_MODELS:
+            model.save(folder / f"{name}.saved_model", save_format="tf")
 
 
 if __name__ == "__main__":

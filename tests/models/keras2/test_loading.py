@@ -1,6 +1,7 @@
 """What Keras 2 saved gives in Keras 3 what it gave in Keras 2, in every format."""
 
 import io
+import shutil
 import sys
 import zipfile
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from reflow_tf.errors import InputError
 from reflow_tf.models.loading import load_model
 
 from .editing import edit, layers_of
@@ -26,6 +28,10 @@ tensorflow_functions thresholded_relu time_distributed transfer_learning up_samp
 """
 NETWORKS = NAMES.split()
 OLD_LAYOUT = ["attention", "bidirectional", "shared_and_nested", "teachable_machine", "time_distributed"]
+SAVED_MODELS = [
+    *("batch_normalization", "bidirectional", "normalization", "pruned", "pruned_inside", "shared_and_nested"),
+    "time_distributed",
+]
 TOLERANCES = {"mixed_precision": 1e-3}  # one unit in the last place of a float16; float32 else
 
 
@@ -53,6 +59,7 @@ def test_masks_are_kept_and_wrappers_gone(suffix, saved):
 def test_every_network_of_the_script_is_in_the_table(saved):
     assert sorted(path.stem for path in saved.glob("*.npz")) == sorted(NETWORKS)
     assert sorted(path.name for path in saved.glob("*.old.keras")) == [f"{name}.old.keras" for name in OLD_LAYOUT]
+    assert sorted(path.stem for path in saved.glob("*.saved_model")) == SAVED_MODELS
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
@@ -66,6 +73,25 @@ def test_same_outputs(name, suffix, saved):
 @pytest.mark.parametrize("name", OLD_LAYOUT)
 def test_same_outputs_of_archives_as_the_first_versions_laid_them_out(name, saved):
     assert measure_difference(saved / f"{name}.old.keras", saved / f"{name}.npz") <= 1e-6
+
+
+@pytest.mark.parametrize("name", SAVED_MODELS)
+def test_same_outputs_of_saved_models(name, saved):
+    assert measure_difference(saved / f"{name}.saved_model", saved / f"{name}.npz") <= 1e-6
+    assert "tf_keras" not in sys.modules
+
+
+def test_a_saved_model_that_is_damaged(saved, tmp_path):
+    for part in ("keras_metadata.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"):
+        folder = tmp_path / part.replace("/", "_")
+        shutil.copytree(saved / "batch_normalization.saved_model", folder)
+        content = (folder / part).read_bytes()
+        (folder / part).write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match=r"--model must be a complete Keras model .+ Received: "):
+            load_model(str(folder))
+        (folder / part).unlink()
+        with pytest.raises(InputError, match=r"--model must (be a complete Keras model|have Keras's layers)"):
+            load_model(str(folder))
 
 
 @pytest.mark.parametrize("name", ["shared_and_nested.keras", "teachable_machine.old.keras"])
