@@ -16,6 +16,7 @@ import tensorflow as tf
 from reflow_tf.errors import InputError
 from reflow_tf.models.moments import PooledMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls
+from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import run_predictions
 from reflow_tf.models.walking import find_batch_norms
 
@@ -42,16 +43,20 @@ class Signal:
         variances: path of each batch norm, in the order of execution -> variance of its output, (channels,) float64.
         ranked: the best classes, best first, (inputs, *positions, up to 5): one an input or, on maps, a position.
         num_classes: size of the output's last axis; 2 for a single sigmoid.
+        confidence: the mean probability that it gives the class it names, as far as its outputs are probabilities or
+            logits.
+        outputs: of the first NUM_KEPT inputs.
     """
 
     variances: Mapping[str, np.ndarray]
     ranked: np.ndarray
     num_classes: int
+    confidence: float
     outputs: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.float32), repr=False)
 
     def without_outputs(self) -> "Signal":
         """The same but for `outputs`, of which there are none."""
-        return Signal(self.variances, self.ranked, self.num_classes)
+        return Signal(self.variances, self.ranked, self.num_classes, self.confidence)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -106,15 +111,18 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
     num_classes = 0
     kept: list[np.ndarray] = []
     missing = NUM_KEPT
+    confidences: list[np.ndarray] = []
     with replaced_calls(calls):
         for outputs in run_predictions(model, batches):
             num_classes = outputs.shape[-1]
             ranked.append(rank_classes(outputs))
+            confidences.append(as_probabilities(outputs).max(axis=-1).ravel())
             if missing > 0:  # a copy: a view would hold all of the batch
                 kept.append(outputs[:missing].copy())
                 missing -= len(kept[-1])
     variances = {path: accumulators[path].moments().variance for path in order}
-    return Signal(variances, np.concatenate(ranked), num_classes, np.concatenate(kept))
+    confidence = float(np.concatenate(confidences).mean())
+    return Signal(variances, np.concatenate(ranked), num_classes, confidence, np.concatenate(kept))
 
 
 def compare_signals(signal: Signal, reference: Signal) -> tuple[LayerRatio, ...]:

@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 def signal(predicted, num_classes, **variances):
     ranked = np.asarray(predicted)[:, None]
-    return Signal({k: np.asarray(v, float) for k, v in variances.items()}, ranked, num_classes)
+    return Signal({k: np.asarray(v, float) for k, v in variances.items()}, ranked, num_classes, 1.0)
 
 
 def test_entropy_of_known_histograms():
@@ -88,7 +88,7 @@ def test_ranks_of_a_map_keep_its_positions():
     ranked = rank_classes(outputs)
     assert ranked.shape == (2, 3, 4, 5)
     np.testing.assert_array_equal(ranked[..., 0], outputs.argmax(-1))
-    measured = Signal({}, ranked, 6)
+    measured = Signal({}, ranked, 6, 1.0)
     assert measured.predicted.sum() == 24
     shares = measured.predicted[measured.predicted > 0] / 24
     assert measured.entropy_bits == pytest.approx(-np.sum(shares * np.log2(shares)))

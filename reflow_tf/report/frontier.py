@@ -17,7 +17,7 @@ from reflow_tf.report.wording import SPACE, count, interval, percent, plural, se
 Document = dict[str, Any]
 """Plain JSON: version, command, settings, device, data, cells, what was left out, and the answer."""
 
-VERSION = 2
+VERSION = 3
 _PLAIN = "plain"
 _SAME = 0.02  # costs so close are called the same
 
@@ -49,6 +49,8 @@ def headline(document: Document) -> str:
     place = place[0].upper() + place[1:]
     chosen = find(document, answer and answer["recommended"])
     plain = find(document, answer and answer["best_plain"])
+    if chosen is None and document["cells"] and not any(cell["fits"] for cell in document["cells"]):
+        return f"{place} nothing that was tried fits. {_nearest(document)}"
     if chosen is None:
         what = "top-1" if document["data"]["labelled"] else "agreement"
         return f"{place} nothing that was tried can be trusted to lose at most {_limit(document)} of {what}."
@@ -56,12 +58,25 @@ def headline(document: Document) -> str:
     if chosen["kind"] == _PLAIN:
         verb = "is" if document["device"]["unit"] == "ms" else "takes"
         gained = "" if price(chosen) > 1 - _SAME else f" It {verb} {against}."
-        return (
-            f"{place} ship {chosen['name']}: nothing that was pruned beats it here.{gained} {_loss(document, chosen)}"
-        )
+        beaten = "nothing that was pruned beats it here."
+        if document["not_tried"]:
+            beaten = f"nothing that was tried in time beats it here; not tried: {len(document['not_tried'])}."
+        return f"{place} ship {chosen['name']}: {beaten}{gained} {_loss(document, chosen)}"
     if plain and abs(price(plain) - 1) > _SAME:
         against += f" and {_against(document, chosen, plain['cost_share'], plain['cycles_share'], plain['name'])}"
     return f"{place} ship {chosen['name']}: {against}. {_loss(document, chosen)}"
+
+
+def _nearest(document: Document) -> str:
+    """The file that is nearest to its budgets of flash and RAM, and by how much it is beyond them."""
+    budgets = {
+        what: (key, document["settings"][f"{what}_budget"])
+        for what, key in (("flash", "flash_bytes"), ("ram", "ram_bytes"))
+        if document["settings"][f"{what}_budget"] is not None
+    }
+    cell = min(document["cells"], key=lambda cell: max(cell[key] / budget for key, budget in budgets.values()))
+    parts = [f"{count(cell[key])} where --{what}_budget={budget}" for what, (key, budget) in budgets.items()]
+    return f"Nearest is {cell['name']}, which needs {' and '.join(parts)}."
 
 
 def _against(document: Document, cell: dict[str, Any], share: float, cycles: float | None, name: str) -> str:
@@ -106,7 +121,7 @@ def measure(document: Document) -> str:
 
 def format_table(document: Document) -> list[str]:
     """The lines that a person reads."""
-    heading = ("", "cost", "of first", *_cycles_heading(document), "bytes", measure(document), "lost", "expected")
+    heading = ("", "cost", "share", *_cycles_heading(document), "bytes", measure(document), "lost", "expected")
     lines_of: list[tuple[str, ...]] = [heading]
     for cell in ordered(document):
         mark = _mark(document, cell)
@@ -117,11 +132,20 @@ def format_table(document: Document) -> list[str]:
     lines += [
         "",
         "* recommended; + on the frontier. Lost: on evaluation images; expected: by held-out calibration images.",
+        _explain_share(document),
     ]
+    lines += document["notes"]
     lines += [f"left out: {each['name']}: {each['reason']}" for each in document["dropped"]]
     if document["not_tried"]:
         lines.append(f"not tried for want of time: {', '.join(document['not_tried'])}")
     return lines
+
+
+def _explain_share(document: Document) -> str:
+    shares = f"Share: of what {_first(document)} costs"
+    if document["device"]["unit"] == "ms":
+        return f"{shares}, measured side by side; milliseconds, at different times, compare less well."
+    return f"{shares}."
 
 
 def _mark(document: Document, cell: dict[str, Any]) -> str:
@@ -183,9 +207,15 @@ def render(document: Document) -> str:
         f"recommended. Whiskers: {nouns.interval(unit, _positions(document))}."
     )
     parts = [
-        element("header", element("h1", title), element("p", headline(document), class_="lead"), element("p", lead)),
+        element(
+            "header",
+            element("h1", title),
+            element("p", headline(document), class_="lead"),
+            *(element("p", note) for note in document["notes"]),
+            element("p", lead),
+        ),
         element("section", element("h2", "Side by side"), _figure(document, caption)),
-        element("section", element("h2", "In numbers"), _table(document)),
+        element("section", element("h2", "In numbers"), _table(document), element("p", _explain_share(document))),
         *_left_out(document),
         element("section", element("h2", "The commands"), _commands(document)),
         element("section", element("h2", "Settings"), table(_settings(document), class_="plain")),
@@ -199,7 +229,7 @@ def _positions(document: Document) -> int:
 
 def _table(document: Document) -> Markup:
     scores = measure(document), "points lost", "expected"
-    heading: tuple[str, ...] = ("file", "cost", "of the first", *_cycles_heading(document), "bytes", *scores, "time")
+    heading: tuple[str, ...] = ("file", "cost", "share", *_cycles_heading(document), "bytes", *scores, "time")
     if document["device"]["runtime"] == "microcontroller":
         heading = (*heading, "flash", "RAM")
     body = []
@@ -218,23 +248,33 @@ def _table(document: Document) -> Markup:
 def _commands(document: Document) -> Markup:
     """What makes each file again."""
     made = (
-        (cell["name"], element("code", "python -m reflow_tf.tools.prune " + shlex.join(cell["command"])))
+        (cell["name"], element("code", "python -m reflow_tf.tools.prune " + shlex.join(_elsewhere(cell))))
         for cell in ordered(document)
     )
     return table(made, ("file", "made by, here without the images that judge"))
+
+
+def _elsewhere(cell: dict[str, Any]) -> list[str]:
+    """A cell's command with a folder of its own: the cell's is there already."""
+    kept = [flag for flag in cell["command"] if not flag.startswith("--output_dir=")]
+    return [*kept, f"--output_dir=reflow_out/{cell['folder']}"]
 
 
 def _left_out(document: Document) -> Iterator[Markup]:
     found = [(each["name"], each["reason"]) for each in document["dropped"]]
     found += [(name, "not tried for want of time") for name in document["not_tried"]]
     found += [(c["name"], "made; its outputs there are wrong") for c in document["cells"] if c["differs"]]
-    found += [(c["name"], "made, and beyond a budget of flash or RAM") for c in document["cells"] if not c["fits"]]
+    needs = "made, and beyond a budget: it needs {} of flash and {} of RAM"
+    found += [
+        (c["name"], needs.format(size(c["flash_bytes"]), size(c["ram_bytes"])))
+        for c in document["cells"]
+        if not c["fits"]
+    ]
     if found:
         yield element("section", element("h2", "Left out, and why"), table(found, ("file", "reason")))
 
 
 def _settings(document: Document) -> Iterator[tuple[str, Any]]:
-    yield "device", document["device"]["name"]
     yield from ((name, value) for name, value in document["settings"].items() if value is not None)
     yield "seconds", document["seconds"]
 

@@ -185,6 +185,12 @@ def _largest_parts(report: Report) -> str:
     return f". The largest parts are {named}" if named else ""
 
 
+def is_plain(report: Report) -> bool:
+    """Whether nothing was pruned and nothing repaired: a conversion."""
+    unpruned = report["narrowing"] is None and report["sparsity"]["achieved"] == report["sparsity"]["before"]
+    return unpruned and not any(step["moved"] for step in report["repair"]["steps"])
+
+
 def accuracy_sentence(report: Report) -> str:
     pruned, repaired, final = (step(report, name) for name in ("pruned", "repaired", "file"))
     if not report["accuracy"]:
@@ -194,6 +200,8 @@ def accuracy_sentence(report: Report) -> str:
         )
     dense = step(report, "dense")
     bounds = f" ({interval(final.bounds)})" if final.bounds else ""
+    if is_plain(report):
+        return f"The file, run by itself, scores {percent(final.top1)}{bounds}; the dense model {percent(dense.top1)}."
     return (
         f"Pruning alone took top-1 from {percent(dense.top1)} to {percent(pruned.top1)}; the repaired model scores "
         f"{percent(repaired.top1)}, and the file, run by itself, {percent(final.top1)}{bounds}."

@@ -23,7 +23,8 @@ from reflow_tf.config import PruneConfig
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import DEVICES, find_devices
 from reflow_tf.jobs.frontier.request import Search, require_budgets
-from reflow_tf.report.frontier import format_table
+from reflow_tf.report.frontier import format_table, headline
+from reflow_tf.report.wording import SPACE
 from reflow_tf.tools import command_line
 from reflow_tf.tools.shared_flags import JobFlags, define_memory_budget, define_overwrite, name_model
 
@@ -96,8 +97,10 @@ def search(given: Search) -> int:
         for device, document in zip(given.devices, documents, strict=True):
             print("\n".join(format_table(document)))
             print(f"\nWrote {given.job_on(device).output_dir}: open frontier.html in a browser.\n")
-    met = all(document["answer"] and document["answer"]["recommended"] for document in documents)
-    return command_line.DONE if met else command_line.UNMET
+    unmet = [document for document in documents if not (document["answer"] and document["answer"]["recommended"])]
+    for document in unmet:
+        print(f"error: {headline(document).replace(SPACE, ' ')}", file=sys.stderr)
+    return command_line.UNMET if unmet else command_line.DONE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         __doc__,
         FLAGS,
         sys.argv if argv is None else argv,
-        unmet="no file is expected to lose as little as --max_accuracy_drop",
+        unmet="no file fits --flash_budget and --ram_budget and is expected to lose as little as --max_accuracy_drop",
     )
 
 

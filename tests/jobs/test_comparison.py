@@ -64,7 +64,7 @@ def test_a_cell_is_what_pruning_and_repairing_by_hand_gives(bench, settled, repa
         ranked = rank_classes(result.model(inputs[48:]).numpy())
         outcome = getattr(found, state)
         assert outcome.score == score_accuracy(ranked, model(inputs[48:]).numpy().argmax(-1), 4)
-        assert outcome.effective_classes == pytest.approx(Signal({}, ranked, 4).effective_classes)
+        assert outcome.effective_classes == pytest.approx(Signal({}, ranked, 4, 1.0).effective_classes)
     assert found.reflow.variance_ratio == pytest.approx(1, abs=0.5), "recalibration gives the variance back"
     assert len(found.statements) == (1 if repair == "none" else 2) and "REFLOW" in found.statements[-1]
     assert not found.recalibrates and read_bits(model.weights) == bits

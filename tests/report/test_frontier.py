@@ -41,7 +41,7 @@ def document():
     return {
         "version": frontier.VERSION,
         "command": ["frontier"],
-        "settings": {"model": "net<script>", "seed": 0},
+        "settings": {"model": "net<script>", "seed": 0, "flash_budget": None, "ram_budget": None},
         "device": {
             "name": "phone",
             "place": "on a Cortex-A76",
@@ -56,6 +56,7 @@ def document():
         "cells": cells,
         "dropped": [{"name": "sparse 50 %, float32", "reason": "it would cost 0.98 of float32"}],
         "not_tried": ["sparse 80 %, float32"],
+        "notes": [],
         "seconds": 100.0,
         "answer": {
             "recommended": "narrow 80 %, int8",
@@ -79,6 +80,7 @@ def test_the_sentence_names_what_was_won_and_lost(document):
 
 
 def test_where_nothing_that_is_pruned_wins(document):
+    document["not_tried"] = []
     document["answer"]["recommended"] = "plain int8"
     assert say(document).startswith(
         "On a Cortex-A76 ship plain int8: nothing that was pruned beats it here. It takes 2.0 times fewer instructions "
@@ -93,6 +95,42 @@ def test_where_nothing_can_be_trusted(document):
     assert say(document) == ("On a Cortex-A76 nothing that was tried can be trusted to lose at most 1 point of top-1.")
     document["answer"] = None
     assert "nothing that was tried" in say(document) and "nothing that was tried" in frontier.render(document)
+
+
+def test_where_nothing_fits(document):
+    document["settings"] |= {"flash_budget": 90_000, "ram_budget": 40_000}
+    for cell, flash, ram in zip(document["cells"], (400_000, 100_000, 80_000), (90_000, 60_000, 50_000), strict=True):
+        cell |= {"fits": False, "flash_bytes": flash, "ram_bytes": ram}
+    document["answer"] = None
+    assert say(document) == (
+        "On a Cortex-A76 nothing that was tried fits. Nearest is narrow 80 %, int8, which needs 80,000 where "
+        "--flash_budget=90000 and 50,000 where --ram_budget=40000."
+    )
+    assert "beyond a budget: it needs 80.0\u00a0kB of flash and 50.0\u00a0kB of RAM" in frontier.render(document)
+
+
+def test_what_was_not_tried_is_not_beaten(document):
+    document["answer"]["recommended"] = "plain int8"
+    assert "nothing that was tried in time beats it here; not tried: 1. It takes" in say(document)
+    document["not_tried"] = []
+    assert "nothing that was pruned beats it here." in say(document)
+
+
+def test_doubts_come_first(document):
+    document["notes"] = [doubt := "Check --preprocess."]
+    assert doubt in frontier.format_table(document) and doubt in frontier.render(document)
+
+
+def test_commands_write_where_nothing_is_yet(document):
+    document["cells"][0]["command"] = ["--model=m", "--output_dir=ship/cells/cell"]
+    page = frontier.render(document)
+    assert "--output_dir=reflow_out/cell" in page and "ship/cells" not in page
+
+
+def test_milliseconds_are_told_apart_from_shares(document):
+    assert frontier.format_table(document)[-3] == "Share: of what the float32 file costs."
+    document["device"]["unit"] = "ms"
+    assert frontier.format_table(document)[-3].endswith("at different times, compare less well.")
 
 
 def test_units_have_words_of_their_own(document):
@@ -115,7 +153,7 @@ def test_table_and_page_show_everything(document):
     assert "--model=a b.keras" in page and 'class="ring"' in page
     wrong = copy.deepcopy(document)
     wrong["cells"][0]["differs"] = True
-    wrong["cells"][1]["fits"] = False
+    wrong["cells"][1] |= {"fits": False, "flash_bytes": 9, "ram_bytes": 9}
     assert "its outputs there are wrong" in frontier.render(wrong) and "beyond a budget" in frontier.render(wrong)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from reflow_tf.crew import ALONE
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.jobs.scoring import Runner, rank_files, rank_outputs
-from reflow_tf.models.outputs import are_probabilities
+from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import show_nothing
 
@@ -29,7 +29,7 @@ class ExpectedLoss:
     def __init__(self, dense: Runner, images: EvaluationSet, num_classes: int):
         self._images, self._num_classes = images, num_classes
         outputs = np.concatenate([read_outputs(dense.run(batch), num_classes) for batch in images])
-        self._probabilities = _as_probabilities(outputs)
+        self._probabilities = as_probabilities(outputs)
         self._best = rank_outputs([outputs], num_classes)[..., :1]
 
     def measure(self, file: Runner) -> tuple[float, float]:
@@ -42,13 +42,6 @@ class ExpectedLoss:
 
     def _of(self, classes: np.ndarray) -> np.ndarray:
         return np.take_along_axis(self._probabilities, classes.astype(np.int64), axis=-1)
-
-
-def _as_probabilities(outputs: np.ndarray) -> np.ndarray:
-    if are_probabilities(outputs):
-        return outputs.astype(np.float64)
-    shifted = outputs.astype(np.float64) - outputs.max(axis=-1, keepdims=True)
-    return np.exp(shifted) / np.sum(np.exp(shifted), axis=-1, keepdims=True)
 
 
 def split(positions: Iterable[int], every: int) -> tuple[np.ndarray, np.ndarray]:

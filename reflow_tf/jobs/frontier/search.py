@@ -12,7 +12,7 @@ import hashlib
 import pathlib
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -22,14 +22,16 @@ from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import microcontroller, pipeline
 from reflow_tf.jobs.benchmark import require_runtime
-from reflow_tf.jobs.frontier.answer import Row, choose
-from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate, list_candidates
+from reflow_tf.jobs.frontier.answer import choose
+from reflow_tf.jobs.frontier.candidates import Candidate, list_candidates
 from reflow_tf.jobs.frontier.costs import Costs
-from reflow_tf.jobs.frontier.devices import FORMATS, Device
+from reflow_tf.jobs.frontier.devices import Device
+from reflow_tf.jobs.frontier.objections import Objections, read_row
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.frontier.shipping import ship
 from reflow_tf.jobs.frontier.workshop import Workshop, share_prunes
 from reflow_tf.jobs.record.document import describe, render
+from reflow_tf.jobs.record.notes import doubt_inputs
 from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
 from reflow_tf.models.carrying import Address
 from reflow_tf.report import frontier as report
@@ -40,8 +42,6 @@ from reflow_tf.report.resumable import to_json
 from reflow_tf.runtimes.aarch64.cycles import find_tools
 
 JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
-_HOPELESS, _HOPELESS_POINTS = 5, 10.0
-"""A kind goes no further once it is expected to lose so many times what is allowed, and so many points."""
 
 
 def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
@@ -55,22 +55,31 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
             one that is running; the time is too short for one candidate.
     """
     job, started = search.job, time.monotonic()
-    folders = [open_folder(search.job_on(device), (JSON, PAGE, CELLS, BEST, LOCK)).path for device in search.devices]
     for device in search.devices:
+        open_folder(search.job_on(device), (JSON, PAGE, CELLS, BEST, LOCK))
         _require_device(search, device)
+    _require_no_other(search)
     keras.utils.set_random_seed(job.seed)
     with contextlib.ExitStack() as stack:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(folder))
         address = Address.of(job.model, **job.model_options)
         workshop = Workshop(job, stack.enter_context(open_crew(job.workers, job.threads_per_worker, address)))
-        each = zip(search.devices, folders, strict=True)
-        searches = [_Searching(search, device, folder, command, workshop, started) for device, folder in each]
+        for folder in search.folders:
+            stack.enter_context(_locked(folder))
+        searches, failures = [], []
+        for device, folder in zip(search.devices, search.folders, strict=True):
+            try:
+                searches.append(_Searching(search, device, folder, command, workshop, started))
+            except InputError as error:
+                failures.append(InputError(f"--device={device.name} must be able to run the network. {error}"))
         for searching, candidate in _order(searches):
             searching.consider(candidate)
         for searching in searches:
-            searching.finish()
+            try:
+                searching.finish()
+            except InputError as error:
+                failures.append(error)
+        if failures:  # what can be said of the other devices is written by now
+            raise failures[0]
         return [searching.document for searching in searches]
 
 
@@ -108,20 +117,21 @@ class _Searching:
         self._settings |= {"device": device.name, "repair": search.repair}
         self._settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
         self._costs = Costs(device, workshop.dense(self.job(self.candidates[0])).float_content)
+        self._objections = Objections(search, device, self.candidates, given, self._costs)
         self.document = self._start(command)
 
     def consider(self, candidate: Candidate) -> None:
         """Makes a candidate, unless it is there already, cannot win, or would come too late."""
         if any(cell["name"] == candidate.name for cell in self.document["cells"]):
             return
-        if (reason := self._objection(candidate)) is not None:
-            self._drop(candidate, reason)
-            return
-        if self._is_late():
-            self.document["not_tried"].append(candidate.name)
-            return
         number = self.candidates.index(candidate) + 1
         try:
+            if (reason := self._objections.find(candidate, self.document["cells"])) is not None:
+                self._drop(candidate, reason)
+                return
+            if self._is_late():
+                self.document["not_tried"].append(candidate.name)
+                return
             with stage(f"{self._device.name}: {candidate.name} ({number} of {len(self.candidates)})"):
                 self.document["cells"].append(self._make(candidate))
         except InputError as error:  # of this candidate: not every network has an int8 form
@@ -174,6 +184,7 @@ class _Searching:
             "cells": [],
             "dropped": [],
             "not_tried": [],
+            "notes": [],
         }
         path = self._folder / JSON
         for unfinished in (self._folder / CELLS).glob(f"{PREFIX}*"):  # of a run that was killed while it wrote
@@ -184,6 +195,7 @@ class _Searching:
             before = report.from_json(path.read_bytes())
             require_same(self._settings, before["settings"], "a search", self._folder)
             document["cells"] = [cell for cell in before["cells"] if self._is_whole(cell)]
+            document["notes"] = before["notes"] if document["cells"] else []
         return document
 
     def _is_whole(self, cell: dict[str, Any]) -> bool:
@@ -207,6 +219,9 @@ class _Searching:
         job, started = self.job(candidate), time.monotonic()
         made = self._workshop.make(job)
         described = describe(made)
+        if (doubt := doubt_inputs(made)) is not None and not self.document["notes"]:
+            announce(doubt)
+            self.document["notes"].append(doubt)
         cost = self._costs.measure(made)
         loss, error = self._workshop.judge(made)
         shutil.rmtree(job.output_dir, ignore_errors=True)  # of a run that was interrupted after the writing
@@ -231,66 +246,13 @@ class _Searching:
             "sha256": hashlib.sha256(made.exported.content).hexdigest(),
         }
 
-    def _objection(self, candidate: Candidate) -> str | None:
-        """Why a candidate cannot win, as far as is known; None if it may."""
-        if candidate.kind == PLAIN:
-            return None
-        limit = self._search.max_accuracy_drop
-        # What is lost in a float format is lost by pruning, and so in every other format, too.
-        formats = candidate.number_format, "float32", "float16"
-        milder = self._find(candidate.kind, formats, below=candidate.step)
-        hopeless = max(_HOPELESS * limit, _HOPELESS_POINTS)
-        for cell in milder:
-            if cell["expected_drop_points"] > hopeless:
-                return f"{cell['name']} is expected to lose {cell['expected_drop_points']:.1f} points already"
-        plain = [cell for cell in self._find(PLAIN) if _read_row(cell).likely_most <= limit]
-        if not plain:
-            return None
-        best = min(plain, key=report.price)
-        least = self._foresee(candidate, best)
-        if least is not None and least >= report.price(best):
-            return (
-                f"it would cost {least:.2f} of {self._device.formats[0]}, and {best['name']} costs "
-                f"{report.price(best):.2f}"
-            )
-        return None
-
-    def _find(
-        self, kind: str, number_formats: Collection[str] = tuple(FORMATS), below: int | None = None
-    ) -> list[dict[str, Any]]:
-        names = {
-            candidate.name
-            for candidate in self.candidates
-            if candidate.kind == kind
-            and candidate.number_format in number_formats
-            and (below is None or candidate.step < below)
-        }
-        return [cell for cell in self.document["cells"] if cell["name"] in names]
-
-    def _foresee(self, candidate: Candidate, best: dict[str, Any]) -> float | None:
-        """At least so much it will cost, as a share of the first plain conversion; None where nobody knows.
-
-        Cycles do not depend on the values of weights: a file with zeros is estimated before anything is repaired.
-        """
-        share = candidate.prune.max_macs
-        if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
-            own = self._find(PLAIN, (candidate.number_format,))
-            return report.price(own[0]) * float(share or 1) if own else None
-        if not self._device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):
-            return None
-        with stage(f"Counting for {candidate.name}"):
-            given = self._workshop.given
-            shape = given.calibration.sample_shape
-            zeros = self._costs.foresee_zeros(given.loaded.model, candidate.prune, shape)
-            return zeros * (float(share) if share else 1.0)
-
     def _drop(self, candidate: Candidate, reason: str) -> None:
         announce(f"{self._device.name}: {candidate.name} is left out: {reason}.")
         self.document["dropped"].append({"name": candidate.name, "reason": reason})
 
     def _conclude(self) -> None:
         """Draws the conclusions of what is known so far, and writes them."""
-        rows = [_read_row(cell) for cell in self.document["cells"] if cell["fits"] and not cell["differs"]]
+        rows = [read_row(cell) for cell in self.document["cells"] if cell["fits"] and not cell["differs"]]
         answer = choose(rows, self._search.max_accuracy_drop, self._device) if rows else None
         self.document["answer"] = answer and dataclasses.asdict(answer) | {"frontier": list(answer.frontier)}
         self.document["seconds"] = round(time.monotonic() - self._started, 1)
@@ -311,11 +273,6 @@ class _Searching:
             announce(f"{best} has no {self._device.kit}: {missing.rstrip('.')}.")
 
 
-def _read_row(cell: dict[str, Any]) -> Row:
-    expected = cell["expected_drop_points"], cell["expected_error_points"]
-    return Row(cell["name"], cell["kind"], cell["number_format"], cell["cost_share"], *expected, cell["cycles_share"])
-
-
 def _require_device(search: Search, device: Device) -> None:
     """Says at once what is not set up."""
     if device.runtime in ("aarch64", "web", "litert"):
@@ -326,10 +283,26 @@ def _require_device(search: Search, device: Device) -> None:
         microcontroller.require_measure(candidate.job(search.job, device, search.job.output_dir))
 
 
+def _require_no_other(search: Search) -> None:
+    """Says where the folder for several devices is that of one device's search."""
+    if len(search.devices) > 1 and (pathlib.Path(search.job.output_dir) / JSON).exists():
+        raise InputError(
+            f"--output_dir holds a search for one device: name another folder for several. "
+            f"Received: {search.job.output_dir}"
+        )
+
+
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Two searches in one folder would write over each other; the lock of one that was killed is free."""
-    with (folder / LOCK).open("w") as file:
+    """Two searches in one folder would write over each other; the lock of one that was killed is free.
+
+    A folder that was made for the lock and holds nothing else in the end goes away again.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, folder, made)
+        file = stack.enter_context((folder / LOCK).open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -337,3 +310,12 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
                 f"--output_dir must be a folder in which no other search is running. Received: {folder}"
             ) from error
         yield
+
+
+def _remove_empty(folder: pathlib.Path, made: Sequence[pathlib.Path]) -> None:
+    if not made or list(folder.iterdir()) != [folder / LOCK]:
+        return
+    (folder / LOCK).unlink()
+    for path in made:
+        with contextlib.suppress(OSError):  # another device's is in it
+            path.rmdir()

@@ -7,12 +7,15 @@ from reflow_tf.jobs.record.run import Run
 from reflow_tf.pruning import PruneReport, PruneResult
 from reflow_tf.report.wording import SPACE, plural
 
+# A network that is right so much less often than it believes sees other inputs, or is asked for other classes.
+_MOST_OVERCONFIDENT, _FEWEST_INPUTS = 0.3, 30
 # Below this agreement a float32 file is not the Keras model that it was made of: rounding alone leaves more.
 _LEAST_AGREEMENT = 0.99
 
 
 def write_notes(run: Run) -> list[str]:
-    notes = list(run.exported.notes) + _disagreement(run)
+    notes = [note] if (note := doubt_inputs(run)) else []
+    notes += list(run.exported.notes) + _disagreement(run)
     if (foreseen := run.result.report.budget) and foreseen.unfound:
         unfound = ", ".join(foreseen.unfound)
         notes.append(f"Not found in the dense file, and dense in the estimate of the budget therefore: {unfound}.")
@@ -45,6 +48,20 @@ def write_notes(run: Run) -> list[str]:
         inputs = plural(dropped, "calibration input").replace(SPACE, " ")
         notes.append(f"Left out, because also evaluated on: {inputs}.")
     return notes
+
+
+def doubt_inputs(run: Run) -> str | None:
+    """What speaks against how inputs are prepared, or how classes are ordered; None where nothing does."""
+    labels, dense = run.given.evaluation.labels, run.result.report.signals["dense"]
+    if labels is None or len(dense.ranked) < _FEWEST_INPUTS:
+        return None
+    right = float(np.mean(dense.ranked[..., 0] == labels[run.given.looked_into]))
+    if dense.confidence - right < _MOST_OVERCONFIDENT:
+        return None
+    return (
+        f"The dense model believes to be right with {dense.confidence:.0%} and is with {right:.0%}: check whether "
+        "--preprocess is what it was trained with, and the order of the classes (--class_names)."
+    )
 
 
 def _describe_float16(found: Float16Check | str | None) -> list[str]:

@@ -201,6 +201,51 @@ def test_a_candidate_that_cannot_be_made_costs_the_others_nothing(job, only, mon
         run(dataclasses.replace(job, output_dir=job.output_dir + "2"))
 
 
+def test_what_cannot_be_foreseen_costs_the_others_nothing(job, only, monkeypatch):
+    only("plain int8", "sparse 50 %, int8")
+
+    def fail(self, candidate, cells):
+        if candidate.kind == SPARSE:
+            raise InputError("There must be kernels. Received: none")
+
+    monkeypatch.setattr(search.Objections, "find", fail)
+    document = run(job)
+    assert document["dropped"] == [{"name": "sparse 50 %, int8", "reason": "There must be kernels. Received: none"}]
+    assert document["answer"]["recommended"] == "plain int8"
+
+
+@pytest.mark.slow
+def test_a_device_that_cannot_run_the_network_costs_the_others_nothing(job, only, monkeypatch, tmp_path):
+    only("plain float32", "plain int8")
+    costs = search.Costs
+
+    def fail(device, dense):
+        if device.name == "size":
+            raise InputError("Bytes are gone. Received: none")
+        return costs(device, dense)
+
+    monkeypatch.setattr(search, "Costs", fail)
+    with pytest.raises(InputError, match=r"--device=size must be able to run the network\. Bytes are gone\. Received"):
+        run_all(job, "size", "tflm")
+    assert (tmp_path / "out" / "tflm" / "best" / "model.tflite").is_file()
+    assert not (tmp_path / "out" / "size").exists()
+
+
+def test_a_refusal_leaves_nothing_behind(job, tmp_path):
+    for wrong in ({"model": str(tmp_path / "gone.keras")}, {"calibration_samples": 8}):
+        with pytest.raises(InputError):
+            run_all(dataclasses.replace(job, **wrong), "tflm", "size")
+        assert not (tmp_path / "out").exists()
+
+
+def test_several_devices_do_not_go_where_one_was_searched_for(job, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / search.JSON).write_text("{}")
+    with pytest.raises(InputError, match=r"holds a search for one device: name another folder for several\. Received"):
+        run_all(job, "tflm", "size")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [search.JSON]
+
+
 def test_no_time_for_one(job):
     with pytest.raises(InputError, match=r"--minutes must leave time for one candidate\. Received: 1e-09"):
         run(job, minutes=1e-9)

@@ -1,0 +1,121 @@
+"""Why a candidate is not made: the network has no such form, it could not fit, or it cannot win, as far as is known."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from reflow_tf.jobs.frontier.answer import Row
+from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate
+from reflow_tf.jobs.frontier.costs import Costs
+from reflow_tf.jobs.frontier.devices import FORMATS, Device
+from reflow_tf.jobs.frontier.request import Search
+from reflow_tf.jobs.record.run import Given
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.report import frontier as report
+from reflow_tf.report.progress import stage
+
+Cell = dict[str, Any]
+"""What the document says of a candidate that was made."""
+
+_HOPELESS, _HOPELESS_POINTS = 5, 10.0
+"""A kind goes no further once it is expected to lose so many times what is allowed, and so many points."""
+
+
+class Objections:
+    """To the candidates of a search on one device.
+
+    Args:
+        search: what is allowed.
+        device: where.
+        candidates: all of them.
+        given: the network and its images.
+        costs: on the device.
+    """
+
+    def __init__(self, search: Search, device: Device, candidates: Sequence[Candidate], given: Given, costs: Costs):
+        self._search, self._device, self._candidates = search, device, candidates
+        self._given, self._costs = given, costs
+
+    def find(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
+        """The first one, None where there is none.
+
+        Args:
+            candidate: that may be made.
+            cells: of those that were.
+        """
+        if candidate.kind == PLAIN:
+            return None
+        return self._find_obstacle(candidate, cells) or self._find_defeat(candidate, cells)
+
+    def _find_defeat(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
+        """Why it cannot win, as far as is known."""
+        limit = self._search.max_accuracy_drop
+        # What is lost in a float format is lost by pruning, and so in every other format, too.
+        formats = candidate.number_format, "float32", "float16"
+        milder = self._select(cells, candidate.kind, formats, below=candidate.step)
+        hopeless = max(_HOPELESS * limit, _HOPELESS_POINTS)
+        for cell in milder:
+            if cell["expected_drop_points"] > hopeless:
+                return f"{cell['name']} is expected to lose {cell['expected_drop_points']:.1f} points already"
+        plain = [cell for cell in self._select(cells, PLAIN) if read_row(cell).likely_most <= limit]
+        if not plain:
+            return None
+        best = min(plain, key=report.price)
+        least = self._foresee(candidate, best, cells)
+        if least is not None and least >= report.price(best):
+            return (
+                f"it would cost {least:.2f} of {self._device.formats[0]}, and {best['name']} costs "
+                f"{report.price(best):.2f}"
+            )
+        return None
+
+    def _find_obstacle(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
+        """Why there is no such candidate of this network, or none that could fit."""
+        if candidate.kind not in (SPARSE, BOTH):
+            return None
+        target = candidate.prune.hardware
+        reasons = [target.objection(spec) for spec in find_kernels(self._given.loaded.model).specs]
+        if all(reasons):
+            return f"no kernel of the network can be sparse there: {reasons[0]}" if reasons else "it has no kernels"
+        budget = self._search.job.ram_budget
+        for cell in self._select(cells, PLAIN, (candidate.number_format,)) if candidate.kind == SPARSE else ():
+            if budget is not None and cell["ram_bytes"] > budget:
+                return f"{cell['name']} needs {cell['ram_bytes']:,} bytes of RAM, of which zeros save none"
+        return None
+
+    def _select(
+        self,
+        cells: Sequence[Cell],
+        kind: str,
+        number_formats: Collection[str] = tuple(FORMATS),
+        below: int | None = None,
+    ) -> list[Cell]:
+        names = {
+            candidate.name
+            for candidate in self._candidates
+            if candidate.kind == kind
+            and candidate.number_format in number_formats
+            and (below is None or candidate.step < below)
+        }
+        return [cell for cell in cells if cell["name"] in names]
+
+    def _foresee(self, candidate: Candidate, best: Cell, cells: Sequence[Cell]) -> float | None:
+        """At least so much it will cost, as a share of the first plain conversion; None where nobody knows.
+
+        Cycles do not depend on the values of weights: a file with zeros is estimated before anything is repaired.
+        """
+        share = candidate.prune.max_macs
+        if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
+            own = self._select(cells, PLAIN, (candidate.number_format,))
+            return report.price(own[0]) * float(share or 1) if own else None
+        if not self._device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):
+            return None
+        with stage(f"Counting for {candidate.name}"):
+            model, shape = self._given.loaded.model, self._given.calibration.sample_shape
+            zeros = self._costs.foresee_zeros(model, candidate.prune, shape)
+            return zeros * (float(share) if share else 1.0)
+
+
+def read_row(cell: Cell) -> Row:
+    """A cell as far as the choice is concerned."""
+    expected = cell["expected_drop_points"], cell["expected_error_points"]
+    return Row(cell["name"], cell["kind"], cell["number_format"], cell["cost_share"], *expected, cell["cycles_share"])

@@ -1,0 +1,78 @@
+"""What is not made of a network, before anything is pruned: no such form, no room, no chance."""
+
+import types
+
+import keras
+import pytest
+from keras import layers
+
+from reflow_tf.config import PruneConfig
+from reflow_tf.job_config import JobConfig
+from reflow_tf.jobs.frontier.candidates import list_candidates
+from reflow_tf.jobs.frontier.devices import DEVICES
+from reflow_tf.jobs.frontier.objections import Objections
+from reflow_tf.jobs.frontier.request import Search
+
+
+def build(kernel_size):
+    x = layers.Conv2D(4, 3, name="stem")(image := keras.Input((8, 8, 3)))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, kernel_size, name="second")(x))
+    return keras.Model(image, layers.Dense(2)(x))
+
+
+def object_to(name, device, model, cells=(), costs=None, **budgets):
+    preset = DEVICES[device]
+    job = JobConfig("m", "o", PruneConfig(target=preset.dense_target, sparsity=0.0, repair="none"), **budgets)
+    search = Search(job, (preset,), 1.0, "reflow", None, "1")
+    candidates = list_candidates(preset, "reflow")
+    given = types.SimpleNamespace(
+        loaded=types.SimpleNamespace(model=model), calibration=types.SimpleNamespace(sample_shape=(8, 8, 3))
+    )
+    (candidate,) = [each for each in candidates if each.name == name]
+    return Objections(search, preset, candidates, given, costs).find(candidate, list(cells))
+
+
+def make_cell(name, share, expected=0.0, **more):
+    cell = {"name": name, "kind": name.split()[0], "number_format": name.split()[-1], "cost_share": share}
+    return cell | {"cycles_share": None, "expected_drop_points": expected, "expected_error_points": 0.0} | more
+
+
+@pytest.mark.parametrize("device", ["phone", "browser", "raspberry_pi_3"])
+def test_a_network_without_1x1_kernels_has_no_sparse_form_there(device):
+    reason = "no kernel of the network can be sparse there: XNNPACK runs no conv sparse"
+    for name in ("sparse 50 %, float32", "narrow 80 % and sparse 50 %, float32"):
+        assert object_to(name, device, build(3)) == reason
+    assert object_to("sparse 50 %, float32", "browser", build(1)) is None
+    assert object_to("narrow 80 %, float32", device, build(3)) is None
+
+
+def test_zeros_make_no_room_in_ram_and_channels_do():
+    plain = make_cell("plain int8", 1.0, ram_bytes=50_000)
+    reason = "plain int8 needs 50,000 bytes of RAM, of which zeros save none"
+    given = {"device": "tflm", "model": build(3), "cells": [plain]}
+    assert object_to("sparse 50 %, int8", **given, ram_budget=40_000) == reason
+    assert object_to("sparse 50 %, int8", **given, ram_budget=50_000) is None
+    assert object_to("narrow 80 %, int8", **given, ram_budget=40_000) is None
+
+
+def test_what_would_cost_more_than_a_plain_conversion_is_not_made():
+    cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.5)]
+    reason = object_to("narrow 80 %, float32", "browser", build(1), cells)
+    assert reason == "it would cost 0.80 of float32, and plain int8 costs 0.50"
+    assert object_to("narrow 80 %, int8", "browser", build(1), cells) is None
+
+
+def test_zeros_are_priced_by_the_estimate_and_with_fewer_channels_less():
+    costs = types.SimpleNamespace(foresee_zeros=lambda *_: 0.7)
+    cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.6)]
+    reason = object_to("sparse 50 %, float32", "raspberry_pi_4", build(1), cells, costs)
+    assert reason == "it would cost 0.70 of float32, and plain int8 costs 0.60"
+    both = object_to("narrow 80 % and sparse 50 %, float32", "raspberry_pi_4", build(1), cells, costs)
+    assert both is None  # 0.56
+
+
+def test_a_kind_whose_milder_one_is_hopeless_goes_no_further():
+    cells = [make_cell("plain int8", 1.0), make_cell("narrow 80 %, int8", 0.8, expected=30.0)]
+    reason = object_to("narrow 65 %, int8", "tflm", build(1), cells)
+    assert reason == "narrow 80 %, int8 is expected to lose 30.0 points already"
+    assert object_to("sparse 50 %, int8", "tflm", build(1), cells) is None
