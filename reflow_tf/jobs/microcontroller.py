@@ -1,6 +1,7 @@
 """What a file takes on a microcontroller: flash, RAM and work; what fills them; and that it computes what it should."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -83,8 +84,8 @@ class Footprint:
         flash_bytes: of the file (without TFLM's own code), of the code and constants generated from it (without
             start-up and C library), or of the compiled network.
         dense_flash_bytes: the same for the unpruned network, in the usual dense form.
-        arena_bytes: RAM for activations, and for weights that are expanded there; TFLM's own tables are in it, too, as
-            large as they are on this 64-bit machine.
+        arena_bytes: RAM for activations, the network's input and output among them, and for weights that are expanded
+            there; TFLM's own tables are in it, too, as large as they are on this 64-bit machine.
         dense_arena_bytes: RAM of the unpruned network.
         arena_beside_bytes: the smallest arena where weights are expanded in memory of their own; None where none are.
         decode_bytes: that memory.
@@ -221,8 +222,8 @@ def measure_cortex_m(files: Files, boards: Sequence[str]) -> Footprint:
         estimated=False,
         flash_bytes=first.sizes.flash_bytes,
         dense_flash_bytes=dense_first.sizes.flash_bytes,
-        arena_bytes=sources.arena_bytes,
-        dense_arena_bytes=dense.arena_bytes,
+        arena_bytes=sources.arena_bytes + _count_ends(content),
+        dense_arena_bytes=dense.arena_bytes + _count_ends(files.dense.content),
         arena_beside_bytes=None,
         decode_bytes=0,
         num_compared=len(images),
@@ -324,7 +325,13 @@ def _need_ethos_u(job: JobConfig, content: bytes) -> tuple[int, int]:
 def _need_cortex_m(job: JobConfig, content: bytes) -> tuple[int, int]:
     sources = generate_c(content)
     flash_bytes = build(content, sources, job.boards[0]).sizes.flash_bytes if job.flash_budget else 0
-    return flash_bytes, sources.arena_bytes
+    return flash_bytes, sources.arena_bytes + _count_ends(content)
+
+
+def _count_ends(content: bytes) -> int:
+    """Bytes of input and output: generated C leaves them to the caller, an interpreter has them in its arena."""
+    network = read_network(content)
+    return math.prod(network.input.shape) + math.prod(network.output.shape)
 
 
 _NEEDS: Mapping[str, Callable[[JobConfig, bytes], tuple[int, int]]] = {

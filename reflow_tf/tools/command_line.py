@@ -30,6 +30,9 @@ EXIT_CODES = "Exit codes: 0 done; 1 our own failure; 2 bad flag or input, or int
 _INDENT = " " * 6
 # What absl adds to the help of flags that may be repeated.
 _OF_ABSL = ";\n    repeat this option"
+# What absl says of a value that a flag's type does not take, before Python's words for it.
+_ILLEGAL = re.compile(r"flag --(\w+)=(.*?): ", re.DOTALL)
+_WANTED = {"int": "a whole number, such as 1000", "float": "a number, such as 0.5", "bool": "true or false"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -50,6 +53,7 @@ def run(
     *,
     tensorflow: bool = True,
     unmet: str | None = None,
+    resumes: bool = False,
 ) -> int:
     """Parses the flags, does the work, and turns whatever happens into an exit code and one line on stderr.
 
@@ -61,6 +65,7 @@ def run(
         argv: the command line, the program's name first.
         tensorflow: whether the work needs it; it takes seconds to start.
         unmet: what exit code 3 says of the result, for the help text; None if this command never gives it.
+        resumes: whether the same command goes on where it was interrupted.
     """
     try:
         _parse(argv, own)
@@ -77,7 +82,8 @@ def run(
         print(f"error: {_describe(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("error: interrupted; results are written whole or not at all", file=sys.stderr)
+        goes_on = "; the same command goes on from there" if resumes else ""
+        print(f"error: interrupted; results are written whole or not at all{goes_on}", file=sys.stderr)
         return BAD_INPUT
     except Exception:
         traceback.print_exc()
@@ -133,6 +139,9 @@ def _parse(argv: Sequence[str], own: flags.FlagValues) -> None:
     try:
         rest = own(list(argv))[1:]
     except (flags.Error, ValueError) as error:  # ValueError: --nooverwrite=1, or a flagfile that is no text
+        if found := _ILLEGAL.match(str(error)):
+            name, value = found.groups()
+            raise InputError(f"--{name} must be {_WANTED[own[name].flag_type()]}. Received: {value}") from error
         reason = str(error).removeprefix("ERROR:: ").rstrip(" .?")
         received = getattr(error, "flagvalue", None) or " ".join(argv[1:])  # an unknown flag, or all of them
         raise InputError(f"{reason}; see --help. Received: {received}") from error

@@ -157,7 +157,8 @@ def compare(given: Comparison) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    return command_line.run(read_config, compare, __doc__, FLAGS, sys.argv if argv is None else argv)
+    argv = sys.argv if argv is None else argv
+    return command_line.run(read_config, compare, __doc__, FLAGS, argv, resumes=True)
 
 
 if __name__ == "__main__":

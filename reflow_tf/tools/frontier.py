@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         FLAGS,
         sys.argv if argv is None else argv,
         unmet="no file fits --flash_budget and --ram_budget and is expected to lose as little as --max_accuracy_drop",
+        resumes=True,
     )
 
 

@@ -22,6 +22,7 @@ from reflow_tf.tools import (
     evaluate,
     explain,
     firmware,
+    frontier,
     prune,
     setup_runtime,
 )
@@ -75,8 +76,9 @@ def test_help_is_for_people(command, tool, flags):
 
 def test_help_tells_the_defaults(command):
     text = command(prune, "--help").out
-    for default in ("auto", "magnitude", "global", "target", "xnnpack", "reflow", "1000"):
+    for default in ("auto", "magnitude", "global", "target", "xnnpack", "1000"):
         assert f"(default: {default})" in " ".join(text.split())
+    assert "Default: reflow, or none for --sparsity=existing." in " ".join(text.split())
     assert "Default: none for xnnpack, int8 for cpu, none for storage, int8 for tflm" in " ".join(text.split())
     assert "Default: 0.7" in text and "(default: 0)" in text and "Default: ./reflow_out/<model>" in text
 
@@ -102,6 +104,37 @@ def test_help_tells_what_exit_code_3_means_where_there_is_one(command, tool, thi
     assert told == "Exit codes: 0 done; 1 our own failure; 2 bad flag or input, or interrupted" + (
         f"; {third}" if third else "."
     )
+
+
+@pytest.mark.parametrize(
+    ("flag", "wanted"),
+    [
+        ("--batch_size=48kB", "--batch_size must be a whole number, such as 1000. Received: 48kB"),
+        ("--batch_size=5.0", "--batch_size must be a whole number, such as 1000. Received: 5.0"),
+        ("--max_accuracy_drop=2 %", "--max_accuracy_drop must be a number, such as 0.5. Received: 2 %"),
+        ("--overwrite=maybe", "--overwrite must be true or false. Received: maybe"),
+    ],
+)
+def test_a_value_of_another_type_is_told_in_our_words(command, flag, wanted):
+    outcome = command(prune, "--model=mobilenet_v2", flag)
+    assert (outcome.code, outcome.error) == (2, f"error: {wanted}")
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [
+        (prune, "error: interrupted; results are written whole or not at all"),
+        (compare, "error: interrupted; results are written whole or not at all; the same command goes on from there"),
+        (frontier, "error: interrupted; results are written whole or not at all; the same command goes on from there"),
+    ],
+)
+def test_an_interruption_says_what_becomes_of_the_work(command, monkeypatch, tool, said):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "read_config", interrupt)
+    outcome = command(tool, "--model=mobilenet_v2")
+    assert (outcome.code, outcome.error) == (2, said)
 
 
 @pytest.mark.parametrize("tool", [prune, benchmark, explain, evaluate, device_kit, setup_runtime])

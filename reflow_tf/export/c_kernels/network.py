@@ -121,10 +121,11 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Padding:
-    """PAD of height and width, each (before, after)."""
+    """PAD of height and width, or of channels alone, each (before, after)."""
 
     height: tuple[int, int]
     width: tuple[int, int]
+    channels: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

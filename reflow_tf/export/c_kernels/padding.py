@@ -20,7 +20,7 @@ def _merge(pad: Layer, reader: Layer) -> Layer | None:
     padding, convolution = pad.operation, reader.operation
     if not isinstance(padding, Padding) or not isinstance(convolution, Convolution | DepthwiseConvolution):
         return None
-    if convolution.window.padding != (0, 0):
+    if convolution.window.padding != (0, 0) or padding.channels != (0, 0):
         return None
     size = pad.inputs[0].shape[1], pad.inputs[0].shape[2]
     window = replace(convolution.window, padding=(padding.height[0], padding.width[0]), input_size=size)

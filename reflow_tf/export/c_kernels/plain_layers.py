@@ -144,16 +144,20 @@ def call_softmax(layer: Layer, operation: Softmax) -> Call:
 
 
 def call_padding(layer: Layer, operation: Padding) -> Call:
-    """PAD of height and width."""
+    """PAD of height and width, or of channels: then each position is a row, and a channel a pixel of one channel."""
     source = layer.inputs[0]
+    _, height, width, channels = source.shape
+    if operation.channels != (0, 0):
+        operation = Padding((0, 0), operation.channels)
+        height, width, channels = height * width, channels, 1
     return Call(
         layer=layer,
         function="reflow_pad",
         structure="reflow_pad",
         fields={
-            "input_height": source.shape[1],
-            "input_width": source.shape[2],
-            "channels": source.shape[3],
+            "input_height": height,
+            "input_width": width,
+            "channels": channels,
             "top": operation.height[0],
             "bottom": operation.height[1],
             "left": operation.width[0],

@@ -252,9 +252,13 @@ def _softmax(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output:
 def _padding(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
     _demand_same_steps(place, inputs, output)
     paddings = place.operator.attributes.get("paddings", ())
-    flat = len(paddings) == 4 and paddings[0] == paddings[3] == (0, 0)
-    place.demand(flat, "constant padding of height and width", paddings)
-    return Padding(paddings[1], paddings[2])
+    none = (0, 0)
+    fits = len(paddings) == 4 and paddings[0] == none and (paddings[3] == none or paddings[1] == paddings[2] == none)
+    place.demand(fits, "constant padding of height and width, or of channels alone", paddings)
+    if paddings[3] != none:
+        positions = inputs[0].shape[1] * inputs[0].shape[2]
+        place.demand(positions <= _MOST_SIZE, f"padding of channels at {_MOST_SIZE} positions at most", positions)
+    return Padding(*paddings[1:])
 
 
 def _reshape(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:

@@ -99,6 +99,55 @@ def test_padding(drawing, compare):
     assert [layer.function for layer in sources.layers] == ["reflow_pad"]
 
 
+@pytest.mark.parametrize("padding", [(8, 8), (0, 3), (5, 0)])
+def test_padding_of_channels(drawing, compare, padding):
+    """As the shortcuts of ResNets without weights have it (option A of He et al., arXiv 1512.03385)."""
+    source = drawing.activation((1, 3, 4, 5), 0.05, -3)
+    paddings = drawing.constant(np.array([[0, 0], [0, 0], [0, 0], padding], np.int32))
+    output = drawing.activation((1, 3, 4, 5 + sum(padding)), 0.05, -3)
+    drawing.operator("PAD", [source, paddings], output, schema.PadOptionsT(), version=2)
+    sources, _ = compare(drawing.finish(source, output))
+    assert [layer.function for layer in sources.layers] == ["reflow_pad"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "padding", "message"),
+    [
+        (
+            (1, 3, 4, 5),
+            [[0, 0], [1, 0], [0, 0], [1, 0]],
+            r"of height and width, or of channels alone: .+Received: \(\(0,",
+        ),
+        (
+            (1, 200, 200, 1),
+            [[0, 0], [0, 0], [0, 0], [1, 0]],
+            r"of channels at 32767 positions at most: .+Received: 40000",
+        ),
+    ],
+)
+def test_other_paddings_are_refused(drawing, shape, padding, message):
+    source = drawing.activation(shape, 0.05, 3)
+    paddings = drawing.constant(np.array(padding, np.int32))
+    output = drawing.activation(tuple(n + sum(p) for n, p in zip(shape, padding, strict=True)), 0.05, 3)
+    drawing.operator("PAD", [source, paddings], output, schema.PadOptionsT(), version=2)
+    with pytest.raises(InputError, match=message):
+        generate_c(drawing.finish(source, output))
+
+
+def test_a_convolution_takes_over_no_padding_of_channels(drawing, compare):
+    source = drawing.activation((1, 5, 6, 2), 0.05, 3)
+    paddings = drawing.constant(np.array([[0, 0], [0, 0], [0, 0], [1, 1]], np.int32))
+    padded = drawing.activation((1, 5, 6, 4), 0.05, 3)
+    drawing.operator("PAD", [source, paddings], padded, schema.PadOptionsT(), version=2)
+    output = drawing.activation((1, 3, 4, 4), 0.6, -11)
+    options = schema.Conv2DOptionsT(padding=VALID, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    rng = np.random.default_rng(0)
+    values = rng.integers(-127, 128, (4, 3, 3, 4)).astype(np.int8)
+    drawing.weighted("CONV_2D", padded, values, rng.integers(-99, 99, 4), output, options)
+    sources, _ = compare(drawing.finish(source, output))
+    assert len(sources.layers) == 2
+
+
 @pytest.mark.parametrize("kind", ["CONV_2D", "DEPTHWISE_CONV_2D"])
 def test_a_convolution_takes_over_the_padding_before_it(drawing, compare, kind):
     rng = np.random.default_rng(0)
