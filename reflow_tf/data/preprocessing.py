@@ -5,6 +5,7 @@ limits is resized to `round(size / crop_fraction)`, the other side keeps the asp
 starts at `round((resized - size) / 2)`, Python's rounding. Pillow's filters are antialiased when an image shrinks.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,7 +42,8 @@ class Preprocessing:
         size: (height, width) the network wants; None leaves images as they are.
         channels: the channels the network wants. 3: grey images are repeated to RGB; 1: RGB images are turned grey.
         scaling: 'tf' x/127.5-1; 'torch' (x/255-mean)/std; 'caffe' BGR minus mean; 'lite' (x-127)/128; 'unit'
-            x/255; 'none'.
+            x/255; 'none'; or means and stds of one's own for the formula of 'torch', 'MEAN,MEAN,MEAN/STD,STD,STD', one
+            for each channel or one for all.
         resize: 'bilinear' or 'bicubic'.
         unit: what one input is, for sentences.
         crop_fraction: share of the resized short side that the centre crop keeps, in (0, 1]; 1.0 crops no margin.
@@ -60,8 +62,7 @@ class Preprocessing:
     crop_fraction: float = 0.875
 
     def __post_init__(self) -> None:
-        if self.scaling not in SCALINGS:
-            raise InputError(f"preprocess must be one of {', '.join(SCALINGS)}. Received: {self.scaling!r}")
+        check_scaling(self.scaling)
         if self.resize not in RESIZES:
             raise InputError(f"resize must be one of {', '.join(RESIZES)}. Received: {self.resize!r}")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
@@ -70,6 +71,11 @@ class Preprocessing:
             raise InputError(f"crop_fraction must be in (0, 1]. Received: {self.crop_fraction!r}")
         if self.channels < 1:
             raise InputError(f"channels must be at least 1. Received: {self.channels!r}")
+        if (own := _read_own(self.scaling)) is not None and any(len(each) not in (1, self.channels) for each in own):
+            raise InputError(
+                f"preprocess must have one mean and one std, or one for each of {self.channels} channels. "
+                f"Received: {self.scaling}"
+            )
         if self.scaling in ("torch", "caffe") and self.channels != 3:
             raise InputError(
                 f"preprocess {self.scaling!r} has one constant for each of red, green and blue, so the network must "
@@ -84,7 +90,10 @@ class Preprocessing:
     @property
     def formula(self) -> str:
         """What `scaling` makes of a pixel in 0..255, in words that C can follow: 'pixel / 127.5 - 1'."""
-        return _FORMULAS[self.scaling]
+        if (own := _read_own(self.scaling)) is None:
+            return _FORMULAS[self.scaling]
+        mean, std = (", ".join(f"{value:g}" for value in each) for each in own)
+        return f"(pixel / 255 - mean) / std, with the mean {mean} and the std {std}, channel by channel"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Turns one image into one network input.
@@ -102,6 +111,25 @@ class Preprocessing:
         if self.size is not None:
             image = _fit(image, self.size, self.resize, self.crop_fraction)
         return _scale(image, self.scaling)
+
+
+def check_scaling(scaling: str) -> None:
+    """Raises InputError unless it is one of SCALINGS, or means and stds as `Preprocessing` takes them."""
+    if scaling not in SCALINGS and _read_own(scaling) is None:
+        raise InputError(
+            f"--preprocess must be auto, {', '.join(SCALINGS)}, or means and stds such as "
+            f"0.49,0.48,0.45/0.25,0.24,0.26. Received: {scaling}"
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _read_own(scaling: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Means and stds, of which none is 0 or less; None where the text is none of them."""
+    try:
+        mean, std = (tuple(float(number) for number in part.split(",")) for part in scaling.split("/"))
+    except ValueError:  # no numbers, or not two lists of them
+        return None
+    return (mean, std) if np.isfinite([*mean, *std]).all() and min(std) > 0 else None
 
 
 def _as_hwc(image: np.ndarray) -> np.ndarray:
@@ -154,6 +182,9 @@ def _resize(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray
 def _scale(image: np.ndarray, scaling: str) -> np.ndarray:
     """Applies the formula of `scaling` in float32, in the order of operations of keras.applications."""
     x = image.astype(np.float32)
+    if (own := _read_own(scaling)) is not None:
+        mean, std = (np.array(each, np.float32) for each in own)
+        return np.asarray((x / np.float32(255) - mean) / std)
     match scaling:
         case "tf":
             return x / np.float32(127.5) - np.float32(1)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
-from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
+from reflow_tf.data.preprocessing import Preprocessing, check_scaling
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import check_channel_order
@@ -67,8 +67,8 @@ def load_model(
     Args:
         model: a name of `ARCHITECTURES`, or the path of a `.keras` or Keras `.h5` file.
         weights: for a zoo name: 'fashion_mnist', 'imagenet', 'random' or a path; see `build_pretrained`.
-        preprocess: one of `SCALINGS`, or 'auto': what the zoo knows; for a file, 'none' (nothing is known of it) and
-            no crop margin.
+        preprocess: as `Preprocessing.scaling`, or 'auto': what the zoo knows; for a file, 'none' (nothing is known of
+            it) and no crop margin.
         image_size: height and width in pixels, where the input size is free: the zoo, or a file whose model leaves
             height and width open.
         custom_objects: for a file: a module with the user's own layers, as `custom_objects.register` takes it.
@@ -76,8 +76,8 @@ def load_model(
     Raises:
         InputError: unknown name, unusable file, options that do not go together, weights that are not finite.
     """
-    if preprocess != AUTO and preprocess not in SCALINGS:
-        raise InputError(f"--preprocess must be {AUTO}, {', '.join(SCALINGS)}. Received: {preprocess}")
+    if preprocess != AUTO:
+        check_scaling(preprocess)
     if model in ARCHITECTURES:
         weights = weights or choose_weights(ARCHITECTURES[model])
         built = build_pretrained(ARCHITECTURES[model], weights, image_size)

@@ -98,7 +98,8 @@ def define_preprocess(
     return flags.DEFINE_string(
         "preprocess",
         _JOB.preprocess,
-        f"Scaling of the pixels of images: auto ({auto}), tf, torch, caffe, lite, unit or none.",
+        f"Scaling of the pixels of images: auto ({auto}), tf, torch, caffe, lite, unit or none; or the means and stds "
+        "of a pixel / 255 that the network was trained with, such as 0.49,0.48,0.45/0.25,0.24,0.26.",
         flag_values=own,
     )
 

@@ -28,6 +28,17 @@ def test_scaling_lite_unit_and_none():
     np.testing.assert_array_equal(Preprocessing(None)(image), [[[0, 127, 255]]])
 
 
+def test_means_and_stds_of_ones_own():
+    image = np.array([[[0, 127, 255]]], np.uint8)
+    given = Preprocessing(None, scaling="0.485,0.456,0.406/0.229,0.224,0.225")
+    np.testing.assert_array_equal(given(image), Preprocessing(None, scaling="torch")(image))
+    one = Preprocessing(None, scaling="0.5/0.25")
+    np.testing.assert_allclose(one(image), (image / 255 - 0.5) / 0.25, rtol=1e-6)
+    assert one.formula == "(pixel / 255 - mean) / std, with the mean 0.5 and the std 0.25, channel by channel"
+    grey = Preprocessing(None, channels=1, scaling="0.5/0.25")
+    assert grey(image[..., :1]).dtype == np.float32
+
+
 @pytest.mark.parametrize("transpose", [False, True], ids=["landscape", "portrait"])
 def test_short_side_that_fits_is_only_cropped(transpose, pixels):
     """8x13 for a 7x7 network: the short side is round(7 / 0.875) = 8 already; the crop starts at round(.5)=0, 3."""
@@ -98,7 +109,11 @@ def test_channels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scaling": "zca"}, "preprocess must be one of tf, torch, caffe, lite, unit, none"),
+        ({"scaling": "zca"}, "--preprocess must be auto, tf, torch, caffe, lite, unit, none, or means and"),
+        ({"scaling": "0.5/0"}, "means and stds such as"),
+        ({"scaling": "0.5,0.5/nan"}, "means and stds such as"),
+        ({"scaling": "0.5/0.2/0.1"}, "means and stds such as"),
+        ({"scaling": "0.5,0.5/0.2"}, "one mean and one std, or one for each of 3 channels. Received: 0.5,0.5/0.2"),
         ({"resize": "nearest"}, "resize must be"),
         ({"size": (0, 4)}, "image size"),
         ({"crop_fraction": 0.0}, "crop_fraction"),

@@ -254,7 +254,8 @@ def test_an_unknown_name_lists_the_zoo_and_suggests():
 
 def test_an_unknown_preprocess_is_refused():
     with pytest.raises(
-        InputError, match=r"--preprocess must be auto, tf, torch, caffe, lite, unit, none\. Received: imagenet"
+        InputError,
+        match=r"--preprocess must be auto, tf, torch, caffe, lite, unit, none, or means and.+Received: imagenet",
     ):
         load_model("resnet20", weights="random", preprocess="imagenet")
 

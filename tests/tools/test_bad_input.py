@@ -61,7 +61,7 @@ DATA = {
     ),
     "unknown scaling": (
         "--preprocess=imagenet",
-        "--preprocess must be auto, tf, torch, caffe, lite, unit, none. Received: ",
+        "--preprocess must be auto, tf, torch, caffe, lite, unit, none, or means and stds such as ",
     ),
 }
 PRUNING = {
