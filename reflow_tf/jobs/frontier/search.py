@@ -65,12 +65,13 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
         workshop = Workshop(job, stack.enter_context(open_crew(job.workers, job.threads_per_worker, address)))
         for folder in search.folders:
             stack.enter_context(_locked(folder))
-        searches, failures = [], []
+        searches: list[_Searching] = []
+        failures: list[InputError] = []
         for device, folder in zip(search.devices, search.folders, strict=True):
             try:
                 searches.append(_Searching(search, device, folder, command, workshop, started))
-            except InputError as error:
-                failures.append(InputError(f"--device={device.name} must be able to run the network. {error}"))
+            except _CannotRun as error:
+                failures.append(error)
         for searching, candidate in _order(searches):
             searching.consider(candidate)
         for searching in searches:
@@ -96,8 +97,17 @@ def _order(searches: Sequence["_Searching"]) -> list[tuple["_Searching", Candida
     return turns
 
 
+class _CannotRun(InputError):
+    """The network, on one device: on others it may be searched for all the same."""
+
+
 class _Searching:
-    """The state of a search on one device."""
+    """The state of a search on one device.
+
+    Raises:
+        InputError: its folder holds another search.
+        _CannotRun: see there.
+    """
 
     def __init__(
         self,
@@ -116,9 +126,12 @@ class _Searching:
         self._settings = describe_settings(job, given.loaded, search.version, *sets)
         self._settings |= {"device": device.name, "repair": search.repair}
         self._settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
-        self._costs = Costs(device, workshop.dense(self.job(self.candidates[0])).float_content)
-        self._objections = Objections(search, device, self.candidates, given, self._costs)
         self.document = self._start(command)
+        try:
+            self._costs = Costs(device, workshop.dense(self.job(self.candidates[0])).float_content)
+        except InputError as error:
+            raise _CannotRun(f"--device={device.name} must be able to run the network. {error}") from error
+        self._objections = Objections(search, device, self.candidates, given, self._costs)
 
     def consider(self, candidate: Candidate) -> None:
         """Makes a candidate, unless it is there already, cannot win, or would come too late."""

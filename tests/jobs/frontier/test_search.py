@@ -94,7 +94,9 @@ def test_a_search_is_written_told_and_taken_over(job, inputs, tmp_path, monkeypa
     capsys.readouterr()
     assert run(job)["answer"] == document["answer"]
     assert [path.rpartition("/")[2] for path in made] == ["plain_int8"] and "made again" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"holds a search with other settings, device=tflm: name another folder"):
+    with pytest.raises(
+        InputError, match=r"^--output_dir holds a search with other settings, device=tflm: name another"
+    ):
         run(dataclasses.replace(job, prune=PruneConfig(target="storage", sparsity=0.0)), "size")
 
 
