@@ -309,13 +309,22 @@ def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
             parts += [svg.text(left - 8, y(tick / 20) + 4, percent(tick / 20, 0), "tick", "end")]
     unit = "cycles, by estimate" if document["device"]["estimates_cycles"] else document["device"]["unit"]
     parts.append(svg.text((left + right) / 2, bottom + 38, f"{unit}, as a share", "label", "middle"))
+    labels: list[tuple[float, float]] = []
     for number, cell in enumerate(ordered(document), start=1):
-        parts += _draw_cell(document, number, cell, x, y)
+        across, up = x(price(cell)), y(cell["score"]["top1"])
+        free = [
+            place
+            for place in ((across + 8, up - 6), (across + 8, up + 14), (across - 16, up - 6), (across - 16, up + 14))
+            if all(abs(place[0] - other[0]) > 14 or abs(place[1] - other[1]) > 12 for other in labels)
+        ]
+        labels.append(free[0] if free else (across + 8, up - 6))
+        parts += _draw_cell(document, cell, (across, up), y)
+        parts.append(svg.text(*labels[-1], str(number), "tick"))
     return height, parts
 
 
-def _draw_cell(document: Document, number: int, cell: dict[str, Any], x: svg.Scale, y: svg.Scale) -> Iterator[Markup]:
-    score, across, up = cell["score"], x(price(cell)), y(cell["score"]["top1"])
+def _draw_cell(document: Document, cell: dict[str, Any], place: tuple[float, float], y: svg.Scale) -> Iterator[Markup]:
+    score, (across, up) = cell["score"], place
     if score["top1_interval"]:
         low, high = score["top1_interval"]
         yield svg.line(across, y(low), across, y(high), "whisker")
@@ -326,4 +335,3 @@ def _draw_cell(document: Document, number: int, cell: dict[str, Any], x: svg.Sca
         yield element("rect", title, x=across - 4, y=up - 4, width=8, height=8, class_="fill-pruned")
     else:
         yield element("circle", title, cx=across, cy=up, r=4.5, class_="fill-repaired")
-    yield svg.text(across + 8, up - 6, str(number), "tick")

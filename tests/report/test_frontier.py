@@ -1,6 +1,7 @@
 """The sentence on top, the table and the page of a search, of documents made by hand."""
 
 import copy
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -114,6 +115,15 @@ def test_what_was_not_tried_is_not_beaten(document):
     assert "nothing that was tried in time beats it here; not tried: 1. It takes" in say(document)
     document["not_tried"] = []
     assert "nothing that was pruned beats it here." in say(document)
+
+
+def test_numbers_do_not_lie_on_each_other(document):
+    """Three files of one cost and score."""
+    document["cells"] = [make_cell(f"plain {number}", "plain", 0.5, 0.79, 0.5) for number in range(3)]
+    _, parts = frontier.draw(document, 800)
+    placed = re.findall(r'<text[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>([123])</text>', "".join(parts))
+    numbers = [(x, y) for x, y, _ in placed if y != "346"]  # those of the axis are below
+    assert len(numbers) == 3 and len(set(numbers)) == 3
 
 
 def test_doubts_come_first(document):
