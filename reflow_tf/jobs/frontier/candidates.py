@@ -1,8 +1,9 @@
 """What is tried on a device: the plain conversions that anyone gets, then fewer channels, zeros, and both."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from reflow_tf.choices import AUTO
 from reflow_tf.config import PruneConfig
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import FORMATS, Device
@@ -58,17 +59,21 @@ class Candidate:
         )
 
 
-def list_candidates(device: Device, repair: str, memory_budget: int | None = None) -> tuple[Candidate, ...]:
+def list_candidates(
+    device: Device, repair: str, memory_budget: int | None = None, *, has_budget: bool = False
+) -> tuple[Candidate, ...]:
     """All of them, by rank.
 
     Args:
         device: where.
+        has_budget: whether flash or RAM there are limited: then one network is as narrow as that asks.
         repair: of what is pruned, as `--repair` spells it.
         memory_budget: as in `PruneConfig`.
     """
     plain = [_plain(device, number_format) for number_format in device.formats]
     shared = {"repair": repair, "memory_budget": memory_budget}
-    others = [*_narrow(device, shared), *_sparse(device, shared), *_both(device, shared)]
+    shares = (AUTO, *_SHARES) if has_budget else _SHARES
+    others = [*_narrow(device, shares, shared), *_sparse(device, shared), *_both(device, shared)]
     return tuple(sorted((*plain, *others), key=lambda candidate: candidate.rank))
 
 
@@ -77,14 +82,16 @@ def _plain(device: Device, number_format: str) -> Candidate:
     return Candidate(f"plain {number_format}", PLAIN, number_format, 0, device.dense_target, prune)
 
 
-def _narrow(device: Device, shared: dict) -> Iterator[Candidate]:
+def _narrow(device: Device, shares: Sequence[float | str], shared: dict) -> Iterator[Candidate]:
     multiple = 4 if device.dense_target in ("cortex_m", "tflm") else 8
-    for step, share in enumerate(_SHARES):
+    for share in shares:
         for number_format in device.formats:
             prune = PruneConfig(
                 target=device.dense_target, pattern=Channel(), max_macs=share, channel_multiple=multiple, **shared
             )
-            name = f"narrow {share:.0%}, {number_format}".replace("%", " %")
+            how_far = "to fit" if isinstance(share, str) else f"{share:.0%}".replace("%", " %")
+            step = 0 if isinstance(share, str) else _SHARES.index(share)
+            name = f"narrow {how_far}, {number_format}"
             yield Candidate(name, NARROW, number_format, step, device.dense_target, prune)
 
 

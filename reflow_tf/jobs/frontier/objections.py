@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from reflow_tf.choices import AUTO
 from reflow_tf.jobs.frontier.answer import Row
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate
 from reflow_tf.jobs.frontier.costs import Costs
@@ -70,6 +71,9 @@ class Objections:
 
     def _find_obstacle(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why there is no such candidate of this network, or none that could fit."""
+        same = self._select(cells, PLAIN, (candidate.number_format,))
+        if candidate.prune.max_macs == AUTO and any(cell["fits"] for cell in same):
+            return f"{same[0]['name']} fits as it is"
         if candidate.kind not in (SPARSE, BOTH):
             return None
         target = candidate.prune.hardware
@@ -77,7 +81,7 @@ class Objections:
         if all(reasons):
             return f"no kernel of the network can be sparse there: {reasons[0]}" if reasons else "it has no kernels"
         budget = self._search.job.ram_budget
-        for cell in self._select(cells, PLAIN, (candidate.number_format,)) if candidate.kind == SPARSE else ():
+        for cell in same if candidate.kind == SPARSE else ():
             if budget is not None and cell["ram_bytes"] > budget:
                 return f"{cell['name']} needs {cell['ram_bytes']:,} bytes of RAM, of which zeros save none"
         return None
@@ -104,6 +108,8 @@ class Objections:
         Cycles do not depend on the values of weights: a file with zeros is estimated before anything is repaired.
         """
         share = candidate.prune.max_macs
+        if share == AUTO:
+            return None
         if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
             own = self._select(cells, PLAIN, (candidate.number_format,))
             return report.price(own[0]) * float(share or 1) if own else None

@@ -55,6 +55,11 @@ class Search:
             raise InputError(f"--minutes must be over 0. Received: {self.minutes:g}")
 
     @property
+    def has_budget(self) -> bool:
+        """Whether flash or RAM are limited."""
+        return self.job.flash_budget is not None or self.job.ram_budget is not None
+
+    @property
     def folders(self) -> tuple[pathlib.Path, ...]:
         """Of the devices, in their order."""
         return tuple(pathlib.Path(self.job_on(device).output_dir) for device in self.devices)

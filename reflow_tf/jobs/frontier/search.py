@@ -120,7 +120,9 @@ class _Searching:
     ):
         self._search, self._device, self._folder = search, device, folder
         self._workshop, self._started = workshop, started
-        self.candidates = list_candidates(device, search.repair, search.job.prune.memory_budget)
+        self.candidates = list_candidates(
+            device, search.repair, search.job.prune.memory_budget, has_budget=search.has_budget
+        )
         job, given = search.job, workshop.given
         sets = workshop.calibration, given.evaluation
         self._settings = describe_settings(job, given.loaded, search.version, *sets)

@@ -24,7 +24,7 @@ def object_to(name, device, model, cells=(), costs=None, **budgets):
     preset = DEVICES[device]
     job = JobConfig("m", "o", PruneConfig(target=preset.dense_target, sparsity=0.0, repair="none"), **budgets)
     search = Search(job, (preset,), 1.0, "reflow", None, "1")
-    candidates = list_candidates(preset, "reflow")
+    candidates = list_candidates(preset, "reflow", has_budget=search.has_budget)
     given = types.SimpleNamespace(
         loaded=types.SimpleNamespace(model=model), calibration=types.SimpleNamespace(sample_shape=(8, 8, 3))
     )
@@ -53,6 +53,13 @@ def test_zeros_make_no_room_in_ram_and_channels_do():
     assert object_to("sparse 50 %, int8", **given, ram_budget=40_000) == reason
     assert object_to("sparse 50 %, int8", **given, ram_budget=50_000) is None
     assert object_to("narrow 80 %, int8", **given, ram_budget=40_000) is None
+
+
+def test_a_network_that_fits_is_not_narrowed_to_fit():
+    given = {"device": "tflm", "model": build(3), "ram_budget": 40_000}
+    beyond, within = (make_cell("plain int8", 1.0, ram_bytes=50_000, fits=fits) for fits in (False, True))
+    assert object_to("narrow to fit, int8", **given, cells=[beyond]) is None
+    assert object_to("narrow to fit, int8", **given, cells=[within]) == "plain int8 fits as it is"
 
 
 def test_what_would_cost_more_than_a_plain_conversion_is_not_made():

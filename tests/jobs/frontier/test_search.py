@@ -54,6 +54,22 @@ def test_candidates_are_jobs_of_the_device(device):
         assert made.output_dir == "cell" and made.target.name == candidate.target
 
 
+def test_where_room_is_short_one_network_is_as_narrow_as_that_asks():
+    names = [each.name for each in list_candidates(DEVICES["tflm"], "reflow", has_budget=True)]
+    assert names[:3] == ["plain int8", "narrow to fit, int8", "narrow 80 %, int8"]
+    assert "narrow to fit, int8" not in [each.name for each in list_candidates(DEVICES["tflm"], "reflow")]
+
+
+@pytest.mark.slow
+def test_a_network_is_narrowed_until_it_fits(job, only):
+    only("plain int8", "narrow to fit, int8")
+    (cell,) = run(dataclasses.replace(job, output_dir=job.output_dir + "1"))["cells"]
+    budget = int(0.9 * cell["flash_bytes"])
+    document = run(dataclasses.replace(job, flash_budget=budget), max_accuracy_drop=100.0)
+    assert [cell["fits"] for cell in document["cells"]] == [False, True]
+    assert document["answer"]["recommended"] == "narrow to fit, int8" and document["cells"][1]["flash_bytes"] <= budget
+
+
 def test_an_unknown_device():
     with pytest.raises(InputError, match=r"--device must be one of phone, .+browser, .+Received: toaster"):
         find_device("toaster")
@@ -130,8 +146,8 @@ def only(monkeypatch):
     """Lets a search see no other candidates than those of these names."""
 
     def restrict(*names):
-        def few(device, *given):
-            return tuple(each for each in list_candidates(device, *given) if each.name in names)
+        def few(device, *given, **options):
+            return tuple(each for each in list_candidates(device, *given, **options) if each.name in names)
 
         monkeypatch.setattr(search, "list_candidates", few)
 
