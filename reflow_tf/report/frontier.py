@@ -53,7 +53,11 @@ def headline(document: Document) -> str:
         return f"{place} nothing that was tried fits. {_nearest(document)}"
     if chosen is None:
         what = "top-1" if document["data"]["labelled"] else "agreement"
-        return f"{place} nothing that was tried can be trusted to lose at most {_limit(document)} of {what}."
+        fitting = [cell for cell in document["cells"] if cell["fits"] and not cell["differs"]]
+        least = min(fitting, key=lambda cell: float(cell["expected_drop_points"]), default=None)
+        hope = f" {least['name']} is expected to lose least, {_expected(least)}." if least else ""
+        hope = hope[:1] + hope[1:2].upper() + hope[2:]
+        return f"{place} nothing that was tried can be trusted to lose at most {_limit(document)} of {what}.{hope}"
     against = _against(document, chosen, 1.0, 1.0 if document["device"]["estimates_cycles"] else None, _first(document))
     if chosen["kind"] == _PLAIN:
         verb = "is" if document["device"]["unit"] == "ms" else "takes"
