@@ -115,7 +115,7 @@ BAD = {
     "half a .tflite": ({"model": "{t}/half.tflite"}, "{t}/half.tflite: "),
     "no labels": ({"data": "{i}/unlabelled.npz"}, "needs labels: a folder of class sub-folders, or y. Received: "),
     "one output": ({"model": "{t}/one.keras"}, "must be a classifier"),
-    "unknown scaling": ({"preprocess": "imagenet"}, "Received: 'imagenet'"),
+    "unknown scaling": ({"preprocess": "imagenet"}, "Received: imagenet"),
     "batch of nothing": ({"batch_size": 0}, "--batch_size must be at least 1. Received: 0"),
     "a flag of the other command": ({"sparsity": 0.5}, "Unknown command line flag 'sparsity'"),
 }
