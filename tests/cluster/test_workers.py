@@ -260,6 +260,6 @@ def test_what_is_interrupted_ends_with_all_its_workers(start, given, tmp_path, s
     stop(running.pid)
     _, errors = running.communicate(timeout=20)
     assert running.returncode == 2 and "Traceback" not in errors
-    assert errors.endswith("error: interrupted; results are written whole or not at all\n")
+    assert errors.endswith("results are written whole or not at all; the same command goes on from there\n")
     assert wait_for_end(running.pid) == [] and not any((tmp_path / "passing").iterdir())
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]
