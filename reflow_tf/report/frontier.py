@@ -55,8 +55,7 @@ def headline(document: Document) -> str:
         what = "top-1" if document["data"]["labelled"] else "agreement"
         fitting = [cell for cell in document["cells"] if cell["fits"] and not cell["differs"]]
         least = min(fitting, key=lambda cell: float(cell["expected_drop_points"]), default=None)
-        hope = f" {least['name']} is expected to lose least, {_expected(least)}." if least else ""
-        hope = hope[:1] + hope[1:2].upper() + hope[2:]
+        hope = f" The least is expected of {least['name']}: {_expected(least)}." if least else ""
         return f"{place} nothing that was tried can be trusted to lose at most {_limit(document)} of {what}.{hope}"
     against = _against(document, chosen, 1.0, 1.0 if document["device"]["estimates_cycles"] else None, _first(document))
     if chosen["kind"] == _PLAIN:

@@ -97,8 +97,8 @@ def test_where_nothing_can_be_trusted(document):
         cell["expected_drop_points"] += 5
     document["cells"][0]["fits"] = False
     assert say(document) == (
-        "On a Cortex-A76 nothing that was tried can be trusted to lose at most 1 point of top-1. Plain int8 is "
-        "expected to lose least, 5.5 ± 0.1."
+        "On a Cortex-A76 nothing that was tried can be trusted to lose at most 1 point of top-1. The least is "
+        "expected of plain int8: 5.5 ± 0.1."
     )
     document["cells"][0]["fits"] = True
     document["answer"] = None
