@@ -96,14 +96,11 @@ class PruneConfig:
                 f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --{name} out. "
                 f"Received: --{name}={value}"
             )
-        if (
-            implied is not None
-            and isinstance(self.sparsity, float | int)
-            and not math.isclose(self.sparsity, implied, abs_tol=1e-9)
-        ):
+        given = None if self.sparsity is None else self.requested_sparsity
+        if implied is not None and given is not None and not math.isclose(given, implied, abs_tol=1e-9):
             raise InputError(
                 f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --sparsity out. "
-                f"Received: --sparsity={self.sparsity:g}"
+                f"Received: --sparsity={given:g}"
             )
         check_sparsity(self.requested_sparsity)
 
@@ -142,7 +139,8 @@ class PruneConfig:
             raise InputError(f"--repair must name each repair once. Received: {self.requested_repair}")
 
     def _check_budget(self) -> None:
-        given = [f"--{name}={value}" for name, value in self._budgets.items() if value is not None]
+        wanted = {"sparsity": self.sparsity, **self._budgets}
+        given = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
         if len(given) > 1:
             raise InputError(
                 f"At most one of --sparsity, --max_size_bytes and --min_speedup may be given. "
@@ -200,23 +198,18 @@ class PruneConfig:
         if not isinstance(target, XNNPack):
             return target
         target = dataclasses.replace(target, device=self.device, ballast=self.ballast == "auto")
-        pattern = self.pattern or (Unstructured() if self.keeps_existing else target.prefer_pattern())
+        pattern = self._own_pattern or target.prefer_pattern()
         outputs = pattern.outputs if isinstance(pattern, Block) else 1
         return dataclasses.replace(target, rows=next(rows for rows in (4, 2, 1) if outputs % rows == 0))
 
     @property
-    def _budgets(self) -> dict[str, float | str | None]:
-        return {
-            "sparsity": self.sparsity,
-            self.max_size_flag: self.max_size_bytes,
-            "min_speedup": self.min_speedup,
-        }
+    def _budgets(self) -> dict[str, float | None]:
+        return {self.max_size_flag: self.max_size_bytes, "min_speedup": self.min_speedup}
 
     @property
     def budget(self) -> tuple[str, float] | None:
         """What the file may be at most, or has to be at least: name and value; None where a sparsity or MACs decide."""
-        others = ((name, value) for name, value in self._budgets.items() if name != "sparsity")
-        found = [(name, value) for name, value in others if value is not None and not isinstance(value, str)]
+        found = [(name, value) for name, value in self._budgets.items() if value is not None]
         return found[0] if found else None
 
     @property
@@ -261,13 +254,16 @@ class PruneConfig:
     @property
     def requested_pattern(self) -> Pattern:
         """The pattern asked for, or what the target wants where none was; single kernels may get another."""
-        if self.keeps_existing:
-            return self.pattern or Unstructured()
-        return self.pattern or self.hardware.prefer_pattern()
+        return self._own_pattern or self.hardware.prefer_pattern()
 
     def pattern_of(self, spec: LayerSpec) -> Pattern:
         """What shape zeros take in this kernel."""
-        return self.requested_pattern if self.keeps_existing else self.pattern or self.hardware.choose_pattern(spec)
+        return self._own_pattern or self.hardware.choose_pattern(spec)
+
+    @property
+    def _own_pattern(self) -> Pattern | None:
+        """What the target has no say in: the pattern asked for, or single weights, where existing zeros are taken."""
+        return self.pattern or (Unstructured() if self.keeps_existing else None)
 
     @property
     def turns_streams(self) -> bool:

@@ -108,7 +108,7 @@ class JobConfig:
                     f"--{name} needs a --target that is a microcontroller: {microcontrollers}. "
                     f"Received: --target={self.target.name}"
                 )
-        if self.prune.max_macs == AUTO and self.flash_budget is None and self.ram_budget is None:
+        if self.prune.max_macs == AUTO and not self.has_budget:
             raise InputError(
                 f"--max_macs={AUTO} removes channels until a microcontroller's budgets are met: give --flash_budget or "
                 f"--ram_budget. Received: neither, with --target={self.target.name}"
@@ -126,6 +126,11 @@ class JobConfig:
             raise InputError(
                 f"--io must be int8 for --target={self.target.name}, which has no floats. Received: --io={self.io}"
             )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether flash or RAM are limited."""
+        return self.flash_budget is not None or self.ram_budget is not None
 
     @property
     def brought(self) -> dict[str, str | None]:

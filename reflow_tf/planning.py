@@ -82,8 +82,8 @@ def plan_masks(
     calibration: Iterable[np.ndarray] | None,
     progress: Progress,
     stopwatch: Stopwatch,
-    complain: Complain | None = None,
-    weighings: Weighings | None = None,
+    complain: Complain | None,
+    weighings: Weighings,
 ) -> Planned:
     """Chooses masks for these kernels; the model keeps computing what it did, in another basis or order maybe.
 
@@ -102,7 +102,6 @@ def plan_masks(
         InputError: the budget cannot be met, a pattern does not fit a kernel, or bad inputs.
     """
     if config.max_macs is not None:
-        weighings = {} if weighings is None else weighings
         return _plan_channels(model, config, calibration, progress, stopwatch, complain, weighings)
     num_turned = _turn(model, specs, config, calibration, stopwatch)
     paired = _pair(model, specs, config, calibration, stopwatch)

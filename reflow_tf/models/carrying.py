@@ -41,13 +41,7 @@ class Address:
 
 @functools.lru_cache(maxsize=1)
 def _load(address: Address, *_: object) -> keras.Model:
-    loaded = load_model(
-        address.model,
-        weights=address.weights,
-        image_size=address.image_size,
-        custom_objects=address.custom_objects,
-    )
-    return loaded.model
+    return load_model(**dataclasses.asdict(address)).model
 
 
 class Carried:

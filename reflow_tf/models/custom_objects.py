@@ -28,7 +28,7 @@ def register(source: str) -> None:
     """
     name, colon, listed = source.partition(":")
     wanted = [part.strip() for part in listed.split(",")] if colon else []
-    if not name.strip() or not all(wanted) or (colon and not wanted):
+    if not name.strip() or not all(wanted):
         raise InputError(f"--custom_objects must be MODULE or MODULE:NAME,NAME. Received: {source}")
     module = _import(name.strip(), source)
     if not wanted:

@@ -106,7 +106,7 @@ def headline(report: Report) -> str:
     else:
         score = f"agrees with the dense model on {percent(final.top1)} of the {nouns.prediction(report)}s"
         reached = f"{percent(final.top1)} agreement with the dense model"
-    if report["narrowing"] is None and report["sparsity"]["achieved"] == report["sparsity"]["before"]:
+    if _is_unpruned(report):
         before = report["sparsity"]["before"]
         came = f"Nothing more was pruned: with the {percent(before, 0)} zeros that it came with,"
         came = came if before >= LEAST_ZEROS else "Nothing was pruned:"
@@ -185,10 +185,14 @@ def _largest_parts(report: Report) -> str:
     return f". The largest parts are {named}" if named else ""
 
 
+def _is_unpruned(report: Report) -> bool:
+    """Whether no channel left and no other weights are zero than before."""
+    return report["narrowing"] is None and bool(report["sparsity"]["achieved"] == report["sparsity"]["before"])
+
+
 def is_plain(report: Report) -> bool:
     """Whether nothing was pruned and nothing repaired: a conversion."""
-    unpruned = report["narrowing"] is None and report["sparsity"]["achieved"] == report["sparsity"]["before"]
-    return unpruned and not any(step["moved"] for step in report["repair"]["steps"])
+    return _is_unpruned(report) and not any(step["moved"] for step in report["repair"]["steps"])
 
 
 def accuracy_sentence(report: Report) -> str:

@@ -66,9 +66,9 @@ def list_candidates(
 
     Args:
         device: where.
-        has_budget: whether flash or RAM there are limited: then one network is as narrow as that asks.
         repair: of what is pruned, as `--repair` spells it.
         memory_budget: as in `PruneConfig`.
+        has_budget: whether flash or RAM there are limited: then one network is as narrow as that asks.
     """
     plain = [_plain(device, number_format) for number_format in device.formats]
     shared = {"repair": repair, "memory_budget": memory_budget}

@@ -93,12 +93,13 @@ class Objections:
         number_formats: Collection[str] = tuple(FORMATS),
         below: int | None = None,
     ) -> list[Cell]:
+        """Those of a kind that were made; `below` a step, of which a network narrowed to fit may be on any."""
         names = {
             candidate.name
             for candidate in self._candidates
             if candidate.kind == kind
             and candidate.number_format in number_formats
-            and (below is None or candidate.step < below)
+            and (below is None or (candidate.step < below and candidate.prune.max_macs != AUTO))
         }
         return [cell for cell in cells if cell["name"] in names]
 

@@ -54,16 +54,6 @@ class Search:
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"--minutes must be over 0. Received: {self.minutes:g}")
 
-    @property
-    def has_budget(self) -> bool:
-        """Whether flash or RAM are limited."""
-        return self.job.flash_budget is not None or self.job.ram_budget is not None
-
-    @property
-    def folders(self) -> tuple[pathlib.Path, ...]:
-        """Of the devices, in their order."""
-        return tuple(pathlib.Path(self.job_on(device).output_dir) for device in self.devices)
-
     def job_on(self, device: Device) -> JobConfig:
         """The job with the folder of one device: where there are several, each has its own in the search's."""
         if len(self.devices) == 1:

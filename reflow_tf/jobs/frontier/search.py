@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from reflow_tf.cluster.opening import open_crew
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import microcontroller, pipeline
@@ -29,7 +30,7 @@ from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.objections import Objections, read_row
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.frontier.shipping import ship
-from reflow_tf.jobs.frontier.workshop import Workshop, share_prunes
+from reflow_tf.jobs.frontier.workshop import Workshop
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import doubt_inputs
 from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
@@ -55,19 +56,19 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
             one that is running; the time is too short for one candidate.
     """
     job, started = search.job, time.monotonic()
+    folders = [open_folder(search.job_on(device), (JSON, PAGE, CELLS, BEST, LOCK)).path for device in search.devices]
     for device in search.devices:
-        open_folder(search.job_on(device), (JSON, PAGE, CELLS, BEST, LOCK))
         _require_device(search, device)
-    _require_no_other(search)
+    _require_no_other(folders)
     keras.utils.set_random_seed(job.seed)
     with contextlib.ExitStack() as stack:
         address = Address.of(job.model, **job.model_options)
         workshop = Workshop(job, stack.enter_context(open_crew(job.workers, job.threads_per_worker, address)))
-        for folder in search.folders:
+        for folder in folders:
             stack.enter_context(_locked(folder))
         searches: list[_Searching] = []
         failures: list[InputError] = []
-        for device, folder in zip(search.devices, search.folders, strict=True):
+        for device, folder in zip(search.devices, folders, strict=True):
             try:
                 searches.append(_Searching(search, device, folder, command, workshop, started))
             except _CannotRun as error:
@@ -86,15 +87,11 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
 
 def _order(searches: Sequence["_Searching"]) -> list[tuple["_Searching", Candidate]]:
     """Whose turn it is: candidates that go as far together, and among them those that are pruned alike."""
-    every = [(searching, candidate) for searching in searches for candidate in searching.candidates]
-    steps = {candidate.rank: None for _, candidate in every}
-    turns = []
-    for rank in sorted(steps):
-        here = [(searching, candidate) for searching, candidate in every if candidate.rank == rank]
-        place = share_prunes([searching.job(candidate) for searching, candidate in here])
-        here.sort(key=lambda turn: place[turn[0].job(turn[1]).prune.without_hardware])
-        turns += here
-    return turns
+    turns = [(searching, candidate) for searching in searches for candidate in searching.candidates]
+    first: dict[PruneConfig, int] = {}  # what is pruned -> its place: the workshop keeps the last one
+    for _, candidate in turns:
+        first.setdefault(candidate.prune.without_hardware, len(first))
+    return sorted(turns, key=lambda turn: (turn[1].rank, first[turn[1].prune.without_hardware]))
 
 
 class _CannotRun(InputError):
@@ -121,7 +118,7 @@ class _Searching:
         self._search, self._device, self._folder = search, device, folder
         self._workshop, self._started = workshop, started
         self.candidates = list_candidates(
-            device, search.repair, search.job.prune.memory_budget, has_budget=search.has_budget
+            device, search.repair, search.job.prune.memory_budget, has_budget=search.job.has_budget
         )
         job, given = search.job, workshop.given
         sets = workshop.calibration, given.evaluation
@@ -298,12 +295,12 @@ def _require_device(search: Search, device: Device) -> None:
         microcontroller.require_measure(candidate.job(search.job, device, search.job.output_dir))
 
 
-def _require_no_other(search: Search) -> None:
+def _require_no_other(folders: Sequence[pathlib.Path]) -> None:
     """Says where the folder for several devices is that of one device's search."""
-    if len(search.devices) > 1 and (pathlib.Path(search.job.output_dir) / JSON).exists():
+    whole = folders[0].parent
+    if len(folders) > 1 and (whole / JSON).exists():
         raise InputError(
-            f"--output_dir holds a search for one device: name another folder for several. "
-            f"Received: {search.job.output_dir}"
+            f"--output_dir holds a search for one device: name another folder for several. Received: {whole}"
         )
 
 

@@ -4,7 +4,6 @@ It knows nothing of devices' costs and chooses nothing: that is the search's.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 from reflow_tf.config import PruneConfig
 from reflow_tf.crew import Crew
@@ -96,11 +95,3 @@ class Workshop:
                 runner = OpenedFile(made.dense.float_content, "litert")
                 self._loss = ExpectedLoss(runner, self._held, self.given.loaded.num_classes or 0)
         return self._loss.measure(OpenedFile(made.exported.content, made.job.target.runtime))
-
-
-def share_prunes(jobs: Sequence[JobConfig]) -> dict[PruneConfig, int]:
-    """What is pruned -> where it is met first: jobs in this order of it find the one before them in the workshop."""
-    order: dict[PruneConfig, int] = {}
-    for job in jobs:
-        order.setdefault(job.prune.without_hardware, len(order))
-    return order

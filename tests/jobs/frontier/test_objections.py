@@ -24,7 +24,7 @@ def object_to(name, device, model, cells=(), costs=None, **budgets):
     preset = DEVICES[device]
     job = JobConfig("m", "o", PruneConfig(target=preset.dense_target, sparsity=0.0, repair="none"), **budgets)
     search = Search(job, (preset,), 1.0, "reflow", None, "1")
-    candidates = list_candidates(preset, "reflow", has_budget=search.has_budget)
+    candidates = list_candidates(preset, "reflow", has_budget=job.has_budget)
     given = types.SimpleNamespace(
         loaded=types.SimpleNamespace(model=model), calibration=types.SimpleNamespace(sample_shape=(8, 8, 3))
     )
@@ -76,6 +76,12 @@ def test_zeros_are_priced_by_the_estimate_and_with_fewer_channels_less():
     assert reason == "it would cost 0.70 of float32, and plain int8 costs 0.60"
     both = object_to("narrow 80 % and sparse 50 %, float32", "raspberry_pi_4", build(1), cells, costs)
     assert both is None  # 0.56
+
+
+def test_a_network_narrowed_to_fit_says_nothing_of_wider_ones():
+    cells = [make_cell("plain int8", 1.0, ram_bytes=9, fits=False)]
+    cells += [make_cell("narrow to fit, int8", 0.3, expected=60.0)]
+    assert object_to("narrow 65 %, int8", "tflm", build(1), cells, ram_budget=8) is None
 
 
 def test_a_kind_whose_milder_one_is_hopeless_goes_no_further():

@@ -256,6 +256,14 @@ def test_a_refusal_leaves_nothing_behind(job, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+def test_home_is_spelled_with_a_tilde(job, tmp_path, only, monkeypatch):
+    only("plain int8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run(dataclasses.replace(job, output_dir="~/at_home"))
+    assert (tmp_path / "at_home" / "frontier.json").is_file() and not (tmp_path / "~").exists()
+
+
 def test_several_devices_do_not_go_where_one_was_searched_for(job, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / search.JSON).write_text("{}")
