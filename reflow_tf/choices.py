@@ -13,6 +13,7 @@ from reflow_tf.targets.storage import Storage
 from reflow_tf.targets.target import HardwareTarget
 from reflow_tf.targets.tflm import TFLM
 from reflow_tf.targets.xnnpack import XNNPack
+from reflow_tf.task import Task
 
 TARGETS: Mapping[str, HardwareTarget] = {
     target.name: target for target in (XNNPack(), CPU(), Storage(), TFLM(), EthosU(), CortexM())
@@ -43,8 +44,10 @@ CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
 # What an int8 file takes and gives: int8 as well, or float32 like the file that it replaces.
 IOS = ("int8", "float")
 
-# Found by what the file is to fit into.
+# Found by what the file is to fit into; or by what the network and its data look like.
 AUTO = "auto"
+# What a network's outputs are taken for.
+TASKS = (AUTO, *Task)
 # As a sparsity: the zeros that the model came with.
 EXISTING = "existing"
 # Just over the two thirds above which XNNPACK turns to its sparse kernels.

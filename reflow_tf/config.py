@@ -13,6 +13,7 @@ from reflow_tf.choices import (
     EXISTING,
     REPAIRS,
     TARGETS,
+    TASKS,
     check_between,
     check_choice,
 )
@@ -23,6 +24,7 @@ from reflow_tf.sparsity.patterns import NM, Block, Channel, Pattern, Unstructure
 from reflow_tf.sparsity.plan import check_sparsity
 from reflow_tf.targets.target import HardwareTarget
 from reflow_tf.targets.xnnpack import DEVICES, XNNPack
+from reflow_tf.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,8 @@ class PruneConfig:
             (0, 1). What comes of it is a narrower network; with a sparsity beside it, weights of that are zeroed then.
             'auto': all but what a microcontroller's budgets of flash and RAM leave room for.
         channel_multiple: of which number the widths of narrower layers are; 8 suits XNNPACK and Ethos-U, 4 Cortex-M.
+        task: what the network's outputs are taken for: one of TASKS. 'auto': classes where they end in a softmax or are
+            a single sigmoid, or where the model was compiled with a cross-entropy; else numbers.
         memory_budget: bytes that least squares and distillation may take, about; it decides what is kept and what is
             computed again, and never the result. None: a quarter of the machine's memory.
         repair: what restores the pruned model: names of `REPAIRS`, in order, with commas, such as
@@ -74,12 +78,14 @@ class PruneConfig:
     max_macs: float | str | None = None
     channel_multiple: int = 8
     memory_budget: int | None = None
+    task: str = AUTO
 
     def __post_init__(self) -> None:
         check_choice("criterion", self.criterion, CRITERIA)
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         check_choice("target", self.target, TARGETS)
         check_choice("basis", self.basis, BASES)
+        check_choice("task", self.task, TASKS)
         self._check_device()
         check_choice("ballast", self.ballast, BALLASTS)
         check_between("memory_budget", self.memory_budget, 1)
@@ -190,6 +196,11 @@ class PruneConfig:
                 f"--max_macs chooses channels and widths by what they cost the prediction: leave --criterion and "
                 f"--allocation out. Received: --criterion={self.criterion} --allocation={self.allocation}"
             )
+
+    @property
+    def known_task(self) -> Task:
+        """The task, once somebody has found out; where nobody has, classification."""
+        return Task.CLASSIFICATION if self.task == AUTO else Task(self.task)
 
     @property
     def hardware(self) -> HardwareTarget:

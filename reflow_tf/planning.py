@@ -106,7 +106,7 @@ def plan_masks(
     num_turned = _turn(model, specs, config, calibration, stopwatch)
     paired = _pair(model, specs, config, calibration, stopwatch)
     kernels = find_kernels(model)
-    scores = _score(model, kernels, specs, config.criterion, calibration, progress, stopwatch)
+    scores = _score(model, kernels, specs, config, calibration, progress, stopwatch)
     share = _find_allocation(model, specs, config, limit, calibration, progress, stopwatch)
     with stopwatch.timed("masks"):
         weights = kernels.read()
@@ -131,7 +131,8 @@ def _plan_channels(
     else:
         num_turned = _turn(model, find_kernels(model).specs, config, calibration, stopwatch)
         with stopwatch.timed("channels"):
-            known = Weighing(model.get_weights(), num_turned, weigh_channels(model, calibration, progress))
+            weighed = weigh_channels(model, calibration, progress, config.known_task)
+            known = Weighing(model.get_weights(), num_turned, weighed)
         weighings[config.turns_streams] = known
     with stopwatch.timed("channels"):
         if isinstance(config.max_macs, str):
@@ -166,7 +167,7 @@ def _turn(
     with stopwatch.timed("basis"):
         changing = [kernels.variables[spec.path] for spec in specs]
         sparse = [kernels.variables[path] for path, kernel in weights.items() if is_sparse(kernel)]
-        return rotate_streams(model, take_first(calibration, MOST_SCORED), changing, sparse)
+        return rotate_streams(model, take_first(calibration, MOST_SCORED), changing, sparse, config.known_task)
 
 
 def _pair(
@@ -182,28 +183,30 @@ def _pair(
     if max(heights.values(), default=1) == 1:
         return ()
     with stopwatch.timed("pairing"):
-        return pair_channels(model, specs, heights, config.requested_sparsity, calibration)
+        return pair_channels(model, specs, heights, config.requested_sparsity, calibration, config.known_task)
 
 
 def _score(
     model: keras.Model,
     kernels: KernelMap,
     specs: Sequence[LayerSpec],
-    name: str,
+    config: PruneConfig,
     calibration: Iterable[np.ndarray] | None,
     progress: Progress,
     stopwatch: Stopwatch,
 ) -> dict[str, np.ndarray]:
     """Path -> the criterion's scores; what it was told by calibration, much more than them, goes away at the end."""
     statistics: Mapping[str, Statistics] = {}
-    if names := NEEDS[name]:
+    if names := NEEDS[config.criterion]:
         assert calibration is not None
         with stopwatch.timed("statistics"):
             # No criterion reads two: a second one would be a second pass, and progress shows one.
-            statistics = gather(model, specs, names, progress(calibration, f"Gathering statistics for {name}"))
+            watched = progress(calibration, f"Gathering statistics for {config.criterion}")
+            statistics = gather(model, specs, names, watched, task=config.known_task)
     with stopwatch.timed("masks"):
         weights = kernels.read()
-        return {spec.path: CRITERIA[name](weights[spec.path], statistics.get(spec.path, {})) for spec in specs}
+        criterion = CRITERIA[config.criterion]
+        return {spec.path: criterion(weights[spec.path], statistics.get(spec.path, {})) for spec in specs}
 
 
 def _find_allocation(
@@ -227,7 +230,7 @@ def _find_allocation(
     priced = [spec for spec in specs if spec.path in prices]
     with stopwatch.timed("sensitivity"):
         patterns = {spec.path: config.pattern_of(spec) for spec in priced}
-        curves = measure_sensitivity(model, priced, patterns, calibration, progress)
+        curves = measure_sensitivity(model, priced, patterns, calibration, progress, config.known_task)
     most = find_most(priced, curves, prices)
     return lambda specs, scores, sparsity: share_out(specs, curves, sparsity, prices, least_zeros), most
 

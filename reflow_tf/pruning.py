@@ -19,6 +19,8 @@ from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
+from reflow_tf.models.observation import check_batch
+from reflow_tf.models.predictions import find_task
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
 from reflow_tf.narrowing.choice import Complain, Narrowing
@@ -39,6 +41,7 @@ from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import Selection, leave_dense, select_kernels
 from reflow_tf.targets.target import HardwareTarget
+from reflow_tf.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,15 +148,16 @@ def prune(
             zeros when a later stage fails.
     """
     config = config or PruneConfig()
+    calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
+    evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
     if calibration is None:
         _require_none_needed(config)
     check_finite(model)
     check_channel_order(model)
     select(model, config)
+    config = dataclasses.replace(config, task=settle_task(model, config.task, calibration, evaluation))
     if config.max_macs == AUTO and complain is None:
         raise InputError("max_macs='auto' needs `complain`, which says whether a model fits. Received: None")
-    calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
-    evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
     weighings, narrowed = ({}, {}) if known is None else (known.weighings, known.narrowed)
     results: list[PruneResult] = []
     for stage in config.stages:
@@ -181,7 +185,7 @@ def _prune(
 ) -> PruneResult:
     """One stage of `prune`, in place; where channels leave, the model of the result is another one."""
     stopwatch = Stopwatch()
-    signals = _Signals(evaluation, progress, stopwatch)
+    signals = _Signals(evaluation, progress, stopwatch, config.known_task)
     kernels = find_kernels(model)
     selection = select(model, config)
     limit = None
@@ -192,7 +196,7 @@ def _prune(
     signals.measure("dense", model)
     given = selection.chosen, config, limit, calibration, progress, stopwatch, complain, weighings
     planned = plan_masks(model, *given)
-    pruned = PrunedModel(model, planned.masks, read_weights(model))
+    pruned = PrunedModel(model, planned.masks, read_weights(model), config.known_task)
     write_masks(find_kernels(model), planned.masks)
     removed = any(count_masked({path: mask}) > planned.zeros_before[path] for path, mask in planned.masks.items())
     signals.measure("pruned", model, unchanged_from=None if removed else "dense")
@@ -275,9 +279,9 @@ def select(model: keras.Model, config: PruneConfig) -> Selection:
 class _Signals:
     """The signal of each stage, where there are inputs to measure it on; of a model that did not change, once."""
 
-    def __init__(self, evaluation: Iterable[np.ndarray] | None, progress: Progress, stopwatch: Stopwatch):
+    def __init__(self, evaluation: Iterable[np.ndarray] | None, progress: Progress, stopwatch: Stopwatch, task: Task):
         self.found: dict[str, Signal] = {}
-        self._evaluation, self._progress, self._stopwatch = evaluation, progress, stopwatch
+        self._evaluation, self._progress, self._stopwatch, self._task = evaluation, progress, stopwatch, task
 
     def measure(self, stage: str, model: keras.Model, unchanged_from: str | None = None) -> None:
         if self._evaluation is None:
@@ -285,11 +289,11 @@ class _Signals:
         if unchanged_from is not None:
             self.found[stage] = self.found[unchanged_from]
             return
-        # Outputs that are maps take gigabytes, and the file is compared with those of the last stage alone.
-        self.found = {name: signal.without_outputs() for name, signal in self.found.items()}
+        if self._task is Task.CLASSIFICATION:  # maps take gigabytes, and the last stage alone is looked at again
+            self.found = {name: signal.without_outputs() for name, signal in self.found.items()}
         with self._stopwatch.timed(f"evaluate {stage}"):
             batches = self._progress(self._evaluation, f"Evaluating the {stage} model")
-            self.found[stage] = _measure_signal(model, batches)
+            self.found[stage] = _measure_signal(model, batches, self._task)
 
 
 def _require_none_needed(config: PruneConfig) -> None:
@@ -370,6 +374,34 @@ def recalibrate(
     return recalibrated
 
 
-def measure_signal(model: keras.Model, batches: Any, *, batch_size: int = 64) -> Signal:
-    """What the model does with these inputs, variance per batch norm and predictions; see `reflow_tf.signal`."""
-    return _measure_signal(model, as_batches(batches, batch_size=batch_size))
+def measure_signal(model: keras.Model, batches: Any, *, batch_size: int = 64, task: str = AUTO) -> Signal:
+    """What the model does with these inputs, variance per batch norm and predictions; see `reflow_tf.signal`.
+
+    Args:
+        model: a built Keras model with one input and one output.
+        batches: as for `prune`.
+        batch_size: for arrays.
+        task: as in `PruneConfig`.
+    """
+    inputs = as_batches(batches, batch_size=batch_size)
+    return _measure_signal(model, inputs, settle_task(model, task, inputs))
+
+
+def settle_task(model: keras.Model, asked: str, *inputs: Iterable[np.ndarray] | None) -> Task:
+    """What the outputs of the model are taken for.
+
+    Args:
+        model: with one input and one output.
+        asked: 'auto', or the answer.
+        inputs: batches, if there are any: where there are none, nothing is compared, and any answer will do.
+
+    Raises:
+        InputError: a batch does not fit the model.
+    """
+    if asked != AUTO:
+        return Task(asked)
+    first = next((next(iter(batches)) for batches in inputs if batches is not None), None)
+    if first is None:
+        return Task.CLASSIFICATION
+    check_batch(model, first)
+    return find_task(model, first.shape[1:]) or Task.FIDELITY

@@ -19,7 +19,7 @@ from reflow_tf.models.fisher import gather_output_worth
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.observation import check_batch, without_activation
-from reflow_tf.models.predictions import Reading, find_reading
+from reflow_tf.models.predictions import find_reading
 from reflow_tf.models.surgery import write_values
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
@@ -30,6 +30,7 @@ from reflow_tf.sparsity.budget import SensitivityCurve
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import Pattern
 from reflow_tf.sparsity.plan import PlannedLayer
+from reflow_tf.task import Task
 
 SPARSITIES = (0.4, 0.6, 0.75, 0.85, 0.92, 0.97)
 MOST_FITTED, MOST_JUDGED = 128, 64
@@ -41,6 +42,7 @@ def measure_sensitivity(
     patterns: Mapping[str, Pattern],
     batches: Iterable[np.ndarray],
     progress: Progress,
+    task: Task = Task.CLASSIFICATION,
 ) -> dict[str, SensitivityCurve]:
     """One curve for each kernel; the model is left as it was.
 
@@ -50,6 +52,7 @@ def measure_sensitivity(
         patterns: path -> what shape the zeros take.
         batches: float arrays (n, ...), at least 4 inputs: a third judges, the rest is fitted to.
         progress: wraps the layers as they are measured.
+        task: what the model's outputs are taken for.
 
     Raises:
         InputError: the model is subclassed, there are too few inputs, or a kernel has no rule for least squares.
@@ -60,8 +63,8 @@ def measure_sensitivity(
     check_batch(model, images)
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
     steps, kernels = read_steps(model), find_kernels(model)
-    worth = gather_output_worth(model, specs, images[:-num_judged])
-    judge = _Judge(steps, images[-num_judged:], model)
+    worth = gather_output_worth(model, specs, images[:-num_judged], task)
+    judge = _Judge(steps, images[-num_judged:], model, task)
     ledger = Ledger(steps, {steps.input: images[:-num_judged]})
     chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
     curves = {}
@@ -90,12 +93,12 @@ class _Judge:
     Steps that are passed by are dense for good: what they give is kept, and no more computed for each answer.
     """
 
-    def __init__(self, steps: Steps, images: np.ndarray, model: keras.Model):
+    def __init__(self, steps: Steps, images: np.ndarray, model: keras.Model, task: Task):
         self._steps, self._waiting = steps, list(steps)
         self._ahead, self._known = Ledger(steps, {steps.input: images}), [images]
         self._rest = Stretch(self._waiting, [steps.input], [steps.output])
         (dense,) = self._rest(self._known)
-        self._reading: Reading = find_reading(model, images.shape[1:], dense.shape[-1])
+        self._reading = find_reading(model, images.shape[1:], dense.shape[-1], task)
         self._dense = np.array(self._reading(dense))
 
     def pass_by(self, step: Step) -> None:
@@ -109,7 +112,7 @@ class _Judge:
 
     def __call__(self) -> float:
         (outputs,) = self._rest(self._known)
-        return measure_divergence(np.array(self._reading(outputs)), self._dense)
+        return measure_divergence(np.array(self._reading(outputs)), self._dense, self._reading.task)
 
 
 def _measure_kernel(

@@ -3,10 +3,11 @@
 Pruning shrinks the variance of activations layer by layer until every input looks the same and one class is
 predicted for
 all of them: signal collapse (Saikumar & Varghese, arXiv 2502.15790). Measured at the output of every batch norm, at
-inference, and at the predictions.
+inference, and at the predictions; of networks that name no classes at the outputs.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
 import keras
@@ -19,6 +20,7 @@ from reflow_tf.models.observation import LayerCall, replaced_calls
 from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import run_predictions
 from reflow_tf.models.walking import find_batch_norms
+from reflow_tf.task import Task
 
 DEAD_SHARE = 0.01
 COLLAPSED_CLASS_SHARE = 0.5
@@ -27,11 +29,13 @@ COLLAPSED_CLASS_SHARE = 0.5
 COLLAPSED_RATIO = 0.1
 NUM_RANKED = 5
 NUM_KEPT = 256
+MOST_KEPT_BYTES = 1 << 28
 
 VERDICT_RULE = (
     "The signal has collapsed when the effective number of predicted classes (2 to the entropy of their histogram) is "
     f"under {COLLAPSED_CLASS_SHARE:.0%} of the dense network's, or when the last batch norm keeps under "
-    f"{COLLAPSED_RATIO:.0%} of the dense network's variance."
+    f"{COLLAPSED_RATIO:.0%} of the dense network's variance. Of a network that names no classes: when its outputs "
+    f"or the last batch norm keep under {COLLAPSED_RATIO:.0%} of that."
 )
 
 
@@ -45,7 +49,10 @@ class Signal:
         num_classes: size of the output's last axis; 2 for a single sigmoid.
         confidence: the mean probability that it gives the class it names, as far as its outputs are probabilities or
             logits.
-        outputs: of the first NUM_KEPT inputs.
+        outputs: of the first NUM_KEPT inputs; numbers as (n, numbers), of as many inputs as MOST_KEPT_BYTES allow.
+        spread: of numbers, the mean of their variances over those inputs; None of classes.
+
+    Where outputs are numbers and no classes, `ranked` has none, `num_classes` is 0 and `confidence` NaN.
     """
 
     variances: Mapping[str, np.ndarray]
@@ -53,19 +60,21 @@ class Signal:
     num_classes: int
     confidence: float
     outputs: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.float32), repr=False)
+    spread: float | None = None
 
     def without_outputs(self) -> "Signal":
         """The same but for `outputs`, of which there are none."""
-        return Signal(self.variances, self.ranked, self.num_classes, self.confidence)
+        return dataclasses.replace(self, outputs=np.empty(0, np.float32))
 
     @property
     def predicted(self) -> np.ndarray:
         """How often each class was predicted, over all inputs and positions, (classes,) int64."""
-        return np.bincount(self.ranked[..., 0].ravel(), minlength=self.num_classes)
+        first = self.ranked[..., :1]  # of numbers there is none
+        return np.bincount(first.ravel(), minlength=self.num_classes)
 
     @property
     def entropy_bits(self) -> float:
-        """Shannon entropy of the histogram of predicted classes: 0 if all inputs get one class."""
+        """Shannon entropy of the histogram of predicted classes: 0 if all inputs get one class, or there are none."""
         shares = self.predicted[self.predicted > 0] / self.predicted.sum()
         return float(max(0.0, -np.sum(shares * np.log2(shares))))
 
@@ -92,13 +101,14 @@ class LayerRatio:
     num_dead: int
 
 
-def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
+def measure_signal(model: keras.Model, batches: Iterable[np.ndarray], task: Task = Task.CLASSIFICATION) -> Signal:
     """Runs the model at inference over the batches; the model is left as it was.
 
     Args:
-        model: a built classifier: one output whose last axis numbers the classes or is a single sigmoid; other axes
-            are positions.
+        model: a built one. A classifier's output numbers the classes on the last axis or is a single sigmoid; other
+            axes are positions.
         batches: float arrays (n, ...).
+        task: what its outputs are taken for.
 
     Raises:
         InputError: a batch does not fit the model, or an output is NaN or infinite.
@@ -113,16 +123,24 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray]) -> Signal:
     missing = NUM_KEPT
     confidences: list[np.ndarray] = []
     with replaced_calls(calls):
-        for outputs in run_predictions(model, batches):
-            num_classes = outputs.shape[-1]
-            ranked.append(rank_classes(outputs))
-            confidences.append(as_probabilities(outputs).max(axis=-1).ravel())
+        for outputs in run_predictions(model, batches, task):
+            if task is Task.CLASSIFICATION:
+                num_classes = outputs.shape[-1]
+                ranked.append(rank_classes(outputs))
+                confidences.append(as_probabilities(outputs).max(axis=-1).ravel())
+            else:
+                require_finite(outputs)
+                ranked.append(np.empty((len(outputs), 0), np.uint8))
+                missing = min(missing, max(1, MOST_KEPT_BYTES // outputs[0].nbytes) - sum(map(len, kept)))
             if missing > 0:  # a copy: a view would hold all of the batch
                 kept.append(outputs[:missing].copy())
                 missing -= len(kept[-1])
     variances = {path: accumulators[path].moments().variance for path in order}
-    confidence = float(np.concatenate(confidences).mean())
-    return Signal(variances, np.concatenate(ranked), num_classes, confidence, np.concatenate(kept))
+    found = np.concatenate(kept)
+    if task is Task.FIDELITY:
+        spread = float(np.mean(found.var(axis=0, dtype=np.float64)))
+        return Signal(variances, np.concatenate(ranked), 0, math.nan, found, spread)
+    return Signal(variances, np.concatenate(ranked), num_classes, float(np.concatenate(confidences).mean()), found)
 
 
 def compare_signals(signal: Signal, reference: Signal) -> tuple[LayerRatio, ...]:
@@ -132,7 +150,10 @@ def compare_signals(signal: Signal, reference: Signal) -> tuple[LayerRatio, ...]
 
 def has_collapsed(signal: Signal, reference: Signal) -> bool:
     """The verdict; `VERDICT_RULE` is its rule in words."""
-    if signal.effective_classes < COLLAPSED_CLASS_SHARE * reference.effective_classes:
+    if signal.spread is not None and reference.spread is not None:
+        if signal.spread < COLLAPSED_RATIO * reference.spread:
+            return True
+    elif signal.effective_classes < COLLAPSED_CLASS_SHARE * reference.effective_classes:
         return True
     ratios = [layer.ratio for layer in compare_signals(signal, reference) if layer.ratio is not None]
     return bool(ratios) and ratios[-1] < COLLAPSED_RATIO
@@ -146,10 +167,15 @@ def rank_classes(outputs: np.ndarray) -> np.ndarray:
     Raises:
         InputError: an output is NaN or infinite, so that there is no best one.
     """
-    if not np.isfinite(outputs).all():
-        raise InputError("The outputs of the model must be finite to be ranked. Received: NaN or infinity")
+    require_finite(outputs)
     ranked = np.argsort(-outputs, axis=-1, kind="stable")[..., :NUM_RANKED]
     return ranked.astype(np.min_scalar_type(outputs.shape[-1]))
+
+
+def require_finite(outputs: np.ndarray) -> None:
+    """Raises InputError if an output is NaN or infinite."""
+    if not np.isfinite(outputs).all():
+        raise InputError("The outputs of the model must be finite to be compared. Received: NaN or infinity")
 
 
 def _compare_layer(path: str, variance: np.ndarray, dense: np.ndarray) -> LayerRatio:

@@ -45,6 +45,7 @@ ROOMS = {
     "foreign": Room(0, -1, beside=("errors",)),
     "native_stderr": Room(0, -1),
     "stopwatch": Room(0, -1),
+    "task": Room(0, -1),
     "keras_backend": Room(0, -1, beside=("errors", "foreign")),
     "sparsity": Room(0, -1, beside=("errors", "foreign")),
     "targets": Room(1, 0),

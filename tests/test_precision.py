@@ -150,7 +150,7 @@ def test_file_signal_and_copy_on_every_policy(name, tmp_path):
     content = reflow_tf.export_tflite(model, rewrite="exact").content
     wanted = infer(model, draw(2))
     np.testing.assert_allclose(LiteRT(content).run(draw(2)), wanted, atol=1e-5)
-    signal = reflow_tf.measure_signal(model, draw(2))
+    signal = reflow_tf.measure_signal(model, draw(2), task="classification")
     np.testing.assert_array_equal(signal.ranked[:, 0], wanted.argmax(-1))
     assert all(np.isfinite(variance).all() for variance in signal.variances.values())
     model.save(tmp_path / "model.keras")

@@ -41,7 +41,7 @@ def draw(report: Report) -> str:
 
 
 def _panels(report: Report) -> list[tuple[str, str, Markup]]:
-    scores = {step.name: percent(step.top1) for step in story.steps(report)}
+    scores = {step.name: percent(step.share) for step in story.steps(report)}
     name, histogram = report["model"]["name"], report["signal"]["predictions"]["dense"]["histogram"]
     return [
         (

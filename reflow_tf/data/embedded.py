@@ -9,7 +9,7 @@ import numpy as np
 from reflow_tf.data.as_stored import Preparation
 from reflow_tf.data.classes import check_labels
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.data.sources import ImageSource, SourceRequest
+from reflow_tf.data.sources import ImageSource, Labels, SourceRequest
 
 NAME = "fashion_mnist"
 
@@ -17,13 +17,13 @@ NAME = "fashion_mnist"
 class EmbeddedSource(ImageSource):
     """One of the two parts: 'calibration' (from the training split) or 'evaluation' (from the test split)."""
 
-    def __init__(self, part: str, num_classes: int | None = None):
+    def __init__(self, part: str, num_classes: int | None = None, labelled: bool = True):
         self.part = part
-        self.num_classes = num_classes
+        self.num_classes, self.labelled = num_classes, labelled
         with resources.files("reflow_tf.data").joinpath("fashion_mnist", "images.npz").open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             self.images = archive[f"x_{part}"]
-            self.labels = check_labels(archive[f"y_{part}"], num_classes, NAME)
+            self.labels = check_labels(archive[f"y_{part}"], num_classes, NAME) if labelled else None
 
     @classmethod
     def accepts(cls, text: str) -> bool:
@@ -36,7 +36,7 @@ class EmbeddedSource(ImageSource):
         Raises:
             InputError: if the network has fewer than 10 classes.
         """
-        return cls("calibration", request.num_classes)
+        return cls("calibration", request.num_classes, request.labels is not Labels.NONE)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,4 +53,4 @@ class EmbeddedSource(ImageSource):
         return replace(preprocessing, crop_fraction=1.0)
 
     def held_out(self) -> ImageSource | None:
-        return EmbeddedSource("evaluation", self.num_classes) if self.part == "calibration" else None
+        return EmbeddedSource("evaluation", self.num_classes, self.labelled) if self.part == "calibration" else None

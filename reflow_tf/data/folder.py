@@ -13,7 +13,7 @@ import numpy as np
 
 from reflow_tf.data import decoding
 from reflow_tf.data.classes import check_labels, index_of_class
-from reflow_tf.data.sources import ImageSource, SourceRequest
+from reflow_tf.data.sources import ImageSource, Labels, SourceRequest
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 
@@ -61,8 +61,10 @@ class FolderSource(ImageSource):
                 f"a data folder must hold class sub-folders or plain images, not both. "
                 f"Received: {folder}, with the sub-folder {next(iter(classes))!r} and the image {plain[0].name!r}"
             )
-        indices = _class_indices(list(classes), folder, request)
         paths = [path for images in classes.values() for path in images]
+        if request.labels is Labels.NONE:
+            return cls(paths, None)
+        indices = _class_indices(list(classes), folder, request)
         labels = np.repeat(indices, [len(images) for images in classes.values()])
         return cls(paths, check_labels(labels, request.num_classes, str(folder)))
 
@@ -102,7 +104,8 @@ def _class_indices(sub_folders: list[str], folder: Path, request: SourceRequest)
         raise InputError(
             f"without --class_names, a data folder must have one sub-folder for each of the model's "
             f"{request.num_classes} classes. A folder with only some of them needs --class_names=FILE, one class "
-            f"a line in the order of the model's outputs. Received: {len(sub_folders)} sub-folders in {folder}"
+            f"a line in the order of the model's outputs; a model that names no classes, --task=fidelity. "
+            f"Received: {len(sub_folders)} sub-folders in {folder}"
         )
     return list(range(len(sub_folders)))
 

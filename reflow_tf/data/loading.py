@@ -18,7 +18,7 @@ from reflow_tf.data.classes import are_one_each, describe_labels, read_class_nam
 from reflow_tf.data.embedded import EmbeddedSource
 from reflow_tf.data.folder import FolderSource
 from reflow_tf.data.npz import NpzSource
-from reflow_tf.data.sources import ImageSource, Place, SourceRequest, pixel_digest, remember
+from reflow_tf.data.sources import ImageSource, Labels, Place, SourceRequest, pixel_digest, remember
 from reflow_tf.data.split import draw_indices, split_indices
 from reflow_tf.data.tfds import TfdsSource
 from reflow_tf.errors import InputError
@@ -37,6 +37,7 @@ def load_sets(
     batch_size: int,
     seed: int,
     positions: tuple[int | None, ...] = (),
+    labels: Labels = Labels.CLASSES,
 ) -> tuple[CalibrationSet, EvaluationSet]:
     """Opens the data and divides it; no image calibrates and evaluates.
 
@@ -56,6 +57,7 @@ def load_sets(
         batch_size: the largest batch.
         seed: of the draw; 0 or more.
         positions: of the map that the network predicts, as `SourceRequest` has them.
+        labels: which are wanted.
 
     Raises:
         InputError: if a number is out of range, a source does not fit (see each source's `open`), there are too few
@@ -63,7 +65,7 @@ def load_sets(
     """
     _require_at_least(1, calibration_samples=calibration_samples, batch_size=batch_size)
     _require_at_least(0, seed=seed)
-    source, preprocess = _open(data, preprocessing, num_classes, class_names_path, positions)
+    source, preprocess = _open(data, preprocessing, num_classes, class_names_path, positions, labels)
     if eval_data is None and source.held_out() is None:
         return _split(source, preprocess, calibration_samples, batch_size, seed)
     evaluation = load_evaluation(
@@ -73,6 +75,7 @@ def load_sets(
         class_names_path=class_names_path,
         batch_size=batch_size,
         positions=positions,
+        labels=labels,
     )
     drawn = draw_indices(len(source), calibration_samples, seed)
     _require_disjoint(source, drawn, evaluation.source)
@@ -89,6 +92,7 @@ def load_evaluation(
     class_names_path: str | None,
     batch_size: int,
     positions: tuple[int | None, ...] = (),
+    labels: Labels = Labels.CLASSES,
 ) -> EvaluationSet:
     """Opens data to evaluate on all of its images, in its own order; `fashion_mnist` means its evaluation split.
 
@@ -99,7 +103,7 @@ def load_evaluation(
             differ in size while `preprocessing.size` is None.
     """
     _require_at_least(1, batch_size=batch_size)
-    source, preprocess = _open(data, preprocessing, num_classes, class_names_path, positions)
+    source, preprocess = _open(data, preprocessing, num_classes, class_names_path, positions, labels)
     if (held_out := source.held_out()) is not None:
         assert source.place is not None
         source = remember(held_out, replace(source.place, held_out=True))
@@ -112,10 +116,11 @@ def _open(
     num_classes: int | None,
     class_names_path: str | None,
     positions: tuple[int | None, ...],
+    labels: Labels,
 ) -> tuple[ImageSource, Preparation]:
     """The source, and the preprocessing that its images still need."""
     class_names = None if class_names_path is None else read_class_names(class_names_path, num_classes)
-    request = SourceRequest(text, preprocessing, num_classes, class_names, positions)
+    request = SourceRequest(text, preprocessing, num_classes, class_names, positions, labels)
     for kind in SOURCES:
         if kind.accepts(text):
             if isinstance(preprocessing, AsStored) and kind.only_images:
@@ -127,7 +132,8 @@ def _open(
             if source.labels is not None and not are_one_each(source.labels.shape[1:], positions):
                 raise InputError(
                     f"the network predicts a map of classes, so labels must be {describe_labels(positions)} for each "
-                    f"image: y of an .npz. Received: {text}, with one class for each image"
+                    f"image: y of an .npz; a network that predicts numbers needs --task=fidelity. Received: {text}, "
+                    f"with one class for each image"
                 )
             if not isinstance(preprocessing, AsStored) and preprocessing.size is None:
                 _require_equal_sizes(source)

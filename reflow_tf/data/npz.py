@@ -14,7 +14,7 @@ import numpy as np
 from reflow_tf.data.as_stored import AsStored, Preparation, spell_batch
 from reflow_tf.data.classes import are_one_each, check_labels, describe_labels
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.data.sources import ImageSource, SourceRequest
+from reflow_tf.data.sources import ImageSource, Labels, SourceRequest
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 
@@ -57,8 +57,7 @@ class NpzSource(ImageSource):
             _check_samples(images, request.preprocessing, path)
         else:
             _check_images(images, request.preprocessing, path)
-        labels = arrays.get("y")
-        return cls(path, images, None if labels is None else _check_y(labels, len(images), request, path))
+        return cls(path, images, _read_labels(arrays.get("y"), len(images), request, path))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -142,11 +141,20 @@ def _check_finite(inputs: np.ndarray, path: str) -> None:
             raise InputError(f"x must be finite. Received: NaN or infinity in x[{start + finite.argmin()}] of {path}")
 
 
+def _read_labels(labels: np.ndarray | None, num_images: int, request: SourceRequest, path: str) -> np.ndarray | None:
+    if labels is None or request.labels is Labels.NONE:
+        return None
+    if request.labels is Labels.PERHAPS and labels.dtype.kind not in "bui":
+        return None
+    return _check_y(labels, num_images, request, path)
+
+
 def _check_y(labels: np.ndarray, num_images: int, request: SourceRequest, path: str) -> np.ndarray:
     if labels.shape[:1] != (num_images,) or not are_one_each(labels.shape[1:], request.positions):
+        otherwise = " (or --task=fidelity, which leaves it alone)" if request.labels is Labels.PERHAPS else ""
         raise InputError(
             f"y must hold {describe_labels(request.positions)} for each of the {num_images} "
-            f"{request.preprocessing.unit}s of x. Received: shape {labels.shape} in {path}"
+            f"{request.preprocessing.unit}s of x{otherwise}. Received: shape {labels.shape} in {path}"
         )
     if labels.dtype.kind not in "bui":
         raise InputError(f"y must hold integer class indices. Received: {labels.dtype} in {path}")

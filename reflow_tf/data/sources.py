@@ -4,6 +4,7 @@ A source holds decoded-on-demand images in a fixed order. To add one: write a cl
 module of its own and name it in `loading.SOURCES`.
 """
 
+import enum
 import functools
 import hashlib
 import os
@@ -17,6 +18,20 @@ from reflow_tf.data.as_stored import Preparation
 from reflow_tf.errors import InputError
 
 
+class Labels(enum.Enum):
+    """What is to be read of what a source has beside its inputs.
+
+    Attributes:
+        CLASSES: one class for each prediction; anything else is an error.
+        PERHAPS: the same, unless y of an .npz is of numbers that are no integers: then it is left alone.
+        NONE: nothing.
+    """
+
+    CLASSES = enum.auto()
+    PERHAPS = enum.auto()
+    NONE = enum.auto()
+
+
 @dataclass(frozen=True)
 class SourceRequest:
     """What the person asked for and what the network needs; a source checks itself against it when it is opened.
@@ -28,6 +43,7 @@ class SourceRequest:
         class_names: the names in the order of the network's outputs; None without `--class_names`.
         positions: the output's axes between the first and the last, where the network predicts a map of classes; None
             for an axis of any extent.
+        labels: which labels are wanted.
     """
 
     text: str
@@ -35,6 +51,7 @@ class SourceRequest:
     num_classes: int | None
     class_names: tuple[str, ...] | None
     positions: tuple[int | None, ...] = ()
+    labels: Labels = Labels.CLASSES
 
 
 class ImageSource(Protocol):

@@ -20,7 +20,7 @@ import numpy as np
 
 from reflow_tf.data.classes import check_labels, index_of_class
 from reflow_tf.data.decoding import decode_image, read_size
-from reflow_tf.data.sources import ImageSource, SourceRequest
+from reflow_tf.data.sources import ImageSource, Labels, SourceRequest
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 
@@ -72,7 +72,8 @@ class TfdsSource(ImageSource):
             ) from error
         if not labels:
             raise InputError(f"data must hold at least one image. Received: {request.text}, which is empty")
-        return cls(request.text, _network_labels(builder, labels, request), spool)
+        wanted = None if request.labels is Labels.NONE else _network_labels(builder, labels, request)
+        return cls(request.text, wanted, spool)
 
     def __len__(self) -> int:
         return len(self._spool)

@@ -23,8 +23,7 @@ from reflow_tf.config import PruneConfig
 from reflow_tf.crew import Crew, Site, State
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.job_config import JobConfig
-from reflow_tf.jobs.evaluation import require_classifier
-from reflow_tf.jobs.inputs import open_sets
+from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.graph import find_kernels
@@ -241,9 +240,9 @@ def _run(
 ) -> Document:
     with stage("Loading the model"):
         loaded = load_model(job.model, preprocess=job.preprocess, **job.model_options)
-        require_classifier(loaded.num_classes, job.model)
+        foreseen = foresee_task(job, loaded)
     with stage("Opening the data"):
-        calibration, evaluation = open_sets(job, loaded)
+        calibration, evaluation, _ = open_sets(job, loaded, foreseen)
         settings = describe_settings(job, loaded, version, calibration, evaluation)
         settings |= {name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")}
         settings |= {"pattern": str(job.prune.requested_pattern)}

@@ -21,16 +21,17 @@ from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import ends_in_sigmoid
 from reflow_tf.foreign import say_why
 from reflow_tf.job_config import EvaluateConfig
-from reflow_tf.jobs.scoring import Runner, rank_files, spread
+from reflow_tf.jobs.scoring import Runner, compare, rank_files, spread
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.observation import OneByOne
-from reflow_tf.models.predictions import read_outputs, run_predictions
+from reflow_tf.models.predictions import run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
-from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy
+from reflow_tf.report.scores import Parity, Score, score_accuracy
 from reflow_tf.runtimes.litert import LiteRT, read_tflite
 from reflow_tf.runtimes.runtime import Runtime
 from reflow_tf.runtimes.tflm.runtime import TFLM
+from reflow_tf.task import Task
 
 COMPARED_IMAGES = 256
 
@@ -66,7 +67,7 @@ def require_classifier(num_outputs: int | None, model: str) -> int:
     if num_outputs is None or num_outputs < 2:
         raise InputError(
             f"--model must be a classifier with one output a class, at least two of them, or a single sigmoid (a "
-            f"single output that is a logit: append a sigmoid). "
+            f"single output that is a logit: append a sigmoid; one that is a number: --task=fidelity). "
             f"Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
         )
     return num_outputs
@@ -159,10 +160,11 @@ class KerasRunner:
         return KerasRunner, (self._carried,)
 
 
-def measure_parity(runtime: Runner, images: Iterable[np.ndarray], in_keras: np.ndarray) -> Parity:
-    """Compares the file with Keras, whose outputs for the first of the images are given, (n, *positions, classes)."""
-    in_file = runtime.run(first_images(images, len(in_keras)))
-    return compare_outputs(read_outputs(in_file, in_keras.shape[-1]), in_keras)
+def measure_parity(
+    runtime: Runner, images: Iterable[np.ndarray], in_keras: np.ndarray, task: Task = Task.CLASSIFICATION
+) -> Parity:
+    """Compares the file with Keras, whose outputs for the first of the images are given, as they are read."""
+    return compare(runtime.run(first_images(images, len(in_keras))), in_keras, task, in_keras.shape[-1])
 
 
 def first_images(images: Iterable[np.ndarray], most: int = COMPARED_IMAGES) -> np.ndarray:

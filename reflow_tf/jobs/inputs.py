@@ -1,15 +1,43 @@
-"""What a job calibrates and what it scores with."""
+"""What a job calibrates and what it scores with, and what the network's outputs are taken for there."""
 
+from collections.abc import Mapping
+
+from reflow_tf.choices import AUTO
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.data.loading import load_sets
+from reflow_tf.data.sources import Labels
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
-from reflow_tf.jobs.evaluation import require_label_maps
+from reflow_tf.jobs.evaluation import require_classifier, require_label_maps
 from reflow_tf.models.loading import LoadedModel
+from reflow_tf.models.predictions import find_task
+from reflow_tf.task import Task
+
+_READ: Mapping[Task | None, Labels] = {
+    Task.CLASSIFICATION: Labels.CLASSES,
+    Task.FIDELITY: Labels.NONE,
+    None: Labels.PERHAPS,
+}
 
 
-def open_sets(job: JobConfig, loaded: LoadedModel) -> tuple[CalibrationSet, EvaluationSet]:
-    """The two sets that the job names, or that the weights know; no input is in both.
+def foresee_task(job: JobConfig, loaded: LoadedModel) -> Task | None:
+    """What the job and the network say of its outputs; None where labels, if there are any, decide.
+
+    Raises:
+        InputError: they are classes, and not at least two.
+    """
+    asked = job.prune.task
+    found = find_task(loaded.model, loaded.sample_shape, loaded.loss) if asked == AUTO else Task(asked)
+    if found is Task.CLASSIFICATION:
+        require_classifier(loaded.num_classes, job.model)
+    return found
+
+
+def open_sets(job: JobConfig, loaded: LoadedModel, foreseen: Task | None) -> tuple[CalibrationSet, EvaluationSet, Task]:
+    """The two sets that the job names, or that the weights know, and the task; no input is in both.
+
+    Where neither the job nor the network says what outputs are, they are classes if inputs have them for labels, and
+    numbers if not.
 
     Raises:
         InputError: there are none, or they cannot be used with the model.
@@ -21,12 +49,16 @@ def open_sets(job: JobConfig, loaded: LoadedModel) -> tuple[CalibrationSet, Eval
         data,
         job.eval_data,
         preprocessing=loaded.preprocessing,
-        num_classes=loaded.num_classes,
+        num_classes=None if foreseen is None and loaded.num_classes == 1 else loaded.num_classes,
         positions=loaded.positions,
         class_names_path=job.class_names,
         calibration_samples=job.calibration_samples,
         batch_size=job.batch_size,
         seed=job.seed,
+        labels=_READ[foreseen],
     )
-    require_label_maps(loaded.model, loaded.positions, evaluation)
-    return calibration, evaluation
+    task = foreseen or (Task.FIDELITY if evaluation.labels is None else Task.CLASSIFICATION)
+    if task is Task.CLASSIFICATION:
+        require_classifier(loaded.num_classes, job.model)
+        require_label_maps(loaded.model, loaded.positions, evaluation)
+    return calibration, evaluation, task

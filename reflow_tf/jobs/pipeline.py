@@ -1,5 +1,6 @@
 """The main job: a model in; kernels scored, planned, masked; the signal restored; a file out, run and measured."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -25,11 +26,19 @@ from reflow_tf.jobs.evaluation import (
 )
 from reflow_tf.jobs.explanation import explain
 from reflow_tf.jobs.float16_arithmetic import CHECKED_INPUTS, Float16Check, check_float16
-from reflow_tf.jobs.inputs import open_sets
+from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
 from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
-from reflow_tf.jobs.scoring import MOST_IN_TFLM, SIGNAL_IMAGES, rank_files, spread
+from reflow_tf.jobs.scoring import (
+    MOST_IN_TFLM,
+    SIGNAL_IMAGES,
+    Distances,
+    Ranked,
+    compare_files,
+    rank_files,
+    spread,
+)
 from reflow_tf.models.carrying import Address
 from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import Known, PruneResult, prune, select
@@ -38,6 +47,7 @@ from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.target import Verdict
+from reflow_tf.task import Task
 
 _SIZED_WITH = 4  # inputs that int8 is calibrated with, for bytes that do not depend on them
 
@@ -83,7 +93,7 @@ def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew, known: K
     """The model pruned; the same for every number format of its file, but for a budget of bytes or speed."""
     return prune(
         given.loaded.model,
-        job.prune,
+        dataclasses.replace(job.prune, task=given.task),
         given.calibration,
         evaluation=given.evaluation.select(given.looked_into),
         dense_file=_as_to_be(dense.file.content, job) if job.prune.budget else None,
@@ -117,11 +127,11 @@ def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
     """The model and the images."""
     with stage("Loading the model"), stopwatch.timed("load model"):
         loaded = load_model(job.model, preprocess=job.preprocess, **job.model_options)
-        require_classifier(loaded.num_classes, job.model)
+        foreseen = foresee_task(job, loaded)
         select(loaded.model, job.prune)  # refused now rather than after the export
     with stage("Opening the data"), stopwatch.timed("open images"):
-        calibration, evaluation = open_sets(job, loaded)
-    return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES))
+        calibration, evaluation, task = open_sets(job, loaded, foreseen)
+    return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES), task)
 
 
 def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, known: Dense | None = None) -> Dense:
@@ -160,7 +170,7 @@ def _export_pruned(
         return exported, None
     with stage("Computing the file in float16"), stopwatch.timed("float16"):
         inputs = first_images(given.calibration, CHECKED_INPUTS)
-        found = check_float16(exported.content, inputs, require_classifier(given.loaded.num_classes, job.model))
+        found = check_float16(exported.content, inputs, given.loaded.num_classes, given.task)
         if isinstance(found, Float16Check) and found.difference is None:
             exported = export(float16_arithmetic=False)
     return exported, found
@@ -205,16 +215,11 @@ def _measure(
     verdict = explain(exported.content, job.target).as_given
     mask_checks = check_masks(exported.content, result.masks)
     runtime = OpenedFile(exported.content, job.target.runtime)
-    signals = result.report.signals
     with stopwatch.timed("evaluate files"):
-        runtimes = {} if dense.ranked else {"dense": OpenedFile(dense.float_content, "litert")}
-        most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
-        num_classes = signals["dense"].num_classes
-        ranked = rank_files(runtimes | {"file": runtime}, most, given.evaluation, num_classes, show_progress, crew=crew)
-        ranked = ranked if dense.ranked is None else {"dense": dense.ranked} | ranked
+        ranked, distance = _score(job, given, dense, runtime, crew)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         looked_into = given.evaluation.select(given.looked_into)
-        parity = measure_parity(runtime, looked_into, signals["repaired"].outputs)
+        parity = measure_parity(runtime, looked_into, result.report.signals["repaired"].outputs, given.task)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
         benchmarks = {name: _time(job, name, exported.content, dense.file.content) for name in job.benchmark}
     footprint = None
@@ -222,7 +227,22 @@ def _measure(
         with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
             files = microcontroller.Files(exported, dense.file, first_images(given.evaluation))
             footprint = microcontroller.measure(job, files)
-    return Measured(verdict, mask_checks, ranked, parity, benchmarks, footprint)
+    return Measured(verdict, mask_checks, ranked, distance, parity, benchmarks, footprint)
+
+
+def _score(
+    job: JobConfig, given: Given, dense: Dense, runtime: OpenedFile, crew: Crew
+) -> tuple[dict[str, Ranked], Distances | None]:
+    """What the file makes of the evaluation images, beside the dense one: the classes of both, or how far it is."""
+    most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
+    if given.task is Task.FIDELITY:
+        reference = OpenedFile(dense.float_content, "litert")
+        found = compare_files({"file": runtime}, reference, most, given.evaluation, show_progress, crew=crew)
+        return {}, found["file"]
+    runtimes = {} if dense.ranked else {"dense": OpenedFile(dense.float_content, "litert")}
+    num_classes = require_classifier(given.loaded.num_classes, job.model)
+    ranked = rank_files(runtimes | {"file": runtime}, most, given.evaluation, num_classes, show_progress, crew=crew)
+    return ranked if dense.ranked is None else {"dense": dense.ranked} | ranked, None
 
 
 def _open_folder(job: JobConfig) -> OutputFolder:

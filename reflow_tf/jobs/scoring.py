@@ -5,7 +5,8 @@ network, is measured on some of them, drawn evenly: an image takes five times as
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,9 @@ from reflow_tf.data.portions import Portion
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.passing import pass_over
-from reflow_tf.signal import rank_classes
+from reflow_tf.report.scores import Parity, compare_numbers, compare_outputs
+from reflow_tf.signal import rank_classes, require_finite
+from reflow_tf.task import Task
 
 # Enough for the verdict: the number of predicted classes is compared between stages on the same images.
 SIGNAL_IMAGES = 512
@@ -64,6 +67,37 @@ class Runner(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Distances:
+    """How far the outputs of a network are from the dense network's, of some of the evaluation images.
+
+    Attributes:
+        positions: which of them, in the order of iteration, (n,) int64, increasing.
+        sums: over all numbers of an output, (n, 3) float64: squared error, squares of the dense output, own squares.
+    """
+
+    positions: np.ndarray
+    sums: np.ndarray
+
+
+def measure_distances(outputs: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """The sums of `Distances`, (n, 3) float64, of outputs (n, ...) and the dense network's for the same inputs.
+
+    Raises:
+        InputError: an output is NaN or infinite.
+    """
+    require_finite(outputs)
+    own, reference = (values.reshape(len(values), -1).astype(np.float64) for values in (outputs, dense))
+    return np.stack([np.square(part).sum(axis=1) for part in (own - reference, reference, own)], axis=1)
+
+
+def compare(found: np.ndarray, expected: np.ndarray, task: Task, num_classes: int | None) -> Parity:
+    """Compares what two give for the same inputs, as they give it or read already, (n, ...)."""
+    if task is Task.FIDELITY:
+        return compare_numbers(found, expected)
+    return compare_outputs(*(read_outputs(outputs, num_classes or 0) for outputs in (found, expected)))
+
+
 def rank_files(
     runners: Mapping[str, Runner],
     most: Mapping[str, int],
@@ -89,43 +123,79 @@ def rank_files(
         InputError: an output is NaN or infinite.
     """
     positions = {name: spread(len(images), most.get(name, len(images))) for name in runners}
-    found: dict[str, list[np.ndarray]] = {name: [] for name in runners}
-    with crew.begin(Ranking(runners, positions, images, num_classes)) as site:
-        for ranks in pass_over(site, images, progress, description):
-            for name, classes in ranks.items():
-                found[name].append(classes)
-    return {name: Ranked(positions[name], np.concatenate(found[name])) for name in runners}
+    work = Running(runners, positions, images, functools.partial(_rank_batch, num_classes))
+    return {name: Ranked(positions[name], found) for name, found in _run(work, progress, crew, description).items()}
+
+
+def compare_files(
+    runners: Mapping[str, Runner],
+    dense: Runner,
+    most: Mapping[str, int],
+    images: EvaluationSet,
+    progress: Progress,
+    *,
+    crew: Crew = ALONE,
+    description: str = "Evaluating the files",
+) -> dict[str, Distances]:
+    """Runs files over the images, in one pass, beside the dense one; else as `rank_files`."""
+    positions = {name: spread(len(images), most.get(name, len(images))) for name in runners}
+    work = Running(runners, positions, images, _compare_batch, dense)
+    return {name: Distances(positions[name], found) for name, found in _run(work, progress, crew, description).items()}
+
+
+def _rank_batch(num_classes: int, outputs: np.ndarray, _: np.ndarray | None) -> np.ndarray:
+    return rank_outputs([outputs], num_classes)
+
+
+def _compare_batch(outputs: np.ndarray, dense: np.ndarray | None) -> np.ndarray:
+    assert dense is not None
+    return measure_distances(outputs, dense)
+
+
+def _run(work: "Running", progress: Progress, crew: Crew, description: str) -> dict[str, np.ndarray]:
+    found: dict[str, list[np.ndarray]] = {name: [] for name in work.runners}
+    with crew.begin(work) as site:
+        for of_batch in pass_over(site, work.images, progress, description):
+            for name, rows in of_batch.items():
+                found[name].append(rows)
+    return {name: np.concatenate(rows) for name, rows in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranking:
-    """The pass as a `crew.Work`: for each `Portion`, name of a file -> the best classes of its images.
+class Running:
+    """The pass as a `crew.Work`: for each `Portion`, name of a file -> a row for each of its images.
 
     Attributes:
-        positions: name -> which of the images, increasing. The others are those of `rank_files`.
+        runners: as `rank_files` takes them.
+        positions: name -> which of the images, increasing.
+        images: to run them over.
+        summarize: outputs of a file, and the dense file's for the same images where there is one -> rows.
+        dense: the dense file.
     """
 
     runners: Mapping[str, Runner]
     positions: Mapping[str, np.ndarray]
     images: EvaluationSet
-    num_classes: int
+    summarize: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    dense: Runner | None = None
 
     def prepare(self) -> State:
-        return _Ranks(self)
+        return _Rows(self)
 
 
-class _Ranks(State):
-    def __init__(self, work: Ranking):
+class _Rows(State):
+    def __init__(self, work: Running):
         self._work = work
 
     def __call__(self, items: Iterable[Portion]) -> Iterator[dict[str, np.ndarray]]:
         work = self._work
         for portion in items:
             batch, start = portion.read(work.images), work.images.parts[portion.number].start
-            ranks = {}
+            found = {}
             for name, runner in work.runners.items():
                 rows = work.positions[name] - start
                 rows = rows[(rows >= 0) & (rows < len(batch))]
                 if rows.size:
-                    ranks[name] = rank_outputs([runner.run(batch[rows])], work.num_classes)
-            yield ranks
+                    dense = None if work.dense is None else work.dense.run(batch[rows])
+                    found[name] = work.summarize(runner.run(batch[rows]), dense)
+            yield found

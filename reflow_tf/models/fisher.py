@@ -10,10 +10,12 @@ gradient of u^T log p. Every class is in it, of a confident network, too, whose 
 MobileNetV2, single weights at 70 %, 500 images, 1,000 others: 61.1 % of them classed as by the dense network with it,
 59.3 % with the likeliest class alone.
 
-Outputs that are not negative and sum to 1 are taken for probabilities, any others for logits.
+Outputs that are not negative and sum to 1 are taken for probabilities, any others for logits. Numbers that name no
+class are taken for the means of normal distributions of one width: the Fisher is J^T J, drawn with E u u^T = 1.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
@@ -30,6 +32,7 @@ from reflow_tf.models.precision import reading
 from reflow_tf.models.predictions import Reading, find_reading
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.task import Task
 
 _SAMPLES_AT_A_TIME = (
     16  # gradients that are kept until their products are added: a matrix product then, not an outer one
@@ -49,7 +52,7 @@ MOST_OUTPUTS = 8192
 
 _LEAST_GAIN = 0.1  # of a layer's: outputs that no gradient reached are not taken to be worth nothing
 
-Gradients = Callable[[tf.Tensor], list[tf.Tensor | None]]
+Gradients = Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor | None]]
 Reduction = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
 
 
@@ -71,7 +74,11 @@ class OutputErrors:
 
 
 def gather(
-    model: keras.Model, specs: Sequence[LayerSpec], batches: Iterable[np.ndarray], block_size: int
+    model: keras.Model,
+    specs: Sequence[LayerSpec],
+    batches: Iterable[np.ndarray],
+    block_size: int,
+    task: Task = Task.CLASSIFICATION,
 ) -> dict[str, np.ndarray]:
     """Path of the spec -> (blocks, B, B) float32, for the kernels that the output depends on.
 
@@ -85,7 +92,7 @@ def gather(
     sums: dict[str, np.ndarray] = {}
     pending: dict[str, list[np.ndarray]] = {spec.path: [] for spec in specs}
     count = 0
-    for gradients in _each_gradient(model, variables, batches):
+    for gradients in _each_gradient(model, variables, batches, task):
         count += 1
         for spec, gradient in zip(specs, gradients, strict=True):
             if gradient is not None:
@@ -106,7 +113,9 @@ def find_layers(model: keras.Model, paths: Iterable[str]) -> dict[str, keras.Lay
     return {path: placed[path] for path in dict.fromkeys(path.rpartition("/")[0] for path in paths)}
 
 
-def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray) -> dict[str, np.ndarray]:
+def gather_output_gains(
+    model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray, task: Task = Task.CLASSIFICATION
+) -> dict[str, np.ndarray]:
     """How much an error in each output of a kernel's layer moves the prediction: the diagonal Fisher of outputs, before
     the layer's own activation.
 
@@ -117,6 +126,7 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
         model: it is not changed.
         specs: whose layers give outputs on the last axis.
         inputs: (n, ...).
+        task: what the model's outputs are taken for.
 
     Returns:
         Path -> (outputs,) float64, over the mean of the layer, at least _LEAST_GAIN; 1 where no gradient arrives.
@@ -125,12 +135,14 @@ def gather_output_gains(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
         InputError: inputs that do not fit; activations or gradients that are not finite.
     """
     watched = find_layers(model, [spec.path for spec in specs])
-    (totals,) = _sum_over_inputs(model, watched, [inputs], _sum_squares)
+    (totals,) = _sum_over_inputs(model, watched, [inputs], _sum_squares, task)
     squares = {path: total for path, (total,) in totals.items()}
     return {spec.path: _as_gains(squares.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
 
-def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray) -> dict[str, np.ndarray]:
+def gather_output_worth(
+    model: keras.Model, specs: Sequence[LayerSpec], inputs: np.ndarray, task: Task = Task.CLASSIFICATION
+) -> dict[str, np.ndarray]:
     """What errors in two outputs of a kernel's layer cost together: the Fisher of outputs, before its activation.
 
     Its diagonal are the squares of `gather_output_gains`. Of the correlations WORTH_BELIEVED is believed: what two
@@ -140,6 +152,7 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
         model: it is not changed.
         specs: whose layers give outputs on the last axis.
         inputs: (n, ...).
+        task: what the model's outputs are taken for.
 
     Returns:
         Path -> (outputs, outputs) float64, positive definite; the identity where no gradient arrives.
@@ -161,7 +174,7 @@ def gather_output_worth(model: keras.Model, specs: Sequence[LayerSpec], inputs: 
                 f"Least squares and --allocation=auto take layers with their channels last. {REMEDY}. "
                 f"Received: layer {path!r} with data_format='{CHANNELS_FIRST}'"
             )
-    (found,) = gather_output_errors(model, watched, [inputs])
+    (found,) = gather_output_errors(model, watched, [inputs], task)
     fishers = {name: errors.fisher for name, errors in found.items()}
     return {spec.path: _as_worth(fishers.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
@@ -183,7 +196,10 @@ def believe(fisher: np.ndarray) -> np.ndarray:
 
 
 def gather_output_errors(
-    model: keras.Model, watched: Mapping[str, keras.Layer], parts: Sequence[np.ndarray]
+    model: keras.Model,
+    watched: Mapping[str, keras.Layer],
+    parts: Sequence[np.ndarray],
+    task: Task = Task.CLASSIFICATION,
 ) -> list[dict[str, OutputErrors]]:
     """What errors in the outputs of layers cost, by each part of the inputs.
 
@@ -191,6 +207,7 @@ def gather_output_errors(
         model: it is not changed.
         watched: name -> layer that gives channels on the last axis.
         parts: (n, ...) each.
+        task: what the model's outputs are taken for.
 
     Returns:
         Of each part: name -> what is known; a layer that the output does not depend on is missing.
@@ -199,7 +216,7 @@ def gather_output_errors(
         InputError: inputs that do not fit; activations or gradients that are not finite.
     """
     found = []
-    for inputs, totals in zip(parts, _sum_over_inputs(model, watched, parts, _sum_errors), strict=True):
+    for inputs, totals in zip(parts, _sum_over_inputs(model, watched, parts, _sum_errors, task), strict=True):
         of_part = {}
         for name, (products, same, each) in totals.items():
             of_part[name] = OutputErrors(products / len(inputs), max(1.0, float(same / each)) if each > 0 else 1.0)
@@ -208,11 +225,11 @@ def gather_output_errors(
 
 
 def _sum_over_inputs(
-    model: keras.Model, watched: Mapping[str, keras.Layer], parts: Sequence[np.ndarray], reduce: Reduction
+    model: keras.Model, watched: Mapping[str, keras.Layer], parts: Sequence[np.ndarray], reduce: Reduction, task: Task
 ) -> list[dict[str, list[np.ndarray]]]:
     """Of each part: name -> the reduced gradients at what a layer gives, before its activation, summed, float64."""
     (outputs,) = run(model, [parts[0][:1]])
-    read = find_reading(model, parts[0].shape[1:], outputs.shape[-1])
+    read = find_reading(model, parts[0].shape[1:], outputs.shape[-1], task)
     probabilities = are_probabilities(np.array(read(outputs)))
     differentiate = _make_output_gradients(model, watched, read, probabilities, reduce)
     found = []
@@ -257,7 +274,7 @@ def _make_output_gradients(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             calls = {layer: _watched_call(layer, given[path], tape) for path, layer in watched.items()}
             with replaced_calls(calls):
-                score = _draw_score(_log_probabilities(read(infer(model, inputs)), probabilities), draw)
+                score = _draw_score(read(infer(model, inputs)), read.task, probabilities, draw)
         gradients = tape.gradient(score, given, unconnected_gradients="zero")
         return {
             path: tuple(tf.add_n(calls) for calls in zip(*map(reduce, of_layer), strict=True))
@@ -292,15 +309,18 @@ def _log_probabilities(outputs: tf.Tensor, probabilities: bool) -> tf.Tensor:
     return tf.math.log(tf.maximum(outputs, 1e-30)) if probabilities else tf.nn.log_softmax(outputs)
 
 
-def _draw_score(logs: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+def _draw_score(outputs: tf.Tensor, task: Task, probabilities: bool, draw: tf.Tensor) -> tf.Tensor:
     """Something whose gradients g have E g g^T = the Fisher: weights u of log-probabilities, E u u^T = diag p - p p^T.
 
     All classes are in it at once. Of the likeliest class alone, a confident network's gradients are next to nothing,
-    and what tells the others apart is not in them at all.
+    and what tells the others apart is not in them at all. Of numbers, u are weights of the numbers, E u u^T = 1.
     """
+    noise = tf.random.stateless_normal(tf.shape(outputs), seed=[0, draw], dtype=outputs.dtype)
+    if task is Task.FIDELITY:
+        return tf.reduce_sum(noise * outputs)
+    logs = _log_probabilities(outputs, probabilities)
     probabilities = tf.exp(tf.stop_gradient(logs))
     roots = tf.sqrt(probabilities)
-    noise = tf.random.stateless_normal(tf.shape(logs), seed=[0, draw], dtype=logs.dtype)
     weights = roots * noise - probabilities * tf.reduce_sum(roots * noise, axis=-1, keepdims=True)
     return tf.reduce_sum(weights * logs)
 
@@ -319,29 +339,35 @@ def _take_in(sums: dict[str, np.ndarray], pending: dict[str, list[np.ndarray]], 
 
 
 def _each_gradient(
-    model: keras.Model, variables: Sequence[keras.Variable], batches: Iterable[np.ndarray]
+    model: keras.Model, variables: Sequence[keras.Variable], batches: Iterable[np.ndarray], task: Task
 ) -> Iterable[list[np.ndarray | None]]:
     """The gradients of the log-likelihood of each sample, one array a variable, None where there is no dependence."""
     by_shape: dict[tuple[int, ...], Gradients] = {}
+    draws = itertools.count()
     for batch in batches:
         samples = tf.convert_to_tensor(batch)
         shape = tuple(samples.shape[1:])
         if shape not in by_shape:
             (outputs,) = run(model, [batch])  # which also checks that the batch fits
-            read = find_reading(model, shape, outputs.shape[-1])
+            read = find_reading(model, shape, outputs.shape[-1], task)
             by_shape[shape] = _make_gradients(model, variables, read, are_probabilities(np.array(read(outputs))))
         for sample in samples:
-            yield [None if g is None else g.numpy() for g in by_shape[shape](sample[None])]
+            gradients = by_shape[shape](sample[None], tf.constant(next(draws)))
+            yield [None if g is None else g.numpy() for g in gradients]
 
 
 def _make_gradients(
     model: keras.Model, variables: Sequence[keras.Variable], read: Reading, probabilities: bool
 ) -> Gradients:
-    def differentiate(inputs: tf.Tensor) -> list[tf.Tensor | None]:
+    def differentiate(inputs: tf.Tensor, draw: tf.Tensor) -> list[tf.Tensor | None]:
         values = [tf.cast(variable.value, tf.float32) for variable in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape, reading(zip(variables, values, strict=True)):
             tape.watch(values)  # frozen layers have a Fisher too
-            likelihood = _log_likelihood(read(infer(model, inputs)), probabilities)
+            outputs = read(infer(model, inputs))
+            if read.task is Task.FIDELITY:  # at its own mean a normal distribution has no gradient
+                likelihood = _draw_score(outputs, read.task, probabilities, draw)
+            else:
+                likelihood = _log_likelihood(outputs, probabilities)
         return tape.gradient(likelihood, values)
 
     return tf.function(differentiate, autograph=False)

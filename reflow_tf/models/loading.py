@@ -17,7 +17,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.custom_objects import register
-from reflow_tf.models.keras2.files import is_keras2, read_version
+from reflow_tf.models.keras2.files import is_keras2, read_loss, read_version
 from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.keras2.saved_model import METADATA
 from reflow_tf.models.predictions import ends_in_sigmoid
@@ -43,6 +43,7 @@ class LoadedModel:
         positions: the output's axes between the first and the last, where it is a map of classes; None for open ones.
         default_data: name of embedded data that the weights know, if any.
         weights: what the zoo's network was filled with, as --weights names it; None for a file, which has its own.
+        loss: that it was compiled with, as its file spells it; None where nothing is known.
     """
 
     model: keras.Model
@@ -52,6 +53,15 @@ class LoadedModel:
     positions: tuple[int | None, ...] = ()
     default_data: str | None = None
     weights: str | None = None
+    loss: object = None
+
+    @property
+    def sample_shape(self) -> tuple[int | None, ...]:
+        """Shape of one input as the network takes it; None for an axis that it leaves open."""
+        if isinstance(self.preprocessing, AsStored):
+            return self.preprocessing.shape
+        height, width = self.preprocessing.size or (None, None)
+        return height, width, self.preprocessing.channels
 
 
 def load_model(
@@ -147,14 +157,14 @@ def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     if len(shape) != IMAGE_RANK:
         if image_size is not None:
             _fix_size(model, shape, image_size, path)
-        return LoadedModel(model, path.stem, AsStored(shape), num_classes, tuple(positions))
+        return LoadedModel(model, path.stem, AsStored(shape), num_classes, tuple(positions), loss=read_loss(path))
     height, width, channels = shape
     size = None if height is None or width is None else (height, width)
     if image_size is not None:
         model = _fix_size(model, shape, image_size, path)
         size = (image_size, image_size)
     preprocessing = Preprocessing(size, channels=3 if channels is None else channels, crop_fraction=1.0)
-    return LoadedModel(model, path.stem, preprocessing, num_classes, tuple(positions))
+    return LoadedModel(model, path.stem, preprocessing, num_classes, tuple(positions), loss=read_loss(path))
 
 
 def _check_file(path: pathlib.Path) -> None:

@@ -1,22 +1,43 @@
-"""What a network's outputs say of classes: one number a class, or a single sigmoid, which speaks of two.
+"""What a network's outputs say: of classes, one number a class or a single sigmoid, which speaks of two; or numbers.
 
 A single sigmoid p becomes the probabilities (1 - p, p): ranked, compared and differentiated as what it is, a Bernoulli
 distribution. Taken as it stands, it would be a distribution over one class, of which nothing can be learned.
+
+Numbers are put into one row an input, whatever their shape: each counts as much as any other.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from reflow_tf.models.observation import compile_inference, graphs_as_they_are, run
+from reflow_tf.task import Task
 
-Reading = Callable[[tf.Tensor], tf.Tensor]
-"""Outputs (n, ..., outputs) -> the same, one a class."""
-
-# What may stand between a sigmoid and the output without changing a number.
+# What may stand between the last function and the output without changing a number.
 _PASSING = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "Cast", "StopGradient", "PreventGradient"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Outputs (n, ..., outputs) -> the same, one a class; or (n, numbers).
+
+    Attributes:
+        task: what they are taken for.
+        is_sigmoid: they are a single sigmoid.
+    """
+
+    task: Task = Task.CLASSIFICATION
+    is_sigmoid: bool = False
+
+    def __call__(self, outputs: tf.Tensor) -> tf.Tensor:
+        outputs = tf.convert_to_tensor(outputs)
+        if self.task is Task.FIDELITY:
+            width = outputs.shape[1:].num_elements()
+            return tf.reshape(outputs, [tf.shape(outputs)[0], tf.size(outputs[0]) if width is None else width])
+        return tf.concat([1 - outputs, outputs], axis=-1) if self.is_sigmoid else outputs
 
 
 def split_sigmoid(outputs: np.ndarray) -> np.ndarray:
@@ -29,35 +50,69 @@ def read_outputs(outputs: np.ndarray, num_classes: int) -> np.ndarray:
     return split_sigmoid(outputs) if outputs.shape[-1] < num_classes else outputs
 
 
-def as_they_are(outputs: tf.Tensor) -> tf.Tensor:
-    """The reading of outputs that are one a class."""
-    return outputs
-
-
-def find_reading(model: keras.Model, sample_shape: tuple[int | None, ...], num_outputs: int | None) -> Reading:
+def find_reading(
+    model: keras.Model,
+    sample_shape: tuple[int | None, ...],
+    num_outputs: int | None,
+    task: Task = Task.CLASSIFICATION,
+) -> Reading:
     """How the outputs of this model are read.
 
     Args:
         model: with one input and one output.
         sample_shape: of an input, without the batch axis.
         num_outputs: length of the output's last axis.
+        task: what they are taken for.
     """
-    if num_outputs == 1 and ends_in_sigmoid(model, sample_shape):
-        return lambda outputs: tf.concat([1 - outputs, outputs], axis=-1)
-    return as_they_are
+    if task is Task.FIDELITY:
+        return Reading(task)
+    return Reading(is_sigmoid=num_outputs == 1 and ends_in_sigmoid(model, sample_shape))
+
+
+def find_task(model: keras.Model, sample_shape: tuple[int | None, ...], loss: object = None) -> Task | None:
+    """What the network says of its outputs; None where they may be anything: logits, or numbers of their own.
+
+    Args:
+        model: with one input and one output.
+        sample_shape: of an input, without the batch axis.
+        loss: that it was trained with, as `keras.Model.compile` takes it or as files spell it, where somebody knows.
+    """
+    graph = _trace(model, sample_shape)
+    last, num_outputs = _find_last_function(graph), graph.outputs[0].shape[-1]
+    if last == "Softmax" or (last == "Sigmoid" and num_outputs == 1):
+        return Task.CLASSIFICATION
+    loss = loss or (model.loss if getattr(model, "compiled", False) else None)
+    name = loss.get("class_name", "") if isinstance(loss, dict) else getattr(loss, "name", None) or str(loss or "")
+    name = str(name).lower().replace("_", "")
+    if not name or (name == "binarycrossentropy" and num_outputs != 1):  # several labels an input, or pixels
+        return None
+    return Task.CLASSIFICATION if "crossentropy" in name else Task.FIDELITY
 
 
 def ends_in_sigmoid(model: keras.Model, sample_shape: tuple[int | None, ...]) -> bool:
-    """Whether the last thing that the model computes is a sigmoid; read from its graph, whatever it is built of."""
+    """Whether the last thing that the model computes is a sigmoid."""
+    return _find_last_function(_trace(model, sample_shape)) == "Sigmoid"
+
+
+def _trace(model: keras.Model, sample_shape: tuple[int | None, ...]) -> tf.Graph:
     with graphs_as_they_are():
-        graph = compile_inference(model).get_concrete_function(tf.TensorSpec((None, *sample_shape), tf.float32))
-    operation = graph.graph.outputs[0].op
+        return compile_inference(model).get_concrete_function(tf.TensorSpec((None, *sample_shape), tf.float32)).graph
+
+
+def _find_last_function(graph: tf.Graph) -> str:
+    """The type of the last operation that changes the output, such as 'Softmax', 'Sigmoid' or 'BiasAdd'.
+
+    Read from the graph, whatever the model is built of.
+    """
+    operation = graph.outputs[0].op
     while operation.type in _PASSING:
         operation = operation.inputs[0].op
-    return operation.type == "Sigmoid"
+    return str(operation.type)
 
 
-def run_predictions(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def run_predictions(
+    model: keras.Model, batches: Iterable[np.ndarray], task: Task = Task.CLASSIFICATION
+) -> Iterator[np.ndarray]:
     """`observation.run`, outputs read.
 
     Raises:
@@ -72,5 +127,5 @@ def run_predictions(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterat
 
     reading: Reading | None = None
     for outputs in run(model, remembered()):
-        reading = reading or find_reading(model, shapes[0], outputs.shape[-1])
+        reading = reading or find_reading(model, shapes[0], outputs.shape[-1], task)
         yield reading(outputs).numpy()

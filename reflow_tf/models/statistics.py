@@ -12,6 +12,7 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.models import fisher, gram
 from reflow_tf.sparsity.layers import LayerSpec
+from reflow_tf.task import Task
 
 BLOCK_SIZE = 50
 """Weights in a block of the Fisher, so many numbers for each weight (Kurtic et al., arXiv 2203.07259, take as many)."""
@@ -32,6 +33,7 @@ def gather(
     batches: Iterable[np.ndarray],
     *,
     block_size: int = BLOCK_SIZE,
+    task: Task = Task.CLASSIFICATION,
 ) -> Gathered:
     """Statistics of the model as it is, at inference, in one pass over the batches for each name.
 
@@ -42,6 +44,7 @@ def gather(
             `fisher`.
         batches: float arrays (n, ...), of any sizes.
         block_size: B, the number of weights in a block of the Fisher.
+        task: what the model's outputs are taken for.
 
     Returns:
         Path of the spec -> name -> statistic.
@@ -59,7 +62,7 @@ def gather(
     if "input_gram" in names:
         _add(found, "input_gram", gram.gather(model, specs, batches))
     if "fisher_blocks" in names:
-        _add(found, "fisher_blocks", fisher.gather(model, specs, batches, block_size))
+        _add(found, "fisher_blocks", fisher.gather(model, specs, batches, block_size, task))
     return found
 
 

@@ -28,6 +28,7 @@ from reflow_tf.repair.layer_fitting import LayerSums, RunningSums, sum_up
 from reflow_tf.sparsity.channels import Elimination, Reader, eliminate
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.widths import Width, Workload, choose_widths, count_macs, find_least_share
+from reflow_tf.task import Task
 
 Complain = Callable[[keras.Model], str | None]
 """What is too much about a model, with numbers; None where nothing is."""
@@ -79,13 +80,16 @@ class Narrowing:
     macs_after: int
 
 
-def weigh_channels(model: keras.Model, batches: Iterable[np.ndarray], progress: Progress) -> "Weighed":
+def weigh_channels(
+    model: keras.Model, batches: Iterable[np.ndarray], progress: Progress, task: Task = Task.CLASSIFICATION
+) -> "Weighed":
     """What each group's channels cost to remove, one after the other; the model is left as it was.
 
     Args:
         model: a functional or sequential model.
         batches: float arrays (n, ...), of which the first MOST_GATHERED inputs are looked at.
         progress: wraps what is done one by one.
+        task: what the model's outputs are taken for.
 
     Raises:
         InputError: no group may lose channels; the model is subclassed; bad inputs.
@@ -96,7 +100,7 @@ def weigh_channels(model: keras.Model, batches: Iterable[np.ndarray], progress: 
         raise InputError(f"--max_macs needs at least {JUDGED_EVERY} calibration inputs. Received: {len(images)}")
     check_batch(model, images)
     workloads = find_workloads(model, candidates)
-    prices = _Prices(model, candidates, images, progress)
+    prices = _Prices(model, candidates, images, progress, task)
     eliminations = [prices.eliminate(candidate) for candidate in progress(candidates, "Weighing channels")]
     return Weighed(candidates, held, eliminations, workloads)
 
@@ -182,7 +186,14 @@ def find_widest(
 class _Prices:
     """What readers can make up for, and what their errors cost."""
 
-    def __init__(self, model: keras.Model, candidates: Sequence[Candidate], images: np.ndarray, progress: Progress):
+    def __init__(
+        self,
+        model: keras.Model,
+        candidates: Sequence[Candidate],
+        images: np.ndarray,
+        progress: Progress,
+        task: Task,
+    ):
         specs = {spec.path: spec for candidate in candidates for spec, _ in candidate.readers}
         self._kernels = find_kernels(model).read()
         # Parts of the same size, one of which judges: neighbours in a folder are often of a kind.
@@ -192,8 +203,8 @@ class _Prices:
         self._fitted, self._judging = (_gather_sums(model, specs, images[part], progress) for part in (~judges, judges))
         layers = find_layers(model, specs)
         graded = images[~judges][:MOST_GRADED], images[judges][:MOST_GRADED]
-        self._errors: list[dict[str, OutputErrors]] = gather_output_errors(model, layers, graded)
-        # A network that predicts no classes has no Fisher: each reader's misses count as a share of what it gives.
+        self._errors: list[dict[str, OutputErrors]] = gather_output_errors(model, layers, graded, task)
+        # A network of one class has no Fisher: each reader's misses count as a share of what it gives.
         self._is_blind = not any(found.fisher.any() for errors in self._errors for found in errors.values())
 
     def eliminate(self, candidate: Candidate) -> Elimination:

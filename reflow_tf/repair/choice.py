@@ -20,6 +20,7 @@ from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.holdout import HELD_OUT_EVERY, part_of
 from reflow_tf.sparsity.plan import PruningPlan
+from reflow_tf.task import Task
 
 # The simplest first: it wins ties. A chain that begins with the one before it goes on from there.
 CANDIDATES = ("reflow", "least_squares", "least_squares,reflow", "obs,reflow")
@@ -89,7 +90,8 @@ def choose(
     """
     fitting, judging = part_of(batches, held_out=False), part_of(batches, held_out=True)
     with pruned.as_dense() as model:
-        dense = _predict(model, progress(judging, "Evaluating the dense model on held-out calibration inputs"))
+        watched = progress(judging, "Evaluating the dense model on held-out calibration inputs")
+        dense = _predict(model, watched, pruned.task)
     start = now = _State(pruned, pruned.read_weights())
     best, least = start, math.inf
     tried: list[Tried] = []
@@ -108,7 +110,7 @@ def choose(
                 tried.append(Tried(chain, None, str(error)))
                 continue
             now = _State(repaired, pruned.read_weights(), names, now.outcomes + outcomes)
-            divergence = measure_divergence(_predict(pruned.model, judging), dense)
+            divergence = measure_divergence(_predict(pruned.model, judging, pruned.task), dense, pruned.task)
             if not math.isfinite(divergence):
                 tried.append(Tried(chain, None, "outputs that are not finite"))
                 continue
@@ -120,8 +122,8 @@ def choose(
     return best.pruned, (choice, *best.outcomes)
 
 
-def _predict(model: keras.Model, batches: Iterable[np.ndarray]) -> np.ndarray:
-    outputs = list(run_predictions(model, batches))
+def _predict(model: keras.Model, batches: Iterable[np.ndarray], task: Task) -> np.ndarray:
+    outputs = list(run_predictions(model, batches, task))
     if not outputs:
         raise InputError(
             f"--repair=auto holds out every {HELD_OUT_EVERY}th calibration image, so it needs at least as many. "

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from reflow_tf.sparsity.masks import Masks
+from reflow_tf.task import Task
 
 Item = TypeVar("Item")
 
@@ -41,11 +42,13 @@ class PrunedModel:
         model: holds the pruned weights; repairs write into it.
         masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept.
         dense_weights: the values of `model.variables`, in their order, before anything was pruned.
+        task: what its outputs are taken for.
     """
 
     model: keras.Model
     masks: Masks
     dense_weights: tuple[np.ndarray, ...]
+    task: Task = Task.CLASSIFICATION
 
     def read_weights(self) -> tuple[np.ndarray, ...]:
         """Copies of the values of `model.variables`, in their order."""

@@ -31,6 +31,7 @@ from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.feature_matching import Student
 from reflow_tf.repair.holdout import HELD_OUT_EVERY, is_held_out
 from reflow_tf.repair.views import vary
+from reflow_tf.task import Task
 
 NAME = "distill"
 SECONDS = 600.0
@@ -130,14 +131,15 @@ def _distill(
     held_out = inputs[judged[:_MOST_JUDGED]]
     with pruned.as_dense():
         outputs = np.concatenate([outputs.numpy() for outputs in run(pruned.model, _cut(held_out))])
-    reading = find_reading(pruned.model, inputs.shape[1:], outputs.shape[-1])
+    reading = find_reading(pruned.model, inputs.shape[1:], outputs.shape[-1], pruned.task)
     targets = np.array(reading(outputs))
     if not np.isfinite(targets).all():
         raise InputError("The dense network's outputs must be finite. Received: NaN or infinity")
     rng = np.random.default_rng(limits.seed)
     draws = _Draws(training, recipe.batch_size, rng, limits.seconds, limits.epochs)
     before = pruned.read_weights()
-    student = Student(pruned, recipe.averaging, recipe.output_weight, are_probabilities(targets), reading)
+    probabilities = pruned.task is Task.CLASSIFICATION and are_probabilities(targets)
+    student = Student(pruned, recipe.averaging, recipe.output_weight, probabilities, reading)
     judge = _Judge(pruned, held_out, targets, inputs[training[:_MOST_NORMALIZED]], reading)
     _train(student, inputs, draws, judge, recipe, progress)
     judge.write_best()
@@ -237,7 +239,9 @@ class _Judge:
     def _measure(self) -> float:
         batches = (tf.convert_to_tensor(batch) for batch in _cut(self.held_out))
         outputs = np.concatenate([self.reading(self._infer(batch)).numpy() for batch in batches])
-        return measure_divergence(outputs, self.targets) if np.isfinite(outputs).all() else np.inf
+        if not np.isfinite(outputs).all():
+            return np.inf
+        return measure_divergence(outputs, self.targets, self.reading.task)
 
 
 def _train(

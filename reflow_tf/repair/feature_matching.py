@@ -29,7 +29,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.inference import infer
 from reflow_tf.models.observation import LayerCall, replaced_calls
 from reflow_tf.models.precision import read_wide, reading
-from reflow_tf.models.predictions import Reading, as_they_are
+from reflow_tf.models.predictions import Reading
 from reflow_tf.models.surgery import write_values
 from reflow_tf.models.walking import find_batch_norms, walk
 from reflow_tf.repair.contract import PrunedModel
@@ -57,7 +57,7 @@ class Student:
     averaging: float
     output_weight: float
     probabilities: bool
-    read: Reading = as_they_are
+    read: Reading = dataclasses.field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         self._variables, self._masks = _find_trained(self.pruned)

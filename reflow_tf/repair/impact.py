@@ -110,7 +110,8 @@ def _refit(
     with pruned.as_dense() as model:
         dense = kernels.read()
         if (found := (statistics or {}).get(READS[name])) is None:
-            found = gather(model, specs, {READS[name]}, progress(batches, f"Gathering statistics for {name}"))
+            watched = progress(batches, f"Gathering statistics for {name}")
+            found = gather(model, specs, {READS[name]}, watched, task=pruned.task)
     reached = [spec for spec in specs if found[spec.path]]
     moves = {}
     with pruned.restored_on_error():

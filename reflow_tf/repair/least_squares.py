@@ -156,7 +156,7 @@ class _Sweep:
         self._num_views = max(0, few) if have_views(first.shape) else 0
         with pruned.as_dense() as model:
             chosen = [spec for spec in meter.kernels.specs if spec.path in pruned.masks]
-            self._worth = gather_output_worth(model, chosen, first)
+            self._worth = gather_output_worth(model, chosen, first, pruned.task)
         self._settled: set[int] = set()  # batch norms whose moments followed from a refit
         self._positions = {id(variable): i for i, variable in enumerate(pruned.model.variables)}
         self._moved: dict[int, keras.Variable] = {}  # positions of variables that whoever leads images must be told of

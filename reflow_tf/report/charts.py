@@ -33,7 +33,7 @@ def figure(report: Report, draw: Draw, label: str) -> Markup:
 
 def accuracy(report: Report) -> Markup:
     """A column for each stage, with its 95 % interval and its distance from the dense model."""
-    spoken = ", ".join(f"{step.name} {percent(step.top1)}" for step in story.steps(report))
+    spoken = ", ".join(f"{step.name} {percent(step.share)}" for step in story.steps(report))
     return figure(report, _draw_accuracy, f"{story.measure(report)}: {spoken}.")
 
 
@@ -52,24 +52,24 @@ def _draw_accuracy(report: Report, width: float) -> tuple[float, list[Markup]]:
     y = svg.linear((0, 1), (bottom, top))
     parts = _percent_axis(y, left, width)
     steps = story.steps(report)
-    dense = steps[0].top1 if report["accuracy"] else 1.0
+    dense = steps[0].share if steps[0].name == "dense" else 1.0
     slot = (width - left) / len(steps)
     column = min(slot * 0.56, 104)
     parts.append(svg.line(left, y(dense), width, y(dense), "reference"))
     for index, step in enumerate(steps):
         middle = left + slot * (index + 0.5)
         bounds = "" if step.bounds is None else f" 95 % interval {interval(step.bounds)},"
-        title = f"{step.name}: {percent(step.top1)},{bounds} n = {count(step.n)}"
-        low, high = (y(end) for end in step.bounds or [step.top1, step.top1])
+        title = f"{step.name}: {percent(step.share)},{bounds} n = {count(step.n)}"
+        low, high = (y(end) for end in step.bounds or [step.share, step.share])
         whisker = [
             (middle, low, middle, high),
             (middle - 7, low, middle + 7, low),
             (middle - 7, high, middle + 7, high),
         ]
         parts += [
-            svg.bar(middle - column / 2, y(step.top1), column, bottom - y(step.top1), f"fill-{step.name}", title),
+            svg.bar(middle - column / 2, y(step.share), column, bottom - y(step.share), f"fill-{step.name}", title),
             *(svg.line(*ends, "whisker") for ends in whisker if step.bounds),
-            svg.text(middle, high - 9, percent(step.top1), "value halo", "middle"),
+            svg.text(middle, high - 9, percent(step.share), "value halo", "middle"),
             svg.text(middle, bottom + 20, story.label(report, step), "label", "middle"),
             svg.text(middle, bottom + 38, _distance(step, width), "tick", "middle"),
         ]

@@ -11,13 +11,14 @@ from markupsafe import Markup
 from reflow_tf.report import nouns, resumable, svg
 from reflow_tf.report.charts import NARROW, WIDE
 from reflow_tf.report.html_page import frame, table
+from reflow_tf.report.measures import MEASURES, bounds_of, share_of
 from reflow_tf.report.svg import element
 from reflow_tf.report.wording import SPACE, count, interval, percent, plural, seconds, significant, size
 
 Document = dict[str, Any]
 """Plain JSON: version, command, settings, device, data, cells, what was left out, and the answer."""
 
-VERSION = 3
+VERSION = 4
 _PLAIN = "plain"
 _SAME = 0.02  # costs so close are called the same
 
@@ -52,7 +53,7 @@ def headline(document: Document) -> str:
     if chosen is None and document["cells"] and not any(cell["fits"] for cell in document["cells"]):
         return f"{place} nothing that was tried fits. {_nearest(document)}"
     if chosen is None:
-        what = "top-1" if document["data"]["labelled"] else "agreement"
+        what = measure(document)
         fitting = [cell for cell in document["cells"] if cell["fits"] and not cell["differs"]]
         least = min(fitting, key=lambda cell: float(cell["expected_drop_points"]), default=None)
         hope = f" The least is expected of {least['name']}: {_expected(least)}." if least else ""
@@ -104,7 +105,8 @@ def _limit(document: Document) -> str:
 
 def _loss(document: Document, cell: dict[str, Any]) -> str:
     score, data = cell["score"], document["data"]
-    what = "of top-1" if data["labelled"] else "of agreement with the dense network"
+    what = "of top-1" if data["measure"] == "accuracy" else f"of {measure(document)} with the dense network"
+    what = what.replace("fidelity with", "fidelity to")
     lost, held_out = score["drop_points"], f"held-out calibration {data['unit']}"
     verb = f"It gained {-lost:.1f}" if lost <= -0.05 else f"It lost {abs(lost):.1f}"
     return (
@@ -119,7 +121,7 @@ def _expected(cell: dict[str, Any]) -> str:
 
 def measure(document: Document) -> str:
     """What the scores count."""
-    return "top-1" if document["data"]["labelled"] else "agreement"
+    return MEASURES[document["data"]["measure"]].score
 
 
 def format_table(document: Document) -> list[str]:
@@ -164,7 +166,7 @@ def _numbers(document: Document, cell: dict[str, Any]) -> tuple[str, ...]:
         f"{cell['cost_share']:.2f}",
         *([f"{cell['cycles_share']:.2f}"] if document["device"]["estimates_cycles"] else []),
         count(cell["size_bytes"]),
-        percent(cell["score"]["top1"]),
+        percent(share_of(cell["score"])),
         f"{cell['score']['drop_points']:.1f}",
         _expected(cell),
     )
@@ -227,7 +229,7 @@ def render(document: Document) -> str:
 
 
 def _positions(document: Document) -> int:
-    return document["cells"][0]["score"]["positions"] if document["cells"] else 1
+    return document["cells"][0]["score"].get("positions", 1) if document["cells"] else 1
 
 
 def _table(document: Document) -> Markup:
@@ -238,7 +240,7 @@ def _table(document: Document) -> Markup:
     body = []
     for number, cell in enumerate(ordered(document), start=1):
         link = element("a", f"{number}. {cell['name']}", href=f"cells/{cell['folder']}/report.html")
-        bounds = cell["score"]["top1_interval"]
+        bounds = bounds_of(cell["score"])
         shown = list(_numbers(document, cell))
         shown[-3] += f" ({interval(bounds)})" if bounds else ""
         row: list[str] = [link, *shown, seconds(cell["seconds"])]
@@ -298,7 +300,7 @@ def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
     height, left, right, top, bottom = 380.0, 48.0, width - 12, 18.0, 330.0
     most = max(map(price, cells), default=1.0)
     x = svg.linear((0.0, max(1.05, 1.05 * most)), (left, right))
-    lows = [(cell["score"]["top1_interval"] or [cell["score"]["top1"]])[0] for cell in cells] or [0.0]
+    lows = [(bounds_of(cell["score"]) or [share_of(cell["score"])])[0] for cell in cells] or [0.0]
     least = max(0.0, min(lows) - 0.02)
     y = svg.linear((least, 1.0 if max(lows) > 0.9 else max(lows) + 0.08), (bottom, top))
     parts: list[Markup] = []
@@ -314,7 +316,7 @@ def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
     parts.append(svg.text((left + right) / 2, bottom + 38, f"{unit}, as a share", "label", "middle"))
     labels: list[tuple[float, float]] = []
     for number, cell in enumerate(ordered(document), start=1):
-        across, up = x(price(cell)), y(cell["score"]["top1"])
+        across, up = x(price(cell)), y(share_of(cell["score"]))
         free = [
             place
             for place in ((across + 8, up - 6), (across + 8, up + 14), (across - 16, up - 6), (across - 16, up + 14))
@@ -328,10 +330,10 @@ def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
 
 def _draw_cell(document: Document, cell: dict[str, Any], place: tuple[float, float], y: svg.Scale) -> Iterator[Markup]:
     score, (across, up) = cell["score"], place
-    if score["top1_interval"]:
-        low, high = score["top1_interval"]
+    if bounds := bounds_of(score):
+        low, high = bounds
         yield svg.line(across, y(low), across, y(high), "whisker")
-    title = element("title", f"{cell['name']}: {_cost(document, cell)}, {percent(score['top1'])}")
+    title = element("title", f"{cell['name']}: {_cost(document, cell)}, {percent(share_of(score))}")
     if document["answer"] and cell["name"] == document["answer"]["recommended"]:
         yield element("circle", cx=across, cy=up, r=9.0, class_="ring")
     if cell["kind"] == _PLAIN:

@@ -63,6 +63,31 @@ def mean_interval(shares: np.ndarray, confidence: float = 0.95) -> tuple[float, 
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
+def ratio_interval(parts: np.ndarray, wholes: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval of sum(parts) / sum(wholes), one pair of each image, by the delta method.
+
+    With r the ratio and s the standard deviation of parts - r * wholes, r ± t s / (√n mean(wholes)), at least 0.
+
+    Args:
+        parts: (n,), none negative.
+        wholes: (n,), none negative and some positive.
+        confidence: Probability that the interval is meant to cover, between 0 and 1.
+
+    Returns:
+        (low, high); None for one image.
+
+    Source:
+        W. G. Cochran, Sampling Techniques, chapter 6, Ratio estimators.
+    """
+    if len(parts) < 2:
+        return None
+    mean = float(np.mean(wholes))
+    ratio = float(np.mean(parts)) / mean
+    spread = float(np.std(parts - ratio * wholes, ddof=1))
+    half = student_quantile((1 + confidence) / 2, len(parts) - 1) * spread / (sqrt(len(parts)) * mean)
+    return max(0.0, ratio - half), ratio + half
+
+
 def student_quantile(probability: float, freedom: int) -> float:
     """The quantile of Student's t distribution, by bisection of its distribution function.
 

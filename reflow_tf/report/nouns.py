@@ -12,7 +12,8 @@ def sample(report: Report) -> str:
 
 def positions(report: Report) -> int:
     """Predictions an input: 1, or as many as a map has positions."""
-    return (report["accuracy"] or report["agreement"])["file"]["positions"]
+    scores = report["accuracy"] or report["agreement"]
+    return scores["file"]["positions"] if scores else 1
 
 
 def prediction(report: Report) -> str:

@@ -2,6 +2,8 @@
 
 A model predicts one class an image, or one at each position of a map. Positions of one image are not independent of
 each other, so what is counted is images, and each image's share of positions has the same weight.
+
+A model that predicts numbers is right as far as it gives those of the dense model.
 """
 
 import dataclasses
@@ -10,7 +12,7 @@ import math
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.report.interval import mean_interval, wilson_interval
+from reflow_tf.report.interval import mean_interval, ratio_interval, wilson_interval
 
 # With 5 classes or fewer, the right one is always among the best 5.
 _FEWEST_CLASSES_FOR_TOP5 = 6
@@ -43,14 +45,15 @@ class Parity:
         n: number of inputs.
         max_abs: largest absolute difference over all outputs.
         mean_abs: mean absolute difference.
-        top1_agreement: share of inputs (on maps: of their positions) with the same best class, in [0, 1].
+        top1_agreement: share of inputs (on maps: of their positions) with the same best class, in [0, 1]; None where
+            outputs are numbers and no classes.
         positions: predictions an input: 1, or as many as a map has positions.
     """
 
     n: int
     max_abs: float
     mean_abs: float
-    top1_agreement: float
+    top1_agreement: float | None
     positions: int = 1
 
 
@@ -79,6 +82,53 @@ def score_accuracy(ranked: np.ndarray, labels: np.ndarray, num_classes: int) -> 
 def score_agreement(ranked: np.ndarray, reference: np.ndarray) -> Score:
     """Share of inputs to which both give the same best class; both (n, *positions, up to 5) int, best class first."""
     return _score(ranked[..., 0] == reference[..., 0], None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fidelity:
+    """How far outputs are from those of the dense model for the same inputs.
+
+    Attributes:
+        relative_error: root mean square of the errors over that of the dense outputs, all inputs together.
+        error_interval: 95 % interval of it, see `interval.ratio_interval`; None where there is one input.
+        worst: the largest root mean square error of one input, over the same.
+        cosine: of the angle between an input's outputs and the dense ones, in the mean; None where either is zero for
+            all inputs.
+        n: number of inputs.
+    """
+
+    relative_error: float
+    error_interval: tuple[float, float] | None
+    worst: float
+    cosine: float | None
+    n: int
+
+
+def score_fidelity(sums: np.ndarray) -> Fidelity:
+    """Of each input the sums of squared errors, of squares of the dense outputs, and of its own, (n, 3) float64.
+
+    Dense outputs that are all zero are taken to be tiny: any error is large beside them.
+    """
+    errors, powers, own = sums.T
+    if not powers.any():
+        powers = np.full_like(powers, np.finfo(np.float32).tiny)
+    power = float(powers.mean())
+    interval = ratio_interval(errors, powers)
+    norms = np.sqrt(powers * own)
+    cosines = np.clip(((powers + own - errors) / 2)[norms > 0] / norms[norms > 0], -1, 1)
+    return Fidelity(
+        math.sqrt(float(errors.mean()) / power),
+        None if interval is None else (math.sqrt(interval[0]), math.sqrt(interval[1])),
+        math.sqrt(float(errors.max()) / power),
+        float(cosines.mean()) if cosines.size else None,
+        len(sums),
+    )
+
+
+def compare_numbers(outputs: np.ndarray, reference: np.ndarray) -> Parity:
+    """Compares two outputs (n, ...) of the same inputs, which are no classes."""
+    difference = np.abs(outputs.reshape(len(outputs), -1).astype(np.float64) - reference.reshape(len(reference), -1))
+    return Parity(len(outputs), float(difference.max()), float(difference.mean()), None)
 
 
 def compare_outputs(outputs: np.ndarray, reference: np.ndarray) -> Parity:

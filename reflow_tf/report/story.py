@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from reflow_tf.report import device, nouns
 from reflow_tf.report.document import Report
+from reflow_tf.report.measures import MEASURES, bounds_of, find_measure, share_of
 from reflow_tf.report.wording import (
     SAME_SIZE,
     SPACE,
@@ -29,18 +30,18 @@ class Step(NamedTuple):
     """One stage of the run as the reader meets it."""
 
     name: str  # 'dense', 'pruned', 'repaired' or 'file'
-    top1: float  # fraction of the images, or of the positions of each
-    bounds: list[float] | None  # 95 % interval of top1; None where one image has many positions
+    share: float  # fraction of the images, or of the positions of each, that is right; or the fidelity
+    bounds: list[float] | None  # 95 % interval of it; None where one image has many positions
     top5: float | None
     n: int
-    drop_points: float  # dense minus this one on the same images, in percentage points
+    drop_points: float  # dense minus this one on the same images, in percentage points; or the relative error in %
 
 
 def steps(report: Report) -> list[Step]:
-    """The scored stages in order: accuracy, or agreement with the dense model where there are no labels."""
-    scores = report["accuracy"] or report["agreement"]
+    """The scored stages in order, by whatever measure the report has."""
+    scores = report[find_measure(report)]
     return [
-        Step(name, score["top1"], score["top1_interval"], score.get("top5"), score["n"], score["drop_points"])
+        Step(name, share_of(score), bounds_of(score), score.get("top5"), score["n"], score["drop_points"])
         for name, score in ((name, scores[name]) for name in ("dense", "pruned", "repaired", "file") if name in scores)
     ]
 
@@ -61,8 +62,8 @@ def label(report: Report, step: Step) -> str:
 
 
 def measure(report: Report) -> str:
-    """What `steps` counts: 'top-1 accuracy' or 'agreement with the dense model'."""
-    return "top-1 accuracy" if report["accuracy"] else "agreement with the dense model"
+    """What `steps` counts: 'top-1 accuracy', 'agreement with the dense model' or 'fidelity to the dense model'."""
+    return MEASURES[find_measure(report)].name
 
 
 def repair_name(report: Report) -> str:
@@ -101,11 +102,14 @@ def headline(report: Report) -> str:
     """The whole run in one sentence with numbers."""
     name, final, pruned = report["model"]["name"], step(report, "file"), step(report, "pruned")
     if report["accuracy"]:
-        score = f"scores {percent(final.top1)} top-1 (dense: {percent(step(report, 'dense').top1)})"
-        reached = f"{percent(final.top1)} top-1 (dense: {percent(step(report, 'dense').top1)})"
+        reached = f"{percent(final.share)} top-1 (dense: {percent(step(report, 'dense').share)})"
+        score = f"scores {reached}"
+    elif report["agreement"]:
+        score = f"agrees with the dense model on {percent(final.share)} of the {nouns.prediction(report)}s"
+        reached = f"{percent(final.share)} agreement with the dense model"
     else:
-        score = f"agrees with the dense model on {percent(final.top1)} of the {nouns.prediction(report)}s"
-        reached = f"{percent(final.top1)} agreement with the dense model"
+        score = f"gives the dense model's outputs with a relative error of {_relative_error(report, 'file')}"
+        reached = f"{percent(final.share)} fidelity to the dense model"
     if _is_unpruned(report):
         before = report["sparsity"]["before"]
         came = f"Nothing more was pruned: with the {percent(before, 0)} zeros that it came with,"
@@ -119,9 +123,9 @@ def headline(report: Report) -> str:
     outcome = device.sized(report["mcu"]) if report["mcu"] else f"in a file {_sized(report)}"
     if report["signal"]["collapsed_after"]:
         return f"{name} collapsed {zeros}: the file {score}."
-    if report["signal"]["collapsed_before"] and final.top1 > pruned.top1:
+    if report["signal"]["collapsed_before"] and final.share > pruned.share:
         return (
-            f"{repair_name(report)} brought {name} back from {percent(pruned.top1)} to {reached}, {zeros}, {outcome}."
+            f"{repair_name(report)} brought {name} back from {percent(pruned.share)} to {reached}, {zeros}, {outcome}."
         )
     return f"{name} {score} {zeros}, {outcome}."
 
@@ -195,27 +199,52 @@ def is_plain(report: Report) -> bool:
     return _is_unpruned(report) and not any(step["moved"] for step in report["repair"]["steps"])
 
 
+def _relative_error(report: Report, stage: str) -> str:
+    return percent(report["fidelity"][stage]["relative_error"])
+
+
 def accuracy_sentence(report: Report) -> str:
     pruned, repaired, final = (step(report, name) for name in ("pruned", "repaired", "file"))
-    if not report["accuracy"]:
+    if report["fidelity"]:
+        errors = {stage: _relative_error(report, stage) for stage in ("pruned", "repaired", "file")}
+        worst, share = (percent(report["fidelity"]["file"][key]) for key in ("worst", "share_of_variation"))
+        before = (
+            ""
+            if is_plain(report)
+            else f"Pruning alone left outputs with a relative error of {errors['pruned']}; after the repair it is "
+            f"{errors['repaired']}. "
+        )
         return (
-            f"Pruning alone left {percent(pruned.top1)} agreement with the dense model; after the repair it is "
-            f"{percent(repaired.top1)}, and the file, run by itself, has {percent(final.top1)}."
+            f"{before}The file, run by itself, has a relative error of {errors['file']}, for the worst "
+            f"{nouns.sample(report)} {worst}; of what the dense model's outputs vary by from one to the next, it is "
+            f"{share}."
+        )
+    if report["agreement"]:
+        return (
+            f"Pruning alone left {percent(pruned.share)} agreement with the dense model; after the repair it is "
+            f"{percent(repaired.share)}, and the file, run by itself, has {percent(final.share)}."
         )
     dense = step(report, "dense")
     bounds = f" ({interval(final.bounds)})" if final.bounds else ""
     if is_plain(report):
-        return f"The file, run by itself, scores {percent(final.top1)}{bounds}; the dense model {percent(dense.top1)}."
+        return (
+            f"The file, run by itself, scores {percent(final.share)}{bounds}; the dense model {percent(dense.share)}."
+        )
     return (
-        f"Pruning alone took top-1 from {percent(dense.top1)} to {percent(pruned.top1)}; the repaired model scores "
-        f"{percent(repaired.top1)}, and the file, run by itself, {percent(final.top1)}{bounds}."
+        f"Pruning alone took top-1 from {percent(dense.share)} to {percent(pruned.share)}; the repaired model scores "
+        f"{percent(repaired.share)}, and the file, run by itself, {percent(final.share)}{bounds}."
     )
 
 
 def share_sentence(report: Report) -> str:
     """What the picture of the steps shows, and how sure it is."""
     unit, each, n = nouns.sample(report), nouns.prediction(report), report["data"]["evaluation"]["num_images"]
-    what = "Top-1 accuracy" if report["accuracy"] else f"Share of {each}s with the dense model's predicted class"
+    what = {
+        "accuracy": "Top-1 accuracy",
+        "agreement": f"Share of {each}s with the dense model's predicted class",
+        "fidelity": "Fidelity, 100 % less the relative error (root mean square of the errors over that of the dense "
+        "model's outputs),",
+    }[find_measure(report)]
     where = f"on {plural(n, unit)}"
     if nouns.positions(report) > 1:
         where = f"over the positions of {plural(n, unit)}, in the mean"
@@ -249,6 +278,9 @@ def signal_sentence(report: Report) -> str:
 
 
 def predictions_sentence(report: Report) -> str:
+    """What the most predicted class takes."""
+    if report["signal"]["predictions"] is None:
+        return "The model names no classes."
     shares = (
         f"{percent(report['signal']['predictions'][name]['largest_share'], 0)} in the {name} model"
         for name in ("dense", "pruned", "repaired")
@@ -340,13 +372,13 @@ def proof_sentence(report: Report) -> str:
         narrower = "The narrower model computes what the masked one does. "
         masks_text = f"{narrower}{masks_text}" if masks else narrower
     images = plural(parity["n"], nouns.sample(report))
+    differ = f"differ by at most {significant(parity['max_abs'])} (mean {significant(parity['mean_abs'])})"
+    if parity["top1_agreement"] is None:
+        return f"{masks_text}For {images} the outputs of the file and of the Keras model {differ}."
     if parity["positions"] > 1:
         images = f"positions of {images}"
     share = f"all {images}" if parity["top1_agreement"] == 1 else f"{percent(parity['top1_agreement'])} of {images}"
-    return (
-        f"{masks_text}The file and the Keras model name the same class on {share}; their outputs differ by at most "
-        f"{significant(parity['max_abs'])} (mean {significant(parity['mean_abs'])})."
-    )
+    return f"{masks_text}The file and the Keras model name the same class on {share}; their outputs {differ}."
 
 
 def eligibility_sentence(report: Report) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from reflow_tf.report import device, nouns, story
 from reflow_tf.report.document import Report
+from reflow_tf.report.measures import MEASURES, find_measure
 from reflow_tf.report.wording import (
     EN_DASH,
     SPACE,
@@ -81,22 +82,25 @@ def _stages(report: Report) -> Table:
         box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", border_style="dim", expand=True, collapse_padding=True
     )
     table.add_column("stage", no_wrap=True, vertical="bottom")
-    table.add_column("top-1" if report["accuracy"] else "agree-\nment", justify="right", no_wrap=True)
+    column = MEASURES[find_measure(report)].column
+    table.add_column("agree-\nment" if column == "agreement" else column, justify="right", no_wrap=True)
     table.add_column("95 %\ninterval", justify="right", no_wrap=True)
     if with_top5 := story.has_top5(report):
         table.add_column("top-5", justify="right", no_wrap=True)
     table.add_column(f"{nouns.sample(report)}s", justify="right", no_wrap=True, vertical="bottom")
-    table.add_column("effective\nclasses", justify="right", no_wrap=True)
+    predictions = report["signal"]["predictions"]
+    if predictions:
+        table.add_column("effective\nclasses", justify="right", no_wrap=True)
     table.add_column("variance at\nlast norm", justify="right", no_wrap=True)
     last = story.last_layer(report)
-    predictions = report["signal"]["predictions"]
     for step in story.steps(report):
-        cells = [story.label(report, step), percent(step.top1), interval(step.bounds)]
+        cells = [story.label(report, step), percent(step.share), interval(step.bounds)]
         if with_top5:
             cells.append(percent(step.top5))
         cells.append(count(step.n))
-        predicted = predictions.get(step.name)
-        cells.append(significant(predicted["effective_classes"]) if predicted else EN_DASH)
+        if predictions:
+            predicted = predictions.get(step.name)
+            cells.append(significant(predicted["effective_classes"]) if predicted else EN_DASH)
         cells.append(_ratio(last, step.name))
         table.add_row(*map(_tied, cells), style=_STYLES[step.name])
     return table

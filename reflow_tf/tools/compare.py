@@ -104,6 +104,7 @@ def read_config() -> Comparison:
         target=command_line.require(TARGET),
         prunable=PRUNABLE.value,
         memory_budget=MEMORY_BUDGET.value,
+        task="classification",
     )
     output_dir = OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-compared"
     job = JobConfig(**given, output_dir=output_dir, prune=base, overwrite=OVERWRITE.value)

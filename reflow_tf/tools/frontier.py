@@ -26,7 +26,7 @@ from reflow_tf.jobs.frontier.request import Search, require_budgets
 from reflow_tf.report.frontier import format_table, headline
 from reflow_tf.report.wording import SPACE
 from reflow_tf.tools import command_line
-from reflow_tf.tools.shared_flags import JobFlags, define_memory_budget, define_overwrite, name_model
+from reflow_tf.tools.shared_flags import JobFlags, define_memory_budget, define_overwrite, define_task, name_model
 
 FLAGS = command_line.new_flags()
 
@@ -63,6 +63,7 @@ FLASH_BUDGET = flags.DEFINE_integer(
 RAM_BUDGET = flags.DEFINE_integer(
     "ram_budget", None, "For microcontrollers: bytes of RAM that it may need.", flag_values=FLAGS
 )
+TASK = define_task(FLAGS)
 MEMORY_BUDGET = define_memory_budget(FLAGS)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the results go. Default: ./reflow_out/<model>-<device>.", flag_values=FLAGS
@@ -80,7 +81,9 @@ def read_config() -> Search:
     job = JobConfig(
         **given,
         output_dir=OUTPUT_DIR.value or f"reflow_out/{name}",
-        prune=PruneConfig(target=target, sparsity=0.0, repair="none", memory_budget=MEMORY_BUDGET.value),
+        prune=PruneConfig(
+            target=target, sparsity=0.0, repair="none", memory_budget=MEMORY_BUDGET.value, task=TASK.value
+        ),
         overwrite=OVERWRITE.value,
         flash_budget=FLASH_BUDGET.value,
         ram_budget=RAM_BUDGET.value,

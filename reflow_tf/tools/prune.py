@@ -40,6 +40,7 @@ from reflow_tf.tools.shared_flags import (
     define_overwrite,
     define_prunable,
     define_target,
+    define_task,
     name_model,
 )
 
@@ -217,11 +218,12 @@ OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the results go. Default: ./reflow_out/<model>.", flag_values=FLAGS
 )
 OVERWRITE = define_overwrite(FLAGS, "Replace the results of an earlier run in --output_dir.")
+TASK = define_task(FLAGS)
 MAX_ACCURACY_DROP = flags.DEFINE_float(
     "max_accuracy_drop",
     None,
-    "Percentage points that the file's top-1 (without labels: agreement) may lie below the dense model's. Beyond it "
-    "the results are still written, and the exit code is 3.",
+    "Percentage points that the file's top-1 (without labels: agreement) may lie below the dense model's; with "
+    "--task=fidelity: its relative error in %. Beyond it the results are still written, and the exit code is 3.",
     flag_values=FLAGS,
 )
 
@@ -249,6 +251,7 @@ def read_config() -> JobConfig:
             basis=BASIS.value,
             memory_budget=MEMORY_BUDGET.value,
             repair=REPAIR.value,
+            task=TASK.value,
         ),
         quantize=QUANTIZE.value,
         io=IO.value,

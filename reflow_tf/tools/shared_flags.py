@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from reflow_tf.choices import TARGETS
+from reflow_tf.choices import TARGETS, TASKS
 from reflow_tf.config import PruneConfig
 from reflow_tf.job_config import JobConfig
 from reflow_tf.tools import command_line
@@ -100,6 +100,19 @@ def define_preprocess(
         _JOB.preprocess,
         f"Scaling of the pixels of images: auto ({auto}), tf, torch, caffe, lite, unit or none; or the means and stds "
         "of a pixel / 255 that the network was trained with, such as 0.49,0.48,0.45/0.25,0.24,0.26.",
+        flag_values=own,
+    )
+
+
+def define_task(own: Flags) -> Flag[str]:
+    """--task: what outputs are taken for."""
+    return flags.DEFINE_string(
+        "task",
+        PruneConfig.task,
+        f"What the network's outputs are: {', '.join(TASKS)}. classification: one number a class, scored by the right "
+        "class. fidelity: numbers, of a regressor, an autoencoder or a map of pixels, scored by how far they are from "
+        "those of the dense model, without labels. auto: classes where outputs end in a softmax or are a single "
+        "sigmoid, where the model was compiled with a cross-entropy, or where the data has classes for labels.",
         flag_values=own,
     )
 

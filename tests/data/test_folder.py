@@ -6,7 +6,7 @@ import pytest
 
 from reflow_tf.data.folder import FolderSource
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.data.sources import SourceRequest
+from reflow_tf.data.sources import Labels, SourceRequest
 from reflow_tf.errors import InputError
 
 
@@ -117,3 +117,9 @@ def test_dangling_link_is_named(class_folder):
     for function in (source.image, source.digest, source.size_of):
         with pytest.raises(InputError, match=r"Received: .*bee/2\.png"):
             function(6)
+
+
+def test_sub_folders_are_no_classes_where_nobody_asks_for_any(class_folder):
+    request = SourceRequest(str(class_folder), Preprocessing((8, 8)), 99, None, labels=Labels.NONE)
+    source = FolderSource.open(request)
+    assert source.labels is None and len(source) == len(open_folder(class_folder))

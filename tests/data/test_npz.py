@@ -5,16 +5,16 @@ import pytest
 
 from reflow_tf.data.npz import NpzSource
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.data.sources import SourceRequest
+from reflow_tf.data.sources import Labels, SourceRequest
 from reflow_tf.errors import InputError
 
 X = np.arange(6 * 4 * 5 * 3).reshape(6, 4, 5, 3).astype(np.uint8)
 Y = np.array([0, 1, 2, 0, 1, 2])
 
 
-def open_npz(path, num_classes=3, size=(4, 5), channels=3):
+def open_npz(path, num_classes=3, size=(4, 5), channels=3, labels=Labels.CLASSES):
     assert NpzSource.accepts(str(path))
-    return NpzSource.open(SourceRequest(str(path), Preprocessing(size, channels), num_classes, None))
+    return NpzSource.open(SourceRequest(str(path), Preprocessing(size, channels), num_classes, None, labels=labels))
 
 
 @pytest.fixture
@@ -154,3 +154,17 @@ def test_damaged_member(save):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"readable archive"):
         open_npz(path)
+
+
+def test_labels_that_nobody_wants_are_not_looked_at(save):
+    for labels in (Y, Y / 2, np.full(6, 99), np.zeros((2, 7))):
+        assert open_npz(save(x=X, y=labels), labels=Labels.NONE).labels is None
+
+
+def test_numbers_are_left_alone_where_classes_are_not_sure(save):
+    assert open_npz(save(x=X, y=Y / 2), labels=Labels.PERHAPS).labels is None
+    np.testing.assert_array_equal(open_npz(save(x=X, y=Y), labels=Labels.PERHAPS).labels, Y)
+    with pytest.raises(InputError, match=r"in 0\.\.2"):
+        open_npz(save(x=X, y=Y + 5), labels=Labels.PERHAPS)
+    with pytest.raises(InputError, match="or --task=fidelity"):
+        open_npz(save(x=X, y=np.zeros((6, 2), np.uint8)), labels=Labels.PERHAPS)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.npz import NpzSource
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.jobs.scoring import Ranked, rank_files, spread
+from reflow_tf.errors import InputError
+from reflow_tf.jobs.scoring import Ranked, compare_files, measure_distances, rank_files, spread
 from reflow_tf.repair.contract import show_nothing
 
 
@@ -47,3 +48,31 @@ def test_every_file_sees_its_images_in_one_pass(batch_size):
 def test_classes_are_looked_up_by_position():
     ranked = Ranked(np.array([0, 3, 9]), np.array([[1], [2], [3]]))
     assert ranked.at(np.array([3, 9])).classes.tolist() == [[2], [3]]
+
+
+class Times:
+    """A runtime that gives its images, so many times as bright."""
+
+    def __init__(self, factor):
+        self._factor = factor
+
+    def run(self, batch):
+        return self._factor * batch
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_distances_are_those_to_the_dense_file_image_by_image(batch_size):
+    pixels = np.random.default_rng(0).standard_normal((20, 2, 2, 1)).astype(np.float32)
+    images = EvaluationSet(NpzSource("x.npz", pixels, None), np.arange(20), Preprocessing(None, 1), batch_size)
+    files = {"file": Times(3), "short": Times(0)}
+    found = compare_files(files, Times(2), {"short": 5}, images, show_nothing)
+    powers = np.square(pixels.astype(np.float64)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(found["file"].sums, np.stack([powers, 4 * powers, 9 * powers], axis=1), rtol=1e-6)
+    assert found["short"].positions.tolist() == spread(20, 5).tolist()
+    kept = powers[spread(20, 5)]
+    np.testing.assert_allclose(found["short"].sums, np.stack([4 * kept, 4 * kept, 0 * kept], axis=1), rtol=1e-6)
+
+
+def test_distances_of_what_is_not_finite_are_none():
+    with pytest.raises(InputError, match="must be finite"):
+        measure_distances(np.array([[1.0, np.nan]]), np.ones((1, 2)))

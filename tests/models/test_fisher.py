@@ -7,6 +7,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.models import fisher
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import compile_inference
+from reflow_tf.task import Task
 
 INPUTS = np.random.default_rng(0).normal(size=(21, 5)).astype(np.float32)
 
@@ -177,6 +178,32 @@ def test_what_errors_cost_together_is_the_exact_fisher_over_many_inputs():
     assert np.linalg.eigvalsh(worth).min() > 0
     correlation = fisher.WORTH_BELIEVED * found[0, 1] / np.sqrt(found[0, 0] * found[1, 1])
     assert worth[0, 1] == pytest.approx(correlation * gains[0] * gains[1], rel=1e-3)
+
+
+def test_of_numbers_it_is_what_the_jacobians_come_to():
+    """W2 relu(x W1): errors of hidden outputs come to all numbers through W2, where they are on."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, activation="relu"), layers.Dense(3, name="numbers")])
+    inputs = np.random.default_rng(0).normal(size=(4000, 5)).astype(np.float32)
+    kernel = model.layers[1].kernel.numpy()
+    (errors,) = fisher.gather_output_errors(model, {"numbers": model.layers[1]}, [inputs], Task.FIDELITY)
+    np.testing.assert_allclose(errors["numbers"].fisher, np.eye(3), atol=0.06)
+    (errors,) = fisher.gather_output_errors(model, {"hidden": model.layers[0]}, [inputs], Task.FIDELITY)
+    # Before its activation a hidden output says something where it is on.
+    on = (inputs @ model.layers[0].kernel.numpy() > 0).astype(np.float64)
+    expected = (on.T @ on / len(on)) * (kernel @ kernel.T)
+    np.testing.assert_allclose(errors["hidden"].fisher, expected, atol=0.06 * np.abs(expected).max())
+
+
+def test_kernels_of_a_network_of_numbers_have_a_fisher():
+    """y = x W: blocks are E x x^T for each output, whatever W is."""
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, use_bias=False, name="numbers")])
+    inputs = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
+    specs = find_kernels(model).specs
+    (blocks,) = fisher.gather(model, specs, [inputs], 4, Task.FIDELITY).values()
+    expected = inputs.T @ inputs / len(inputs)
+    for block in blocks:  # one an output
+        np.testing.assert_allclose(block, expected, atol=0.2)
 
 
 def test_errors_that_are_the_same_everywhere_cost_as_much_more_as_there_are_positions():

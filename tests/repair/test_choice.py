@@ -67,7 +67,7 @@ def test_one_that_cannot_be_used_is_told_of(monkeypatch):
 
 def test_the_simplest_wins_a_tie(monkeypatch):
     pruned, plan = prune()
-    monkeypatch.setattr(choice, "measure_divergence", lambda outputs, dense: 0.5)
+    monkeypatch.setattr(choice, "measure_divergence", lambda outputs, dense, task: 0.5)
     kernels = read_bits(pruned.model.trainable_variables)
     now, outcomes = choose(pruned, BATCHES, show_nothing, plan=plan)
     assert [outcome.name for outcome in outcomes] == ["auto", "reflow"]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from reflow_tf.repair.divergence import measure_divergence
+from reflow_tf.task import Task
 
 
 def softmax(logits):
@@ -30,3 +31,16 @@ def test_a_shift_of_all_logits_is_no_divergence():
 def test_one_output_is_judged_by_its_squared_error():
     dense = np.array([[1.0], [3.0]])
     assert measure_divergence(dense + 1, dense) == pytest.approx(1.0)
+
+
+def test_numbers_are_judged_by_what_they_vary_by():
+    # Squared errors 1, 0, 0, 1; variances over the inputs 1 and 4.
+    dense, found = np.array([[1.0, 0.0], [3.0, 4.0]]), np.array([[2.0, 0.0], [3.0, 5.0]])
+    assert measure_divergence(found, dense, Task.FIDELITY) == pytest.approx(0.5 / 2.5)
+    assert measure_divergence(10 * found + 7, 10 * dense + 7, Task.FIDELITY) == pytest.approx(0.5 / 2.5)
+
+
+def test_numbers_that_never_vary_are_judged_by_their_size():
+    dense = np.full((3, 2), 2.0)
+    assert measure_divergence(dense + 1, dense, Task.FIDELITY) == pytest.approx(0.25)
+    assert np.isfinite(measure_divergence(dense, 0 * dense, Task.FIDELITY))

@@ -39,6 +39,7 @@ def make_report() -> Callable[..., dict[str, Any]]:
     params=[
         {},
         {"labelled": False},
+        {"labelled": False, "has_classes": False},
         {"num_classes": 1000},
         {"num_classes": 3},
         {"num_kernels": 3, "batch_norms": False},

@@ -67,6 +67,20 @@ MCU: dict[str, Any] = {
 }
 
 
+FIDELITY = {
+    stage: {
+        "relative_error": error,
+        "error_interval": [0.9 * error, 1.1 * error],
+        "worst": 2 * error,
+        "share_of_variation": 1.5 * error,
+        "cosine": 1 - error**2 / 2,
+        "n": 2000,
+        "drop_points": 100 * error,
+    }
+    for stage, error in (("pruned", 0.84), ("repaired", 0.12), ("file", 0.13))
+}
+
+
 def sample_report(
     *,
     labelled: bool = True,
@@ -87,6 +101,7 @@ def sample_report(
     unit: str = "image",
     positions: int = 1,
     before: float = 0.0,
+    has_classes: bool = True,
 ) -> dict[str, Any]:
     """One report; `prefix` goes in front of every layer path, `num_kernels` keeps the first so many kernels."""
     kernels = [(prefix + path, kind, shape) for path, kind, shape in _kernels(num_classes)[:num_kernels]]
@@ -148,8 +163,9 @@ def sample_report(
             "calibration": {"description": "fashion_mnist, training split", "num_images": 1000},
             "evaluation": {"description": "fashion_mnist, test split", "num_images": 2000, "labelled": labelled},
         },
-        "accuracy": scores if labelled else None,
-        "agreement": None if labelled else agreement,
+        "accuracy": scores if labelled and has_classes else None,
+        "agreement": None if labelled or not has_classes else agreement,
+        "fidelity": None if has_classes else FIDELITY,
         "sparsity": {
             "requested": None if budget else sparsity,
             "before": before,
@@ -167,7 +183,7 @@ def sample_report(
             "n": 512,
             "collapsed_before": collapsed_before,
             "collapsed_after": collapsed_after,
-            "predictions": _predictions(num_classes, collapsed_before, collapsed_after),
+            "predictions": _predictions(num_classes, collapsed_before, collapsed_after) if has_classes else None,
             "layers": _signal_layers(kernels[: num_norms or 0], collapsed_before, collapsed_after),
         },
         "repair": _repair(repair, num_norms),
@@ -189,7 +205,13 @@ def sample_report(
             }
             for layer in layers
         ],
-        "parity": {"n": 2000, "max_abs": 3.1e-5, "mean_abs": 4.2e-7, "top1_agreement": 1.0, "positions": positions},
+        "parity": {
+            "n": 2000,
+            "max_abs": 3.1e-5,
+            "mean_abs": 4.2e-7,
+            "top1_agreement": 1.0 if has_classes else None,
+            "positions": positions,
+        },
         "skipped": [
             {
                 "path": path,

@@ -52,7 +52,7 @@ def document():
             "is_estimate": False,
             "estimates_cycles": False,
         },
-        "data": {"unit": "image", "fitted": 300, "judged": 100, "evaluation": 500, "labelled": True},
+        "data": {"unit": "image", "fitted": 300, "judged": 100, "evaluation": 500, "measure": "accuracy"},
         "max_accuracy_drop": 1.0,
         "cells": cells,
         "dropped": [{"name": "sparse 50 %, float32", "reason": "it would cost 0.98 of float32"}],
@@ -155,7 +155,7 @@ def test_units_have_words_of_their_own(document):
     assert "2.5 times as fast as the float32 file and 1.2 times as fast as plain int8." in say(document)
     document["device"] |= {"unit": "cycles", "is_estimate": True, "runtime": "microcontroller"}
     assert "by estimate 2.5 times fewer cycles than the dense int8 file and by estimate 1.2 times" in say(document)
-    document["data"]["labelled"] = False
+    document["data"]["measure"] = "agreement"
     assert "points of agreement with the dense network" in say(document)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflow_tf.report.interval import mean_interval, student_quantile, wilson_interval
+from reflow_tf.report.interval import mean_interval, ratio_interval, student_quantile, wilson_interval
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -84,3 +84,26 @@ def test_mean_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     bounds = [mean_interval(np.clip(rng.normal(0.5, 0.1, 8), 0, 1)) for _ in range(1000)]
     assert 0.93 < np.mean([low <= 0.5 <= high for low, high in bounds]) < 0.97
+
+
+def test_ratio_interval_by_hand():
+    # Ratio 6 / 12; parts - wholes / 2 are -1, 0, 1, of standard deviation 1; 4.303 is Student's for 2 degrees.
+    low, high = ratio_interval(np.array([1.0, 2.0, 3.0]), np.array([4.0, 4.0, 4.0]))
+    half = 4.302653 / (np.sqrt(3) * 4)
+    assert (low, high) == pytest.approx((max(0, 0.5 - half), 0.5 + half), rel=1e-6)
+
+
+def test_a_ratio_that_is_the_same_everywhere_is_certain():
+    wholes = np.array([1.0, 5.0, 2.0, 9.0])
+    assert ratio_interval(wholes / 4, wholes) == pytest.approx((0.25, 0.25))
+    assert ratio_interval(wholes[:1], wholes[:1]) is None
+
+
+def test_ratio_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        wholes = rng.gamma(4.0, size=50)
+        low, high = ratio_interval(wholes * rng.uniform(0.1, 0.5, 50), wholes)
+        hits += low <= 0.3 <= high
+    assert hits / 400 == pytest.approx(0.95, abs=0.03)

@@ -1,9 +1,19 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reflow_tf.errors import InputError
 from reflow_tf.report.interval import mean_interval, wilson_interval
-from reflow_tf.report.scores import Parity, Score, compare_outputs, score_accuracy, score_agreement
+from reflow_tf.report.scores import (
+    Parity,
+    Score,
+    compare_numbers,
+    compare_outputs,
+    score_accuracy,
+    score_agreement,
+    score_fidelity,
+)
 
 RANKED = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [5, 4, 3, 2, 1], [2, 3, 4, 5, 0]])
 
@@ -84,3 +94,47 @@ def test_a_map_of_one_position_is_one_prediction():
 def test_label_maps_of_another_shape_are_refused():
     with pytest.raises(InputError, match=r"predictions of shape \(3, 4, 2\), labels of shape \(3, 2, 4\)"):
         score_accuracy(np.zeros((3, 4, 2, 5), int), np.zeros((3, 2, 4), int), 6)
+
+
+def sums_of(outputs, dense):
+    parts = outputs - dense, dense, outputs
+    return np.stack([np.square(part.astype(np.float64)).sum(axis=1) for part in parts], axis=1)
+
+
+def test_fidelity_by_hand():
+    dense = np.array([[3.0, 4.0], [0.0, 5.0]])
+    found = score_fidelity(sums_of(np.array([[3.0, 4.0], [3.0, 1.0]]), dense))
+    # Squares of errors 0 and 9 + 16; of the dense outputs 25 and 25.
+    assert found.relative_error == pytest.approx(np.sqrt(25 / 50)) and found.worst == 1.0
+    assert found.cosine == pytest.approx((1 + 1 / np.sqrt(10)) / 2) and found.n == 2
+
+
+@given(st.integers(1, 6), st.floats(0.01, 100), st.integers(0, 2**32 - 1))
+def test_fidelity_knows_no_unit_and_no_order(n, unit, seed):
+    rng = np.random.default_rng(seed)
+    dense, outputs = rng.standard_normal((2, n, 3))
+    found = score_fidelity(sums_of(outputs, dense))
+    order = rng.permutation(n)
+    other = score_fidelity(sums_of(unit * outputs[order], unit * dense[order]))
+    for mine, theirs in ((found.relative_error, other.relative_error), (found.worst, other.worst)):
+        assert theirs == pytest.approx(mine, rel=1e-6)
+    assert other.cosine == pytest.approx(found.cosine, abs=1e-9) and -1 <= found.cosine <= 1
+    assert found.relative_error <= found.worst * (1 + 1e-9)
+    assert (found.error_interval is None) is (n == 1)
+    if n > 1:
+        assert found.error_interval[0] <= found.relative_error * (1 + 1e-9)
+        assert found.relative_error <= found.error_interval[1] * (1 + 1e-9)
+
+
+def test_outputs_that_are_the_dense_ones_or_nothing():
+    dense = np.arange(6.0).reshape(3, 2)
+    same = score_fidelity(sums_of(dense, dense))
+    assert (same.relative_error, same.worst, same.error_interval) == (0.0, 0.0, (0.0, 0.0)) and same.cosine == 1.0
+    nothing = score_fidelity(sums_of(0 * dense, dense))
+    assert nothing.relative_error == 1.0 and nothing.cosine is None
+    assert score_fidelity(sums_of(dense, 0 * dense)).relative_error > 1e6
+
+
+def test_numbers_are_compared_whatever_their_shape():
+    found = compare_numbers(np.array([[[1.0], [2.0]]]), np.array([[1.5, 2.0]]))
+    assert (found.n, found.max_abs, found.mean_abs, found.top1_agreement) == (1, 0.5, 0.25, None)

@@ -137,8 +137,10 @@ def test_defaults_cover_the_kinds(command, monkeypatch):
     assert command(compare, model="a/net.keras").code == 0
     (given,) = seen
     assert list(given.methods) == list(compare.METHODS) and list(given.sparsities) == list(compare.SPARSITIES)
-    assert given.methods["cbs+chita"] == PruneConfig(criterion="cbs", repair="chita", allocation="lamp")
-    assert given.methods["obs"] == PruneConfig(criterion="obs", repair="none", allocation="lamp")
+    assert given.methods["cbs+chita"] == PruneConfig(
+        criterion="cbs", repair="chita", allocation="lamp", task="classification"
+    )
+    assert given.methods["obs"] == PruneConfig(criterion="obs", repair="none", allocation="lamp", task="classification")
     assert given.job.output_dir == "reflow_out/net-compared"
 
 

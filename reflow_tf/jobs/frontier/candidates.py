@@ -51,7 +51,7 @@ class Candidate:
         """The run of the pruning tool that makes it."""
         return dataclasses.replace(
             base,
-            prune=self.prune,
+            prune=dataclasses.replace(self.prune, task=base.prune.task),
             output_dir=output_dir,
             overwrite=False,
             quantize=FORMATS[self.number_format],

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reflow_tf.choices import AUTO
 from reflow_tf.config import PruneConfig
 from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError
@@ -55,6 +56,7 @@ def frontier(
     ram_budget: int | None = None,
     batch_size: int = 64,
     overwrite: bool = False,
+    task: str = AUTO,
 ) -> Frontier:
     """Makes every honest candidate for one device, measures each there, and says which to ship.
 
@@ -62,7 +64,7 @@ def frontier(
     The model and the arrays are written into `<output_dir>-given`, which the commands of the candidates name.
 
     Args:
-        model: a Keras model with one input and one output of classes.
+        model: a Keras model with one input and one output.
         device: where the file is to run, as `--device` spells it: 'phone', 'cortex_m4', ….
         calibration: inputs as the network takes them, at least 16: an array (n, *shape) or batches of it; one in four
             judges, the others are fitted to.
@@ -76,6 +78,7 @@ def frontier(
         ram_budget: for microcontrollers: bytes that it may need.
         batch_size: of everything that runs the model.
         overwrite: start anew in a folder that holds an earlier search.
+        task: what its outputs are taken for, as `--task` spells it.
 
     Raises:
         InputError: something given cannot be used; the device's runtime is not set up; the folder holds another search.
@@ -89,7 +92,7 @@ def frontier(
     job = JobConfig(
         str(given / MODEL),
         str(out),
-        PruneConfig(target=found.dense_target, sparsity=0.0, repair="none"),
+        PruneConfig(target=found.dense_target, sparsity=0.0, repair="none", task=task),
         data=str(given / CALIBRATION),
         eval_data=str(given / EVALUATION),
         calibration_samples=len(fitted["x"]),

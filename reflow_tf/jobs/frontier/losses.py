@@ -1,24 +1,48 @@
-"""What a file is expected to lose, without labels: by the probabilities of the dense network, which it replaces.
+"""What a file is expected to lose, without labels, against the dense network that it replaces.
 
 Where the dense network says of an image that its classes are right with probabilities p, it is right itself with max p,
 and a file that names class c with p_c. The mean difference is what accuracy falls by, as far as the dense network's
 probabilities can be believed; of two files it says which loses more from far fewer images than labels would.
+
+Where outputs are numbers and no classes, what a file loses is its relative error.
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
 from reflow_tf.crew import ALONE
 from reflow_tf.data.batches import EvaluationSet
-from reflow_tf.jobs.scoring import Runner, rank_files, rank_outputs
+from reflow_tf.jobs.scoring import Runner, compare_files, rank_files, rank_outputs
 from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import show_nothing
+from reflow_tf.task import Task
+
+
+class Loss(Protocol):
+    """The dense network's opinion of images that nothing is fitted to."""
+
+    def measure(self, file: Runner) -> tuple[float, float]:
+        """Percentage points that the file is expected to lose, and their standard error over images."""
+        ...
+
+
+def open_loss(dense: Runner, images: EvaluationSet, num_classes: int | None, task: Task) -> Loss:
+    """How files are judged.
+
+    Args:
+        dense: runs the dense network.
+        images: held out.
+        num_classes: of the network, if it names any.
+        task: what its outputs are taken for.
+    """
+    return ExpectedError(dense, images) if task is Task.FIDELITY else ExpectedLoss(dense, images, num_classes or 0)
 
 
 class ExpectedLoss:
-    """The dense network's opinion of images that nothing is fitted to.
+    """Of a classifier: points of top-1.
 
     Args:
         dense: runs the dense network.
@@ -33,7 +57,7 @@ class ExpectedLoss:
         self._best = rank_outputs([outputs], num_classes)[..., :1]
 
     def measure(self, file: Runner) -> tuple[float, float]:
-        """Percentage points of top-1 that the file is expected to lose, and their standard error, over images."""
+        """Of `Loss`."""
         found = rank_files({"file": file}, {}, self._images, self._num_classes, show_nothing, crew=ALONE)["file"]
         losses = 100 * (self._of(self._best) - self._of(found.classes[..., :1])).reshape(len(self._best), -1).mean(
             axis=1
@@ -42,6 +66,29 @@ class ExpectedLoss:
 
     def _of(self, classes: np.ndarray) -> np.ndarray:
         return np.take_along_axis(self._probabilities, classes.astype(np.int64), axis=-1)
+
+
+class ExpectedError:
+    """Of a network that predicts numbers: the relative error of its outputs, in %.
+
+    Args:
+        dense: runs the dense network.
+        images: held out.
+    """
+
+    def __init__(self, dense: Runner, images: EvaluationSet):
+        self._dense, self._images = dense, images
+
+    def measure(self, file: Runner) -> tuple[float, float]:
+        """Of `Loss`; the standard error by the delta method, of a ratio of means and its root."""
+        found = compare_files({"file": file}, self._dense, {}, self._images, show_nothing, crew=ALONE)["file"]
+        errors, powers, _ = found.sums.T
+        power = float(powers.mean()) or float(np.finfo(np.float32).tiny)
+        share = float(errors.mean()) / power
+        if not share:
+            return 0.0, 0.0
+        of_share = float(np.std(errors - share * powers, ddof=1)) / (power * np.sqrt(len(errors)))
+        return 100 * float(np.sqrt(share)), 100 * of_share / (2 * float(np.sqrt(share)))
 
 
 def split(positions: Iterable[int], every: int) -> tuple[np.ndarray, np.ndarray]:

@@ -38,6 +38,7 @@ from reflow_tf.models.carrying import Address
 from reflow_tf.report import frontier as report
 from reflow_tf.report.folder import PREFIX, OutputFolder
 from reflow_tf.report.frontier import VERSION, Document
+from reflow_tf.report.measures import find_measure
 from reflow_tf.report.progress import announce, stage
 from reflow_tf.report.resumable import to_json
 from reflow_tf.runtimes.aarch64.cycles import find_tools
@@ -123,7 +124,7 @@ class _Searching:
         job, given = search.job, workshop.given
         sets = workshop.calibration, given.evaluation
         self._settings = describe_settings(job, given.loaded, search.version, *sets)
-        self._settings |= {"device": device.name, "repair": search.repair}
+        self._settings |= {"device": device.name, "repair": search.repair, "task": str(given.task)}
         self._settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
         self.document = self._start(command)
         try:
@@ -190,7 +191,7 @@ class _Searching:
                 "fitted": len(self._workshop.given.calibration),
                 "judged": self._workshop.num_judged,
                 "evaluation": len(data),
-                "labelled": data.labels is not None,
+                "measure": self._workshop.given.measure,
             },
             "max_accuracy_drop": self._search.max_accuracy_drop,
             "cells": [],
@@ -238,7 +239,7 @@ class _Searching:
         loss, error = self._workshop.judge(made)
         shutil.rmtree(job.output_dir, ignore_errors=True)  # of a run that was interrupted after the writing
         OutputFolder(job.output_dir, pipeline.FILES).write(render(described, made))
-        score = (described["accuracy"] or described["agreement"])["file"]
+        score = described[find_measure(described)]["file"]
         footprint = made.measured.footprint
         return {
             "name": candidate.name,

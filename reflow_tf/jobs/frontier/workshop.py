@@ -13,12 +13,13 @@ from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.evaluation import OpenedFile
 from reflow_tf.jobs.frontier.flagfile import spell
-from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
+from reflow_tf.jobs.frontier.losses import Loss, open_loss, split
 from reflow_tf.jobs.record.run import Dense, Given, Run
 from reflow_tf.jobs.scoring import rank_files
 from reflow_tf.pruning import Known, PruneResult
 from reflow_tf.report.progress import show_progress, stage
 from reflow_tf.stopwatch import Stopwatch
+from reflow_tf.task import Task
 
 HELD_OUT_EVERY = 4
 LEAST_IMAGES = 16
@@ -59,7 +60,7 @@ class Workshop:
         self._denses: dict[tuple[str, str], Dense] = {}
         self._known = Known()
         self._last: tuple[PruneConfig, PruneResult] | None = None
-        self._loss: ExpectedLoss | None = None
+        self._loss: Loss | None = None
 
     def dense(self, job: JobConfig) -> Dense:
         """The dense network's file in the job's number format; what it predicts is found once for all."""
@@ -67,7 +68,7 @@ class Workshop:
         if key not in self._denses:
             known = next(iter(self._denses.values()), None)
             dense = pipeline.foresee(job, self.given, Stopwatch(), known)
-            if dense.ranked is None:
+            if dense.ranked is None and self.given.task is Task.CLASSIFICATION:
                 runners = {"dense": OpenedFile(dense.float_content, "litert")}
                 given = self.given.evaluation, self.given.loaded.num_classes or 0, show_progress
                 dense = dataclasses.replace(dense, ranked=rank_files(runners, {}, *given, crew=self._crew)["dense"])
@@ -93,5 +94,5 @@ class Workshop:
         if self._loss is None:
             with stage("Judging by held-out calibration images"):
                 runner = OpenedFile(made.dense.float_content, "litert")
-                self._loss = ExpectedLoss(runner, self._held, self.given.loaded.num_classes or 0)
+                self._loss = open_loss(runner, self._held, self.given.loaded.num_classes, self.given.task)
         return self._loss.measure(OpenedFile(made.exported.content, made.job.target.runtime))

@@ -40,7 +40,7 @@ from reflow_tf.report.folder import Content
 
 def describe(run: Run) -> Report:
     """The report of the run, in the layout of report/schema.json."""
-    accuracy, agreement = describe_scores(run)
+    scores = describe_scores(run)
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -49,8 +49,7 @@ def describe(run: Run) -> Report:
         "environment": describe_environment(),
         "model": describe_model(run),
         "data": describe_data(run),
-        "accuracy": accuracy,
-        "agreement": agreement,
+        **scores,
         "sparsity": describe_sparsity(run),
         "narrowing": describe_narrowing(run),
         "signal": describe_signal(run),
@@ -67,7 +66,7 @@ def describe(run: Run) -> Report:
         "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
         "budget": describe_budget(run),
         "mcu": describe_mcu(run),
-        "gate": describe_gate(run.job.max_accuracy_drop, (accuracy or agreement or {})["file"]),
+        "gate": describe_gate(run.job.max_accuracy_drop, next(filter(None, scores.values()))["file"]),
     }
 
 
@@ -91,6 +90,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     config["pattern"] = str(run.job.prune.requested_pattern)
     config["sparsity"] = EXISTING if run.job.prune.keeps_existing else requested_sparsity(run)
     config["repair"] = run.job.prune.requested_repair
+    config["task"] = str(run.given.task)
     if config.pop("max_size_flag") == "flash_budget":
         config["max_size_bytes"] = None  # it is the flash_budget, which is there
     config["quantize"] = run.job.requested_quantize

@@ -6,6 +6,7 @@ from reflow_tf.jobs.float16_arithmetic import Float16Check
 from reflow_tf.jobs.record.run import Run
 from reflow_tf.pruning import PruneReport, PruneResult
 from reflow_tf.report.wording import SPACE, plural
+from reflow_tf.task import Task
 
 # A network that is right so much less often than it believes sees other inputs, or is asked for other classes.
 _MOST_OVERCONFIDENT, _FEWEST_INPUTS = 0.3, 30
@@ -76,10 +77,11 @@ def _describe_float16(found: Float16Check | str | None) -> list[str]:
             f"Computed in float16 ({found.runtime}), outputs for {inputs} are not finite: the file does not allow "
             "float16 arithmetic, and only its weights are in float16."
         ]
+    same = "" if found.agreement is None else f"it names the same class for {found.agreement:.0%} of {inputs}; "
+    where = f" for {inputs}" if found.agreement is None else ""
     return [
-        f"This file lets CPUs compute in float16. So computed ({found.runtime}), it names the same class for "
-        f"{found.agreement:.0%} of {inputs}; outputs move by at most {found.difference:.2g} of the largest one. "
-        "Accuracy and parity here are those in float32."
+        f"This file lets CPUs compute in float16. So computed ({found.runtime}), {same}outputs{where} move by at most "
+        f"{found.difference:.2g} of the largest one. Accuracy and parity here are those in float32."
     ]
 
 
@@ -103,6 +105,8 @@ def _changes(report: PruneReport) -> list[str]:
 
 def _disagreement(run: Run) -> list[str]:
     """Accuracy is that of float32 files: whether Keras predicts the same was seen on some images."""
+    if run.given.task is Task.FIDELITY:  # which is measured in Keras as well, stage by stage
+        return []
     pairs = {"dense": "dense"} | ({"repaired": "file"} if run.job.requested_quantize == "none" else {})
     found = []
     for stage, file in pairs.items():

@@ -6,17 +6,46 @@ import keras
 import numpy as np
 
 from reflow_tf.jobs.record.run import Run, plain
-from reflow_tf.jobs.scoring import Ranked
+from reflow_tf.jobs.scoring import Ranked, measure_distances
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import Choice
-from reflow_tf.report.scores import Score, score_accuracy, score_agreement
+from reflow_tf.report.scores import Score, score_accuracy, score_agreement, score_fidelity
 from reflow_tf.signal import VERDICT_RULE, LayerRatio, Signal, compare_signals, has_collapsed
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import count_zeros
+from reflow_tf.task import Task
 
 
-def describe_scores(run: Run) -> tuple[dict | None, dict | None]:
-    """(accuracy, None) with labels, (None, agreement with the dense model) without; each with the drop from dense."""
+def describe_scores(run: Run) -> dict[str, Any]:
+    """What each stage scores, and what it lost against dense: under one of the three names, None under the others.
+
+    'accuracy' with labels, 'agreement' with the dense model without, 'fidelity' to it where outputs are no classes.
+    """
+    if run.given.task is Task.FIDELITY:
+        return {"accuracy": None, "agreement": None, "fidelity": _describe_fidelity(run)}
+    accuracy, agreement = _describe_classes(run)
+    return {"accuracy": accuracy, "agreement": agreement, "fidelity": None}
+
+
+def _describe_fidelity(run: Run) -> dict[str, Any]:
+    """How far each stage is from the dense model, in Keras on the first of the inputs looked into, else the file."""
+    assert run.measured.distance is not None
+    signals = run.result.report.signals
+    dense = signals["dense"].outputs
+    sums = {stage: measure_distances(signals[stage].outputs, dense) for stage in ("pruned", "repaired")}
+    sums |= {"file": run.measured.distance.sums}
+    if run.job.requested_quantize == "none":  # the repaired model, to which the parity holds it
+        sums["repaired"] = sums["file"]
+    variation = dense.shape[1] * float(signals["dense"].spread or 0.0)
+    described = {}
+    for stage, found in sums.items():
+        score = score_fidelity(found)
+        share = float(np.sqrt(found[:, 0].mean() / variation)) if variation else None
+        described[stage] = plain(score) | {"share_of_variation": share, "drop_points": _points(score.relative_error)}
+    return described
+
+
+def _describe_classes(run: Run) -> tuple[dict | None, dict | None]:
     ranked = _stages(run)
     dense = ranked["dense"]
     if run.given.evaluation.labels is not None:
@@ -138,7 +167,9 @@ def describe_signal(run: Run) -> dict[str, Any]:
         "n": len(run.given.looked_into),
         "collapsed_before": has_collapsed(pruned, dense),
         "collapsed_after": has_collapsed(repaired, dense),
-        "predictions": {
+        "predictions": None
+        if run.given.task is Task.FIDELITY
+        else {
             stage: _predictions(signal)
             for stage, signal in (("dense", dense), ("pruned", pruned), ("repaired", repaired))
         },

@@ -13,11 +13,12 @@ from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.benchmark import Benchmark
 from reflow_tf.jobs.float16_arithmetic import Float16Check
 from reflow_tf.jobs.microcontroller import Footprint
-from reflow_tf.jobs.scoring import Ranked
+from reflow_tf.jobs.scoring import Distances, Ranked
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.pruning import PruneResult
 from reflow_tf.report.scores import Parity
 from reflow_tf.targets.target import Verdict
+from reflow_tf.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +27,21 @@ class Given:
 
     Attributes:
         looked_into: positions of those evaluation images on which the signal is measured, see `scoring`.
+        task: what the network's outputs are taken for.
     """
 
     loaded: LoadedModel
     calibration: CalibrationSet
     evaluation: EvaluationSet
     looked_into: np.ndarray
+    task: Task
+
+    @property
+    def measure(self) -> str:
+        """What is scored, a key of `report.measures.MEASURES`."""
+        if self.task is Task.FIDELITY:
+            return "fidelity"
+        return "agreement" if self.evaluation.labels is None else "accuracy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Dense:
         float_content: the same in float32, which is what accuracy is lost against.
         verdict: the target's, on the file.
         expected: the same after the rewriting that the job asks for.
-        ranked: what the float32 file predicts for the evaluation images, where that is known already.
+        ranked: which classes the float32 file names for the evaluation images, where that is known already.
     """
 
     file: ExportedFile
@@ -60,7 +70,8 @@ class Measured:
     Attributes:
         verdict: the target's, on the file.
         mask_checks: each mask against the bytes.
-        ranked: what the dense float32 file and the file predict, under 'dense' and 'file'.
+        ranked: which classes the dense float32 file and the file name, under 'dense' and 'file'; {} for numbers.
+        distance: how far the numbers of the file are from those of the dense float32 file; None for classes.
         parity: Keras against the file.
         benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
             not be.
@@ -70,6 +81,7 @@ class Measured:
     verdict: Verdict
     mask_checks: Sequence[MaskCheck]
     ranked: Mapping[str, Ranked]
+    distance: Distances | None
     parity: Parity
     benchmarks: Mapping[str, Benchmark | str]
     footprint: Footprint | None

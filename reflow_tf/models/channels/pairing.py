@@ -15,6 +15,7 @@ from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.criteria import activation
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.pairing import ScoredRows, order_rows
+from reflow_tf.task import Task
 
 MOST_SCORED = 128
 """Calibration inputs that say what each weight is worth to its block."""
@@ -26,6 +27,7 @@ def pair_channels(
     heights: Mapping[str, int],
     sparsity: float,
     batches: Iterable[np.ndarray] | None,
+    task: Task = Task.CLASSIFICATION,
 ) -> tuple[str, ...]:
     """Permutes output channels, in place, so that the rows of a block want the same inputs.
 
@@ -39,6 +41,7 @@ def pair_channels(
         sparsity: share of zeros that each kernel is going to have, as far as is known.
         batches: float arrays (n, ...), of which the first MOST_SCORED inputs are looked at; None: weights count by
             their magnitude.
+        task: what the model's outputs are taken for.
 
     Returns:
         Paths of the kernels whose outputs were ordered.
@@ -51,7 +54,7 @@ def pair_channels(
     found = [(group, members) for group, members in found if group.frozen is None and members]
     if not found:
         return ()
-    scores = _score(model, kernels, [spec for _, members in found for spec in members], batches)
+    scores = _score(model, kernels, [spec for _, members in found for spec in members], batches, task)
     for group, members in found:
         rows = [np.square(scores[spec.path].reshape(group.size, -1)) for spec in members]
         height = max(heights[spec.path] for spec in members)
@@ -74,7 +77,11 @@ def _members(
 
 
 def _score(
-    model: keras.Model, kernels: KernelMap, specs: Sequence[LayerSpec], batches: Iterable[np.ndarray] | None
+    model: keras.Model,
+    kernels: KernelMap,
+    specs: Sequence[LayerSpec],
+    batches: Iterable[np.ndarray] | None,
+    task: Task,
 ) -> dict[str, np.ndarray]:
     """Path -> what each weight does to its output (`criteria.activation`) times what that does to the prediction.
 
@@ -88,7 +95,7 @@ def _score(
     layers = {spec.path: spec.path.rpartition("/") for spec in specs}
     known = [s for s in specs if gram.find_patches(placed[layers[s.path][0]], layers[s.path][2]) is not None]
     grams = gram.gather(model, known, [images]) if known else {}
-    gains = gather_output_gains(model, specs, images)
+    gains = gather_output_gains(model, specs, images, task)
     scores = {}
     for spec in specs:
         statistics = {"input_gram": grams[spec.path]} if spec.path in grams else None

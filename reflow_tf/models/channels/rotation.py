@@ -17,6 +17,7 @@ from reflow_tf.models.fisher import gather_output_errors
 from reflow_tf.models.moments import PooledMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls, run
 from reflow_tf.models.precision import read_wide
+from reflow_tf.task import Task
 
 
 def rotate_streams(
@@ -24,6 +25,7 @@ def rotate_streams(
     images: np.ndarray,
     changing: Iterable[keras.Variable],
     kept: Iterable[keras.Variable] = (),
+    task: Task = Task.CLASSIFICATION,
 ) -> int:
     """Turns the linear streams of a model, in place, into the basis of their Fisher.
 
@@ -32,6 +34,7 @@ def rotate_streams(
         images: (n, ...) float, that say what matters, and what variances batch norms have on record afterwards.
         changing: the kernels that are going to be pruned: streams that none of them writes or reads stay.
         kept: kernels that must stay as they are, such as those with zeros: streams that they write or read stay.
+        task: what the model's outputs are taken for.
 
     Returns:
         How many streams were turned.
@@ -48,7 +51,7 @@ def rotate_streams(
     if not streams:
         return 0
     watched = {writer.layer.name: writer.end for stream in streams for writer in stream.writers}
-    (errors,) = gather_output_errors(model, watched, [images])
+    (errors,) = gather_output_errors(model, watched, [images], task)
     norms: dict[str, keras.layers.BatchNormalization] = {}
     for stream in streams:
         reached = [errors[writer.layer.name].fisher for writer in stream.writers if writer.layer.name in errors]

@@ -66,5 +66,20 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     return config
 
 
+def read_loss(path: pathlib.Path) -> object:
+    """The loss that the model was compiled with, as the file spells it; None where it does not say.
+
+    Raises: as `read_config` does.
+    """
+    if path.is_dir() or path.suffix == ".keras":
+        config = read_config(path)
+        compiled = config.get("compile_config") or config.get("training_config")
+    else:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("training_config")
+        compiled = None if text is None else json.loads(text)
+    return compiled.get("loss") if isinstance(compiled, dict) else None
+
+
 def _decode(text: bytes | str) -> str:
     return text.decode() if isinstance(text, bytes) else text

@@ -28,7 +28,7 @@ def test_a_model_and_arrays_in_memory(given, tmp_path, capsys):
     model, calibration, evaluation = given
     options = {"output_dir": str(tmp_path / "ship"), "repair": "reflow", "max_accuracy_drop": 50.0}
     found = reflow_tf.frontier(model, "tflm", calibration, evaluation, **options)
-    assert found.headline.startswith("In TFLM ship ") and found.document["data"]["labelled"]
+    assert found.headline.startswith("In TFLM ship ") and found.document["data"]["measure"] == "accuracy"
     jsonschema.validate(found.document, report.schema())
     assert json.loads((tmp_path / "ship" / "frontier.json").read_text("utf-8")) == found.document
     assert found.best == tmp_path / "ship" / "best" and (found.best / "model.tflite").is_file()

@@ -6,7 +6,8 @@ import pytest
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.jobs.frontier.losses import ExpectedLoss, split
+from reflow_tf.jobs.frontier.losses import ExpectedError, ExpectedLoss, open_loss, split
+from reflow_tf.task import Task
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]])
 
@@ -52,3 +53,13 @@ def test_it_is_the_difference_of_probabilities(images, outputs):
 def test_one_in_so_many_judges():
     fitted, judged = split(range(10), 4)
     assert judged.tolist() == [3, 7] and sorted([*fitted, *judged]) == list(range(10))
+
+
+def test_of_numbers_it_is_the_relative_error(images):
+    dense = np.array([[3.0, 4.0], [0.0, 5.0], [5.0, 0.0], [4.0, 3.0]])
+    loss = open_loss(Fixed(dense), images, None, Task.FIDELITY)
+    assert isinstance(loss, ExpectedError) and loss.measure(Fixed(dense)) == (0.0, 0.0)
+    # Squared errors 25, 0, 0, 0 of powers 25 each: a quarter, 12.5 of standard deviation.
+    expected, error = loss.measure(Fixed(dense * [[0.0], [1.0], [1.0], [1.0]]))
+    assert expected == pytest.approx(50.0)
+    assert error == pytest.approx(100 * (12.5 / (25 * 2)) / (2 * 0.5))

@@ -170,7 +170,7 @@ def test_every_device_measures(request, strided, tmp_path, only, images, device)
     cells = {cell["name"]: cell for cell in document["cells"]}
     assert cells[first]["cost_share"] == pytest.approx(1, abs=0.5 if preset.unit == "ms" else 0.01)
     assert all(cell["cost"] > 0 and not cell["differs"] for cell in cells.values())
-    assert not document["data"]["labelled"] and "agreement" in format_table(document)[0]
+    assert document["data"]["measure"] == "agreement" and "agreement" in format_table(document)[0]
     sparse = {each.name for each in list_candidates(preset, "reflow") if each.name.startswith("sparse 70")}
     assert sparse <= set(cells) | {each["name"] for each in document["dropped"]}
     assert all((cell["cycles"] is not None) == preset.estimates_cycles for cell in cells.values())
