@@ -20,6 +20,7 @@ from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.observation import check_batch
+from reflow_tf.models.packing import as_one_output, count_outputs, join_outputs, read_scales, separate_outputs
 from reflow_tf.models.predictions import find_task
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
@@ -60,6 +61,8 @@ class PruneReport:
         paired: paths of the kernels whose outputs were put into another order, so that blocks of them keep more.
         num_turned: linear streams that were put into another basis, so that zeros in their kernels cost less.
         narrowing: which channels were removed; None where none were asked to be.
+        scales: what each of several outputs is multiplied by in the signals' outputs, which have those of an input in
+            one row; () for a single output, which is as it is.
     """
 
     specs: tuple[LayerSpec, ...]
@@ -72,6 +75,7 @@ class PruneReport:
     paired: tuple[str, ...] = ()
     num_turned: int = 0
     narrowing: Narrowing | None = None
+    scales: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +130,8 @@ def prune(
     """Prunes a model in one shot and restores its signal; the model itself stays as it is unless `inplace`.
 
     Args:
-        model: a built Keras model with one input and one output. Of any precision: what is measured and fitted is what
-            it computes in float32, as its file will; variables keep their dtype.
+        model: a built Keras model with one input; one with several outputs must be functional. Of any precision: what
+            is measured and fitted is what it computes in float32, as its file will; variables keep their dtype.
         config: what to do; None: the defaults of `PruneConfig`.
         calibration: inputs, as the network takes them, that the criterion and the repairs estimate statistics on: an
             array (N, ...), a batched tf.data.Dataset, or an iterable of batches; labels in it are not looked at.
@@ -155,6 +159,9 @@ def prune(
     check_finite(model)
     check_channel_order(model)
     select(model, config)
+    if count_outputs(model) > 1:
+        given = config, calibration, evaluation, batch_size, dense_file, complain, progress, crew, known
+        return _prune_joined(model, inplace, *given)
     config = dataclasses.replace(config, task=settle_task(model, config.task, calibration, evaluation))
     if config.max_macs == AUTO and complain is None:
         raise InputError("max_macs='auto' needs `complain`, which says whether a model fits. Received: None")
@@ -170,6 +177,47 @@ def prune(
             narrowed[stage.without_hardware] = _keep(result)
         results.append(result)
     return functools.reduce(_merge, results)
+
+
+def _prune_joined(
+    model: keras.Model,
+    inplace: bool,
+    config: PruneConfig,
+    calibration: Iterable[np.ndarray] | None,
+    evaluation: Iterable[np.ndarray] | None,
+    batch_size: int,
+    dense_file: bytes | None,
+    complain: Complain | None,
+    progress: Progress,
+    crew: Crew,
+    known: Known | None,
+) -> PruneResult:
+    """`prune` of a model with several outputs, which are numbers, by way of one in which they are joined."""
+    if config.task == Task.CLASSIFICATION:
+        raise InputError(f"--task={config.task} needs one output. Received: {model.name} with {count_outputs(model)}")
+    if crew is not ALONE:
+        raise InputError(
+            f"--workers leads networks with one output: leave it out. Received: {model.name} with "
+            f"{count_outputs(model)} outputs"
+        )
+    batches = calibration if calibration is not None else evaluation
+    first = None if batches is None else next(iter(batches))
+    joined = join_outputs(model, first)
+    result = prune(
+        joined,
+        dataclasses.replace(config, task=str(Task.FIDELITY)),
+        calibration,
+        evaluation=evaluation,
+        batch_size=batch_size,
+        inplace=inplace,
+        dense_file=dense_file or (_export_dense(model, config.hardware, calibration) if config.budget else None),
+        complain=None if complain is None else lambda narrower: complain(separate_outputs(narrower, model)),
+        progress=progress,
+        crew=crew,
+        known=known,
+    )
+    report = dataclasses.replace(result.report, scales=read_scales(joined))
+    return dataclasses.replace(result, model=separate_outputs(result.model, model), report=report)
 
 
 def _prune(
@@ -368,7 +416,7 @@ def recalibrate(
     """
     recalibrated = model if inplace else copy_model(model)
     inputs = as_batches(batches, batch_size=batch_size)
-    outcome = batchnorm.recalibrate(recalibrated, inputs, mode=mode, momentum=momentum)
+    outcome = batchnorm.recalibrate(as_one_output(recalibrated), inputs, mode=mode, momentum=momentum)
     if not outcome.repaired:
         raise InputError(f"Recalibration needs a model with batch norms. Received: {model.name}: {outcome.statement}")
     return recalibrated
@@ -378,12 +426,14 @@ def measure_signal(model: keras.Model, batches: Any, *, batch_size: int = 64, ta
     """What the model does with these inputs, variance per batch norm and predictions; see `reflow_tf.signal`.
 
     Args:
-        model: a built Keras model with one input and one output.
+        model: a built Keras model with one input; several outputs are looked at as one row of numbers an input.
         batches: as for `prune`.
         batch_size: for arrays.
         task: as in `PruneConfig`.
     """
     inputs = as_batches(batches, batch_size=batch_size)
+    if count_outputs(model) > 1:
+        return _measure_signal(join_outputs(model, next(iter(inputs))), inputs, Task.FIDELITY)
     return _measure_signal(model, inputs, settle_task(model, task, inputs))
 
 

@@ -15,7 +15,7 @@ from reflow_tf.choices import IOS, QUANTIZATIONS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import REMEDY, name_channels_first
-from reflow_tf.models.inference import infer
+from reflow_tf.models.inference import infer_all
 from reflow_tf.native_stderr import native_stderr_dropped
 
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
@@ -38,7 +38,7 @@ def convert_dense(
     batch_size: int,
     input_shape: tuple[int, ...] | None,
 ) -> bytes:
-    """Converts a built model with one float input and one output.
+    """Converts a built model with one float input; its outputs are in the order of `model.outputs`.
 
     Args:
         model: functional, sequential or subclassed, of any precision: it is traced in float32. It comes back as it was.
@@ -50,7 +50,7 @@ def convert_dense(
 
     Raises:
         InputError: unknown `quantize` or `io`, no calibration samples, a model that is not built, that has several
-            inputs or outputs or a dimension left open, or that needs an operator that TFLite lacks.
+            inputs or a dimension left open, or that needs an operator that TFLite lacks.
     """
     if quantize not in QUANTIZATIONS:
         raise InputError(f"quantize must be one of {', '.join(QUANTIZATIONS)}. Received: {quantize!r}")
@@ -106,7 +106,7 @@ def _trace(request: _Request) -> tf.types.experimental.ConcreteFunction:
     model = request.model
     try:
         # The argument's name is that of the file's input.
-        function = tf.function(lambda images: infer(model, images), autograph=False).get_concrete_function(
+        function = tf.function(lambda images: infer_all(model, images), autograph=False).get_concrete_function(
             tf.TensorSpec(request.input_shape, tf.float32)
         )
     except (InputError, MemoryError):

@@ -140,6 +140,7 @@ class OpenedFile:
         self._arguments = content, runtime
         self._runtime = _RUNTIMES[runtime](content)
         self.input_shape, self.output_shape = self._runtime.input_shape, self._runtime.output_shape
+        self.output_sizes = self._runtime.output_sizes
 
     def __reduce__(self) -> tuple[type["OpenedFile"], tuple[bytes, str]]:
         return OpenedFile, self._arguments
@@ -188,6 +189,10 @@ def _open_file(config: EvaluateConfig) -> _Opened:
         opened = OpenedFile(content, "tflm" if has_bitmaps(content) else "litert")
     except InputError as error:
         raise InputError(f"{config.model}: {error}") from error
+    if len(opened.output_sizes) > 1:
+        raise InputError(
+            f"--model must have one output to be scored. Received: {config.model} with {len(opened.output_sizes)}"
+        )
     preprocessing = choose_preprocessing(config, opened.input_shape)
     num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
     if num_outputs == 1 and ends_in_sigmoid(content):

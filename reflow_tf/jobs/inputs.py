@@ -10,6 +10,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.evaluation import require_classifier, require_label_maps
 from reflow_tf.models.loading import LoadedModel
+from reflow_tf.models.packing import count_outputs
 from reflow_tf.models.predictions import find_task
 from reflow_tf.task import Task
 
@@ -24,9 +25,13 @@ def foresee_task(job: JobConfig, loaded: LoadedModel) -> Task | None:
     """What the job and the network say of its outputs; None where labels, if there are any, decide.
 
     Raises:
-        InputError: they are classes, and not at least two.
+        InputError: they are classes, and not at least two; or there are several outputs, which are to be classes.
     """
     asked = job.prune.task
+    if (several := count_outputs(loaded.model)) > 1:
+        if asked == Task.CLASSIFICATION:
+            raise InputError(f"--task={asked} needs one output. Received: {job.model} with {several}")
+        return Task.FIDELITY
     found = find_task(loaded.model, loaded.sample_shape, loaded.loss) if asked == AUTO else Task(asked)
     if found is Task.CLASSIFICATION:
         require_classifier(loaded.num_classes, job.model)

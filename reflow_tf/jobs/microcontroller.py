@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from reflow_tf.errors import InputError
 from reflow_tf.export import bitmap_format
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import CSources, generate_c
@@ -263,13 +264,16 @@ def require_measure(job: JobConfig) -> None:
         require()
 
 
-def require_runnable(job: JobConfig, content: bytes) -> None:
+def require_runnable(job: JobConfig, content: bytes, num_outputs: int = 1) -> None:
     """Checks, before the long work, that the target can run the unpruned network; raises InputError.
 
     Args:
         job: of any target.
         content: the network as a dense .tflite file in the job's quantization.
+        num_outputs: that the network has.
     """
+    if num_outputs > 1 and job.target.name in ("tflm", "cortex_m"):
+        raise InputError(f"--target={job.target.name} takes networks with one output. Received: {num_outputs} outputs")
     if job.target.name == "tflm":
         TFLM(settle_relu6(content))
     elif job.target.name == "cortex_m":

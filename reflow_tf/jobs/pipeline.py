@@ -41,6 +41,7 @@ from reflow_tf.jobs.scoring import (
 )
 from reflow_tf.models.carrying import Address
 from reflow_tf.models.loading import load_model
+from reflow_tf.models.packing import undo_scales
 from reflow_tf.pruning import Known, PruneResult, prune, select
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
@@ -145,7 +146,7 @@ def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, known: Dense | N
     """
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
         file = _export(job, given, given.loaded.model, storage="dense")
-        microcontroller.require_runnable(job, file.content)
+        microcontroller.require_runnable(job, file.content, len(given.loaded.output_names))
         foreseen = explain(file.content, job.target)
         if known is not None:
             floats = known.float_content
@@ -219,7 +220,8 @@ def _measure(
         ranked, distance = _score(job, given, dense, runtime, crew)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         looked_into = given.evaluation.select(given.looked_into)
-        parity = measure_parity(runtime, looked_into, result.report.signals["repaired"].outputs, given.task)
+        outputs = undo_scales(result.report.signals["repaired"].outputs, result.report.scales, runtime.output_sizes)
+        parity = measure_parity(runtime, looked_into, outputs, given.task)
     with stage("Measuring the speed"), stopwatch.timed("benchmark"):
         benchmarks = {name: _time(job, name, exported.content, dense.file.content) for name in job.benchmark}
     footprint = None
@@ -237,7 +239,8 @@ def _score(
     most = {"file": MOST_IN_TFLM} if job.target.runtime == "tflm" else {}
     if given.task is Task.FIDELITY:
         reference = OpenedFile(dense.float_content, "litert")
-        found = compare_files({"file": runtime}, reference, most, given.evaluation, show_progress, crew=crew)
+        files = {"file": runtime}, reference, reference.output_sizes, most, given.evaluation
+        found = compare_files(*files, show_progress, crew=crew)
         return {}, found["file"]
     runtimes = {} if dense.ranked else {"dense": OpenedFile(dense.float_content, "litert")}
     num_classes = require_classifier(given.loaded.num_classes, job.model)

@@ -6,7 +6,7 @@ network, is measured on some of them, drawn evenly: an image takes five times as
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -73,22 +73,32 @@ class Distances:
 
     Attributes:
         positions: which of them, in the order of iteration, (n,) int64, increasing.
-        sums: over all numbers of an output, (n, 3) float64: squared error, squares of the dense output, own squares.
+        sums: over all numbers of each output, (n, outputs, 3) float64: squared error, squares of the dense output, own
+            squares.
+        sizes: numbers that each output has for an input.
     """
 
     positions: np.ndarray
     sums: np.ndarray
+    sizes: tuple[int, ...]
 
 
-def measure_distances(outputs: np.ndarray, dense: np.ndarray) -> np.ndarray:
-    """The sums of `Distances`, (n, 3) float64, of outputs (n, ...) and the dense network's for the same inputs.
+def measure_distances(outputs: np.ndarray, dense: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """The sums of `Distances`, of outputs (n, ...) and the dense network's for the same inputs.
+
+    Args:
+        outputs: all of an input in one row, where there are several.
+        dense: of the same shape.
+        sizes: numbers that each output has for an input.
 
     Raises:
         InputError: an output is NaN or infinite.
     """
     require_finite(outputs)
     own, reference = (values.reshape(len(values), -1).astype(np.float64) for values in (outputs, dense))
-    return np.stack([np.square(part).sum(axis=1) for part in (own - reference, reference, own)], axis=1)
+    squares = [np.square(part) for part in (own - reference, reference, own)]
+    starts = np.cumsum([0, *sizes[:-1]])
+    return np.stack([np.add.reduceat(part, starts, axis=1) for part in squares], axis=2)
 
 
 def compare(found: np.ndarray, expected: np.ndarray, task: Task, num_classes: int | None) -> Parity:
@@ -130,6 +140,7 @@ def rank_files(
 def compare_files(
     runners: Mapping[str, Runner],
     dense: Runner,
+    sizes: Sequence[int],
     most: Mapping[str, int],
     images: EvaluationSet,
     progress: Progress,
@@ -137,19 +148,20 @@ def compare_files(
     crew: Crew = ALONE,
     description: str = "Evaluating the files",
 ) -> dict[str, Distances]:
-    """Runs files over the images, in one pass, beside the dense one; else as `rank_files`."""
+    """Runs files over the images, in one pass, beside the dense one, outputs of these sizes; else as `rank_files`."""
     positions = {name: spread(len(images), most.get(name, len(images))) for name in runners}
-    work = Running(runners, positions, images, _compare_batch, dense)
-    return {name: Distances(positions[name], found) for name, found in _run(work, progress, crew, description).items()}
+    work = Running(runners, positions, images, functools.partial(_compare_batch, tuple(sizes)), dense)
+    found = _run(work, progress, crew, description)
+    return {name: Distances(positions[name], sums, tuple(sizes)) for name, sums in found.items()}
 
 
 def _rank_batch(num_classes: int, outputs: np.ndarray, _: np.ndarray | None) -> np.ndarray:
     return rank_outputs([outputs], num_classes)
 
 
-def _compare_batch(outputs: np.ndarray, dense: np.ndarray | None) -> np.ndarray:
+def _compare_batch(sizes: tuple[int, ...], outputs: np.ndarray, dense: np.ndarray | None) -> np.ndarray:
     assert dense is not None
-    return measure_distances(outputs, dense)
+    return measure_distances(outputs, dense, sizes)
 
 
 def _run(work: "Running", progress: Progress, crew: Crew, description: str) -> dict[str, np.ndarray]:

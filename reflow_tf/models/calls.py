@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from reflow_tf.models.joining import Join
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -60,6 +62,8 @@ class CallGraph:
                 self._add(nested)
                 self._join(inputs, self._number(nested.inputs))
                 self._join(self._number(nested.outputs), outputs)
+            elif isinstance(node.operation, Join):  # what it joins are the model's outputs
+                self.ends = (self.ends - set(outputs)) | set(inputs)
             elif not isinstance(node.operation, keras.layers.InputLayer):
                 given = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
                 others = tuple(x for x in given if x is not None and not isinstance(x, keras.KerasTensor))

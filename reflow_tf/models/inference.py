@@ -31,10 +31,15 @@ def infer(model: keras.Operation, inputs: tf.Tensor) -> tf.Tensor:
     Raises:
         InputError: it gives several.
     """
+    return take_only(infer_all(model, inputs))
+
+
+def infer_all(model: keras.Operation, inputs: tf.Tensor) -> list[tf.Tensor]:
+    """All that the model gives, in the order of `model.outputs`; else as `infer`."""
     taken = getattr(model, "input", None) if isinstance(getattr(model, "_inputs_struct", None), dict) else None
     given = inputs if taken is None else dict.fromkeys(taken, inputs)
     with tensorflow_names(model), computed_in_float32(model):
-        return to_float32(take_only(model(given, training=False)))
+        return [to_float32(output) for output in keras.tree.flatten(model(given, training=False))]
 
 
 def take_only(outputs: object) -> tf.Tensor:

@@ -32,7 +32,7 @@ _UNKNOWN_CLASS = re.compile(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'")
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model with one input and one output, finite weights, and what is known about its images.
+    """A model with one input, finite weights, and what is known about its images.
 
     Attributes:
         model: usable as `model(x, training=False)`.
@@ -54,6 +54,11 @@ class LoadedModel:
     default_data: str | None = None
     weights: str | None = None
     loss: object = None
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of each output, in their order."""
+        return tuple(getattr(self.model, "output_names", None) or ["output"])
 
     @property
     def sample_shape(self) -> tuple[int | None, ...]:
@@ -151,7 +156,7 @@ def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     _check_file(path)
     model = _deserialize(path)
     shape = _read_input_shape(model, path)
-    *positions, num_classes = _read_output_shape(model, shape, path) or (None,)
+    *positions, num_classes = _read_output_shape(model, shape) or (None,)
     if num_classes == 1 and ends_in_sigmoid(model, shape):
         num_classes = 2
     if len(shape) != IMAGE_RANK:
@@ -252,14 +257,17 @@ def _read_input_shape(model: keras.Model, path: pathlib.Path) -> tuple[int | Non
     return tuple(shape[1:])
 
 
-def _read_output_shape(model: keras.Model, shape: tuple[int | None, ...], path: pathlib.Path) -> tuple[int | None, ...]:
-    """Shape of the only output, without the batch axis."""
+def _read_output_shape(model: keras.Model, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Shape of the only output, without the batch axis; () where there are several, which are no classes."""
     outputs = getattr(model, "outputs", None)
     if outputs is None:  # a subclassed model knows its output only when it is called
         outputs = keras.tree.flatten(model.compute_output_spec(keras.KerasTensor((None, *shape))))
-    if len(outputs) != 1:
-        raise InputError(f"--model must have exactly one output. Received: {path} with {len(outputs)}")
-    return tuple(outputs[0].shape[1:])
+        if len(outputs) != 1:
+            raise InputError(
+                f"--model must have one output, or be functional. Received: {model.name}, of class "
+                f"{type(model).__name__}, with {len(outputs)}"
+            )
+    return tuple(outputs[0].shape[1:]) if len(outputs) == 1 else ()
 
 
 def _fix_size(model: keras.Model, shape: tuple[int | None, ...], image_size: int, path: pathlib.Path) -> keras.Model:

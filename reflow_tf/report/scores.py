@@ -89,7 +89,8 @@ class Fidelity:
     """How far outputs are from those of the dense model for the same inputs.
 
     Attributes:
-        relative_error: root mean square of the errors over that of the dense outputs, all inputs together.
+        relative_error: root mean square of the errors over that of the dense outputs, all inputs together; of several
+            outputs the root mean square of theirs.
         error_interval: 95 % interval of it, see `interval.ratio_interval`; None where there is one input.
         worst: the largest root mean square error of one input, over the same.
         cosine: of the angle between an input's outputs and the dense ones, in the mean; None where either is zero for
@@ -105,13 +106,10 @@ class Fidelity:
 
 
 def score_fidelity(sums: np.ndarray) -> Fidelity:
-    """Of each input the sums of squared errors, of squares of the dense outputs, and of its own, (n, 3) float64.
-
-    Dense outputs that are all zero are taken to be tiny: any error is large beside them.
+    """Of each input and output the sums of squared errors, of squares of the dense output, and of its own, (n, outputs,
+    3) float64.
     """
-    errors, powers, own = sums.T
-    if not powers.any():
-        powers = np.full_like(powers, np.finfo(np.float32).tiny)
+    errors, powers, own = even_out(sums).T
     power = float(powers.mean())
     interval = ratio_interval(errors, powers)
     norms = np.sqrt(powers * own)
@@ -123,6 +121,19 @@ def score_fidelity(sums: np.ndarray) -> Fidelity:
         float(cosines.mean()) if cosines.size else None,
         len(sums),
     )
+
+
+def even_out(sums: np.ndarray) -> np.ndarray:
+    """The same, (n, 3), of all outputs together, each of which counts alike: in units of what the dense one has.
+
+    A dense output that is always zero is taken to be tiny: any error is large beside it.
+    """
+    powers = sums[:, :, 1].mean(axis=0)
+    tiny = float(np.finfo(np.float32).tiny)
+    powers = np.where(powers > 0, powers, tiny)
+    found = (sums / powers[:, np.newaxis]).sum(axis=1)
+    found[:, 1] = np.where(found[:, 1].any(), found[:, 1], 1.0)
+    return found
 
 
 def compare_numbers(outputs: np.ndarray, reference: np.ndarray) -> Parity:

@@ -203,6 +203,15 @@ def _relative_error(report: Report, stage: str) -> str:
     return percent(report["fidelity"][stage]["relative_error"])
 
 
+def outputs_sentence(report: Report) -> str | None:
+    """How far each output of the file is from the dense model's; None for a single one, and for classes."""
+    outputs = report["fidelity"]["file"]["outputs"] if report["fidelity"] else []
+    if len(outputs) < 2:
+        return None
+    each = (f"{output['name']} {percent(output['relative_error'])}" for output in outputs)
+    return f"Relative error of each output of the file: {', '.join(each)}."
+
+
 def accuracy_sentence(report: Report) -> str:
     pruned, repaired, final = (step(report, name) for name in ("pruned", "repaired", "file"))
     if report["fidelity"]:

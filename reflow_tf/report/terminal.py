@@ -130,6 +130,8 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "" if index else "repair", sentence, ""
     if (advice := story.advice(report)) is not None:
         yield "", advice, "bold yellow"
+    if (outputs := story.outputs_sentence(report)) is not None:
+        yield "outputs", outputs, ""
     yield "size", f"{size(sizes['dense_file'])} dense → {size(sizes['file'])}; with gzip {size(sizes['gzip'])}", ""
     zeros = sum(layer["num_zeros"] for layer in sparsity["layers"])
     shares = f"{percent(sparsity['achieved'])} of the prunable, {percent(sparsity['achieved_model'])} of all weights"

@@ -52,7 +52,7 @@ def find_runtime(name: str) -> Any:
 
 
 def load(runtime: Any, path: str, num_threads: int) -> Any:
-    """An interpreter, ready to run, of a file with one input and one output."""
+    """An interpreter, ready to run, of a file with one input."""
     interpreter = runtime.Interpreter(model_path=path, num_threads=num_threads)
     interpreter.allocate_tensors()
     return interpreter
@@ -60,7 +60,7 @@ def load(runtime: Any, path: str, num_threads: int) -> Any:
 
 def compute(interpreter: Any, inputs: np.ndarray) -> np.ndarray:
     """Float32 outputs of float32 inputs, in pieces of the file's own batch; the last piece is filled up with zeros."""
-    details, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    details, results = interpreter.get_input_details()[0], interpreter.get_output_details()
     step, outputs = int(details["shape"][0]), []
     for start in range(0, len(inputs), step):
         piece = np.zeros(details["shape"], np.float32)
@@ -68,8 +68,15 @@ def compute(interpreter: Any, inputs: np.ndarray) -> np.ndarray:
         piece[: len(part)] = part
         interpreter.set_tensor(details["index"], to_type(piece, details))
         interpreter.invoke()
-        outputs.append(to_float(interpreter.get_tensor(result["index"]), result)[: len(part)])
+        outputs.append(join([to_float(interpreter.get_tensor(one["index"]), one) for one in results])[: len(part)])
     return np.concatenate(outputs)
+
+
+def join(outputs: list[np.ndarray]) -> np.ndarray:
+    """Several outputs as one, a row an input; a single one as it is."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
 
 
 def to_type(values: np.ndarray, details: Any) -> np.ndarray:
@@ -96,14 +103,14 @@ def has_sparse_kernels() -> bool:
     return platform.machine().lower() not in _NO_SPARSE_KERNELS
 
 
-def check(outputs: np.ndarray, expected: np.ndarray, details: Any, path: str) -> dict[str, Any]:
+def check(outputs: np.ndarray, expected: np.ndarray, results: list[Any], path: str) -> dict[str, Any]:
     """Whether the outputs of a file are those that are expected, and by how much they differ at most."""
     with open(path, "rb") as file:
         relative = FLOAT16_TOLERANCE if _ALLOWS_FLOAT16 in file.read() else RELATIVE_TOLERANCE
     largest = float(np.abs(outputs - expected).max())
     tolerance = relative * float(np.abs(expected).max())
-    if np.dtype(details["dtype"]).kind != "f":
-        tolerance += STEPS_OF_INTEGERS * float(details["quantization"][0])
+    steps = [float(one["quantization"][0]) for one in results if np.dtype(one["dtype"]).kind != "f"]
+    tolerance += STEPS_OF_INTEGERS * max(steps, default=0.0)
     return {"outputs_agree": largest <= tolerance, "largest_difference": largest, "tolerance": tolerance}
 
 
@@ -176,10 +183,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         np.save(options.save_outputs, outputs[0])
     result = describe(runtime, options)
     if "outputs" in data:
-        result.update(check(outputs[0], data["outputs"], interpreters[0].get_output_details()[0], options.model))
+        result.update(check(outputs[0], data["outputs"], interpreters[0].get_output_details(), options.model))
     if "baseline_outputs" in data and comes_with(options.baseline, options.data):
-        details = interpreters[1].get_output_details()[0]
-        result["baseline_check"] = check(outputs[1], data["baseline_outputs"], details, options.baseline)
+        results = interpreters[1].get_output_details()
+        result["baseline_check"] = check(outputs[1], data["baseline_outputs"], results, options.baseline)
     if options.marks:
         time_in_turns([interpreter.invoke for interpreter in interpreters], options.warm_up, options.rounds, mark)
     elif options.rounds:

@@ -11,14 +11,14 @@ from ai_edge_litert.interpreter import Interpreter
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.native_stderr import native_stderr_dropped
-from reflow_tf.runtimes.device_script import to_float, to_type
-from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
+from reflow_tf.runtimes.device_script import join, to_float, to_type
+from reflow_tf.runtimes.runtime import join_shapes, make_inputs, run_in_pieces
 
 _FILE_IDENTIFIER = b"TFL3"
 
 
 class LiteRT:
-    """A .tflite file with one input and one output in ai_edge_litert's interpreter, XNNPACK delegate included.
+    """A .tflite file with one input in ai_edge_litert's interpreter, XNNPACK delegate included.
 
     Integer files are fed through their own scale and zero point: q = clip(rint(x / scale) + zero_point), and back
     x = (q - zero_point) * scale. `np.rint` rounds halves to even, TFLite's QUANTIZE operator rounds them away from zero
@@ -29,8 +29,8 @@ class LiteRT:
         num_threads: CPU threads.
 
     Raises:
-        InputError: the bytes are not a whole .tflite file, need an operator that LiteRT lacks, have several inputs or
-            outputs, or leave the size of an image open.
+        InputError: the bytes are not a whole .tflite file, need an operator that LiteRT lacks, have several inputs, or
+            leave the size of an image open.
     """
 
     unit = "ms"
@@ -39,17 +39,14 @@ class LiteRT:
         _check_identifier(content)
         self._interpreter = _load(content, num_threads)
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise InputError(
-                f"A .tflite file must have one input and one output to be run here. "
-                f"Received: {len(inputs)} inputs and {len(outputs)} outputs"
-            )
+        if len(inputs) != 1:
+            raise InputError(f"A .tflite file must have one input to be run here. Received: {len(inputs)} inputs")
         if any(size < 1 for size in inputs[0]["shape_signature"][1:]):
             raise InputError(
                 f"A .tflite file must fix every dimension of its input but the batch to be run here. "
                 f"Received: {tuple(map(int, inputs[0]['shape_signature']))}"
             )
-        self._input, self._output = inputs[0], outputs[0]
+        self._input, self._outputs = inputs[0], outputs
         self._timed_input: np.ndarray | None = None
 
     @property
@@ -64,8 +61,13 @@ class LiteRT:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """(batch, *output), fixed by the file."""
-        return tuple(int(size) for size in self._output["shape"])
+        """(batch, *output), fixed by the file; (batch, numbers) of several outputs."""
+        return join_shapes([tuple(int(size) for size in output["shape"]) for output in self._outputs])
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """Numbers that each output has for an input."""
+        return tuple(int(np.prod(output["shape"][1:])) for output in self._outputs)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample), in pieces of the file's own batch.
@@ -82,7 +84,8 @@ class LiteRT:
         start = time.perf_counter()
         self._interpreter.set_tensor(self._input["index"], self._timed_input)
         self._interpreter.invoke()
-        self._interpreter.get_tensor(self._output["index"])
+        for output in self._outputs:
+            self._interpreter.get_tensor(output["index"])
         return (time.perf_counter() - start) * 1000
 
     def memory_bytes(self) -> int | None:
@@ -92,7 +95,7 @@ class LiteRT:
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
         self._interpreter.set_tensor(self._input["index"], to_type(piece, self._input))
         self._interpreter.invoke()
-        return to_float(self._interpreter.get_tensor(self._output["index"]), self._output)
+        return join([to_float(self._interpreter.get_tensor(output["index"]), output) for output in self._outputs])
 
 
 def load_tflite(path: str | os.PathLike[str], num_threads: int = 2) -> LiteRT:

@@ -1,6 +1,7 @@
 """What every runtime offers: bytes and a batch in, outputs out; and what one inference costs."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,9 @@ class Runtime(Protocol):
     Attributes:
         name: what runs it, with the version, for reports.
         input_shape: (batch, *sample) as the file fixes it.
-        output_shape: (batch, *output) as the file fixes it.
+        output_shape: (batch, *output) as the file fixes it; of a file with several outputs (batch, numbers): those of
+            one input are one row, in the order of the outputs.
+        output_sizes: numbers that each output has for an input.
         unit: of `measure`: 'ms', which vary from run to run, or 'instructions', which hardly do.
     """
 
@@ -26,6 +29,9 @@ class Runtime(Protocol):
 
     @property
     def output_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]: ...
 
     @property
     def unit(self) -> str: ...
@@ -56,6 +62,11 @@ class Runtime(Protocol):
 def make_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """float32 inputs in [-1, 1), the same for every runtime."""
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def join_shapes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of outputs of these shapes, batch included, as one; that of a single output stays what it is."""
+    return shapes[0] if len(shapes) == 1 else (shapes[0][0], sum(math.prod(shape[1:]) for shape in shapes))
 
 
 def check_batch(batch: np.ndarray, input_shape: tuple[int, ...]) -> None:

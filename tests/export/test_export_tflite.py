@@ -16,6 +16,7 @@ from reflow_tf.export.rewriting import Applied, Rewritten
 from reflow_tf.export.sparse_storage import store_sparse
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.verification import check_masks
+from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.targets.xnnpack import XNNPack
 
 
@@ -245,11 +246,6 @@ def two_inputs():
     return keras.Model([first, second], layers.Add()([first, second]))
 
 
-def two_outputs():
-    source = keras.Input((4,))
-    return keras.Model(source, [layers.Dense(2)(source), layers.Dense(3)(source)])
-
-
 def tokens():
     return keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(10, 3)])
 
@@ -258,7 +254,6 @@ def tokens():
     ("make", "arguments", "message"),
     [
         (two_inputs, {}, "one input"),
-        (two_outputs, {}, "one output"),
         (tokens, {}, "float input"),
         (lambda: called(Unsupported(name="odd"), (4,)), {}, "'odd'.* TFLite operator for Betainc$"),
         (lambda: on((8, 8, 8, 1), layers.MaxPooling3D(2)), {}, "Received: there is no TFLite operator for MaxPool3D$"),
@@ -379,3 +374,17 @@ def test_what_arm_would_compute_wrong_is_stored_dense():
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_several_outputs_are_in_the_order_of_the_model(as_dict):
+    """Sizes 5, 2 and 3, whose names are in another order: each is found where Keras has it."""
+    keras.utils.set_random_seed(0)
+    source = keras.Input((4,))
+    heads = {name: layers.Dense(size, name=name)(source) for name, size in (("b", 5), ("a", 2), ("c", 3))}
+    model = keras.Model(source, heads if as_dict else list(heads.values()))
+    inputs = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    expected = [np.asarray(output).reshape(6, -1) for output in keras.tree.flatten(model(inputs))]
+    file = LiteRT(export_tflite(model).content)
+    assert file.output_sizes == tuple(output.shape[1] for output in expected)
+    np.testing.assert_allclose(file.run(inputs), np.concatenate(expected, axis=1), atol=1e-6)

@@ -65,14 +65,14 @@ def test_distances_are_those_to_the_dense_file_image_by_image(batch_size):
     pixels = np.random.default_rng(0).standard_normal((20, 2, 2, 1)).astype(np.float32)
     images = EvaluationSet(NpzSource("x.npz", pixels, None), np.arange(20), Preprocessing(None, 1), batch_size)
     files = {"file": Times(3), "short": Times(0)}
-    found = compare_files(files, Times(2), {"short": 5}, images, show_nothing)
+    found = compare_files(files, Times(2), (4,), {"short": 5}, images, show_nothing)
     powers = np.square(pixels.astype(np.float64)).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(found["file"].sums, np.stack([powers, 4 * powers, 9 * powers], axis=1), rtol=1e-6)
+    np.testing.assert_allclose(found["file"].sums[:, 0], np.stack([powers, 4 * powers, 9 * powers], axis=1), rtol=1e-6)
     assert found["short"].positions.tolist() == spread(20, 5).tolist()
     kept = powers[spread(20, 5)]
-    np.testing.assert_allclose(found["short"].sums, np.stack([4 * kept, 4 * kept, 0 * kept], axis=1), rtol=1e-6)
+    np.testing.assert_allclose(found["short"].sums[:, 0], np.stack([4 * kept, 4 * kept, 0 * kept], axis=1), rtol=1e-6)
 
 
 def test_distances_of_what_is_not_finite_are_none():
     with pytest.raises(InputError, match="must be finite"):
-        measure_distances(np.array([[1.0, np.nan]]), np.ones((1, 2)))
+        measure_distances(np.array([[1.0, np.nan]]), np.ones((1, 2)), (2,))

@@ -98,7 +98,7 @@ def test_label_maps_of_another_shape_are_refused():
 
 def sums_of(outputs, dense):
     parts = outputs - dense, dense, outputs
-    return np.stack([np.square(part.astype(np.float64)).sum(axis=1) for part in parts], axis=1)
+    return np.stack([np.square(part.astype(np.float64)).sum(axis=1, keepdims=True) for part in parts], axis=2)
 
 
 def test_fidelity_by_hand():

@@ -43,6 +43,7 @@ def files(aarch64):
         "dense": export_tflite(model, storage="dense").content,
         "sparse": export_tflite(model).content,
         "half": export_tflite(model, quantize="float16").content,
+        "two heads": export_tflite(keras.Model(model.input, [model.output, model.layers[1].output])).content,
     }
 
 
@@ -51,7 +52,7 @@ def images(count):
 
 
 @pytest.mark.parametrize("wheel", WHEELS)
-@pytest.mark.parametrize("name", ["dense", "sparse"])
+@pytest.mark.parametrize("name", ["dense", "sparse", "two heads"])
 def test_outputs_are_those_of_x86(files, name, wheel):
     expected = LiteRT(files[name]).run(images(3))
     outputs = AArch64(files[name], wheel).run(images(3))

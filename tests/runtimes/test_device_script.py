@@ -27,6 +27,7 @@ def files():
         "float": export_tflite(model).content,
         "int8": export_tflite(model, quantize="int8", calibration=batches).content,
         "three": export_tflite(model, batch_size=3).content,
+        "two heads": export_tflite(keras.Model(image, [model.output, layers.Dense(2)(x)])).content,
     }
 
 
@@ -62,7 +63,7 @@ def test_the_script_is_python_3_9_and_needs_only_numpy():
     assert {name.split(".")[0] for name in imported} - sys.stdlib_module_names == {"numpy"}
 
 
-@pytest.mark.parametrize("name", ["float", "int8", "three"])
+@pytest.mark.parametrize("name", ["float", "int8", "three", "two heads"])
 def test_right_outputs_pass(kit, capfd, name):
     code, result = run(capfd, *kit(name))
     assert (code, result["outputs_agree"]) == (0, True)

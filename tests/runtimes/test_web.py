@@ -142,7 +142,6 @@ def test_samples_of_another_shape_are_refused(browser, content, shape):
 
 
 def test_files_that_litertjs_cannot_take_are_refused_and_the_next_runs(browser, content):
-    pair = tf.function(lambda x: (x, -x))
     # No Flatten or Reshape in it: those fix the batch.
     open_batch = keras.Sequential([layers.Input((6, 6, 3)), layers.Conv2D(2, 3)])
     for wrong, message in [
@@ -151,7 +150,6 @@ def test_files_that_litertjs_cannot_take_are_refused_and_the_next_runs(browser, 
         (convert(make_model(), integers=tf.int8), "INT8 is not supported"),
         (convert(make_model(), integers=tf.uint8), "float32 inputs"),
         (convert(open_batch, batch_size=None), "fixed batch"),
-        (convert(pair), "2 outputs"),
     ]:
         with pytest.raises(InputError, match=message):
             Web(wrong, browser)
@@ -357,3 +355,17 @@ def test_set_up_takes_only_what_the_lock_file_promises(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="checksum"):
         litertjs.set_up()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_several_outputs_come_in_one_row_an_input(browser, batch_size):
+    image = keras.Input((6, 6, 3))
+    found = layers.Conv2D(8, 3, activation="relu")(image)
+    heads = [layers.Conv2D(2, 1)(found), layers.Dense(5)(layers.GlobalAveragePooling2D()(found))]
+    content = convert(keras.Model(image, heads), batch_size)
+    batch = make_inputs((4, 6, 6, 3), seed=3)
+    with Web(content, browser) as runtime:
+        assert (runtime.output_shape, runtime.output_sizes) == ((batch_size, 37), (32, 5))
+        outputs = runtime.run(batch)
+        assert runtime.measure() > 0
+    np.testing.assert_allclose(outputs, LiteRT(content).run(batch), rtol=1e-5, atol=1e-6)

@@ -23,7 +23,7 @@ MODELS = {
     "overflow, not repaired": ("--model={m}/overflowing.keras --repair=none", "must be finite"),
     "one output unit": ("--model={m}/one_output.keras", "must be a classifier"),
     "two inputs": ("--model={m}/two_inputs.keras", "must have exactly one input"),
-    "two heads": ("--model={m}/two_heads.keras", "must have exactly one output"),
+    "two heads": ("--model={m}/two_heads.keras --task=classification", "needs one output. Received: {m}/two_heads"),
     "an output for each pixel": ("--model={m}/segmentation.keras", "y must hold a map of class indices"),
     "weights for a file": ("--weights=random", "--weights belongs to a zoo name"),
     "unknown weights": ("--model=resnet20 --weights=none.h5", "Received: none.h5"),

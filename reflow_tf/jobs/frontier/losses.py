@@ -7,17 +7,19 @@ probabilities can be believed; of two files it says which loses more from far fe
 Where outputs are numbers and no classes, what a file loses is its relative error.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from reflow_tf.crew import ALONE
 from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.jobs.evaluation import OpenedFile
 from reflow_tf.jobs.scoring import Runner, compare_files, rank_files, rank_outputs
 from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import show_nothing
+from reflow_tf.report.scores import even_out
 from reflow_tf.task import Task
 
 
@@ -29,7 +31,7 @@ class Loss(Protocol):
         ...
 
 
-def open_loss(dense: Runner, images: EvaluationSet, num_classes: int | None, task: Task) -> Loss:
+def open_loss(dense: OpenedFile, images: EvaluationSet, num_classes: int | None, task: Task) -> Loss:
     """How files are judged.
 
     Args:
@@ -38,7 +40,9 @@ def open_loss(dense: Runner, images: EvaluationSet, num_classes: int | None, tas
         num_classes: of the network, if it names any.
         task: what its outputs are taken for.
     """
-    return ExpectedError(dense, images) if task is Task.FIDELITY else ExpectedLoss(dense, images, num_classes or 0)
+    if task is Task.FIDELITY:
+        return ExpectedError(dense, images, dense.output_sizes)
+    return ExpectedLoss(dense, images, num_classes or 0)
 
 
 class ExpectedLoss:
@@ -74,20 +78,20 @@ class ExpectedError:
     Args:
         dense: runs the dense network.
         images: held out.
+        sizes: numbers that each output has for an input.
     """
 
-    def __init__(self, dense: Runner, images: EvaluationSet):
-        self._dense, self._images = dense, images
+    def __init__(self, dense: Runner, images: EvaluationSet, sizes: Sequence[int]):
+        self._dense, self._images, self._sizes = dense, images, sizes
 
     def measure(self, file: Runner) -> tuple[float, float]:
         """Of `Loss`; the standard error by the delta method, of a ratio of means and its root."""
-        found = compare_files({"file": file}, self._dense, {}, self._images, show_nothing, crew=ALONE)["file"]
-        errors, powers, _ = found.sums.T
-        power = float(powers.mean()) or float(np.finfo(np.float32).tiny)
-        share = float(errors.mean()) / power
+        found = compare_files({"file": file}, self._dense, self._sizes, {}, self._images, show_nothing, crew=ALONE)
+        errors, powers, _ = even_out(found["file"].sums).T
+        share = float(errors.mean() / powers.mean())
         if not share:
             return 0.0, 0.0
-        of_share = float(np.std(errors - share * powers, ddof=1)) / (power * np.sqrt(len(errors)))
+        of_share = float(np.std(errors - share * powers, ddof=1) / (powers.mean() * np.sqrt(len(errors))))
         return 100 * float(np.sqrt(share)), 100 * of_share / (2 * float(np.sqrt(share)))
 
 

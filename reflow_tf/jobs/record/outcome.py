@@ -1,5 +1,6 @@
 """What became of the model: zeros, signal, accuracy, and whether it may pass."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -30,19 +31,38 @@ def describe_scores(run: Run) -> dict[str, Any]:
 def _describe_fidelity(run: Run) -> dict[str, Any]:
     """How far each stage is from the dense model, in Keras on the first of the inputs looked into, else the file."""
     assert run.measured.distance is not None
-    signals = run.result.report.signals
+    signals, sizes = run.result.report.signals, run.measured.distance.sizes
     dense = signals["dense"].outputs
-    sums = {stage: measure_distances(signals[stage].outputs, dense) for stage in ("pruned", "repaired")}
+    sums = {stage: measure_distances(signals[stage].outputs, dense, sizes) for stage in ("pruned", "repaired")}
     sums |= {"file": run.measured.distance.sums}
     if run.job.requested_quantize == "none":  # the repaired model, to which the parity holds it
         sums["repaired"] = sums["file"]
-    variation = dense.shape[1] * float(signals["dense"].spread or 0.0)
-    described = {}
-    for stage, found in sums.items():
-        score = score_fidelity(found)
-        share = float(np.sqrt(found[:, 0].mean() / variation)) if variation else None
-        described[stage] = plain(score) | {"share_of_variation": share, "drop_points": _points(score.relative_error)}
-    return described
+    starts = np.cumsum([0, *sizes[:-1]])
+    powers, variances = (np.add.reduceat(of, starts) for of in (np.square(dense).mean(axis=0), dense.var(axis=0)))
+    return {
+        stage: _describe_distance(found, powers, variances, run.given.loaded.output_names)
+        for stage, found in sums.items()
+    }
+
+
+def _describe_distance(
+    sums: np.ndarray, powers: np.ndarray, variances: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """One stage; `powers` and `variances` of each dense output say how much of it varies from input to input."""
+    score = score_fidelity(sums)
+    each = [score_fidelity(sums[:, [place]]) for place in range(sums.shape[1])]
+    errors = np.array([one.relative_error for one in each])
+    varies = bool(variances.all())
+    share = float(np.sqrt(np.mean(np.square(errors) * powers / variances))) if varies else None
+    outputs = [
+        {"name": name, "relative_error": one.relative_error, "worst": one.worst, "cosine": one.cosine}
+        for name, one in zip(names, each, strict=True)
+    ]
+    return plain(score) | {
+        "share_of_variation": share,
+        "drop_points": _points(score.relative_error),
+        "outputs": outputs,
+    }
 
 
 def _describe_classes(run: Run) -> tuple[dict | None, dict | None]:

@@ -28,7 +28,7 @@ LARGEST_SPREAD = 5000
 
 
 class AArch64:
-    """A .tflite file with one input and one output in an ARM wheel, one thread, XNNPACK delegate included.
+    """A .tflite file with one input in an ARM wheel, one thread, XNNPACK delegate included.
 
     Its cost is a number of instructions, known to within `LARGEST_SPREAD`, and not a time: an emulator's milliseconds
     say nothing of a device's. The guest runs the script of the device kit.
@@ -52,6 +52,7 @@ class AArch64:
         self._wheel = wheel
         self._machine = find_machine(cpu)
         self._shapes = described.input_shape, described.output_shape
+        self.output_sizes = described.output_sizes
 
     @property
     def name(self) -> str:

@@ -77,6 +77,11 @@ class CortexM:
         return self._shapes[1]
 
     @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """Numbers that the output has for an input."""
+        return (math.prod(self.output_shape[1:]),)
+
+    @property
     def sizes(self) -> Sizes:
         """Flash and RAM, of the model's own sources and of the whole image."""
         return self._image.sizes

@@ -1,5 +1,6 @@
 """TensorFlow Lite for Microcontrollers as a runtime: its reference kernels, the ones that a microcontroller gets."""
 
+import math
 import time
 
 import numpy as np
@@ -53,6 +54,11 @@ class TFLM:
     def output_shape(self) -> tuple[int, ...]:
         """(1, *output)."""
         return self._output["shape"]
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """Numbers that the output has for an input."""
+        return (math.prod(self.output_shape[1:]),)
 
     @property
     def input_quantization(self) -> tuple[float, int]:

@@ -31,13 +31,13 @@ function guarded(work) {
   };
 }
 
-// One inference: what a page waits for, the output's values included.
+// One inference: what a page waits for, the outputs' values included.
 async function infer(model, input) {
   const start = performance.now();
-  const [output] = await model.run(input);
-  const values = output.toTypedArray(); // a copy
+  const outputs = await model.run(input);
+  const values = outputs.map((output) => output.toTypedArray()); // copies
   const milliseconds = performance.now() - start;
-  output.delete();
+  outputs.forEach((output) => output.delete());
   return {values, milliseconds};
 }
 
@@ -78,7 +78,7 @@ const functions = {
     const {model} = files.get(number);
     const input = new Tensor(new Float32Array(bytesOf(text).buffer), [...model.getInputDetails()[0].shape]);
     try {
-      return textOf((await infer(model, input)).values);
+      return (await infer(model, input)).values.map(textOf);
     } finally {
       input.delete();
     }

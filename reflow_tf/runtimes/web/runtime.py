@@ -8,12 +8,13 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
-from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
+from reflow_tf.runtimes.device_script import join
+from reflow_tf.runtimes.runtime import join_shapes, make_inputs, run_in_pieces
 from reflow_tf.runtimes.web.browser import Browser, PageError
 
 
 class Web:
-    """A .tflite file with one float32 input and one float32 output in LiteRT.js, on the CPU (accelerator 'wasm').
+    """A .tflite file with one input, in float32 as its outputs, in LiteRT.js, on the CPU (accelerator 'wasm').
 
     Args:
         content: a .tflite file.
@@ -31,7 +32,7 @@ class Web:
         self._number: int | None = None
         self._is_prepared = False
         try:
-            self._input_shape, self._output_shape = self._load(content)
+            self._input_shape, self._output_shapes = self._load(content)
         except BaseException:
             self.close()
             raise
@@ -54,8 +55,13 @@ class Web:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """(batch, *output), fixed by the file."""
-        return self._output_shape
+        """(batch, *output), fixed by the file; (batch, numbers) of several outputs."""
+        return join_shapes(self._output_shapes)
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """Numbers that each output has for an input."""
+        return tuple(math.prod(shape[1:]) for shape in self._output_shapes)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample), in pieces of the file's own batch.
@@ -89,7 +95,7 @@ class Web:
             self._browser.unload(self._number)
         self._number = None
 
-    def _load(self, content: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _load(self, content: bytes) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         try:
             self._number, details = self._browser.load(content)
         except PageError as error:
@@ -98,21 +104,22 @@ class Web:
                 f"inputs and outputs are not among them. Received: {len(content)} bytes; {say_why(error)}"
             ) from error
         sides = (details["inputs"], details["outputs"])
-        if any(len(side) != 1 for side in sides):
-            raise InputError(
-                f"A .tflite file must have one input and one output to be run here. "
-                f"Received: {len(sides[0])} inputs and {len(sides[1])} outputs"
-            )
-        return _read_shape(sides[0][0], "input"), _read_shape(sides[1][0], "output")
+        if len(sides[0]) != 1:
+            raise InputError(f"A .tflite file must have one input to be run here. Received: {len(sides[0])} inputs")
+        return _read_shape(sides[0][0], "input"), tuple(_read_shape(side, "output") for side in sides[1])
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
-        values = np.frombuffer(base64.b64decode(self._call("run", _encode(piece))), np.float32)
-        if values.size != math.prod(self.output_shape):  # LiteRT.js tells the file's own shape, not what it computed
-            raise InputError(
-                f"LiteRT.js must give outputs of the shape that the file states, {self.output_shape}. "
-                f"Received: {values.size} numbers"
-            )
-        return values.reshape(self.output_shape)
+        texts = self._call("run", _encode(piece))
+        outputs = []
+        for text, shape in zip(texts, self._output_shapes, strict=True):
+            values = np.frombuffer(base64.b64decode(text), np.float32)
+            if values.size != math.prod(shape):  # LiteRT.js tells the file's own shape, not what it computed
+                raise InputError(
+                    f"LiteRT.js must give outputs of the shape that the file states, {shape}. "
+                    f"Received: {values.size} numbers"
+                )
+            outputs.append(values.reshape(shape))
+        return join(outputs)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         try:
