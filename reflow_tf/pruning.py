@@ -20,7 +20,7 @@ from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.observation import check_batch
-from reflow_tf.models.packing import as_one_output, count_outputs, join_outputs, read_scales, separate_outputs
+from reflow_tf.models.packing import as_plain, count_outputs, is_plain, pack, read_scales, unpack
 from reflow_tf.models.predictions import find_task
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
@@ -159,9 +159,9 @@ def prune(
     check_finite(model)
     check_channel_order(model)
     select(model, config)
-    if count_outputs(model) > 1:
+    if not is_plain(model):
         given = config, calibration, evaluation, batch_size, dense_file, complain, progress, crew, known
-        return _prune_joined(model, inplace, *given)
+        return _prune_packed(model, inplace, *given)
     config = dataclasses.replace(config, task=settle_task(model, config.task, calibration, evaluation))
     if config.max_macs == AUTO and complain is None:
         raise InputError("max_macs='auto' needs `complain`, which says whether a model fits. Received: None")
@@ -179,7 +179,7 @@ def prune(
     return functools.reduce(_merge, results)
 
 
-def _prune_joined(
+def _prune_packed(
     model: keras.Model,
     inplace: bool,
     config: PruneConfig,
@@ -192,32 +192,29 @@ def _prune_joined(
     crew: Crew,
     known: Known | None,
 ) -> PruneResult:
-    """`prune` of a model with several outputs, which are numbers, by way of one in which they are joined."""
-    if config.task == Task.CLASSIFICATION:
-        raise InputError(f"--task={config.task} needs one output. Received: {model.name} with {count_outputs(model)}")
+    """`prune` of a model with several inputs or outputs, by way of one in which they are rows of numbers."""
+    several = count_outputs(model)
+    if several > 1 and config.task == Task.CLASSIFICATION:
+        raise InputError(f"--task={config.task} needs one output. Received: {model.name} with {several}")
     if crew is not ALONE:
-        raise InputError(
-            f"--workers leads networks with one output: leave it out. Received: {model.name} with "
-            f"{count_outputs(model)} outputs"
-        )
+        raise InputError(f"--workers leads networks with one float input and one output. Received: {model.name}")
     batches = calibration if calibration is not None else evaluation
-    first = None if batches is None else next(iter(batches))
-    joined = join_outputs(model, first)
+    packed = pack(model, None if batches is None else next(iter(batches)))
     result = prune(
-        joined,
-        dataclasses.replace(config, task=str(Task.FIDELITY)),
+        packed,
+        dataclasses.replace(config, task=str(Task.FIDELITY)) if several > 1 else config,
         calibration,
         evaluation=evaluation,
         batch_size=batch_size,
         inplace=inplace,
         dense_file=dense_file or (_export_dense(model, config.hardware, calibration) if config.budget else None),
-        complain=None if complain is None else lambda narrower: complain(separate_outputs(narrower, model)),
+        complain=None if complain is None else lambda narrower: complain(unpack(narrower, model)),
         progress=progress,
         crew=crew,
         known=known,
     )
-    report = dataclasses.replace(result.report, scales=read_scales(joined))
-    return dataclasses.replace(result, model=separate_outputs(result.model, model), report=report)
+    report = dataclasses.replace(result.report, scales=read_scales(packed))
+    return dataclasses.replace(result, model=unpack(result.model, model), report=report)
 
 
 def _prune(
@@ -416,7 +413,7 @@ def recalibrate(
     """
     recalibrated = model if inplace else copy_model(model)
     inputs = as_batches(batches, batch_size=batch_size)
-    outcome = batchnorm.recalibrate(as_one_output(recalibrated), inputs, mode=mode, momentum=momentum)
+    outcome = batchnorm.recalibrate(as_plain(recalibrated), inputs, mode=mode, momentum=momentum)
     if not outcome.repaired:
         raise InputError(f"Recalibration needs a model with batch norms. Received: {model.name}: {outcome.statement}")
     return recalibrated
@@ -433,7 +430,7 @@ def measure_signal(model: keras.Model, batches: Any, *, batch_size: int = 64, ta
     """
     inputs = as_batches(batches, batch_size=batch_size)
     if count_outputs(model) > 1:
-        return _measure_signal(join_outputs(model, next(iter(inputs))), inputs, Task.FIDELITY)
+        return _measure_signal(pack(model, next(iter(inputs))), inputs, Task.FIDELITY)
     return _measure_signal(model, inputs, settle_task(model, task, inputs))
 
 

@@ -3,8 +3,9 @@
 Vectors, series, spectra: nothing is known of their numbers, so nothing is scaled, resized or cut.
 """
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -14,12 +15,32 @@ from reflow_tf.errors import InputError
 IMAGE_RANK = 3  # height, width, channels
 
 
+class Part(NamedTuple):
+    """One of several inputs of a network.
+
+    Attributes:
+        name: as Keras names it.
+        shape: of one sample.
+        dtype: as the network takes it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
 @dataclass(frozen=True)
 class AsStored:
     """A function from one array of the network's own shape to the same as float32.
 
     Attributes:
         shape: of one input; None for an axis of any extent.
+        parts: the inputs of a network with several, which are one row of numbers, (numbers,); () for a single one.
         unit: what one input is, for sentences.
         formula: what is made of a number, in words that C can follow.
     """
@@ -28,6 +49,7 @@ class AsStored:
     formula: ClassVar[str] = "the number as it is in your data"
 
     shape: tuple[int | None, ...]
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(axis is None or (isinstance(axis, int) and axis > 0) for axis in self.shape):

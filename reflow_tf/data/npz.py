@@ -1,17 +1,20 @@
 """Inputs in a NumPy archive: `x` (N, H, W, C), and labels `y` (N,), or (N, *positions) for maps of classes, if any.
 
+For networks with several inputs, one array for each, `x_NAME` or `x_0`, `x_1` in their order.
+
 For networks that take no images, `x` (N, *shape) has the shape that the network takes. The archive is held in memory as
 it was stored, so uint8 costs a quarter of float32. Images must already have the network's size and channels; only the
 scaling is still applied. Pickled objects are never loaded.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from reflow_tf.data.as_stored import AsStored, Preparation, spell_batch
+from reflow_tf.data.as_stored import AsStored, Part, Preparation, spell_batch
 from reflow_tf.data.classes import are_one_each, check_labels, describe_labels
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource, Labels, SourceRequest
@@ -51,7 +54,14 @@ class NpzSource(ImageSource):
                 labels that are no output of the network.
         """
         path = str(Path(request.text).expanduser())
+        prepared = request.preprocessing
+        if isinstance(prepared, AsStored) and prepared.parts:
+            images, labels = _read_parts(path, prepared.parts)
+            return cls(path, images, _read_labels(labels, len(images), request, path))
         arrays = _read_arrays(path)
+        if "x" not in arrays:
+            names = ", ".join(arrays) or "nothing"
+            raise InputError(f"an .npz must hold the inputs as 'x', and labels as 'y'. Received: {names} in {path}")
         images = arrays["x"]
         if isinstance(request.preprocessing, AsStored):
             _check_samples(images, request.preprocessing, path)
@@ -70,19 +80,48 @@ class NpzSource(ImageSource):
 
     def adapt(self, preprocessing: Preparation) -> Preparation:
         if isinstance(preprocessing, AsStored):
-            return AsStored(self.images.shape[1:])
+            return replace(preprocessing, shape=self.images.shape[1:])
         return replace(preprocessing, size=None)
 
 
-def _read_arrays(path: str) -> dict[str, np.ndarray]:
-    """Reads `x` and, if there is one, `y`."""
+def _read_parts(path: str, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of numbers (N, numbers) float32, of `x_NAME` for each input or, in their order, `x_0`, `x_1`; and `y`."""
+    arrays = _read_arrays(path, [f"x_{part.name}" for part in parts] + [f"x_{place}" for place in range(len(parts))])
+    found: list[np.ndarray] = []
+    for place, part in enumerate(parts):
+        array = arrays.get(f"x_{part.name}", arrays.get(f"x_{place}"))
+        if array is None:
+            wanted = ", ".join(f"x_{each.name}" for each in parts)
+            raise InputError(
+                f"an .npz for a network with several inputs must hold each of them: {wanted}. "
+                f"Received: no x_{part.name} and no x_{place} in {path}"
+            )
+        _check_part(array, part, len(found[0]) if found else len(array), path)
+        found.append(array.reshape(len(array), -1).astype(np.float32))
+    return np.concatenate(found, axis=1), arrays.get("y")
+
+
+def _check_part(array: np.ndarray, part: Part, num_samples: int, path: str) -> None:
+    name = f"x_{part.name}"
+    if array.shape != (num_samples, *part.shape):
+        raise InputError(
+            f"{name} must have the shape that the network takes, {spell_batch(part.shape)}, with as many samples as "
+            f"the other inputs. Received: shape {array.shape} in {path}"
+        )
+    _check_samples(array, AsStored(part.shape), path, name)
+    if "int" in part.dtype and not np.array_equal(array, np.rint(array)):
+        raise InputError(f"{name} must hold whole numbers, {part.dtype}. Received: {array.dtype} with others in {path}")
+
+
+def _read_arrays(path: str, others: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Reads `x` and `y`, and arrays of other names, those that there are."""
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise InputError("this is one array without a name, as np.save writes it")
         with archive:
             names = archive.files
-            arrays = {name: archive[name] for name in names if name in ("x", "y")}
+            arrays = {name: archive[name] for name in names if name in ("x", "y", *others)}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):  # NumPy hands over the bytes of a member that is none of its own
                 raise InputError(f"{name!r} is no array")
@@ -90,8 +129,6 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
         raise InputError(
             f"an .npz must be a readable archive of plain arrays ({say_why(error)}). Received: {path}"
         ) from error
-    if "x" not in arrays:
-        raise InputError(f"an .npz must hold the inputs as 'x', and labels as 'y'. Received: {names} in {path}")
     return arrays
 
 
@@ -116,20 +153,20 @@ def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -
     _check_finite(images, path)
 
 
-def _check_samples(samples: np.ndarray, wanted: AsStored, path: str) -> None:
+def _check_samples(samples: np.ndarray, wanted: AsStored, path: str, name: str = "x") -> None:
     if samples.ndim < 2 or not wanted.fits(samples.shape[1:]):
         raise InputError(
-            f"x must have the shape that the network takes, {spell_batch(wanted.shape)} (it takes no images of height, "
-            f"width and channels, so nothing is resized or scaled). Received: shape {samples.shape} in {path}"
+            f"{name} must have the shape that the network takes, {spell_batch(wanted.shape)} (it takes no images of "
+            f"height, width and channels, so nothing is resized or scaled). Received: shape {samples.shape} in {path}"
         )
     if samples.size == 0:
-        raise InputError(f"x must hold at least one sample. Received: shape {samples.shape} in {path}")
+        raise InputError(f"{name} must hold at least one sample. Received: shape {samples.shape} in {path}")
     if samples.dtype.kind not in "biuf":
-        raise InputError(f"x must be of real numbers. Received: {samples.dtype} in {path}")
-    _check_finite(samples, path)
+        raise InputError(f"{name} must be of real numbers. Received: {samples.dtype} in {path}")
+    _check_finite(samples, path, name)
 
 
-def _check_finite(inputs: np.ndarray, path: str) -> None:
+def _check_finite(inputs: np.ndarray, path: str, name: str = "x") -> None:
     """As float32, which is what the network sees."""
     if inputs.dtype.kind in "bui":
         return
@@ -138,7 +175,8 @@ def _check_finite(inputs: np.ndarray, path: str) -> None:
             chunk = inputs[start : start + _CHUNK].astype(np.float32)
         finite = np.isfinite(chunk).all(axis=tuple(range(1, inputs.ndim)))
         if not finite.all():
-            raise InputError(f"x must be finite. Received: NaN or infinity in x[{start + finite.argmin()}] of {path}")
+            place = f"{name}[{start + finite.argmin()}]"
+            raise InputError(f"{name} must be finite. Received: NaN or infinity in {place} of {path}")
 
 
 def _read_labels(labels: np.ndarray | None, num_images: int, request: SourceRequest, path: str) -> np.ndarray | None:

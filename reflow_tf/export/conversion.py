@@ -15,7 +15,7 @@ from reflow_tf.choices import IOS, QUANTIZATIONS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import REMEDY, name_channels_first
-from reflow_tf.models.inference import infer_all
+from reflow_tf.models.inference import infer_parts, inputs_of
 from reflow_tf.native_stderr import native_stderr_dropped
 
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
@@ -24,7 +24,8 @@ _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case
 @dataclasses.dataclass(frozen=True)
 class _Request:
     model: keras.Model
-    input_shape: tuple[int, ...]  # with the batch
+    input_shape: tuple[int, ...]  # with the batch; (batch, numbers) of several inputs
+    parts: tuple[tf.TensorSpec, ...]  # each input of the file
     quantize: str
     io: str
 
@@ -38,26 +39,27 @@ def convert_dense(
     batch_size: int,
     input_shape: tuple[int, ...] | None,
 ) -> bytes:
-    """Converts a built model with one float input; its outputs are in the order of `model.outputs`.
+    """Converts a built model; its inputs and outputs are in the order of `model.inputs` and `model.outputs`.
 
     Args:
         model: functional, sequential or subclassed, of any precision: it is traced in float32. It comes back as it was.
         quantize: one of `QUANTIZATIONS`.
         io: one of `IOS`; of account for int8.
-        calibration: for int8, batches of float32 (n, *input_shape); iterated once.
+        calibration: for int8, batches of float32 (n, *input_shape), of several inputs (n, numbers); iterated once.
         batch_size: the file's fixed batch.
         input_shape: shape of one sample; None: as the model was built.
 
     Raises:
-        InputError: unknown `quantize` or `io`, no calibration samples, a model that is not built, that has several
-            inputs or a dimension left open, or that needs an operator that TFLite lacks.
+        InputError: unknown `quantize` or `io`, no calibration samples, a model that is not built, that has a dimension
+            left open or is subclassed with several inputs, or that needs an operator that TFLite lacks.
     """
     if quantize not in QUANTIZATIONS:
         raise InputError(f"quantize must be one of {', '.join(QUANTIZATIONS)}. Received: {quantize!r}")
     check_choice("io", io, IOS)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1. Received: {batch_size}")
-    request = _Request(model, (batch_size, *_sample_shape(model, input_shape)), quantize, io)
+    shape = (batch_size, *_sample_shape(model, input_shape))
+    request = _Request(model, shape, _list_parts(model, shape), quantize, io)
     if quantize != "int8":
         calibration = None
     elif calibration is None:
@@ -86,12 +88,12 @@ def _sample_shape(model: keras.Model, given: tuple[int, ...] | None) -> tuple[in
 def _declared_shape(model: keras.Model) -> tuple[int | None, ...]:
     if not model.built:
         raise InputError(f"The model must be built: call it once on a batch. Received: {model.name}, not built")
-    inputs = getattr(model, "inputs", None)  # functional and sequential models have it
-    if inputs is not None:
-        shapes = [tuple(tensor.shape) for tensor in inputs]
-        dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in inputs}
-        if not all("float" in dtype for dtype in dtypes):
-            raise InputError(f"Model {model.name!r} must take float input to be exported. Received: {sorted(dtypes)}")
+    inputs = inputs_of(model)
+    if len(inputs) > 1:
+        widths = [tf.TensorShape(tensor.shape[1:]).num_elements() for tensor in inputs]
+        return (None if None in widths else sum(widths),)
+    if inputs:
+        shapes = [tuple(inputs[0].shape)]
     else:
         # Keras keeps the shapes of a subclassed model's first call only here (its own `Model.export` reads them, too).
         shapes = list((getattr(model, "_build_shapes_dict", None) or {}).values())
@@ -102,13 +104,28 @@ def _declared_shape(model: keras.Model) -> tuple[int | None, ...]:
     return tuple(shapes[0])[1:]
 
 
+def _list_parts(model: keras.Model, shape: tuple[int, ...]) -> tuple[tf.TensorSpec, ...]:
+    inputs = inputs_of(model)
+    if len(inputs) > 1:
+        return tuple(tf.TensorSpec((shape[0], *tensor.shape[1:]), _type_of(tensor), tensor.name) for tensor in inputs)
+    return (tf.TensorSpec(shape, _type_of(inputs[0]) if inputs else tf.float32, "images"),)
+
+
+def _type_of(tensor: keras.KerasTensor) -> tf.DType:
+    """Of the file's input: floats are float32."""
+    dtype = tf.as_dtype(tensor.dtype)
+    return tf.float32 if dtype.is_floating else dtype
+
+
 def _trace(request: _Request) -> tf.types.experimental.ConcreteFunction:
     model = request.model
+
+    def compute(*parts: tf.Tensor) -> list[tf.Tensor]:
+        return infer_parts(model, parts)
+
     try:
-        # The argument's name is that of the file's input.
-        function = tf.function(lambda images: infer_all(model, images), autograph=False).get_concrete_function(
-            tf.TensorSpec(request.input_shape, tf.float32)
-        )
+        # The names of the specs are those of the file's inputs.
+        function = tf.function(compute, autograph=False).get_concrete_function(*request.parts)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # of the user's layers, which may raise anything
@@ -144,9 +161,14 @@ def _read_samples(calibration: Iterable[np.ndarray], request: _Request) -> Itera
         )
 
     def feed() -> Iterator[list[np.ndarray]]:
+        sizes = [int(np.prod(part.shape[1:])) for part in request.parts]
         for batch in itertools.chain([first], batches):
             for sample in np.asarray(batch, np.float32):
-                yield [np.broadcast_to(sample, shape)]
+                pieces = np.split(sample.ravel(), np.cumsum(sizes)[:-1])
+                yield [
+                    np.broadcast_to(piece.reshape(part.shape[1:]), part.shape).astype(part.dtype.as_numpy_dtype)
+                    for piece, part in zip(pieces, request.parts, strict=True)
+                ]
 
     return feed()
 

@@ -26,7 +26,7 @@ def compute_same(first: bytes, second: bytes) -> bool:
 
 
 def relative_difference(first: bytes, second: bytes) -> float:
-    """Largest absolute difference of the outputs over four seeded images, divided by the largest absolute output.
+    """Largest absolute difference of an output over four seeded images, divided by the largest absolute number in it.
 
     The images have coarse shapes and fine noise, so that a network that sees anything sees which way up they are; two
     lie around 0, two from 0 to 255, as a network with a rescaling of its own takes them. Where a softmax or a sigmoid
@@ -47,11 +47,12 @@ def relative_difference(first: bytes, second: bytes) -> float:
                 return math.inf
             if any(a.shape != b.shape for a, b in pairs):
                 return math.inf
-            largest = max(float(np.max(np.abs(a.astype(np.float64)), initial=0)) for a, _ in pairs)
-            apart = max(float(np.max(np.abs(a.astype(np.float64) - b), initial=0)) for a, b in pairs)
-            if math.isnan(apart):
-                return math.inf
-            worst = max(worst, apart / largest if largest else apart)
+            for a, b in pairs:  # an output of small numbers is not to hide behind another
+                largest = float(np.max(np.abs(a.astype(np.float64)), initial=0))
+                apart = float(np.max(np.abs(a.astype(np.float64) - b), initial=0))
+                if math.isnan(apart):
+                    return math.inf
+                worst = max(worst, apart / largest if largest else apart)
     return worst
 
 
@@ -77,7 +78,7 @@ def _invoke(content: bytes, seed: int = 0, scale: float = 1, offset: float = 0) 
     for details in interpreter.get_input_details():
         values = scale * _draw(tuple(details["shape"]), seed) + offset
         if not np.issubdtype(details["dtype"], np.floating):
-            values = np.clip(40 * values, -128, 127)
+            values = np.clip(40 * values, -128, 127) if details["quantization"][0] else values > 0  # maybe indices
         interpreter.set_tensor(details["index"], values.astype(details["dtype"]))
     interpreter.invoke()
     return [interpreter.get_tensor(details["index"]).copy() for details in interpreter.get_output_details()]

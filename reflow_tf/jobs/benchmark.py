@@ -19,7 +19,7 @@ from reflow_tf.runtimes.aarch64.runtime import AArch64
 from reflow_tf.runtimes.device_script import FLOAT16_TOLERANCE, RELATIVE_TOLERANCE, has_sparse_kernels
 from reflow_tf.runtimes.latency import Progress, Spread, compare, measure_interleaved, summarize
 from reflow_tf.runtimes.litert import LiteRT
-from reflow_tf.runtimes.runtime import Runtime, make_inputs
+from reflow_tf.runtimes.runtime import Runtime
 from reflow_tf.runtimes.web.browser import Browser, require_parts
 from reflow_tf.runtimes.web.litertjs import installed_folder
 from reflow_tf.runtimes.web.runtime import Web
@@ -286,21 +286,19 @@ def _named(candidate: Candidate, work: Callable[[bytes], Result]) -> Result:
         raise InputError(f"{candidate.label}: {error}") from error
 
 
-def _run_here(candidate: Candidate) -> np.ndarray:
+def _run_here(candidate: Candidate) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs, and what LiteRT gives for them on this machine."""
     runtime = _named(candidate, LiteRT)
-    return runtime.run(_compared_inputs(runtime))
+    inputs = runtime.make_inputs(_COMPARED_INPUTS, seed=1)
+    return inputs, runtime.run(inputs)
 
 
-def _difference(runtime: Runtime, expected: np.ndarray) -> float:
-    outputs = runtime.run(_compared_inputs(runtime))
+def _difference(runtime: Runtime, known: tuple[np.ndarray, np.ndarray]) -> float:
+    inputs, expected = known
+    outputs = runtime.run(inputs)
     absolute = float(np.abs(outputs - expected).max())
     largest = float(np.abs(expected).max())
     return absolute and (absolute / largest if largest else math.inf)
-
-
-def _compared_inputs(runtime: Runtime) -> np.ndarray:
-    _, *sample = runtime.input_shape
-    return make_inputs((_COMPARED_INPUTS, *sample), seed=1)
 
 
 def _choose_tolerance(content: bytes) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from reflow_tf.cluster.opening import open_crew
 from reflow_tf.crew import ALONE, Crew, count_threads
-from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
+from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Part, Preparation, spell_batch
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.classes import are_one_each, describe_labels
 from reflow_tf.data.loading import load_evaluation
@@ -140,7 +140,7 @@ class OpenedFile:
         self._arguments = content, runtime
         self._runtime = _RUNTIMES[runtime](content)
         self.input_shape, self.output_shape = self._runtime.input_shape, self._runtime.output_shape
-        self.output_sizes = self._runtime.output_sizes
+        self.output_sizes, self.num_inputs = self._runtime.output_sizes, self._runtime.num_inputs
 
     def __reduce__(self) -> tuple[type["OpenedFile"], tuple[bytes, str]]:
         return OpenedFile, self._arguments
@@ -189,9 +189,10 @@ def _open_file(config: EvaluateConfig) -> _Opened:
         opened = OpenedFile(content, "tflm" if has_bitmaps(content) else "litert")
     except InputError as error:
         raise InputError(f"{config.model}: {error}") from error
-    if len(opened.output_sizes) > 1:
+    if max(opened.num_inputs, len(opened.output_sizes)) > 1:
         raise InputError(
-            f"--model must have one output to be scored. Received: {config.model} with {len(opened.output_sizes)}"
+            f"--model must have one input and one output to be scored. Received: {config.model} with "
+            f"{opened.num_inputs} and {len(opened.output_sizes)}"
         )
     preprocessing = choose_preprocessing(config, opened.input_shape)
     num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
@@ -263,7 +264,8 @@ def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparat
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
         if as_stored:
-            return AsStored(tuple(recorded["shape"]))
+            parts = [Part(**part | {"shape": tuple(part["shape"])}) for part in recorded.get("parts", [])]
+            return AsStored(tuple(recorded["shape"]), tuple(parts))
         size = recorded.pop("size")
         return Preprocessing(size=None if size is None else tuple(size), **recorded)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

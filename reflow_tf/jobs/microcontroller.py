@@ -264,16 +264,18 @@ def require_measure(job: JobConfig) -> None:
         require()
 
 
-def require_runnable(job: JobConfig, content: bytes, num_outputs: int = 1) -> None:
+def require_runnable(job: JobConfig, content: bytes, is_plain: bool = True) -> None:
     """Checks, before the long work, that the target can run the unpruned network; raises InputError.
 
     Args:
         job: of any target.
         content: the network as a dense .tflite file in the job's quantization.
-        num_outputs: that the network has.
+        is_plain: the network has one float input and one output.
     """
-    if num_outputs > 1 and job.target.name in ("tflm", "cortex_m"):
-        raise InputError(f"--target={job.target.name} takes networks with one output. Received: {num_outputs} outputs")
+    if not is_plain and job.target.name in ("tflm", "cortex_m"):
+        raise InputError(
+            f"--target={job.target.name} takes networks with one input and one output. Received: {job.model}"
+        )
     if job.target.name == "tflm":
         TFLM(settle_relu6(content))
     elif job.target.name == "cortex_m":

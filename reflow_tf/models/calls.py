@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from reflow_tf.models.joining import Join
+from reflow_tf.models.joining import Join, Take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,8 @@ class CallGraph:
                 self._join(self._number(nested.outputs), outputs)
             elif isinstance(node.operation, Join):  # what it joins are the model's outputs
                 self.ends = (self.ends - set(outputs)) | set(inputs)
+            elif isinstance(node.operation, Take):  # what it takes is one of the model's inputs
+                self.starts = (self.starts - set(inputs)) | set(outputs)
             elif not isinstance(node.operation, keras.layers.InputLayer):
                 given = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
                 others = tuple(x for x in given if x is not None and not isinstance(x, keras.KerasTensor))

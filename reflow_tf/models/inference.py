@@ -1,12 +1,15 @@
 """One call of a model at inference, as TensorFlow can trace it: one tensor in, one tensor out.
 
+What a model with several inputs takes is one row of numbers an input here, which is parted; integers are numbers like
+any others, of which float32 holds those up to 2 ** 24.
+
 Keras lets models take and give lists and dicts, also of one tensor, and lets layers have any name. TensorFlow uses the
 names for its scopes, and inside a graph it refuses spaces, letters outside of ASCII, and leading underscores.
 """
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -22,8 +25,8 @@ def infer(model: keras.Operation, inputs: tf.Tensor) -> tf.Tensor:
     """What the model, or a layer, gives for a batch at inference, computed in float32.
 
     Args:
-        model: it takes one tensor: as it is, or the only one in a list or dict.
-        inputs: (n, ...).
+        model: it takes one tensor, as it is or the only one in a list or dict; or it is functional and takes several.
+        inputs: (n, ...); for several (n, numbers), one after the other in the order of `model.inputs`.
 
     Returns:
         Its only output; a floating one as float32.
@@ -36,10 +39,48 @@ def infer(model: keras.Operation, inputs: tf.Tensor) -> tf.Tensor:
 
 def infer_all(model: keras.Operation, inputs: tf.Tensor) -> list[tf.Tensor]:
     """All that the model gives, in the order of `model.outputs`; else as `infer`."""
-    taken = getattr(model, "input", None) if isinstance(getattr(model, "_inputs_struct", None), dict) else None
-    given = inputs if taken is None else dict.fromkeys(taken, inputs)
+    return infer_parts(model, part_inputs(model, inputs))
+
+
+def infer_parts(model: keras.Operation, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The same for the inputs themselves, in the order of `model.inputs`."""
     with tensorflow_names(model), computed_in_float32(model):
-        return [to_float32(output) for output in keras.tree.flatten(model(given, training=False))]
+        outputs = model(give(model, list(parts)), training=False)
+    return [to_float32(output) for output in keras.tree.flatten(outputs)]
+
+
+def inputs_of(model: keras.Operation) -> list[keras.KerasTensor]:
+    """What a functional or sequential model takes, in order; [] of anything else, which takes what it is given."""
+    return list(getattr(model, "inputs", None) or []) if isinstance(model, keras.Model) else []
+
+
+def part_inputs(model: keras.Operation, inputs: tf.Tensor) -> list[tf.Tensor]:
+    """A batch as the tensors that the model takes, of its types."""
+    tensors = inputs_of(model)
+    if not tensors:
+        return [inputs]
+    if len(tensors) == 1:
+        return [_as_type(inputs, tensors[0].dtype)]
+    sizes = [tf.TensorShape(tensor.shape[1:]).num_elements() for tensor in tensors]
+    parts = tf.split(inputs, sizes, axis=1)
+    return [
+        _as_type(tf.reshape(part, [-1, *tensor.shape[1:]]), tensor.dtype)
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
+
+
+def give(model: keras.Operation, parts: list[tf.Tensor]) -> object:
+    """The tensors in the list or dict in which the model takes them."""
+    structure = getattr(model, "_inputs_struct", None)
+    if len(parts) == 1 and not isinstance(structure, dict):
+        return parts[0]
+    return keras.tree.pack_sequence_as(structure, parts)
+
+
+def _as_type(inputs: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Integers of what holds them as floats; floats stay as they are, whatever the model's policy."""
+    kind = tf.as_dtype(dtype)
+    return inputs if kind.is_floating or inputs.dtype == kind else tf.cast(inputs, kind)
 
 
 def take_only(outputs: object) -> tf.Tensor:

@@ -11,12 +11,13 @@ import h5py
 import keras
 import numpy as np
 
-from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Preparation, spell_batch
+from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Part, Preparation, spell_batch
 from reflow_tf.data.preprocessing import Preprocessing, check_scaling
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.custom_objects import register
+from reflow_tf.models.inference import inputs_of
 from reflow_tf.models.keras2.files import is_keras2, read_loss, read_version
 from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.keras2.saved_model import METADATA
@@ -32,13 +33,13 @@ _UNKNOWN_CLASS = re.compile(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'")
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model with one input, finite weights, and what is known about its images.
+    """A model, its weights finite, and what is known about its images.
 
     Attributes:
         model: usable as `model(x, training=False)`.
         name: the zoo name, or the file's name without its suffix.
         preprocessing: image -> network input, with `size` None where the model leaves it open; for a model that takes
-            no images, its own shape.
+            no images, its own shape; of several inputs a row of numbers.
         num_classes: length of the output's last axis, 2 for a single sigmoid; None where it is not fixed.
         positions: the output's axes between the first and the last, where it is a map of classes; None for open ones.
         default_data: name of embedded data that the weights know, if any.
@@ -155,6 +156,8 @@ def _is_path(model: str) -> bool:
 def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     _check_file(path)
     model = _deserialize(path)
+    if len(inputs_of(model)) > 1:
+        return _read_several(model, path, image_size)
     shape = _read_input_shape(model, path)
     *positions, num_classes = _read_output_shape(model, shape) or (None,)
     if num_classes == 1 and ends_in_sigmoid(model, shape):
@@ -170,6 +173,26 @@ def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
         size = (image_size, image_size)
     preprocessing = Preprocessing(size, channels=3 if channels is None else channels, crop_fraction=1.0)
     return LoadedModel(model, path.stem, preprocessing, num_classes, tuple(positions), loss=read_loss(path))
+
+
+def _read_several(model: keras.Model, path: pathlib.Path, image_size: int | None) -> LoadedModel:
+    """A model with several inputs, which are one row of numbers a sample."""
+    if image_size is not None:
+        raise InputError(f"--image_size is only for models with one input. Received: {image_size}")
+    parts = []
+    for tensor in inputs_of(model):
+        shape = tuple(tensor.shape[1:])
+        if None in shape:
+            raise InputError(
+                f"--model must fix every dimension of its inputs where it has several. "
+                f"Received: {path} with {tensor.name} of shape {spell_batch(shape)}"
+            )
+        parts.append(Part(tensor.name, shape, keras.backend.standardize_dtype(tensor.dtype)))
+    preparation = AsStored((sum(part.size for part in parts),), tuple(parts))
+    *positions, num_classes = _read_output_shape(model, preparation.shape) or (None,)
+    if num_classes == 1 and ends_in_sigmoid(model, preparation.shape):
+        num_classes = 2
+    return LoadedModel(model, path.stem, preparation, num_classes, tuple(positions), loss=read_loss(path))
 
 
 def _check_file(path: pathlib.Path) -> None:
@@ -243,10 +266,7 @@ def _explain(error: Exception) -> str:
 
 def _read_input_shape(model: keras.Model, path: pathlib.Path) -> tuple[int | None, ...]:
     """Shape of the only input, without the batch axis."""
-    inputs = getattr(model, "inputs", None)
-    if inputs is not None:
-        if len(inputs) != 1:
-            raise InputError(f"--model must have exactly one input. Received: {path} with {len(inputs)}")
+    if inputs := inputs_of(model):
         return tuple(inputs[0].shape[1:])
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if not isinstance(shape, list | tuple) or not all(axis is None or isinstance(axis, int) for axis in shape):

@@ -1,8 +1,9 @@
-"""Several outputs as one: a row of numbers an input, each output scaled to a root mean square of 1.
+"""Models of several inputs and outputs as ones of one: rows of numbers in, rows of numbers out.
 
-What is pruned and repaired is a model with one output: criteria, allocations and repairs know no others. A model with
-several is extended by one layer that joins them, so that none counts for more because its numbers are larger; all other
-layers, and their variables, are its own. Afterwards that layer is taken off again.
+What is pruned and repaired is a model with one float input and one output: criteria, allocations and repairs know no
+others. Any other functional model gets layers in front that take its inputs out of a row, and one behind that joins its
+outputs, each scaled to a root mean square of 1, so that none counts for more because its numbers are larger. All other
+layers, and their variables, are its own. Afterwards those layers are taken off again.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.calls import functional_of
-from reflow_tf.models.inference import infer_all
-from reflow_tf.models.joining import JOINED, Join
+from reflow_tf.models.inference import give, infer_all, inputs_of
+from reflow_tf.models.joining import JOINED, TAKEN, Join, Take
 from reflow_tf.models.observation import check_batch
 
 
@@ -23,53 +24,86 @@ def count_outputs(model: keras.Model) -> int:
     return len(getattr(model, "outputs", None) or [None])
 
 
-def join_outputs(model: keras.Model, batch: np.ndarray | None) -> keras.Model:
-    """The model with one output (n, numbers), made of its several; it shares all layers and variables.
+def is_plain(model: keras.Model) -> bool:
+    """Whether the model takes one float tensor and gives one, and so is pruned as it is."""
+    inputs = inputs_of(model)
+    return count_outputs(model) == 1 and (not inputs or (len(inputs) == 1 and _is_float(inputs[0])))
+
+
+def pack(model: keras.Model, batch: np.ndarray | None) -> keras.Model:
+    """The model with one float input and one output; it shares all layers and variables.
 
     Args:
-        model: functional, of several outputs.
+        model: functional; not plain.
         batch: inputs (n, ...) that say how large outputs are; None: nothing is compared, and they stay as they are.
 
+    Returns:
+        What takes (n, numbers), or (n, *shape) of a single input, and gives (n, numbers), or the single output.
+
     Raises:
-        InputError: it is no functional model; the batch does not fit; an output is not finite.
+        InputError: it is no functional model; an input leaves an axis open; the batch does not fit; an output is not
+            finite.
     """
-    if functional_of(model) is None:
+    if functional_of(model) is None or isinstance(model, keras.Sequential):
         raise InputError(
-            f"A model with several outputs must be functional to be pruned. "
-            f"Received: {model.name}, of class {type(model).__name__}"
+            f"A model with several inputs or outputs, or with one that is not of floats, must be functional to be "
+            f"pruned. Received: {model.name}, of class {type(model).__name__}"
         )
     scales: tuple[float, ...] = (1.0,) * count_outputs(model)
-    if batch is not None:
+    if batch is not None and len(scales) > 1:
         check_batch(model, batch)
         scales = measure_scales([np.asarray(output) for output in infer_all(model, tf.convert_to_tensor(batch))])
-    return keras.Model(_inputs_of(model), Join(scales, name=JOINED)(list(model.outputs)), name=model.name)
+    rows, outputs = _inputs_of(model), list(model.outputs)
+    if len(model.inputs) > 1 or not _is_float(model.inputs[0]):
+        rows, outputs = _take_inputs(model)
+    return keras.Model(rows, Join(scales, name=JOINED)(outputs) if len(scales) > 1 else outputs[0], name=model.name)
 
 
-def read_scales(joined: keras.Model) -> tuple[float, ...]:
-    """What each output of a model that was joined is multiplied by."""
-    scales: tuple[float, ...] = joined.get_layer(JOINED).scales
-    return scales
+def _take_inputs(model: keras.Model) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
+    """A row of numbers, and the outputs of the model for the inputs in it."""
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    if any(None in shape for shape in shapes):
+        raise InputError(f"Every dimension of inputs must be fixed where there are several. Received: {shapes}")
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    row = keras.Input(shapes[0] if len(shapes) == 1 else (sum(sizes),), name="rows")
+    starts = np.cumsum([0, *sizes[:-1]])
+    parts = [
+        Take(int(start), shape, tensor.dtype, name=TAKEN + tensor.name)(row)
+        for start, shape, tensor in zip(starts, shapes, model.inputs, strict=True)
+    ]
+    return row, keras.tree.flatten(model._run_through_graph(give(model, parts), operation_fn=lambda layer: layer))
 
 
-def separate_outputs(joined: keras.Model, like: keras.Model) -> keras.Model:
-    """The model of several outputs that was joined, with whatever its variables have become.
+def unpack(packed: keras.Model, like: keras.Model) -> keras.Model:
+    """The model that was packed, with whatever its variables have become.
 
     Args:
-        joined: by `join_outputs`, or a copy of that, or a narrower one.
-        like: the model that was joined: its outputs may be a list or a dict.
+        packed: by `pack`, or a copy of that, or a narrower one.
+        like: the model that was packed: its inputs and outputs may be lists or dicts.
     """
-    node = joined.get_layer(JOINED)._inbound_nodes[-1]
-    outputs = keras.tree.pack_sequence_as(like._outputs_struct, list(node.arguments.keras_tensors))
-    return keras.Model(_inputs_of(joined), outputs, name=like.name)
+    layers = {layer.name: layer for layer in packed.layers}
+    outputs = list(packed.outputs)
+    if JOINED in layers:
+        outputs = list(layers[JOINED]._inbound_nodes[-1].arguments.keras_tensors)
+    inputs = _inputs_of(packed)
+    if any(isinstance(layer, Take) for layer in packed.layers):
+        taken = [layers[TAKEN + tensor.name]._inbound_nodes[-1].outputs[0] for tensor in like.inputs]
+        given = [keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name) for tensor in like.inputs]
+        inner = keras.Model(taken, outputs)
+        outputs = keras.tree.flatten(inner._run_through_graph(given, operation_fn=lambda layer: layer))
+        inputs = give(like, given)
+    return keras.Model(inputs, keras.tree.pack_sequence_as(like._outputs_struct, outputs), name=like.name)
 
 
-def as_one_output(model: keras.Model) -> keras.Model:
-    """The model, or the same with its outputs joined as they are, for whoever reads its steps."""
-    return model if count_outputs(model) == 1 else join_outputs(model, None)
+def as_plain(model: keras.Model) -> keras.Model:
+    """The model, or the same packed, outputs as they are, for whoever reads its steps."""
+    return model if is_plain(model) else pack(model, None)
 
 
-def _inputs_of(model: keras.Model) -> keras.KerasTensor | list[keras.KerasTensor]:
-    return model.inputs[0] if len(model.inputs) == 1 else model.inputs
+def read_scales(packed: keras.Model) -> tuple[float, ...]:
+    """What each of several outputs of a model that was packed is multiplied by; () of a single one."""
+    joined = next((layer for layer in packed.layers if isinstance(layer, Join)), None)
+    return () if joined is None else joined.scales
 
 
 def measure_scales(outputs: Sequence[np.ndarray]) -> tuple[float, ...]:
@@ -84,8 +118,16 @@ def undo_scales(outputs: np.ndarray, scales: Sequence[float], sizes: Sequence[in
     """Joined outputs (n, numbers) as they were before they were scaled.
 
     Args:
-        outputs: of a joined model, or of any other, whose outputs stay as they are.
+        outputs: of a packed model, or of any other, whose outputs stay as they are.
         scales: of each output; (): nothing was scaled.
         sizes: numbers that each output has for an input.
     """
     return outputs / np.repeat(scales, sizes).astype(np.float32) if scales else outputs
+
+
+def _inputs_of(model: keras.Model) -> keras.KerasTensor | list[keras.KerasTensor]:
+    return model.inputs[0] if len(model.inputs) == 1 else model.inputs
+
+
+def _is_float(tensor: keras.KerasTensor) -> bool:
+    return "float" in keras.backend.standardize_dtype(tensor.dtype)

@@ -13,7 +13,7 @@ from reflow_tf.models.execution import read_steps
 from reflow_tf.models.fisher import MOST_OUTPUTS
 from reflow_tf.models.gram import find_patches
 from reflow_tf.models.graph import KernelMap, find_kernels
-from reflow_tf.models.packing import as_one_output
+from reflow_tf.models.packing import as_plain
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
 from reflow_tf.sparsity.widths import Axis, Workload, count_macs
@@ -53,7 +53,7 @@ def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Sk
     Raises:
         InputError: the model is subclassed, or leaves its input's size open.
     """
-    own = {id(step.operation) for step in read_steps(as_one_output(model))}
+    own = {id(step.operation) for step in read_steps(as_plain(model))}
     _require_fixed_size(model)
     reading, kernels = read_channels(model), find_kernels(model)
     owners = {place.path: place.layer for place in walk(model)}

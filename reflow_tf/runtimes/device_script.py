@@ -52,7 +52,7 @@ def find_runtime(name: str) -> Any:
 
 
 def load(runtime: Any, path: str, num_threads: int) -> Any:
-    """An interpreter, ready to run, of a file with one input."""
+    """An interpreter, ready to run."""
     interpreter = runtime.Interpreter(model_path=path, num_threads=num_threads)
     interpreter.allocate_tensors()
     return interpreter
@@ -60,13 +60,14 @@ def load(runtime: Any, path: str, num_threads: int) -> Any:
 
 def compute(interpreter: Any, inputs: np.ndarray) -> np.ndarray:
     """Float32 outputs of float32 inputs, in pieces of the file's own batch; the last piece is filled up with zeros."""
-    details, results = interpreter.get_input_details()[0], interpreter.get_output_details()
-    step, outputs = int(details["shape"][0]), []
+    given, results = interpreter.get_input_details(), interpreter.get_output_details()
+    step, outputs = int(given[0]["shape"][0]), []
     for start in range(0, len(inputs), step):
-        piece = np.zeros(details["shape"], np.float32)
         part = inputs[start : start + step]
+        piece = np.zeros((step, *inputs.shape[1:]), np.float32)
         piece[: len(part)] = part
-        interpreter.set_tensor(details["index"], to_type(piece, details))
+        for details, values in zip(given, split(piece, given)):  # noqa: B905, strict is of Python 3.10
+            interpreter.set_tensor(details["index"], to_type(values, details))
         interpreter.invoke()
         outputs.append(join([to_float(interpreter.get_tensor(one["index"]), one) for one in results])[: len(part)])
     return np.concatenate(outputs)
@@ -77,6 +78,15 @@ def join(outputs: list[np.ndarray]) -> np.ndarray:
     if len(outputs) == 1:
         return outputs[0]
     return np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
+
+
+def split(batch: np.ndarray, given: list[Any]) -> list[np.ndarray]:
+    """What each input takes of a batch, which has several in one row; a single one all of it."""
+    if len(given) == 1:
+        return [batch]
+    sizes = [int(np.prod(details["shape"][1:])) for details in given]
+    parts = np.split(batch, np.cumsum(sizes)[:-1], axis=1)
+    return [part.reshape(details["shape"]) for part, details in zip(parts, given)]  # noqa: B905
 
 
 def to_type(values: np.ndarray, details: Any) -> np.ndarray:

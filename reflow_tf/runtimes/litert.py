@@ -11,14 +11,16 @@ from ai_edge_litert.interpreter import Interpreter
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.native_stderr import native_stderr_dropped
-from reflow_tf.runtimes.device_script import join, to_float, to_type
+from reflow_tf.runtimes.device_script import join, split, to_float, to_type
 from reflow_tf.runtimes.runtime import join_shapes, make_inputs, run_in_pieces
 
 _FILE_IDENTIFIER = b"TFL3"
 
 
 class LiteRT:
-    """A .tflite file with one input in ai_edge_litert's interpreter, XNNPACK delegate included.
+    """A .tflite file in ai_edge_litert's interpreter, XNNPACK delegate included.
+
+    Several inputs are one row of numbers a sample, and so are several outputs, in the order of the file.
 
     Integer files are fed through their own scale and zero point: q = clip(rint(x / scale) + zero_point), and back
     x = (q - zero_point) * scale. `np.rint` rounds halves to even, TFLite's QUANTIZE operator rounds them away from zero
@@ -29,8 +31,8 @@ class LiteRT:
         num_threads: CPU threads.
 
     Raises:
-        InputError: the bytes are not a whole .tflite file, need an operator that LiteRT lacks, have several inputs, or
-            leave the size of an image open.
+        InputError: the bytes are not a whole .tflite file, need an operator that LiteRT lacks, or leave the size of an
+            image open.
     """
 
     unit = "ms"
@@ -39,15 +41,14 @@ class LiteRT:
         _check_identifier(content)
         self._interpreter = _load(content, num_threads)
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if len(inputs) != 1:
-            raise InputError(f"A .tflite file must have one input to be run here. Received: {len(inputs)} inputs")
-        if any(size < 1 for size in inputs[0]["shape_signature"][1:]):
-            raise InputError(
-                f"A .tflite file must fix every dimension of its input but the batch to be run here. "
-                f"Received: {tuple(map(int, inputs[0]['shape_signature']))}"
-            )
-        self._input, self._outputs = inputs[0], outputs
-        self._timed_input: np.ndarray | None = None
+        for details in inputs:
+            if any(size < 1 for size in details["shape_signature"][1:]):
+                raise InputError(
+                    f"A .tflite file must fix every dimension of its input but the batch to be run here. "
+                    f"Received: {tuple(map(int, details['shape_signature']))}"
+                )
+        self._inputs, self._outputs = inputs, outputs
+        self._timed: list[np.ndarray] | None = None
 
     @property
     def name(self) -> str:
@@ -56,13 +57,18 @@ class LiteRT:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(batch, *sample), fixed by the file."""
-        return tuple(int(size) for size in self._input["shape"])
+        """(batch, *sample), fixed by the file; (batch, numbers) of several inputs."""
+        return join_shapes([tuple(int(size) for size in details["shape"]) for details in self._inputs])
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """(batch, *output), fixed by the file; (batch, numbers) of several outputs."""
         return join_shapes([tuple(int(size) for size in output["shape"]) for output in self._outputs])
+
+    @property
+    def num_inputs(self) -> int:
+        """That the file has."""
+        return len(self._inputs)
 
     @property
     def output_sizes(self) -> tuple[int, ...]:
@@ -79,23 +85,42 @@ class LiteRT:
 
     def measure(self) -> float:
         """Milliseconds of one inference, what it takes to hand over the input and to read the output included."""
-        if self._timed_input is None:
-            self._timed_input = to_type(make_inputs(self.input_shape), self._input)
+        if self._timed is None:
+            self._timed = self._as_taken(self.make_inputs())
         start = time.perf_counter()
-        self._interpreter.set_tensor(self._input["index"], self._timed_input)
+        self._set(self._timed)
         self._interpreter.invoke()
         for output in self._outputs:
             self._interpreter.get_tensor(output["index"])
         return (time.perf_counter() - start) * 1000
+
+    def make_inputs(self, num_samples: int | None = None, seed: int = 0) -> np.ndarray:
+        """So many samples, or the file's own batch, as `runtime.make_inputs`; 0 and 1 where the file takes indices."""
+        batch, *sample = self.input_shape
+        made = make_inputs((num_samples or batch, *sample), seed)
+        rows, start = made.reshape(len(made), -1), 0
+        for details in self._inputs:
+            part = slice(start, start := start + int(np.prod(details["shape"][1:])))
+            if np.dtype(details["dtype"]).kind != "f" and not details["quantization"][0]:
+                rows[:, part] = np.abs(rows[:, part])
+        return made
 
     def memory_bytes(self) -> int | None:
         """None: the process holds much else, and the interpreter does not tell its own share."""
         return None
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
-        self._interpreter.set_tensor(self._input["index"], to_type(piece, self._input))
+        self._set(self._as_taken(piece))
         self._interpreter.invoke()
         return join([to_float(self._interpreter.get_tensor(output["index"]), output) for output in self._outputs])
+
+    def _as_taken(self, piece: np.ndarray) -> list[np.ndarray]:
+        parts = split(piece, self._inputs)
+        return [to_type(part, details) for part, details in zip(parts, self._inputs, strict=True)]
+
+    def _set(self, values: list[np.ndarray]) -> None:
+        for details, value in zip(self._inputs, values, strict=True):
+            self._interpreter.set_tensor(details["index"], value)
 
 
 def load_tflite(path: str | os.PathLike[str], num_threads: int = 2) -> LiteRT:

@@ -15,6 +15,7 @@ class Runtime(Protocol):
     Attributes:
         name: what runs it, with the version, for reports.
         input_shape: (batch, *sample) as the file fixes it.
+        num_inputs: that the file has; of several, those of a sample are one row of numbers, (numbers,).
         output_shape: (batch, *output) as the file fixes it; of a file with several outputs (batch, numbers): those of
             one input are one row, in the order of the outputs.
         output_sizes: numbers that each output has for an input.
@@ -26,6 +27,9 @@ class Runtime(Protocol):
 
     @property
     def input_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_inputs(self) -> int: ...
 
     @property
     def output_shape(self) -> tuple[int, ...]: ...

@@ -176,14 +176,15 @@ def _read(config: ExplainConfig) -> bytes:
     from reflow_tf.runtimes.runtime import make_inputs
 
     loaded = load_model(config.model, **config.model_options)
-    if None in loaded.model.input_shape[1:]:
+    shape = tuple(axis for axis in loaded.sample_shape if axis is not None)
+    if len(shape) < len(loaded.sample_shape):
         raise InputError(
             f"--image_size must say the input size that the model leaves open. Received: none, for an input of shape "
-            f"{loaded.model.input_shape[1:]}"
+            f"{loaded.sample_shape}"
         )
     target = TARGETS[config.target]
     # Only the structure is judged, so any numbers do to find the ranges of activations.
-    calibration = [make_inputs((4, *loaded.model.input_shape[1:]))]
+    calibration = [abs(make_inputs((4, *shape)))]  # of which some may be indices
     exported = export_tflite(
         loaded.model, quantize=target.quantize, io=target.io, calibration=calibration, storage="dense"
     )

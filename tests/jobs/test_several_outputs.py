@@ -17,7 +17,7 @@ from reflow_tf.models.channels.groups import find_channel_groups
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.joining import JOINED
 from reflow_tf.models.loading import load_model
-from reflow_tf.models.packing import count_outputs, join_outputs, read_scales, separate_outputs, undo_scales
+from reflow_tf.models.packing import count_outputs, pack, read_scales, undo_scales, unpack
 from reflow_tf.report import page, terminal
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.sparsity.patterns import Channel
@@ -53,7 +53,7 @@ def flatten(outputs):
 
 def test_outputs_are_joined_and_separated_again():
     model = build()
-    joined = join_outputs(model, X)
+    joined = pack(model, X)
     assert count_outputs(model) == 2 and count_outputs(joined) == 1
     boxes, scores = flatten(model(X))
     rows = joined(X).numpy()
@@ -64,7 +64,7 @@ def test_outputs_are_joined_and_separated_again():
     raw = np.concatenate([output.reshape(80, -1) for output in (boxes, scores)], axis=1)
     np.testing.assert_allclose(undo_scales(rows, scales, (64, 5)), raw, rtol=1e-5)
     assert undo_scales(rows, (), (69,)) is rows
-    again = separate_outputs(joined, model)
+    again = unpack(joined, model)
     assert again.output_names == model.output_names and set(again.output) == {"boxes", "scores"}
     assert [a is b for a, b in zip(again.variables, model.variables, strict=True)] == [True] * len(model.variables)
     for mine, theirs in zip(flatten(again(X)), (boxes, scores), strict=True):
@@ -80,7 +80,7 @@ def test_what_is_joined_stays_an_output_of_the_network():
             for span in group.spans
             if "regress" in span.variable.path or "scores" in span.variable.path
         }
-        for each in (model, join_outputs(model, X))
+        for each in (model, pack(model, X))
     )
     assert mine == theirs and "is an output of the network" in mine.values()
 
@@ -149,8 +149,8 @@ def test_from_the_model_to_the_report(folder, tmp_path, quantize, target):
     "changes, words",
     [
         ({"task": "classification"}, "needs one output"),
-        ({"target": "tflm", "sparsity": 0.5}, "takes networks with one output"),
-        ({"target": "cortex_m", "sparsity": 0.5}, "takes networks with one output"),
+        ({"target": "tflm", "sparsity": 0.5}, "takes networks with one input and one output"),
+        ({"target": "cortex_m", "sparsity": 0.5}, "takes networks with one input and one output"),
     ],
 )
 def test_what_they_cannot_be(folder, tmp_path, changes, words):
@@ -164,6 +164,9 @@ def test_what_they_cannot_be(folder, tmp_path, changes, words):
 
 def test_a_file_of_several_outputs_has_no_classes(folder, tmp_path):
     (tmp_path / "model.tflite").write_bytes(reflow_tf.export_tflite(build()).content)
-    for path, words in ((tmp_path / "model.tflite", "must have one output"), (folder / "model.keras", "a classifier")):
+    for path, words in (
+        (tmp_path / "model.tflite", "must have one input and one output"),
+        (folder / "model.keras", "a classifier"),
+    ):
         with pytest.raises(InputError, match=words):
             evaluate(EvaluateConfig(str(path), str(folder / "data.npz"), preprocess="none"))

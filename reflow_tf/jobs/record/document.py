@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.choices import EXISTING
+from reflow_tf.data.as_stored import Preparation
 from reflow_tf.jobs.record.device import (
     describe_budget,
     describe_file,
@@ -30,6 +31,7 @@ from reflow_tf.jobs.record.outcome import (
     requested_sparsity,
 )
 from reflow_tf.jobs.record.run import Run, plain
+from reflow_tf.models.inference import inputs_of
 from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.pruning import PruneResult
 from reflow_tf.report import page
@@ -99,13 +101,22 @@ def describe_config(run: Run) -> dict[str, Any]:
     config["benchmark"] = list(run.job.benchmark)
     config["threads_per_worker"] = run.num_threads
     config["boards"] = list(run.job.boards)
-    config["preprocessing"] = plain(run.given.loaded.preprocessing)
+    config["preprocessing"] = _describe_preparation(run.given.loaded.preprocessing)
     return config
+
+
+def _describe_preparation(preparation: Preparation) -> dict[str, Any]:
+    described = plain(preparation)
+    if "parts" in described:  # of a network with several inputs
+        described["parts"] = [part._asdict() | {"shape": list(part.shape)} for part in described["parts"]]
+    return described
 
 
 def describe_model(run: Run) -> dict[str, Any]:
     model = run.result.model
     shape = getattr(model, "input_shape", None) or ()
+    if len(inputs_of(model)) > 1:  # they are in config.preprocessing
+        shape = (None, *run.given.loaded.sample_shape)
     return {
         "name": run.given.loaded.name,
         "num_parameters": model.count_params(),

@@ -16,7 +16,7 @@ from reflow_tf.runtimes.aarch64.cpus import DEFAULT_CPU
 from reflow_tf.runtimes.aarch64.cycles import Estimate, estimate, find_tools, read_trace
 from reflow_tf.runtimes.aarch64.machine import find_machine
 from reflow_tf.runtimes.litert import LiteRT
-from reflow_tf.runtimes.runtime import check_batch, make_inputs
+from reflow_tf.runtimes.runtime import check_batch
 
 WHEELS = {"ai-edge-litert==1.4.0": "ai_edge_litert", "tflite-runtime==2.14.0": "tflite_runtime"}
 DEFAULT_WHEEL = "ai-edge-litert==1.4.0"
@@ -28,7 +28,7 @@ LARGEST_SPREAD = 5000
 
 
 class AArch64:
-    """A .tflite file with one input in an ARM wheel, one thread, XNNPACK delegate included.
+    """A .tflite file in an ARM wheel, one thread, XNNPACK delegate included.
 
     Its cost is a number of instructions, known to within `LARGEST_SPREAD`, and not a time: an emulator's milliseconds
     say nothing of a device's. The guest runs the script of the device kit.
@@ -52,7 +52,8 @@ class AArch64:
         self._wheel = wheel
         self._machine = find_machine(cpu)
         self._shapes = described.input_shape, described.output_shape
-        self.output_sizes = described.output_sizes
+        self.num_inputs, self.output_sizes = described.num_inputs, described.output_sizes
+        self._sample = described.make_inputs()
 
     @property
     def name(self) -> str:
@@ -121,7 +122,7 @@ class AArch64:
 
     def _count(self, watches: bool) -> str:
         """What the emulator wrote about inferences, each between two marks."""
-        with self._kit(make_inputs(self.input_shape)) as folder:
+        with self._kit(self._sample) as folder:
             counted = folder / "counted"
             flags = "--marks", f"--warm_up={_WARM_UP}", f"--rounds={_ROUNDS}"
             self._run_script(folder, *flags, counted=counted, watches=watches)

@@ -56,6 +56,11 @@ class TFLM:
         return self._output["shape"]
 
     @property
+    def num_inputs(self) -> int:
+        """That the file has."""
+        return 1
+
+    @property
     def output_sizes(self) -> tuple[int, ...]:
         """Numbers that the output has for an input."""
         return (math.prod(self.output_shape[1:]),)

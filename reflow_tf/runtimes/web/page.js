@@ -3,7 +3,7 @@
 import {loadAndCompile, loadLiteRt, Tensor} from '@litertjs/core';
 
 const WASM = '/node_modules/@litertjs/core/wasm/';
-const files = new Map(); // number -> {model, input}
+const files = new Map(); // number -> {model, inputs}
 let instance;
 
 // LiteRT.js reports some failures on the console only, and then hands out zeros: they are caught here.
@@ -32,13 +32,21 @@ function guarded(work) {
 }
 
 // One inference: what a page waits for, the outputs' values included.
-async function infer(model, input) {
+async function infer(model, inputs) {
   const start = performance.now();
-  const outputs = await model.run(input);
+  const outputs = await model.run(inputs);
   const values = outputs.map((output) => output.toTypedArray()); // copies
   const milliseconds = performance.now() - start;
   outputs.forEach((output) => output.delete());
   return {values, milliseconds};
+}
+
+// One tensor an input of the file, of the numbers that are sent as text.
+function makeInputs(model, texts) {
+  return model.getInputDetails().map(({dtype, shape}, place) => {
+    const {buffer} = bytesOf(texts[place]);
+    return new Tensor(dtype === 'int32' ? new Int32Array(buffer) : new Float32Array(buffer), [...shape]);
+  });
 }
 
 function describe({dtype, shape}) {
@@ -74,28 +82,28 @@ const functions = {
     return {inputs: model.getInputDetails().map(describe), outputs: model.getOutputDetails().map(describe)};
   },
 
-  async run(number, text) {
+  async run(number, texts) {
     const {model} = files.get(number);
-    const input = new Tensor(new Float32Array(bytesOf(text).buffer), [...model.getInputDetails()[0].shape]);
+    const inputs = makeInputs(model, texts);
     try {
-      return (await infer(model, input)).values.map(textOf);
+      return (await infer(model, inputs)).values.map(textOf);
     } finally {
-      input.delete();
+      inputs.forEach((input) => input.delete());
     }
   },
 
-  // The input that measure() uses again and again.
-  async prepare(number, text) {
+  // The inputs that measure() uses again and again.
+  async prepare(number, texts) {
     const file = files.get(number);
-    file.input = new Tensor(new Float32Array(bytesOf(text).buffer), [...file.model.getInputDetails()[0].shape]);
+    file.inputs = makeInputs(file.model, texts);
   },
 
   async measure(number) {
-    const {model, input} = files.get(number);
+    const {model, inputs} = files.get(number);
     for (let turn = 0; turn < 3; turn++) {
-      await infer(model, input); // brings its weights back into the caches that other files have filled meanwhile
+      await infer(model, inputs); // brings its weights back into the caches that other files have filled meanwhile
     }
-    return (await infer(model, input)).milliseconds;
+    return (await infer(model, inputs)).milliseconds;
   },
 
   heapBytes() {
@@ -103,7 +111,7 @@ const functions = {
   },
 
   unload(number) {
-    files.get(number)?.input?.delete();
+    files.get(number)?.inputs?.forEach((input) => input.delete());
     files.get(number)?.model.delete();
     files.delete(number);
   },

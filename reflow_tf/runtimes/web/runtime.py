@@ -2,19 +2,20 @@
 
 import base64
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
-from reflow_tf.runtimes.device_script import join
+from reflow_tf.runtimes.device_script import join, split
 from reflow_tf.runtimes.runtime import join_shapes, make_inputs, run_in_pieces
 from reflow_tf.runtimes.web.browser import Browser, PageError
 
 
 class Web:
-    """A .tflite file with one input, in float32 as its outputs, in LiteRT.js, on the CPU (accelerator 'wasm').
+    """A .tflite file with float32 or int32 inputs and float32 outputs in LiteRT.js, on the CPU (accelerator 'wasm').
 
     Args:
         content: a .tflite file.
@@ -32,7 +33,7 @@ class Web:
         self._number: int | None = None
         self._is_prepared = False
         try:
-            self._input_shape, self._output_shapes = self._load(content)
+            self._inputs, self._output_shapes = self._load(content)
         except BaseException:
             self.close()
             raise
@@ -50,13 +51,18 @@ class Web:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(batch, *sample), fixed by the file."""
-        return self._input_shape
+        """(batch, *sample), fixed by the file; (batch, numbers) of several inputs."""
+        return join_shapes([details["shape"] for details in self._inputs])
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """(batch, *output), fixed by the file; (batch, numbers) of several outputs."""
         return join_shapes(self._output_shapes)
+
+    @property
+    def num_inputs(self) -> int:
+        """That the file has."""
+        return len(self._inputs)
 
     @property
     def output_sizes(self) -> tuple[int, ...]:
@@ -79,7 +85,7 @@ class Web:
         every 5 us; further digits are dropped.
         """
         if not self._is_prepared:
-            self._call("prepare", _encode(make_inputs(self.input_shape)))
+            self._call("prepare", self._encode(self._sample))
             self._is_prepared = True
         return round(float(self._call("measure")), 3)
 
@@ -95,7 +101,7 @@ class Web:
             self._browser.unload(self._number)
         self._number = None
 
-    def _load(self, content: bytes) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    def _load(self, content: bytes) -> tuple[list[dict], tuple[tuple[int, ...], ...]]:
         try:
             self._number, details = self._browser.load(content)
         except PageError as error:
@@ -103,13 +109,11 @@ class Web:
                 f"A .tflite file must be whole and use only operators and types that LiteRT.js has; int8 "
                 f"inputs and outputs are not among them. Received: {len(content)} bytes; {say_why(error)}"
             ) from error
-        sides = (details["inputs"], details["outputs"])
-        if len(sides[0]) != 1:
-            raise InputError(f"A .tflite file must have one input to be run here. Received: {len(sides[0])} inputs")
-        return _read_shape(sides[0][0], "input"), tuple(_read_shape(side, "output") for side in sides[1])
+        inputs = [side | {"shape": _read_shape(side, "input", ("float32", "int32"))} for side in details["inputs"]]
+        return inputs, tuple(_read_shape(side, "output") for side in details["outputs"])
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
-        texts = self._call("run", _encode(piece))
+        texts = self._call("run", self._encode(piece))
         outputs = []
         for text, shape in zip(texts, self._output_shapes, strict=True):
             values = np.frombuffer(base64.b64decode(text), np.float32)
@@ -121,6 +125,17 @@ class Web:
             outputs.append(values.reshape(shape))
         return join(outputs)
 
+    @property
+    def _sample(self) -> np.ndarray:
+        """One batch; nothing negative where an input is of whole numbers, which may be indices."""
+        made = make_inputs(self.input_shape)
+        return np.abs(made) if any(details["dtype"] == "int32" for details in self._inputs) else made
+
+    def _encode(self, batch: np.ndarray) -> list[str]:
+        """Each input of the file as text."""
+        parts = zip(split(batch, self._inputs), self._inputs, strict=True)
+        return [_encode(part, details["dtype"]) for part, details in parts]
+
     def _call(self, function: str, *arguments: Any) -> Any:
         try:
             return self._browser.call(function, self._number, *arguments)
@@ -128,8 +143,8 @@ class Web:
             raise InputError(f"LiteRT.js must be able to run the file. Received: {say_why(error)}") from error
 
 
-def _read_shape(details: dict, side: str) -> tuple[int, ...]:
-    if details["dtype"] != "float32":
+def _read_shape(details: dict, side: str, dtypes: Sequence[str] = ("float32",)) -> tuple[int, ...]:
+    if details["dtype"] not in dtypes:
         raise InputError(f"--runtime=web takes files with float32 {side}s. Received: {details['dtype']}")
     shape = tuple(int(size) for size in details["shape"])
     if not shape or min(shape) < 1:
@@ -137,5 +152,6 @@ def _read_shape(details: dict, side: str) -> tuple[int, ...]:
     return shape
 
 
-def _encode(batch: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(batch, "<f4").tobytes()).decode()
+def _encode(batch: np.ndarray, dtype: str) -> str:
+    values = np.ascontiguousarray(batch, "<f4") if dtype == "float32" else np.rint(batch).astype("<i4")
+    return base64.b64encode(values.tobytes()).decode()

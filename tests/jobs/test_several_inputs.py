@@ -1,0 +1,227 @@
+"""Networks with several inputs, or with one of whole numbers: images, vectors and words, from the archive to the file."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import reflow_tf
+from reflow_tf.config import PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.job_config import EvaluateConfig, JobConfig
+from reflow_tf.jobs import pipeline
+from reflow_tf.jobs.evaluation import evaluate
+from reflow_tf.models.channels.groups import find_channel_groups
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.joining import Join, Take
+from reflow_tf.models.loading import load_model
+from reflow_tf.models.packing import is_plain, pack, unpack
+from reflow_tf.runtimes.litert import LiteRT
+from reflow_tf.sparsity.patterns import Channel
+
+RNG = np.random.default_rng(0)
+DATA = {
+    "image": RNG.random((120, 8, 8, 3)).astype(np.float32),
+    "vector": RNG.standard_normal((120, 6)).astype(np.float32),
+    "words": RNG.integers(0, 10, (120, 4)),
+}
+ROWS = np.concatenate([part.reshape(120, -1) for part in DATA.values()], axis=1).astype(np.float32)
+
+
+def build(structure="dict", heads=("softmax",)):
+    """Three towers and as many heads; inputs in a dict, a list, or a list in another order than that of their names."""
+    keras.utils.set_random_seed(0)
+    image, vector = layers.Input((8, 8, 3), name="image"), layers.Input((6,), name="vector")
+    words = layers.Input((4,), dtype="int32", name="words")
+    seen = image
+    for width in (16, 24):
+        seen = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(width, 1, use_bias=False)(seen)))
+    towers = [
+        layers.GlobalAveragePooling2D()(seen),
+        layers.Dense(16, "relu")(vector),
+        layers.Flatten()(layers.Embedding(10, 3)(words)),
+    ]
+    both = layers.Dense(32, "relu")(layers.Concatenate()(towers))
+    outputs = [layers.Dense(3, head, name=f"head_{place}")(both) for place, head in enumerate(heads)]
+    inputs = {"dict": {"image": image, "vector": vector, "words": words}, "list": [image, vector, words]}[structure]
+    return reflow_tf.recalibrate(keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0]), ROWS)
+
+
+def compute(model):
+    given = DATA if isinstance(model.input, dict) else list(DATA.values())
+    return [np.asarray(output) for output in keras.tree.flatten(model(given, training=False))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    model = build()
+    model.save(folder / "model.keras")
+    build("list", heads=(None, "sigmoid")).save(folder / "heads.keras")
+    named = {f"x_{name}": values for name, values in DATA.items()}
+    np.savez(folder / "data.npz", **named, y=compute(model)[0].argmax(axis=1))
+    np.savez(folder / "numbered.npz", **{f"x_{place}": values for place, values in enumerate(DATA.values())})
+    return folder
+
+
+@pytest.mark.parametrize("structure", ["dict", "list"])
+@pytest.mark.parametrize("heads", [("softmax",), (None, "sigmoid")])
+def test_packed_and_unpacked_again(structure, heads):
+    model = build(structure, heads)
+    packed = pack(model, ROWS)
+    assert not is_plain(model) and is_plain(packed) and packed.input_shape == (None, 202)
+    rows = packed(ROWS).numpy()
+    expected = np.concatenate(compute(model), axis=1)
+    scales = [scale for layer in packed.layers if isinstance(layer, Join) for scale in layer.scales] or [1.0]
+    np.testing.assert_allclose(rows, expected * np.repeat(scales, 3), rtol=1e-5)
+    again = unpack(packed, model)
+    assert type(again.input) is type(model.input) and again.output_names == model.output_names
+    assert [tensor.name for tensor in again.inputs] == [tensor.name for tensor in model.inputs]
+    assert not any(isinstance(layer, Join | Take) for layer in again.layers)
+    for mine, theirs in zip(compute(again), compute(model), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_what_is_taken_is_an_input_of_the_network():
+    reasons = {
+        span.variable.path.rpartition("/")[0]: group.frozen
+        for group in find_channel_groups(pack(build(), None))
+        for span in group.spans
+        if span.axis == len(span.variable.shape) - 2
+    }
+    assert list(reasons.values()).count("is an input of the network") >= 2
+
+
+@pytest.mark.parametrize("structure", ["dict", "list"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"repair": "least_squares", "allocation": "auto"},
+        {"repair": "auto"},
+        {"criterion": "woodfisher", "repair": "obs,reflow"},
+        {"max_size_bytes": 14_000, "repair": "least_squares"},
+        {"sparsity": None, "pattern": Channel(), "max_macs": 0.8, "channel_multiple": 2, "repair": "least_squares"},
+    ],
+    ids=lambda changes: "-".join(map(str, changes)),
+)
+def test_pruned_in_python(structure, changes):
+    model = build(structure)
+    given = {"target": "storage"} | ({} if "max_size_bytes" in changes else {"sparsity": 0.4}) | changes
+    result = reflow_tf.prune(model, PruneConfig(**given), ROWS[:90], evaluation=ROWS[90:])
+    assert type(result.model.input) is type(model.input)
+    (found,), (dense,) = compute(result.model), compute(model)
+    assert np.abs(found - dense).mean() < 0.5 * np.abs(dense - dense.mean(axis=0)).mean()
+    kernels = find_kernels(result.model).read()
+    assert all(not kernels[path][~mask].any() for path, mask in result.masks.items())
+    assert set(result.report.signals) == {"dense", "pruned", "repaired"}
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8", "float16"])
+def test_from_the_archive_to_the_file(folder, tmp_path, quantize):
+    prune = PruneConfig(target="storage", sparsity=0.4, repair="least_squares")
+    paths = {"data": str(folder / "data.npz"), "quantize": quantize, "io": "float" if quantize == "int8" else None}
+    report = pipeline.run(JobConfig(str(folder / "model.keras"), str(tmp_path / "out"), prune, **paths))
+    assert report["accuracy"]["dense"]["top1"] == 1.0 and report["accuracy"]["file"]["top1"] > 0.5
+    assert report["model"]["input_shape"] == [None, 202]
+    file = LiteRT((tmp_path / "out/model.tflite").read_bytes())
+    assert (file.num_inputs, file.input_shape) == (3, (1, 202))
+    (expected,) = compute(load_model(str(tmp_path / "out/model.keras")).model)
+    np.testing.assert_allclose(file.run(ROWS), expected, atol=1e-5 if quantize == "none" else 0.05)
+    assert quantize != "none" or any(tensor["storage"] == "sparse" for tensor in report["file"]["tensors"])
+    recorded = json.loads((tmp_path / "out/config.json").read_text())["preprocessing"]
+    assert recorded["parts"][2] == {"name": "words", "shape": [4], "dtype": "int32"}
+    score = evaluate(EvaluateConfig(str(tmp_path / "out/model.keras"), str(folder / "data.npz")))
+    assert score.n == 120 and score.top1 > 0.5
+    assert file.measure() > 0
+
+
+def test_several_of_both(folder, tmp_path):
+    prune = PruneConfig(target="storage", sparsity=0.4, repair="least_squares")
+    paths = {"data": str(folder / "numbered.npz")}
+    report = pipeline.run(JobConfig(str(folder / "heads.keras"), str(tmp_path / "out"), prune, **paths))
+    assert [output["name"] for output in report["fidelity"]["file"]["outputs"]] == ["head_0", "head_1"]
+    assert report["fidelity"]["file"]["relative_error"] < 0.5 and report["parity"]["max_abs"] < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_one_input_of_whole_numbers(tmp_path, dtype):
+    """Raw images, as cameras give them; or indices."""
+    keras.utils.set_random_seed(0)
+    inputs = layers.Input((8, 8, 3), dtype=dtype)
+    seen = layers.Rescaling(1 / 128, -1)(inputs)
+    seen = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3)(seen)))
+    model = keras.Model(inputs, layers.Dense(4, "softmax")(layers.GlobalAveragePooling2D()(seen)))
+    images = RNG.integers(0, 255, (64, 8, 8, 3)).astype(np.uint8)
+    model = reflow_tf.recalibrate(model, images)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=images)
+    prune = PruneConfig(target="storage", sparsity=0.5, repair="least_squares")
+    job = JobConfig(str(tmp_path / "model.keras"), str(tmp_path / "out"), prune, data=str(tmp_path / "data.npz"))
+    report = pipeline.run(job)
+    assert report["agreement"]["file"]["top1"] > 0.7 and report["parity"]["max_abs"] < 1e-4
+    ours = load_model(str(tmp_path / "out/model.keras")).model
+    assert keras.backend.standardize_dtype(ours.inputs[0].dtype) == dtype
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"vector": None}, "must hold each of them: x_image, x_vector, x_words. Received: no x_vector and no x_1"),
+        ({"vector": DATA["vector"][:50]}, r"x_vector must have the shape .* as many samples"),
+        ({"vector": DATA["vector"][:, :3]}, r"x_vector must have the shape that the network takes, \(n, 6\)"),
+        ({"words": DATA["words"] + 0.5}, "x_words must hold whole numbers, int32"),
+        (
+            {"image": np.full((120, 8, 8, 3), np.nan)},
+            r"x_image must be finite. Received: NaN or infinity in x_image\[0\]",
+        ),
+        ({"image": DATA["image"].astype(str)}, "x_image must be of real numbers"),
+    ],
+)
+def test_archives_that_do_not_fit(folder, tmp_path, changes, words):
+    arrays = {f"x_{name}": values for name, values in (DATA | changes).items() if values is not None}
+    np.savez(tmp_path / "data.npz", **arrays)
+    job = JobConfig(str(folder / "model.keras"), str(tmp_path / "out"), data=str(tmp_path / "data.npz"))
+    with pytest.raises(InputError, match=words):
+        pipeline.run(job)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"prune": PruneConfig(target="tflm", sparsity=0.5)}, "takes networks with one input and one output"),
+        ({"prune": PruneConfig(target="cortex_m", sparsity=0.5)}, "takes networks with one input and one output"),
+        ({"data": "photos"}, r"inputs of shape \(n, 202\)"),
+        ({"image_size": 8}, "--image_size is only for models with one input"),
+        ({"preprocess": "tf"}, "--preprocess scales the pixels of images"),
+    ],
+)
+def test_what_they_cannot_be(folder, tmp_path, changes, words, save_photos):
+    given = {"data": str(folder / "data.npz"), "prune": PruneConfig(target="storage", sparsity=0.5)} | changes
+    if given["data"] == "photos":
+        given["data"] = str(save_photos(tmp_path / "photos"))
+    with pytest.raises(InputError, match=words):
+        pipeline.run(JobConfig(str(folder / "model.keras"), str(tmp_path / "out"), **given))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def save_photos():
+    def save(folder):
+        from PIL import Image
+
+        folder.mkdir()
+        for number in range(3):
+            Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
+        return folder
+
+    return save
+
+
+def test_open_sizes_and_subclassed_models_are_refused(tmp_path):
+    first, second = layers.Input((None, 3)), layers.Input((4,), name="second")
+    pooled = layers.GlobalAveragePooling1D()(layers.Conv1D(4, 1)(first))
+    keras.Model([first, second], layers.Add()([pooled, second])).save(tmp_path / "open.keras")
+    with pytest.raises(InputError, match="must fix every dimension of its inputs"):
+        load_model(str(tmp_path / "open.keras"))
