@@ -33,7 +33,12 @@ from reflow_tf.sparsity.plan import PlannedLayer
 from reflow_tf.task import Task
 
 SPARSITIES = (0.4, 0.6, 0.75, 0.85, 0.92, 0.97)
-MOST_FITTED, MOST_JUDGED = 128, 64
+MOST_FITTED, MOST_JUDGED = 512, 256
+"""Inputs that kernels are fitted to, and others that judge; the time is that of judging.
+
+MobileNetV2 at 70 %, 1,100 images to refit, divergence from the dense network on 400 others: 0.757 with 128 and 64,
+0.741 with 256 and 256, 0.736 with 512 and 256.
+"""
 
 
 def measure_sensitivity(

@@ -78,7 +78,8 @@ def _invoke(content: bytes, seed: int = 0, scale: float = 1, offset: float = 0) 
     for details in interpreter.get_input_details():
         values = scale * _draw(tuple(details["shape"]), seed) + offset
         if not np.issubdtype(details["dtype"], np.floating):
-            values = np.clip(40 * values, -128, 127) if details["quantization"][0] else values > 0  # maybe indices
+            is_scaled = bool(details["quantization"][0])
+            values = np.clip(40 * values, -128, 127) if is_scaled else np.where(values > 0, 1.0, 0.0)  # maybe indices
         interpreter.set_tensor(details["index"], values.astype(details["dtype"]))
     interpreter.invoke()
     return [interpreter.get_tensor(details["index"]).copy() for details in interpreter.get_output_details()]

@@ -18,7 +18,7 @@ from reflow_tf.models.execution import CHUNK
 from reflow_tf.models.gram import find_patches
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.plan import PlannedLayer
-from reflow_tf.sparsity.reconstruction import NormalEquations, choose_mask, solve_together
+from reflow_tf.sparsity.reconstruction import SHRINKAGE, NormalEquations, choose_mask, solve_together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,10 @@ class LayerSums:
     input_mean: np.ndarray
     target_mean: np.ndarray
 
-    def regularize(self, kernel: np.ndarray) -> Problem:
+    def regularize(self, kernel: np.ndarray, shrinkage: float = SHRINKAGE) -> Problem:
         """The problem of fitting a kernel in place of this one, the dense one (canonical layout, float64)."""
         weights = kernel.reshape(self.equations.cross.shape)
-        return Problem(self.equations, self.equations.regularized(weights))
+        return Problem(self.equations, self.equations.regularized(weights, shrinkage))
 
     def weigh(self, coherence: float) -> NormalEquations:
         """Those of errors that cost so many times as much where they are the same all over an input.

@@ -1,4 +1,4 @@
-"""Networks with several inputs, or with one of whole numbers: images, vectors and words, from the archive to the file."""
+"""Networks with several inputs, or with one of whole numbers: images, vectors, words, from the archive to the file."""
 
 import json
 
