@@ -45,7 +45,7 @@ def write_device_kit(
     folder.require_outside({"model": source.model, "data": source.data, "baseline": baseline})
     content = read_tflite(pathlib.Path(source.model).expanduser())
     runtime = load_tflite(pathlib.Path(source.model).expanduser(), num_threads=1)
-    inputs = draw_inputs(source, runtime.input_shape, num_inputs)
+    inputs = draw_inputs(source, runtime, num_inputs)
     files: dict[str, Content] = {
         "model.tflite": content,
         "run.py": pathlib.Path(device_script.__file__).read_text(encoding="utf-8"),

@@ -189,12 +189,11 @@ def _open_file(config: EvaluateConfig) -> _Opened:
         opened = OpenedFile(content, "tflm" if has_bitmaps(content) else "litert")
     except InputError as error:
         raise InputError(f"{config.model}: {error}") from error
-    if max(opened.num_inputs, len(opened.output_sizes)) > 1:
+    if len(opened.output_sizes) > 1:
         raise InputError(
-            f"--model must have one input and one output to be scored. Received: {config.model} with "
-            f"{opened.num_inputs} and {len(opened.output_sizes)}"
+            f"--model must have one output to be scored. Received: {config.model} with {len(opened.output_sizes)}"
         )
-    preprocessing = choose_preprocessing(config, opened.input_shape)
+    preprocessing = choose_preprocessing(config, opened.input_shape, opened.num_inputs)
     num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
     if num_outputs == 1 and ends_in_sigmoid(content):
         num_outputs = 2
@@ -202,17 +201,25 @@ def _open_file(config: EvaluateConfig) -> _Opened:
     return _Opened(opened, preprocessing, num_classes, opened.output_shape[1:-1])
 
 
-def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -> Preparation:
+def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int = 1) -> Preparation:
     """How images become inputs of a .tflite file: as the config.json beside it says, or as the flags do.
 
-    What is no image is taken as it is, in the shape of the file.
+    What is no image is taken as it is, in the shape of the file. The names of several inputs are in the config.json.
 
     Raises:
-        InputError: the config.json is not one of the pruning tool, or pixels of what is no image are to be scaled.
+        InputError: the config.json is not one of the pruning tool, or pixels of what is no image are to be scaled; a
+            file with several inputs has none beside it.
     """
     _, *sample = input_shape
     recorded = _recorded_preprocessing(config, len(sample) != IMAGE_RANK)
     scaling = "none" if config.preprocess == "auto" else config.preprocess
+    if num_inputs > 1 and scaling == "none":
+        if not isinstance(recorded, AsStored) or len(recorded.parts) != num_inputs or recorded.shape != tuple(sample):
+            raise InputError(
+                f"A file with several inputs needs the config.json that the pruning tool wrote beside it, which has "
+                f"their names. Received: {config.model} with {num_inputs} inputs"
+            )
+        return recorded
     if len(sample) != IMAGE_RANK:
         if scaling != "none":
             raise InputError(
@@ -224,13 +231,13 @@ def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...]) -
     return recorded or Preprocessing((height, width), channels, scaling)
 
 
-def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int) -> np.ndarray:
+def draw_inputs(source: EvaluateConfig, runtime: Runtime, num_inputs: int) -> np.ndarray:
     """Real images as the network of a file takes them, float32 (num_inputs, *sample), drawn evenly from all.
 
     Raises:
         InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
     """
-    are_images = len(input_shape) == 1 + IMAGE_RANK
+    are_images = len(runtime.input_shape) == 1 + IMAGE_RANK
     if are_images and source.preprocess == "auto" and _recorded_preprocessing(source, False) is None:
         raise InputError(
             f"--preprocess must say how pixels are scaled where no config.json of the pruning tool is beside the model "
@@ -238,7 +245,7 @@ def draw_inputs(source: EvaluateConfig, input_shape: tuple[int, ...], num_inputs
         )
     images = load_evaluation(
         source.data,
-        preprocessing=choose_preprocessing(source, input_shape),
+        preprocessing=choose_preprocessing(source, runtime.input_shape, runtime.num_inputs),
         num_classes=None,
         class_names_path=None,
         batch_size=num_inputs,

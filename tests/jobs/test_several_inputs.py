@@ -12,12 +12,14 @@ from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import pipeline
+from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.jobs.evaluation import evaluate
 from reflow_tf.models.channels.groups import find_channel_groups
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.joining import Join, Take
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.packing import is_plain, pack, unpack
+from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.sparsity.patterns import Channel
 
@@ -135,6 +137,20 @@ def test_from_the_archive_to_the_file(folder, tmp_path, quantize):
     score = evaluate(EvaluateConfig(str(tmp_path / "out/model.keras"), str(folder / "data.npz")))
     assert score.n == 120 and score.top1 > 0.5
     assert file.measure() > 0
+
+
+def test_the_file_by_itself(folder, tmp_path, capfd):
+    """With the names of its inputs in the config.json beside it: scored, and checked as on a device."""
+    prune = PruneConfig(target="cpu", sparsity=0.0, repair="none")
+    out, data = tmp_path / "out", str(folder / "data.npz")
+    pipeline.run(JobConfig(str(folder / "model.keras"), str(out), prune, data=data))
+    assert evaluate(EvaluateConfig(str(out / "model.tflite"), data)).top1 > 0.9  # in int8
+    kit = write_device_kit(EvaluateConfig(str(out / "model.tflite"), data), str(tmp_path / "kit"), num_inputs=5)
+    assert device_script.main([f"--model={kit}/model.tflite", f"--data={kit}/data.npz", "--rounds=2"]) == 0
+    assert "outputs agree" in capfd.readouterr().out
+    (tmp_path / "model.tflite").write_bytes((out / "model.tflite").read_bytes())
+    with pytest.raises(InputError, match=r"needs the config\.json that the pruning tool wrote"):
+        evaluate(EvaluateConfig(str(tmp_path / "model.tflite"), data))
 
 
 def test_several_of_both(folder, tmp_path):

@@ -165,7 +165,7 @@ def test_what_they_cannot_be(folder, tmp_path, changes, words):
 def test_a_file_of_several_outputs_has_no_classes(folder, tmp_path):
     (tmp_path / "model.tflite").write_bytes(reflow_tf.export_tflite(build()).content)
     for path, words in (
-        (tmp_path / "model.tflite", "must have one input and one output"),
+        (tmp_path / "model.tflite", "must have one output to be scored"),
         (folder / "model.keras", "a classifier"),
     ):
         with pytest.raises(InputError, match=words):

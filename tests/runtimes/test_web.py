@@ -369,3 +369,17 @@ def test_several_outputs_come_in_one_row_an_input(browser, batch_size):
         outputs = runtime.run(batch)
         assert runtime.measure() > 0
     np.testing.assert_allclose(outputs, LiteRT(content).run(batch), rtol=1e-5, atol=1e-6)
+
+
+def test_several_inputs_of_floats_and_whole_numbers(browser):
+    image, words = keras.Input((6, 6, 3)), keras.Input((4,), dtype="int32")
+    seen = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3)(image))
+    read = layers.Flatten()(layers.Embedding(10, 3)(words))
+    content = export_tflite(keras.Model([image, words], layers.Dense(5)(layers.Concatenate()([seen, read])))).content
+    rng = np.random.default_rng(0)
+    batch = np.concatenate([rng.standard_normal((3, 108)), rng.integers(0, 10, (3, 4))], axis=1).astype(np.float32)
+    with Web(content, browser) as runtime:
+        assert (runtime.num_inputs, runtime.input_shape) == (2, (1, 112))
+        outputs = runtime.run(batch)
+        assert runtime.measure() > 0
+    np.testing.assert_allclose(outputs, LiteRT(content).run(batch), rtol=1e-5, atol=1e-6)

@@ -69,7 +69,7 @@ def write_firmware(
     folder = OutputFolder(output_dir, names, overwrite, optional=_MADE, former=(_ARRAY, _FRAME))
     folder.require_outside({"model": source.model, "data": source.data})
     runtime = TFLM(settle_relu6(content))
-    images = draw_inputs(source, runtime.input_shape, num_inputs)
+    images = draw_inputs(source, runtime, num_inputs)
     stored = to_type(images, {"dtype": np.int8, "quantization": runtime.input_quantization})
     pairs = _write_images(stored, runtime.run_int8(images))
     words = {
