@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from reflow_tf.export.tflite import export_tflite
     from reflow_tf.jobs.frontier.in_python import Frontier, frontier
     from reflow_tf.models.kept_zeros import keep_zeros
-    from reflow_tf.pruning import PruneResult, measure_signal, prune, recalibrate
+    from reflow_tf.pruning import PruneResult, prune
+    from reflow_tf.single_steps import measure_signal, recalibrate
 
 __version__ = "0.1.0"
 
@@ -26,8 +27,8 @@ _HOMES = {
     "PruneConfig": "config",
     "PruneResult": "pruning",
     "prune": "pruning",
-    "recalibrate": "pruning",
-    "measure_signal": "pruning",
+    "recalibrate": "single_steps",
+    "measure_signal": "single_steps",
     "export_tflite": "export.tflite",
     "keep_zeros": "models.kept_zeros",
     "Frontier": "jobs.frontier.in_python",

@@ -19,16 +19,13 @@ from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
-from reflow_tf.models.observation import check_batch
-from reflow_tf.models.packing import as_plain, count_outputs, is_plain, pack, read_scales, unpack
-from reflow_tf.models.predictions import find_task
+from reflow_tf.models.packing import count_outputs, is_plain, pack, read_scales, unpack
+from reflow_tf.models.predictions import settle_task
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
 from reflow_tf.narrowing.choice import Complain, Narrowing
 from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.planning import Weighings, plan_masks
-from reflow_tf.repair import batchnorm
-from reflow_tf.repair.batchnorm import Mode
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.choice import choose
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, read_weights, show_nothing
@@ -395,60 +392,3 @@ def _repair(
     if config.requested_repair == "auto":
         return choose(pruned, calibration, progress, **given)
     return run_chain(config.repairs, pruned, calibration, progress, **given)
-
-
-def recalibrate(
-    model: keras.Model,
-    batches: Any,
-    *,
-    mode: Mode = "pooled",
-    momentum: float = 0.99,
-    batch_size: int = 64,
-    inplace: bool = False,
-) -> keras.Model:
-    """REFLOW by itself: returns a model whose batch norms have the moments of `batches`; see `repair.batchnorm`.
-
-    Raises:
-        InputError: the model has no batch norm, so that there is nothing to restore; or bad data.
-    """
-    recalibrated = model if inplace else copy_model(model)
-    inputs = as_batches(batches, batch_size=batch_size)
-    outcome = batchnorm.recalibrate(as_plain(recalibrated), inputs, mode=mode, momentum=momentum)
-    if not outcome.repaired:
-        raise InputError(f"Recalibration needs a model with batch norms. Received: {model.name}: {outcome.statement}")
-    return recalibrated
-
-
-def measure_signal(model: keras.Model, batches: Any, *, batch_size: int = 64, task: str = AUTO) -> Signal:
-    """What the model does with these inputs, variance per batch norm and predictions; see `reflow_tf.signal`.
-
-    Args:
-        model: a built Keras model with one input; several outputs are looked at as one row of numbers an input.
-        batches: as for `prune`.
-        batch_size: for arrays.
-        task: as in `PruneConfig`.
-    """
-    inputs = as_batches(batches, batch_size=batch_size)
-    if count_outputs(model) > 1:
-        return _measure_signal(pack(model, next(iter(inputs))), inputs, Task.FIDELITY)
-    return _measure_signal(model, inputs, settle_task(model, task, inputs))
-
-
-def settle_task(model: keras.Model, asked: str, *inputs: Iterable[np.ndarray] | None) -> Task:
-    """What the outputs of the model are taken for.
-
-    Args:
-        model: with one input and one output.
-        asked: 'auto', or the answer.
-        inputs: batches, if there are any: where there are none, nothing is compared, and any answer will do.
-
-    Raises:
-        InputError: a batch does not fit the model.
-    """
-    if asked != AUTO:
-        return Task(asked)
-    first = next((next(iter(batches)) for batches in inputs if batches is not None), None)
-    if first is None:
-        return Task.CLASSIFICATION
-    check_batch(model, first)
-    return find_task(model, first.shape[1:]) or Task.FIDELITY

@@ -64,6 +64,7 @@ ROOMS = {
     "report": Room(5, 0),
     "planning": Room(5, 4),
     "pruning": Room(5, 4, beside=("planning",)),
+    "single_steps": Room(5, 4),
     FACADE: Room(6, 5, beside=("jobs",)),
     "jobs": Room(6, 5),
     "tools": Room(7, 6),

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reflow_tf.models.observation import compile_inference, graphs_as_they_are, run
+from reflow_tf.models.observation import check_batch, compile_inference, graphs_as_they_are, run
 from reflow_tf.task import Task
 
 # What may stand between the last function and the output without changing a number.
@@ -87,6 +87,26 @@ def find_task(model: keras.Model, sample_shape: tuple[int | None, ...], loss: ob
     if not name or (name == "binarycrossentropy" and num_outputs != 1):  # several labels an input, or pixels
         return None
     return Task.CLASSIFICATION if "crossentropy" in name else Task.FIDELITY
+
+
+def settle_task(model: keras.Model, asked: str, *inputs: Iterable[np.ndarray] | None) -> Task:
+    """What the outputs of the model are taken for.
+
+    Args:
+        model: with one input and one output.
+        asked: 'auto', or the answer.
+        inputs: batches, if there are any: where there are none, nothing is compared, and any answer will do.
+
+    Raises:
+        InputError: a batch does not fit the model.
+    """
+    if asked != "auto":
+        return Task(asked)
+    first = next((next(iter(batches)) for batches in inputs if batches is not None), None)
+    if first is None:
+        return Task.CLASSIFICATION
+    check_batch(model, first)
+    return find_task(model, first.shape[1:]) or Task.FIDELITY
 
 
 def ends_in_sigmoid(model: keras.Model, sample_shape: tuple[int | None, ...]) -> bool:

@@ -108,7 +108,7 @@ def _budgets(report: Report) -> list[tuple[str, str, int, int, list[dict[str, An
     mcu = report["mcu"]
     if mcu is None:
         return []
-    # A budget that chose the sparsity has a sentence of its own: story.budget_sentence.
+    # A budget that chose the sparsity has a sentence of its own: limits.budget_sentence.
     spoken_of = report["budget"]["name"] if report["budget"] else None
     return [
         (what, flag, mcu[taken], mcu[flag], mcu[largest])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
-from reflow_tf.report import charts, device, measures, nouns, story, wording
+from reflow_tf.report import charts, device, limits, measures, nouns, story, wording
 from reflow_tf.report.document import Report, validate
 
 # The largest tensors get a row each; the rest share one.
@@ -44,6 +44,7 @@ def render(report: Report) -> str:
             report=report,
             charts=charts,
             device=device,
+            limits=limits,
             measures=measures,
             nouns=nouns,
             story=story,

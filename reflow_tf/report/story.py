@@ -18,8 +18,6 @@ from reflow_tf.report.wording import (
     size,
 )
 
-# So many of the largest tensors are named where a file is too large.
-_MOST_NAMED = 3
 # Under this share, zeros that the model came with are not spoken of.
 LEAST_ZEROS = 0.001
 # Above this loss of the recalibrated model the reader is told what else there is.
@@ -148,45 +146,6 @@ def _sized(report: Report) -> str:
     if sizes["file"] < sizes["dense_file"]:
         return f"{significant(sizes['dense_file'] / sizes['file'])} times smaller"
     return f"{significant(sizes['file'] / sizes['dense_file'], 3)} times as large as the dense one"
-
-
-def gate_sentence(report: Report) -> str | None:
-    """Whether the accuracy gate was passed; None without a gate."""
-    gate = report["gate"]
-    if gate["passed"] is None:
-        return None
-    allowed = f"a drop of {significant(gate['max_accuracy_drop'])} is allowed"
-    outcome = "passed" if gate["passed"] else "missed"
-    return f"The accuracy gate was {outcome}: the file is at {points(-gate['drop_points'])} against dense, {allowed}."
-
-
-def budget_sentence(report: Report) -> str | None:
-    """What the budget came to, estimated and measured; None where a sparsity was asked for."""
-    budget = report["budget"]
-    if budget is None:
-        return None
-    outcome = {True: "was kept", False: "was missed", None: "is estimated, not measured"}[budget["passed"]]
-    if budget["name"] != "min_speedup":
-        facts = f"the file has {count(budget['measured'])} bytes; {count(budget['estimate'])} were estimated"
-        return f"--{budget['name']}={budget['value']:.0f} {outcome}: {facts}{_largest_parts(report)}."
-    estimate = f"{significant(budget['estimate'], 3)} times as fast as dense"
-    if budget["measured"] is not None:
-        web = report["latency"]["web"]["runtime"]
-        facts = f"in {web} the file is {significant(budget['measured'], 3)} times as fast as dense; {estimate}"
-        facts = f"{facts} was estimated"
-    elif budget["passed"] is False:
-        facts = f"{estimate} was estimated, but {report['target']['statement'].rstrip('.')}"
-    else:
-        facts = f"{estimate}, by what other networks at 224x224 gained in LiteRT.js; smaller images gain less"
-    return f"--min_speedup={budget['value']:g} {outcome}: {facts}."
-
-
-def _largest_parts(report: Report) -> str:
-    if report["budget"]["passed"]:
-        return ""
-    tensors = sorted(report["file"]["tensors"], key=lambda tensor: -tensor["size_bytes"])[:_MOST_NAMED]
-    named = ", ".join(f"{tensor['name']} ({size(tensor['size_bytes'])}, {tensor['storage']})" for tensor in tensors)
-    return f". The largest parts are {named}" if named else ""
 
 
 def _is_unpruned(report: Report) -> bool:

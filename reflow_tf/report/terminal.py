@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reflow_tf.report import device, nouns, story
+from reflow_tf.report import device, limits, nouns, story
 from reflow_tf.report.document import Report
 from reflow_tf.report.measures import MEASURES, find_measure
 from reflow_tf.report.wording import (
@@ -159,9 +159,9 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
     for index, note in enumerate(report["notes"]):
         yield "" if index else "notes", note, ""
     yield "time", seconds(sum(report["seconds"].values())), ""
-    if (budget := story.budget_sentence(report)) is not None:
+    if (budget := limits.budget_sentence(report)) is not None:
         yield "budget", budget, "bold red" if report["budget"]["passed"] is False else ""
-    if (gate := story.gate_sentence(report)) is not None:
+    if (gate := limits.gate_sentence(report)) is not None:
         yield "gate", gate, "" if report["gate"]["passed"] else "bold red"
 
 

@@ -296,7 +296,7 @@ def _require_flash_budget() -> int:
 def prune(job: JobConfig, command: Sequence[str]) -> int:
     """Does the job and shows what came of it; returns the exit code."""
     from reflow_tf.jobs import pipeline  # TensorFlow takes seconds to import: bad flags answer before it
-    from reflow_tf.report import device, story
+    from reflow_tf.report import device, limits
     from reflow_tf.report.terminal import print_summary
     from reflow_tf.report.wording import SPACE
 
@@ -308,7 +308,7 @@ def prune(job: JobConfig, command: Sequence[str]) -> int:
     if report["gate"]["passed"] is False:
         drop, limit = report["gate"]["drop_points"], report["gate"]["max_accuracy_drop"]
         unmet.append(f"the file lost {drop:.2f} points; --max_accuracy_drop allows {limit:g}")
-    if (budget := story.budget_sentence(report)) is not None and report["budget"]["passed"] is False:
+    if (budget := limits.budget_sentence(report)) is not None and report["budget"]["passed"] is False:
         unmet.append(budget.replace(SPACE, " "))
     unmet += [sentence.replace(SPACE, " ") for sentence in device.differences(report) + device.misses(report)]
     for reason in unmet:

@@ -1,6 +1,6 @@
 import pytest
 
-from reflow_tf.report import story
+from reflow_tf.report import limits, story
 
 from .sample import MCU, NARROWING
 
@@ -134,11 +134,11 @@ def _budget(name, value, estimate, measured=None, passed=None):
 
 
 def _told(report):
-    return story.budget_sentence(report).replace("\u00a0", " ")
+    return limits.budget_sentence(report).replace("\u00a0", " ")
 
 
 def test_a_sparsity_is_no_budget_of_the_file(make_report):
-    assert story.budget_sentence(make_report()) is None
+    assert limits.budget_sentence(make_report()) is None
 
 
 def test_a_size_that_was_kept(make_report):
