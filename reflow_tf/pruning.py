@@ -19,7 +19,7 @@ from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
-from reflow_tf.models.packing import count_outputs, is_plain, pack, read_scales, unpack
+from reflow_tf.models.packing import as_rows, count_outputs, is_plain, pack, read_scales, unpack
 from reflow_tf.models.predictions import settle_task
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
@@ -127,11 +127,12 @@ def prune(
     """Prunes a model in one shot and restores its signal; the model itself stays as it is unless `inplace`.
 
     Args:
-        model: a built Keras model with one input; one with several outputs must be functional. Of any precision: what
-            is measured and fitted is what it computes in float32, as its file will; variables keep their dtype.
+        model: a built Keras model; one with several inputs or outputs must be functional. Of any precision: what is
+            measured and fitted is what it computes in float32, as its file will; variables keep their dtype.
         config: what to do; None: the defaults of `PruneConfig`.
         calibration: inputs, as the network takes them, that the criterion and the repairs estimate statistics on: an
-            array (N, ...), a batched tf.data.Dataset, or an iterable of batches; labels in it are not looked at.
+            array (N, ...), a batched tf.data.Dataset, or an iterable of batches; labels in it are not looked at. Of
+            several inputs a dict of arrays by their names; or rows of numbers, in the order of `model.inputs`.
         evaluation: other inputs of the same kind: where given, the signal of the dense, the pruned and the repaired
             model is measured on them. Never the calibration images.
         batch_size: for arrays, the most inputs at a time.
@@ -149,8 +150,10 @@ def prune(
             zeros when a later stage fails.
     """
     config = config or PruneConfig()
-    calibration = None if calibration is None else as_batches(calibration, batch_size=batch_size)
-    evaluation = None if evaluation is None else as_batches(evaluation, batch_size=batch_size)
+    calibration, evaluation = (
+        None if data is None else as_batches(as_rows(model, data), batch_size=batch_size)
+        for data in (calibration, evaluation)
+    )
     if calibration is None:
         _require_none_needed(config)
     check_finite(model)

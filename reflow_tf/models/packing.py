@@ -24,6 +24,30 @@ def count_outputs(model: keras.Model) -> int:
     return len(getattr(model, "outputs", None) or [None])
 
 
+def as_rows(model: keras.Model, data: object) -> object:
+    """A dict of arrays (n, ...), one for each of the model's inputs, as rows of numbers (n, numbers); else the data.
+
+    Raises:
+        InputError: an input is missing, or has another shape or number of samples.
+    """
+    if not isinstance(data, dict):
+        return data
+    rows: list[np.ndarray] = []
+    for tensor in inputs_of(model):
+        array = np.asarray(data[tensor.name]) if tensor.name in data else None
+        shape = tuple(tensor.shape[1:])
+        if array is None or array.shape[1:] != shape or (rows and len(array) != len(rows[0])):
+            found = "none" if array is None else f"shape {array.shape}"
+            raise InputError(
+                f"data must have an array (n, {', '.join(map(str, shape))}) for the input {tensor.name!r}, with as many "
+                f"samples as the others. Received: {found}"
+            )
+        rows.append(array.reshape(len(array), -1).astype(np.float32))
+    if not rows:
+        raise InputError(f"a dict of arrays is for functional models. Received: {model.name}, {type(model).__name__}")
+    return np.concatenate(rows, axis=1) if len(rows) > 1 else data[inputs_of(model)[0].name]
+
+
 def is_plain(model: keras.Model) -> bool:
     """Whether the model takes one float tensor and gives one, and so is pruned as it is."""
     inputs = inputs_of(model)

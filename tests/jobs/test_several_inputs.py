@@ -86,6 +86,16 @@ def test_packed_and_unpacked_again(structure, heads):
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_arrays_by_their_names_are_rows():
+    model = build("list")
+    backwards = dict(reversed(DATA.items()))
+    mine, theirs = (reflow_tf.measure_signal(model, data) for data in (backwards, ROWS))
+    np.testing.assert_array_equal(mine.outputs, theirs.outputs)
+    for wrong in ({"vector": DATA["vector"]}, DATA | {"words": DATA["words"][:7]}, DATA | {"image": ROWS}):
+        with pytest.raises(InputError, match="data must have an array"):
+            reflow_tf.measure_signal(model, wrong)
+
+
 def test_what_is_taken_is_an_input_of_the_network():
     reasons = {
         span.variable.path.rpartition("/")[0]: group.frozen
@@ -111,7 +121,8 @@ def test_what_is_taken_is_an_input_of_the_network():
 def test_pruned_in_python(structure, changes):
     model = build(structure)
     given = {"target": "storage"} | ({} if "max_size_bytes" in changes else {"sparsity": 0.4}) | changes
-    result = reflow_tf.prune(model, PruneConfig(**given), ROWS[:90], evaluation=ROWS[90:])
+    fitted = {name: values[:90] for name, values in DATA.items()}  # by their names, in any order; or in rows
+    result = reflow_tf.prune(model, PruneConfig(**given), fitted, evaluation=ROWS[90:])
     assert type(result.model.input) is type(model.input)
     (found,), (dense,) = compute(result.model), compute(model)
     assert np.abs(found - dense).mean() < 0.5 * np.abs(dense - dense.mean(axis=0)).mean()
