@@ -39,8 +39,8 @@ def as_rows(model: keras.Model, data: object) -> object:
         if array is None or array.shape[1:] != shape or (rows and len(array) != len(rows[0])):
             found = "none" if array is None else f"shape {array.shape}"
             raise InputError(
-                f"data must have an array (n, {', '.join(map(str, shape))}) for the input {tensor.name!r}, with as many "
-                f"samples as the others. Received: {found}"
+                f"data must have an array (n, {', '.join(map(str, shape))}) for the input {tensor.name!r}, of as "
+                f"many samples as the others. Received: {found}"
             )
         rows.append(array.reshape(len(array), -1).astype(np.float32))
     if not rows:
