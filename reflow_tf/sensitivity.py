@@ -6,7 +6,6 @@ What is measured is the divergence of the outputs from the dense network's, on c
 fitted to.
 """
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import keras
@@ -14,16 +13,16 @@ import numpy as np
 
 from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import Step, Steps, Stretch, activate, read_steps
+from reflow_tf.models.execution import Step, Steps, Stretch, read_steps
 from reflow_tf.models.fisher import gather_output_worth
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.ledger import Ledger
-from reflow_tf.models.observation import check_batch, without_activation
+from reflow_tf.models.observation import check_batch
 from reflow_tf.models.predictions import find_reading
 from reflow_tf.models.surgery import write_values
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
-from reflow_tf.repair.layer_fitting import LayerSums, fit_kernel, gather_equations
+from reflow_tf.repair.layer_fitting import LayerSums, fit_kernel, gather_own_equations
 from reflow_tf.repair.least_squares import follow_moments
 from reflow_tf.repair.sweep_sums import find_norm
 from reflow_tf.sparsity.budget import SensitivityCurve
@@ -69,22 +68,16 @@ def measure_sensitivity(
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
     steps, kernels = read_steps(model), find_kernels(model)
     worth = gather_output_worth(model, specs, images[:-num_judged], task)
+    fitted = images[:-num_judged], progress, "Watching what kernels compute"
+    sums = gather_own_equations(model, {spec.path: spec for spec in specs}, *fitted)
     judge = _Judge(steps, images[-num_judged:], model, task)
-    ledger = Ledger(steps, {steps.input: images[:-num_judged]})
     chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
     curves = {}
     for step in progress(steps.steps, "Measuring sensitivity layer by layer"):
-        found = [chosen.get(id(variable)) for variable in getattr(step.operation, "_trainable_variables", ())]
-        with without_activation(step.operation) if any(found) else contextlib.nullcontext():
-            outputs = step.compute([ledger[tensor] for tensor in step.inputs])
-        for spec in found:
-            if spec is not None:
-                sums = gather_equations(step.operation, spec, ledger[step.inputs[0]], outputs)
-                curves[spec.path] = _measure_kernel(
-                    step, steps, kernels, spec, patterns[spec.path], sums, worth[spec.path], judge
-                )
-        outputs = activate(step.operation, outputs) if any(found) else outputs
-        ledger.enter(step, outputs)
+        for variable in getattr(step.operation, "_trainable_variables", ()):
+            if (spec := chosen.get(id(variable))) is not None:
+                known = patterns[spec.path], sums[spec.path], worth[spec.path]
+                curves[spec.path] = _measure_kernel(step, steps, kernels, spec, *known, judge)
         judge.pass_by(step)
     missing = [spec.path for spec in specs if spec.path not in curves]
     if missing:

@@ -6,25 +6,22 @@ are the same all over an image, as those of a missing channel are (`fisher.gathe
 every group, and widths can be chosen by it (`sparsity.widths`).
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.channels.narrowing import narrow
-from reflow_tf.models.execution import CHUNK, read_steps
+from reflow_tf.models.execution import CHUNK
 from reflow_tf.models.fisher import OutputErrors, believe, find_layers, gather_output_errors
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.ledger import Ledger
-from reflow_tf.models.observation import check_batch, find_activation, without_activation
+from reflow_tf.models.observation import check_batch
 from reflow_tf.narrowing.candidates import Candidate, find_workloads, require_candidates
 from reflow_tf.repair.contract import Progress
-from reflow_tf.repair.layer_fitting import LayerSums, RunningSums, sum_up
+from reflow_tf.repair.layer_fitting import gather_own_equations
 from reflow_tf.sparsity.channels import Elimination, Reader, eliminate
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.widths import Width, Workload, choose_widths, count_macs, find_least_share
@@ -200,7 +197,10 @@ class _Prices:
         judges = np.arange(len(images)) // CHUNK % JUDGED_EVERY == JUDGED_EVERY - 1
         if not judges.any() or judges.all():
             judges = np.arange(len(images)) % JUDGED_EVERY == JUDGED_EVERY - 1
-        self._fitted, self._judging = (_gather_sums(model, specs, images[part], progress) for part in (~judges, judges))
+        self._fitted, self._judging = (
+            gather_own_equations(model, specs, images[part], progress, "Watching what channels are read for")
+            for part in (~judges, judges)
+        )
         layers = find_layers(model, specs)
         graded = images[~judges][:MOST_GRADED], images[judges][:MOST_GRADED]
         self._errors: list[dict[str, OutputErrors]] = gather_output_errors(model, layers, graded, task)
@@ -235,25 +235,3 @@ def _find_root(errors: OutputErrors | None, outputs: int) -> np.ndarray:
         return np.zeros((1, outputs))
     values, vectors = np.linalg.eigh(believe(errors.fisher) / 2)
     return (vectors * np.sqrt(np.maximum(values, 0))).T
-
-
-def _gather_sums(
-    model: keras.Model, specs: Mapping[str, LayerSpec], images: np.ndarray, progress: Progress
-) -> dict[str, LayerSums]:
-    """Path -> the normal equations of a kernel that is to compute what it computes."""
-    steps, kernels = read_steps(model), find_kernels(model)
-    found: dict[str, RunningSums] = {}
-    for start in progress(range(0, len(images), CHUNK), "Watching what channels are read for"):
-        ledger = Ledger(steps, {steps.input: tf.convert_to_tensor(images[start : start + CHUNK])})
-        for step in steps:
-            inputs = [ledger[tensor] for tensor in step.inputs]
-            own = (kernels.by_variable.get(id(v)) for v in getattr(step.operation, "_trainable_variables", ()))
-            readers = [spec for spec in own if spec is not None and spec.path in specs]
-            with without_activation(step.operation) if readers else contextlib.nullcontext():
-                outputs = step.call(*inputs)
-            for spec in readers:
-                sums = sum_up(step.operation, spec, inputs[0], outputs)
-                found[spec.path] = sums if spec.path not in found else found[spec.path] + sums
-            activation = find_activation(step.operation) if readers else None
-            ledger.enter(step, outputs if activation is None else activation(outputs))
-    return {path: sums.finish(path) for path, sums in found.items()}

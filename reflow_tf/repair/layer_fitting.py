@@ -3,10 +3,10 @@
 What is minimized is in `sparsity.reconstruction`; here are the layers and their activations.
 """
 
+import contextlib
 import dataclasses
-import functools
 import math
-import operator
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -14,8 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.execution import CHUNK
+from reflow_tf.models.execution import CHUNK, read_steps
 from reflow_tf.models.gram import find_patches
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.ledger import Ledger
+from reflow_tf.models.observation import find_activation, without_activation
+from reflow_tf.repair.contract import Progress
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.plan import PlannedLayer
 from reflow_tf.sparsity.reconstruction import SHRINKAGE, NormalEquations, choose_mask, solve_together
@@ -166,16 +170,37 @@ def _multiply(x: tf.Tensor, t: tf.Tensor) -> tuple[np.ndarray, np.ndarray, np.nd
     return _wide(tf.matmul(x, x, transpose_a=True)), _wide(tf.matmul(t, x, transpose_a=True)), _wide(squares)
 
 
-def gather_equations(layer: keras.Layer, spec: LayerSpec, inputs: np.ndarray, targets: np.ndarray) -> LayerSums:
-    """The normal equations of one layer over arrays (n, ...) and (n, ..., outputs).
+def gather_own_equations(
+    model: keras.Model, specs: Mapping[str, LayerSpec], images: np.ndarray, progress: Progress, description: str
+) -> dict[str, LayerSums]:
+    """The normal equations of kernels that are to compute what they compute, of all at once, a few images at a time.
+
+    Args:
+        model: functional or sequential.
+        specs: path -> the kernel; of those inside nested models nothing is gathered.
+        images: (n, ...).
+        progress: wraps the images.
+        description: of the pass.
 
     Raises:
-        InputError: activations that are not finite.
+        InputError: the model is subclassed; activations that are not finite.
     """
-    starts = range(0, len(inputs), CHUNK)
-    parts = ((inputs[start : start + CHUNK], targets[start : start + CHUNK]) for start in starts)
-    sums = (sum_up(layer, spec, *map(tf.convert_to_tensor, part)) for part in parts)
-    return functools.reduce(operator.add, sums).finish(spec.path)
+    steps, kernels = read_steps(model), find_kernels(model)
+    found: dict[str, RunningSums] = {}
+    for start in progress(range(0, len(images), CHUNK), description):
+        ledger = Ledger(steps, {steps.input: tf.convert_to_tensor(images[start : start + CHUNK])})
+        for step in steps:
+            inputs = [ledger[tensor] for tensor in step.inputs]
+            own = (kernels.by_variable.get(id(v)) for v in getattr(step.operation, "_trainable_variables", ()))
+            wanted = [spec for spec in own if spec is not None and spec.path in specs]
+            with without_activation(step.operation) if wanted else contextlib.nullcontext():
+                outputs = step.call(*inputs)
+            for spec in wanted:
+                sums = sum_up(step.operation, spec, inputs[0], outputs)
+                found[spec.path] = sums if spec.path not in found else found[spec.path] + sums
+            activation = find_activation(step.operation) if wanted else None
+            ledger.enter(step, outputs if activation is None else activation(outputs))
+    return {path: sums.finish(path) for path, sums in found.items()}
 
 
 def _pick(targets: tf.Tensor, num_inputs: int, shape: tf.TensorShape) -> tf.Tensor:
