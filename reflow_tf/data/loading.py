@@ -124,10 +124,7 @@ def _open(
     for kind in SOURCES:
         if kind.accepts(text):
             if isinstance(preprocessing, AsStored) and kind.only_images:
-                raise InputError(
-                    f"the network takes no images but inputs of shape {spell_batch(preprocessing.shape)}, so data must "
-                    f"be an .npz whose x has that shape. Received: {text}"
-                )
+                raise InputError(f"{_describe_need(preprocessing)}. Received: {text}")
             source = remember(kind.open(request), Place(kind, request))
             if source.labels is not None and not are_one_each(source.labels.shape[1:], positions):
                 raise InputError(
@@ -141,6 +138,15 @@ def _open(
     if not os.path.exists(os.path.expanduser(text)):
         raise InputError(f"data must be fashion_mnist, tfds:NAME[:SPLIT] or an existing path. Received: {text}")
     raise InputError(f"a data path must be a folder of images or an .npz file. Received: {text}")
+
+
+def _describe_need(wanted: AsStored) -> str:
+    """The archive that a network needs which takes no images."""
+    if wanted.parts:
+        each = ", ".join(f"x_{part.name} {spell_batch(part.shape)}" for part in wanted.parts)
+        return f"the network takes several inputs, so data must be an .npz that holds each of them: {each}"
+    shape = spell_batch(wanted.shape)
+    return f"the network takes no images but inputs of shape {shape}, so data must be an .npz whose x has that shape"
 
 
 def _split(

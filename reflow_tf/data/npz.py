@@ -59,9 +59,6 @@ class NpzSource(ImageSource):
             images, labels = _read_parts(path, prepared.parts)
             return cls(path, images, _read_labels(labels, len(images), request, path))
         arrays = _read_arrays(path)
-        if "x" not in arrays:
-            names = ", ".join(arrays) or "nothing"
-            raise InputError(f"an .npz must hold the inputs as 'x', and labels as 'y'. Received: {names} in {path}")
         images = arrays["x"]
         if isinstance(request.preprocessing, AsStored):
             _check_samples(images, request.preprocessing, path)
@@ -114,7 +111,7 @@ def _check_part(array: np.ndarray, part: Part, num_samples: int, path: str) -> N
 
 
 def _read_arrays(path: str, others: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Reads `x` and `y`, and arrays of other names, those that there are."""
+    """Reads `x` and, if there is one, `y`; or in place of `x` arrays of other names, those that there are."""
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
@@ -129,6 +126,8 @@ def _read_arrays(path: str, others: Sequence[str] = ()) -> dict[str, np.ndarray]
         raise InputError(
             f"an .npz must be a readable archive of plain arrays ({say_why(error)}). Received: {path}"
         ) from error
+    if not others and "x" not in arrays:
+        raise InputError(f"an .npz must hold the inputs as 'x', and labels as 'y'. Received: {names} in {path}")
     return arrays
 
 

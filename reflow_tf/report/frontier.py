@@ -200,16 +200,17 @@ def render(document: Document) -> str:
     unit = data["unit"]
     judged = plural(data["judged"], f"calibration {unit}")
     scored = plural(data["evaluation"], f"evaluation {unit}")
+    as_far_as = ", as far as the dense network's own probabilities can be believed"
     lead = (
         f"Measured: {device['description']}. Scores are of {scored}. Files were chosen by what they are expected to "
-        f"lose (± a standard error) on {judged} that none was fitted to, as far as the dense network's own "
-        f"probabilities can be believed; {count(data['fitted'])} others were fitted to. With 95 % probability that may "
-        f"be at most {_limit(document)}."
+        f"lose (± a standard error) on {judged} that none was fitted to"
+        f"{'' if data['measure'] == 'fidelity' else as_far_as}; {count(data['fitted'])} others were fitted to. With "
+        f"95 % probability that may be at most {_limit(document)}."
     )
     caption = (
         f"{measure(document).capitalize()} on the evaluation {unit}s against the cost of an inference, as a share of "
         f"{_first(document)}. Squares: plain conversions; circles: pruned; numbers: rows of the table. Ringed: "
-        f"recommended. Whiskers: {nouns.interval(unit, _positions(document))}."
+        f"recommended. Whiskers: {nouns.interval(unit, _positions(document), data['measure'] == 'fidelity')}."
     )
     parts = [
         element(

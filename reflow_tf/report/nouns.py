@@ -21,6 +21,8 @@ def prediction(report: Report) -> str:
     return sample(report) if positions(report) == 1 else "position"
 
 
-def interval(unit: str, positions: int) -> str:
+def interval(unit: str, positions: int, is_ratio: bool = False) -> str:
     """How intervals were computed; see `reflow_tf.report.interval`."""
+    if is_ratio:
+        return f"95 % interval over {unit}s, of a ratio of means"
     return "95 % Wilson interval" if positions == 1 else f"95 % interval of the mean over {unit}s, by Student's t"

@@ -223,7 +223,8 @@ def share_sentence(report: Report) -> str:
     if fewer:
         parts = [f"{' and '.join(names)}: on {count(few)} of them" for few, names in fewer.items()]
         where += f" ({'; '.join(parts)})"
-    whiskers = f" Whiskers: {nouns.interval(unit, nouns.positions(report))}." if step(report, "file").bounds else ""
+    intervals = nouns.interval(unit, nouns.positions(report), bool(report["fidelity"]))
+    whiskers = f" Whiskers: {intervals}." if step(report, "file").bounds else ""
     return f"{what} {where}.{whiskers} Dashed: the dense model."
 
 

@@ -241,20 +241,9 @@ def on(shape, layer):
     return keras.Sequential([layers.Input(shape), layer])
 
 
-def two_inputs():
-    first, second = keras.Input((4,)), keras.Input((4,))
-    return keras.Model([first, second], layers.Add()([first, second]))
-
-
-def tokens():
-    return keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(10, 3)])
-
-
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (two_inputs, {}, "one input"),
-        (tokens, {}, "float input"),
         (lambda: called(Unsupported(name="odd"), (4,)), {}, "'odd'.* TFLite operator for Betainc$"),
         (lambda: on((8, 8, 8, 1), layers.MaxPooling3D(2)), {}, "Received: there is no TFLite operator for MaxPool3D$"),
         (lambda: on((8, 8, 1), layers.UpSampling2D(2, interpolation="bicubic")), {}, "for ResizeBicubic$"),

@@ -123,9 +123,10 @@ def build_two_inputs():
     return keras.Model([a, b], keras.layers.Add()([a, b]))
 
 
-def test_several_inputs_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"exactly one input.*with 2"):
-        load_model(save(build_two_inputs(), tmp_path / "m.keras"))
+def test_several_inputs_are_one_row(tmp_path):
+    loaded = load_model(save(build_two_inputs(), tmp_path / "m.keras"))
+    assert loaded.sample_shape == (8,) and [part.shape for part in loaded.preprocessing.parts] == [(4,), (4,)]
+    assert [part.name for part in loaded.preprocessing.parts] == [tensor.name for tensor in loaded.model.inputs]
 
 
 def test_several_outputs_have_names_and_no_classes(tmp_path):

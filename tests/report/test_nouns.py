@@ -49,3 +49,8 @@ def test_samples_that_are_no_images_are_not_called_so(make_report):
     assert "2,000\u00a0held-out samples" in html and "samples" in summary
     told = html.partition("<section")[0] + summary
     assert " image" not in told.replace("1,000 images", "")  # what the repair said of itself
+
+
+def test_intervals_say_what_they_are():
+    assert nouns.interval("image", 1) == "95 % Wilson interval"
+    assert "Student" in nouns.interval("image", 9) and "ratio" in nouns.interval("sample", 1, is_ratio=True)

@@ -103,14 +103,17 @@ def test_an_operator_that_litert_lacks_is_named():
         LiteRT(convert(model, flex=True))
 
 
-def test_several_inputs_are_refused():
-    first, second = keras.Input((4,)), keras.Input((4,))
-    model = keras.Model([first, second], layers.Add()([first, second]))
-    spec = tf.TensorSpec((1, 4), tf.float32)
-    function = tf.function(lambda a, b: model([a, b])).get_concrete_function(spec, spec)
-    content = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
-    with pytest.raises(InputError, match="2 inputs"):
-        LiteRT(content)
+def test_several_inputs_are_one_row_a_sample():
+    first, second = keras.Input((4,)), keras.Input((2, 3))
+    model = keras.Model([first, second], layers.Concatenate()([first, layers.Flatten()(second)]))
+    specs = tf.TensorSpec((1, 4), tf.float32, "first"), tf.TensorSpec((1, 2, 3), tf.float32, "second")
+    function = tf.function(lambda a, b: model([a, b])).get_concrete_function(*specs)
+    runtime = LiteRT(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+    rows = np.arange(30, dtype=np.float32).reshape(3, 10)
+    assert (runtime.num_inputs, runtime.input_shape, runtime.output_sizes) == (2, (1, 10), (10,))
+    np.testing.assert_array_equal(runtime.run(rows), rows)
+    with pytest.raises(InputError, match=r"\(n, 10\). Received: \(3, 4\)"):
+        runtime.run(rows[:, :4])
 
 
 def test_loading_from_disk(content, tmp_path):

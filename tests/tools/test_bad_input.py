@@ -22,7 +22,7 @@ MODELS = {
     "overflow": ("--model={m}/overflowing.keras", "must be finite"),
     "overflow, not repaired": ("--model={m}/overflowing.keras --repair=none", "must be finite"),
     "one output unit": ("--model={m}/one_output.keras", "must be a classifier"),
-    "two inputs": ("--model={m}/two_inputs.keras", "must have exactly one input"),
+    "two inputs": ("--model={m}/two_inputs.keras", "must hold each of them: x_"),
     "two heads": ("--model={m}/two_heads.keras --task=classification", "needs one output. Received: {m}/two_heads"),
     "an output for each pixel": ("--model={m}/segmentation.keras", "y must hold a map of class indices"),
     "weights for a file": ("--weights=random", "--weights belongs to a zoo name"),

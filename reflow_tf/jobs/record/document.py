@@ -107,8 +107,9 @@ def describe_config(run: Run) -> dict[str, Any]:
 
 def _describe_preparation(preparation: Preparation) -> dict[str, Any]:
     described = plain(preparation)
-    if "parts" in described:  # of a network with several inputs
-        described["parts"] = [part._asdict() | {"shape": list(part.shape)} for part in described["parts"]]
+    parts = described.pop("parts", [])
+    if parts:  # of a network with several inputs
+        described["parts"] = [part._asdict() | {"shape": list(part.shape)} for part in parts]
     return described
 
 
