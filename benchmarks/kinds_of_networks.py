@@ -7,7 +7,8 @@ Detectors, segmenters, regressors, towers, keyword spotters, autoencoders, seque
 transformer, and networks of keras.applications; built here, at random weights, with batch norms that have seen the
 inputs: what is asked is whether everything holds together, not how much is lost. Inputs are the embedded images, scaled
 and coloured, or numbers at random where a network takes none. Each is pruned for storage by magnitude, 50 % of every
-kernel, and refitted by least squares; what that cannot do falls back to REFLOW, and the row says why.
+kernel alike, since magnitudes of random ones say nothing across layers, and refitted by least squares; what that cannot
+do falls back to REFLOW, and the row says why.
 
 Rows are appended to --output as they are finished, and what is in there is not made again.
 """
@@ -75,6 +76,7 @@ def ssd():
     base = applications.MobileNetV2(input_shape=(96, 96, 3), alpha=0.35, include_top=False, weights=None)
     boxes, scores = [], []
     for place, features in enumerate((base.get_layer("block_13_expand_relu").output, base.output)):
+        features = block(features, 64, 1)  # a refit of 3x3 kernels over 1,280 channels takes half an hour
         boxes.append(layers.Reshape((-1, 4))(layers.Conv2D(16, 3, padding="same", name=f"box_{place}")(features)))
         scores.append(layers.Reshape((-1, 10))(layers.Conv2D(40, 3, padding="same", name=f"class_{place}")(features)))
     boxes = layers.Concatenate(axis=1, name="boxes")(boxes)
@@ -225,7 +227,7 @@ def measure(name):
 
 
 def run(path, repair):
-    prune = PruneConfig(target="storage", sparsity=0.5, repair=repair)
+    prune = PruneConfig(target="storage", sparsity=0.5, allocation="uniform", repair=repair)
     data = str(path / "data.npz")
     return pipeline.run(
         JobConfig(str(path / "model.keras"), str(path / repair), prune, data=data, calibration_samples=48)
