@@ -31,7 +31,7 @@ from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.evaluation import OpenedFile
-from reflow_tf.jobs.inputs import open_sets
+from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.scoring import rank_files
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.course import Course
@@ -193,7 +193,7 @@ def main(_: list[str]) -> None:
             calibration_samples=FLAGS.num_images, batch_size=32,
         )  # fmt: skip
         loaded = load_model(job.model, weights=job.weights, image_size=job.image_size)
-        calibration, evaluation = open_sets(job, loaded)
+        calibration, evaluation, _ = open_sets(job, loaded, foresee_task(job, loaded))
         dense = export_tflite(loaded.model, storage="dense", input_shape=calibration.sample_shape).content
         address = Address.of(job.model, job.weights, job.image_size)
         seconds: dict[int, Seconds] = {}

@@ -30,6 +30,7 @@ from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.patterns import Unstructured
 from reflow_tf.sparsity.plan import make_plan
+from reflow_tf.task import Task
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +113,7 @@ def job_of(given, **options):
 @contextlib.contextmanager
 def two_workers(given, workers="2"):
     loaded = load_model(given["model"], preprocess="tf")
-    calibration, _ = open_sets(job_of(given), loaded)
+    calibration, *_ = open_sets(job_of(given), loaded, Task.CLASSIFICATION)
     with open_crew(workers, 1, Address.of(given["model"])) as crew:
         yield crew, calibration
 
