@@ -19,6 +19,7 @@ from reflow_tf.jobs.frontier import search, workshop
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, list_candidates
 from reflow_tf.jobs.frontier.devices import DEVICES, find_device, find_devices
 from reflow_tf.jobs.frontier.flagfile import spell
+from reflow_tf.jobs.frontier.losses import ExpectedLoss
 from reflow_tf.report import frontier
 from reflow_tf.report.frontier import format_table, headline
 from reflow_tf.tools import prune
@@ -334,7 +335,7 @@ def test_flags_are_spelled_as_prune_reads_them(job, command, inputs):
 def test_what_pruning_lost_in_float32_no_other_format_gives_back(job, only, monkeypatch):
     only("plain float32", "narrow 80 %, float32", "narrow 65 %, float16", "narrow 65 %, int8")
     losses = iter([(0.0, 0.0), (60.0, 1.0)])
-    monkeypatch.setattr(workshop.ExpectedLoss, "measure", lambda *_: next(losses))
+    monkeypatch.setattr(ExpectedLoss, "measure", lambda *_: next(losses))
     document = run(job, "size")
     assert [cell["name"] for cell in document["cells"]] == ["plain float32", "narrow 80 %, float32"]
     reason = "narrow 80 %, float32 is expected to lose 60.0 points already"
