@@ -247,9 +247,9 @@ def test_a_real_signal_while_it_works(inputs, tmp_path, left, number):
     out = tmp_path / "x" / "out"
     # The repair of a small model is over in a moment; this one says where it is and then takes its time.
     code = (
-        "import sys, time\nfrom reflow_tf import pruning\nfrom reflow_tf.tools import prune\n"
+        "import sys, time\nfrom reflow_tf.repair import batchnorm\nfrom reflow_tf.tools import prune\n"
         "def repair(model, batches, **_):\n    print('Recalibrating', flush=True); time.sleep(60)\n"
-        "pruning.batchnorm.recalibrate = repair\nsys.exit(prune.main(sys.argv))"
+        "batchnorm.recalibrate = repair\nsys.exit(prune.main(sys.argv))"
     )
     arguments = [f"--model={inputs.model}", f"--data={inputs.data}", f"--output_dir={out}"]
     process = subprocess.Popen(
