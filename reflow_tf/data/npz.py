@@ -60,10 +60,10 @@ class NpzSource(ImageSource):
             return cls(path, images, _read_labels(labels, len(images), request, path))
         arrays = _read_arrays(path)
         images = arrays["x"]
-        if isinstance(request.preprocessing, AsStored):
-            _check_samples(images, request.preprocessing, path)
+        if isinstance(prepared, AsStored):
+            _check_samples(images, prepared, path)
         else:
-            _check_images(images, request.preprocessing, path)
+            _check_images(images, prepared, path)
         return cls(path, images, _read_labels(arrays.get("y"), len(images), request, path))
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from reflow_tf.choices import IOS, QUANTIZATIONS, check_choice
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import REMEDY, name_channels_first
-from reflow_tf.models.inference import infer_parts, inputs_of
+from reflow_tf.models.inference import infer_parts, input_sizes, inputs_of
 from reflow_tf.native_stderr import native_stderr_dropped
 
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
@@ -90,8 +90,8 @@ def _declared_shape(model: keras.Model) -> tuple[int | None, ...]:
         raise InputError(f"The model must be built: call it once on a batch. Received: {model.name}, not built")
     inputs = inputs_of(model)
     if len(inputs) > 1:
-        widths = [tf.TensorShape(tensor.shape[1:]).num_elements() for tensor in inputs]
-        return (None if None in widths else sum(widths),)
+        sizes = [size for size in input_sizes(model) if size is not None]
+        return (sum(sizes) if len(sizes) == len(inputs) else None,)
     if inputs:
         shapes = [tuple(inputs[0].shape)]
     else:

@@ -97,8 +97,12 @@ def measure_distances(outputs: np.ndarray, dense: np.ndarray, sizes: Sequence[in
     require_finite(outputs)
     own, reference = (values.reshape(len(values), -1).astype(np.float64) for values in (outputs, dense))
     squares = [np.square(part) for part in (own - reference, reference, own)]
-    starts = np.cumsum([0, *sizes[:-1]])
-    return np.stack([np.add.reduceat(part, starts, axis=1) for part in squares], axis=2)
+    return np.stack([sum_by_output(part, sizes) for part in squares], axis=2)
+
+
+def sum_by_output(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Numbers (..., numbers) of all outputs, added up for each, (..., outputs)."""
+    return np.add.reduceat(values, np.cumsum([0, *sizes[:-1]]), axis=-1)
 
 
 def compare(found: np.ndarray, expected: np.ndarray, task: Task, num_classes: int | None) -> Parity:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.inference import take_only, tensorflow_names
-from reflow_tf.models.observation import find_activation, graphs_as_they_are
+from reflow_tf.models.observation import graphs_as_they_are
 from reflow_tf.models.precision import computed_in_float32, to_float32
 
 CHUNK = 16
@@ -48,17 +48,6 @@ class Step:
             outputs[part] = computed
         assert outputs is not None
         return outputs
-
-
-def activate(layer: keras.Operation, values: np.ndarray) -> np.ndarray:
-    """The layer's own activation of what it gives without one, (n, ...); written over `values`."""
-    activation = find_activation(layer)
-    if activation is None:
-        return values
-    for start in range(0, len(values), CHUNK):
-        part = slice(start, start + CHUNK)
-        values[part] = activation(tf.convert_to_tensor(values[part])).numpy()
-    return values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,11 @@ def inputs_of(model: keras.Operation) -> list[keras.KerasTensor]:
     return list(getattr(model, "inputs", None) or []) if isinstance(model, keras.Model) else []
 
 
+def input_sizes(model: keras.Operation) -> list[int | None]:
+    """How many numbers a sample has of each of `inputs_of`; None where an axis is open."""
+    return [tf.TensorShape(tensor.shape[1:]).num_elements() for tensor in inputs_of(model)]
+
+
 def part_inputs(model: keras.Operation, inputs: tf.Tensor) -> list[tf.Tensor]:
     """A batch as the tensors that the model takes, of its types."""
     tensors = inputs_of(model)
@@ -61,8 +66,7 @@ def part_inputs(model: keras.Operation, inputs: tf.Tensor) -> list[tf.Tensor]:
         return [inputs]
     if len(tensors) == 1:
         return [_as_type(inputs, tensors[0].dtype)]
-    sizes = [tf.TensorShape(tensor.shape[1:]).num_elements() for tensor in tensors]
-    parts = tf.split(inputs, sizes, axis=1)
+    parts = tf.split(inputs, input_sizes(model), axis=1)
     return [
         _as_type(tf.reshape(part, [-1, *tensor.shape[1:]]), tensor.dtype)
         for part, tensor in zip(parts, tensors, strict=True)

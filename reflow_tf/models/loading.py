@@ -156,29 +156,26 @@ def _is_path(model: str) -> bool:
 def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     _check_file(path)
     model = _deserialize(path)
-    if len(inputs_of(model)) > 1:
-        return _read_several(model, path, image_size)
-    shape = _read_input_shape(model, path)
+    parts = _read_parts(model, path) if len(inputs_of(model)) > 1 else ()
+    shape = (sum(part.size for part in parts),) if parts else _read_input_shape(model, path)
     *positions, num_classes = _read_output_shape(model, shape) or (None,)
     if num_classes == 1 and ends_in_sigmoid(model, shape):
         num_classes = 2
-    if len(shape) != IMAGE_RANK:
-        if image_size is not None:
-            _fix_size(model, shape, image_size, path)
-        return LoadedModel(model, path.stem, AsStored(shape), num_classes, tuple(positions), loss=read_loss(path))
-    height, width, channels = shape
-    size = None if height is None or width is None else (height, width)
     if image_size is not None:
+        if parts:
+            raise InputError(f"--image_size is only for models with one input. Received: {image_size}")
         model = _fix_size(model, shape, image_size, path)
-        size = (image_size, image_size)
-    preprocessing = Preprocessing(size, channels=3 if channels is None else channels, crop_fraction=1.0)
-    return LoadedModel(model, path.stem, preprocessing, num_classes, tuple(positions), loss=read_loss(path))
+    preparation: Preparation = AsStored(shape, parts)
+    if len(shape) == IMAGE_RANK:
+        height, width, channels = shape
+        size = None if height is None or width is None else (height, width)
+        size = size if image_size is None else (image_size, image_size)
+        preparation = Preprocessing(size, channels=3 if channels is None else channels, crop_fraction=1.0)
+    return LoadedModel(model, path.stem, preparation, num_classes, tuple(positions), loss=read_loss(path))
 
 
-def _read_several(model: keras.Model, path: pathlib.Path, image_size: int | None) -> LoadedModel:
-    """A model with several inputs, which are one row of numbers a sample."""
-    if image_size is not None:
-        raise InputError(f"--image_size is only for models with one input. Received: {image_size}")
+def _read_parts(model: keras.Model, path: pathlib.Path) -> tuple[Part, ...]:
+    """The inputs of a model with several, which are one row of numbers a sample."""
     parts = []
     for tensor in inputs_of(model):
         shape = tuple(tensor.shape[1:])
@@ -188,11 +185,7 @@ def _read_several(model: keras.Model, path: pathlib.Path, image_size: int | None
                 f"Received: {path} with {tensor.name} of shape {spell_batch(shape)}"
             )
         parts.append(Part(tensor.name, shape, keras.backend.standardize_dtype(tensor.dtype)))
-    preparation = AsStored((sum(part.size for part in parts),), tuple(parts))
-    *positions, num_classes = _read_output_shape(model, preparation.shape) or (None,)
-    if num_classes == 1 and ends_in_sigmoid(model, preparation.shape):
-        num_classes = 2
-    return LoadedModel(model, path.stem, preparation, num_classes, tuple(positions), loss=read_loss(path))
+    return tuple(parts)
 
 
 def _check_file(path: pathlib.Path) -> None:

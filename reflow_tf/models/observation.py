@@ -11,7 +11,7 @@ from keras import layers
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.channel_order import check_channel_order
-from reflow_tf.models.inference import infer, inputs_of
+from reflow_tf.models.inference import infer, input_sizes
 
 Found = TypeVar("Found")
 LayerCall = Callable[..., tf.Tensor]
@@ -126,10 +126,10 @@ def graphs_as_they_are() -> Iterator[None]:
 
 def check_batch(model: keras.Model, batch: np.ndarray) -> None:
     """Raises InputError unless the model takes such a batch."""
-    inputs = inputs_of(model)
+    sizes = input_sizes(model)
     expected = getattr(model, "input_shape", None)  # of the only input, in whatever it is wrapped
-    if len(inputs) > 1:
-        expected = None, sum(tf.TensorShape(tensor.shape[1:]).num_elements() or 0 for tensor in inputs)
+    if len(sizes) > 1:
+        expected = None, sum(size or 0 for size in sizes)
     if not isinstance(expected, tuple):
         return
     fits = len(expected) == len(batch.shape) and all(

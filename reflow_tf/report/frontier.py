@@ -105,12 +105,12 @@ def _limit(document: Document) -> str:
 
 def _loss(document: Document, cell: dict[str, Any]) -> str:
     score, data = cell["score"], document["data"]
-    what = "of top-1" if data["measure"] == "accuracy" else f"of {measure(document)} with the dense network"
-    what = what.replace("fidelity with", "fidelity to")
+    measured = MEASURES[data["measure"]]
+    what = measured.score if data["measure"] == "accuracy" else measured.name.replace("model", "network")
     lost, held_out = score["drop_points"], f"held-out calibration {data['unit']}"
     verb = f"It gained {-lost:.1f}" if lost <= -0.05 else f"It lost {abs(lost):.1f}"
     return (
-        f"{verb} points {what} on {plural(score['n'], data['unit'])}, and was expected to lose "
+        f"{verb} points of {what} on {plural(score['n'], data['unit'])}, and was expected to lose "
         f"{_expected(cell)} by {plural(data['judged'], held_out)}."
     )
 

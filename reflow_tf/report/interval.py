@@ -81,11 +81,16 @@ def ratio_interval(parts: np.ndarray, wholes: np.ndarray, confidence: float = 0.
     """
     if len(parts) < 2:
         return None
+    ratio, error = ratio_error(parts, wholes)
+    half = student_quantile((1 + confidence) / 2, len(parts) - 1) * error
+    return max(0.0, ratio - half), ratio + half
+
+
+def ratio_error(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
+    """Of `ratio_interval`, for two pairs or more: the ratio, and its standard error."""
     mean = float(np.mean(wholes))
     ratio = float(np.mean(parts)) / mean
-    spread = float(np.std(parts - ratio * wholes, ddof=1))
-    half = student_quantile((1 + confidence) / 2, len(parts) - 1) * spread / (sqrt(len(parts)) * mean)
-    return max(0.0, ratio - half), ratio + half
+    return ratio, float(np.std(parts - ratio * wholes, ddof=1)) / (sqrt(len(parts)) * mean)
 
 
 def student_quantile(probability: float, freedom: int) -> float:

@@ -63,6 +63,22 @@ class Runtime(Protocol):
         ...
 
 
+class OneOfEach:
+    """What a runtime says of files with one input and one output, where it takes no others."""
+
+    num_inputs = 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(1, *output)."""
+        raise NotImplementedError
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """Numbers that the output has for an input."""
+        return (math.prod(self.output_shape[1:]),)
+
+
 def make_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """float32 inputs in [-1, 1), the same for every runtime."""
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)

@@ -19,6 +19,7 @@ from reflow_tf.jobs.scoring import Runner, compare_files, rank_files, rank_outpu
 from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import show_nothing
+from reflow_tf.report.interval import ratio_error
 from reflow_tf.report.scores import even_out
 from reflow_tf.task import Task
 
@@ -88,10 +89,9 @@ class ExpectedError:
         """Of `Loss`; the standard error by the delta method, of a ratio of means and its root."""
         found = compare_files({"file": file}, self._dense, self._sizes, {}, self._images, show_nothing, crew=ALONE)
         errors, powers, _ = even_out(found["file"].sums).T
-        share = float(errors.mean() / powers.mean())
+        share, of_share = ratio_error(errors, powers)
         if not share:
             return 0.0, 0.0
-        of_share = float(np.std(errors - share * powers, ddof=1) / (powers.mean() * np.sqrt(len(errors))))
         return 100 * float(np.sqrt(share)), 100 * of_share / (2 * float(np.sqrt(share)))
 
 

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from reflow_tf.jobs.record.run import Run, plain
-from reflow_tf.jobs.scoring import Ranked, measure_distances
+from reflow_tf.jobs.scoring import Ranked, measure_distances, sum_by_output
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import Choice
+from reflow_tf.report.measures import MEASURES
 from reflow_tf.report.scores import Score, score_accuracy, score_agreement, score_fidelity
 from reflow_tf.signal import VERDICT_RULE, LayerRatio, Signal, compare_signals, has_collapsed
 from reflow_tf.sparsity.layers import LayerSpec
@@ -22,10 +23,8 @@ def describe_scores(run: Run) -> dict[str, Any]:
 
     'accuracy' with labels, 'agreement' with the dense model without, 'fidelity' to it where outputs are no classes.
     """
-    if run.given.task is Task.FIDELITY:
-        return {"accuracy": None, "agreement": None, "fidelity": _describe_fidelity(run)}
-    accuracy, agreement = _describe_classes(run)
-    return {"accuracy": accuracy, "agreement": agreement, "fidelity": None}
+    found = _describe_fidelity(run) if run.given.task is Task.FIDELITY else _describe_classes(run)
+    return {name: found if name == run.given.measure else None for name in MEASURES}
 
 
 def _describe_fidelity(run: Run) -> dict[str, Any]:
@@ -37,8 +36,7 @@ def _describe_fidelity(run: Run) -> dict[str, Any]:
     sums |= {"file": run.measured.distance.sums}
     if run.job.requested_quantize == "none":  # the repaired model, to which the parity holds it
         sums["repaired"] = sums["file"]
-    starts = np.cumsum([0, *sizes[:-1]])
-    powers, variances = (np.add.reduceat(of, starts) for of in (np.square(dense).mean(axis=0), dense.var(axis=0)))
+    powers, variances = (sum_by_output(of, sizes) for of in (np.square(dense).mean(axis=0), dense.var(axis=0)))
     return {
         stage: _describe_distance(found, powers, variances, run.given.loaded.output_names)
         for stage, found in sums.items()
@@ -65,13 +63,14 @@ def _describe_distance(
     }
 
 
-def _describe_classes(run: Run) -> tuple[dict | None, dict | None]:
+def _describe_classes(run: Run) -> dict[str, Any]:
+    """Accuracy where there are labels, else agreement with the dense model; each with the drop from dense."""
     ranked = _stages(run)
     dense = ranked["dense"]
     if run.given.evaluation.labels is not None:
-        return {stage: _score_accuracy(run, dense, found) for stage, found in ranked.items()}, None
+        return {stage: _score_accuracy(run, dense, found) for stage, found in ranked.items()}
     del ranked["dense"]
-    return None, {stage: _score_agreement(dense, found) for stage, found in ranked.items()}
+    return {stage: _score_agreement(dense, found) for stage, found in ranked.items()}
 
 
 def _score_accuracy(run: Run, dense: Ranked, found: Ranked) -> dict[str, Any]:

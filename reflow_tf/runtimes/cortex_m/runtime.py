@@ -11,12 +11,12 @@ from reflow_tf.runtimes.cortex_m.boards import BOARDS
 from reflow_tf.runtimes.cortex_m.emulator import Execution, emulator_name, execute
 from reflow_tf.runtimes.cortex_m.toolchain import Sizes, build_image, compiler_name
 from reflow_tf.runtimes.device_script import to_float, to_type
-from reflow_tf.runtimes.runtime import check_batch, make_inputs
+from reflow_tf.runtimes.runtime import OneOfEach, check_batch, make_inputs
 
 DEFAULT_BOARD = "m4"
 
 
-class CortexM:
+class CortexM(OneOfEach):
     """C sources of an int8 model with one input and one output, on a Cortex-M that QEMU plays.
 
     The sources define `void reflow_invoke(const int8_t *input, int8_t *output)`, and `REFLOW_INPUT_BYTES` and
@@ -75,16 +75,6 @@ class CortexM:
     def output_shape(self) -> tuple[int, ...]:
         """(1, *output)."""
         return self._shapes[1]
-
-    @property
-    def num_inputs(self) -> int:
-        """That the file has."""
-        return 1
-
-    @property
-    def output_sizes(self) -> tuple[int, ...]:
-        """Numbers that the output has for an input."""
-        return (math.prod(self.output_shape[1:]),)
 
     @property
     def sizes(self) -> Sizes:

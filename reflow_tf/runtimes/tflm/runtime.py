@@ -1,18 +1,17 @@
 """TensorFlow Lite for Microcontrollers as a runtime: its reference kernels, the ones that a microcontroller gets."""
 
-import math
 import time
 
 import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.runtimes.device_script import to_float, to_type
-from reflow_tf.runtimes.runtime import make_inputs, run_in_pieces
+from reflow_tf.runtimes.runtime import OneOfEach, make_inputs, run_in_pieces
 from reflow_tf.runtimes.tflm.arena import AMPLE_BYTES, find_arena, require_survivable
 from reflow_tf.runtimes.tflm.interpreter import invoke, name_tflm, open_interpreter, require_tflm
 
 
-class TFLM:
+class TFLM(OneOfEach):
     """An int8 .tflite file with one input and one output in TFLM's interpreter.
 
     Floats pass through the file's scales and zero points as they do in `runtimes.litert`.
@@ -54,16 +53,6 @@ class TFLM:
     def output_shape(self) -> tuple[int, ...]:
         """(1, *output)."""
         return self._output["shape"]
-
-    @property
-    def num_inputs(self) -> int:
-        """That the file has."""
-        return 1
-
-    @property
-    def output_sizes(self) -> tuple[int, ...]:
-        """Numbers that the output has for an input."""
-        return (math.prod(self.output_shape[1:]),)
 
     @property
     def input_quantization(self) -> tuple[float, int]:
