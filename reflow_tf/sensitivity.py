@@ -15,6 +15,7 @@ from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, Stretch, read_steps
 from reflow_tf.models.fisher import gather_output_worth
+from reflow_tf.models.gram import MOST_READ, is_too_wide
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.observation import check_batch
@@ -61,6 +62,11 @@ def measure_sensitivity(
     Raises:
         InputError: the model is subclassed, there are too few inputs, or a kernel has no rule for least squares.
     """
+    if wide := [spec.path for spec in specs if is_too_wide(spec)]:
+        raise InputError(
+            f"--allocation=auto needs kernels of which an output reads at most {MOST_READ:,} numbers; leave the others "
+            f"out with --prunable=REGEX, or take another --allocation. Received: {', '.join(wide)}"
+        )
     images = take_first(batches, MOST_FITTED + MOST_JUDGED)
     if len(images) < 4:
         raise InputError(f"--allocation=auto needs at least 4 calibration inputs. Received: {len(images)}")

@@ -7,6 +7,7 @@ from keras import layers
 
 from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.models.gram import MOST_READ
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.pruning import prune
@@ -72,6 +73,13 @@ def test_an_activation_of_a_layers_own_changes_nothing():
         )
     for path in ("first/kernel", "last/kernel"):
         np.testing.assert_allclose(found[True][path].divergences, found[False][path].divergences, rtol=1e-3, atol=1e-7)
+
+
+def test_kernels_too_wide_to_be_solved_for_are_named_before_anything_is_computed():
+    wide = keras.Sequential([keras.Input((MOST_READ + 1,)), layers.Dense(2, name="wide")])
+    specs = find_kernels(wide).specs
+    with pytest.raises(InputError, match=r"at most 8,192 numbers; leave .* Received: wide/kernel"):
+        measure_sensitivity(wide, specs, {}, [np.zeros((4, MOST_READ + 1), np.float32)], show_nothing)
 
 
 def test_auto_needs_calibration(model):

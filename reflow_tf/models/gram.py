@@ -26,6 +26,13 @@ MOST_POSITIONS = 1024
 32 x 32 outputs are exact; of 112 x 112, every fourth row and column are taken, 784 positions.
 """
 
+MOST_READ = 8192
+"""Numbers that one output multiplies, for its layer to be solved for: the Gram of so many is half a gigabyte.
+
+A 3x3 kernel over 1,280 channels (11,520 numbers, as of a detector on MobileNetV2) took least squares more than
+8 minutes and 11 GB on two cores.
+"""
+
 Patches = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -54,6 +61,11 @@ def count_numbers(model: keras.Model, specs: Sequence[LayerSpec]) -> int:
         place, _, name = spec.path.rpartition("/")
         total += _count_groups(placed[place], name) * (spec.num_weights // spec.canonical_shape[0]) ** 2
     return total
+
+
+def is_too_wide(spec: LayerSpec) -> bool:
+    """Whether one output of the kernel multiplies more numbers than a Gram is solved for."""
+    return spec.num_weights // spec.canonical_shape[0] > MOST_READ
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,15 +11,12 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.channels.groups import ChannelGroup, ChannelReading, collect_groups, read_channels
 from reflow_tf.models.execution import read_steps
 from reflow_tf.models.fisher import MOST_OUTPUTS
-from reflow_tf.models.gram import find_patches
+from reflow_tf.models.gram import find_patches, is_too_wide
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.packing import as_plain
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
 from reflow_tf.sparsity.widths import Axis, Workload, count_macs
-
-MOST_READ = 8192
-"""Numbers that one output of a reader multiplies: the Gram of so many is half a gigabyte."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +186,7 @@ def _find_obstacle(candidate: Candidate, owners: Mapping[str, keras.Layer], call
         if calls[id(layer)] != 1:
             how = "used several times" if calls[id(layer)] else "inside another model or layer"
             return f"is read by {spec.path}, which is {how}"
-        if spec.num_weights // spec.canonical_shape[0] > MOST_READ or spec.canonical_shape[0] > MOST_OUTPUTS:
+        if is_too_wide(spec) or spec.canonical_shape[0] > MOST_OUTPUTS:
             return f"is read by {spec.path}, whose shape {spec.shape} is too large for least squares"
     return None
 

@@ -19,7 +19,7 @@ from reflow_tf.crew import State
 from reflow_tf.models.carrying import Carried
 from reflow_tf.models.channel_order import CHANNELS_FIRST
 from reflow_tf.models.execution import Step, Steps, read_steps
-from reflow_tf.models.gram import find_patches
+from reflow_tf.models.gram import find_patches, is_too_wide
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.moments import PartialMoments
@@ -97,7 +97,9 @@ class Meter:
         name = found[0].path.rpartition("/")[2] if len(found) == 1 else None
         is_inside = isinstance(layer, _SEPARABLE) and name != "pointwise_kernel"  # the layer gives something else
         is_turned = getattr(layer, "data_format", None) == CHANNELS_FIRST
-        return found[0] if name and not (is_inside or is_turned) and find_patches(layer, name) else None
+        if name is None or is_inside or is_turned or is_too_wide(found[0]):
+            return None
+        return found[0] if find_patches(layer, name) else None
 
     def find_norm(self, position: int) -> keras.layers.BatchNormalization | None:
         """The batch norm at this step, if it takes something else in the pruned network than in the dense one."""

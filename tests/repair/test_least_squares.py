@@ -11,6 +11,7 @@ from keras import layers
 
 from reflow_tf.crew import ALONE, Alone
 from reflow_tf.errors import InputError
+from reflow_tf.models.gram import MOST_READ
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.repair.batchnorm import recalibrate
@@ -159,6 +160,21 @@ def test_what_is_not_pruned_and_has_no_pruned_layer_before_it_stays():
 
 
 @pytest.mark.slow
+def test_a_kernel_too_wide_to_be_solved_for_keeps_its_mask_and_is_named():
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((3, 3, 3))
+    x = layers.ReLU()(layers.Conv2D(MOST_READ // 9 + 1, 1, name="narrow")(inputs))
+    wide = layers.Conv2D(2, 3, name="wide")(x)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(layers.Flatten()(wide)))
+    pruned, plan = prune(model, choose=lambda specs: specs)
+    expected = find_kernels(pruned.model).read()["wide/kernel"]
+    images = np.random.default_rng(3).normal(size=(8, 3, 3, 3)).astype(np.float32)
+    outcome = least_squares(pruned, [images], show_nothing, plan=plan)
+    assert outcome.unreached == ("wide/kernel",) and set(outcome.repaired) == {"narrow/kernel", "head/kernel"}
+    np.testing.assert_array_equal(find_kernels(pruned.model).read()["wide/kernel"], expected)
+    np.testing.assert_array_equal(outcome.masks["wide/kernel"], pruned.masks["wide/kernel"])
+
+
 def test_it_starts_from_the_dense_network_whatever_came_before():
     model = build()
     (alone, plan), (after, _) = prune(model), prune(model)

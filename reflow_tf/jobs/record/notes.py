@@ -38,7 +38,7 @@ def write_notes(run: Run) -> list[str]:
             unreached = ", ".join(outcome.unreached)
             notes.append(
                 f"{outcome.name} left these layers alone, since no calibration input reached them or it has no rule "
-                f"for how they are used: {unreached}."
+                f"for how they are used or for their size: {unreached}."
             )
     if (emptied := describe_emptied(run.result)) is not None:
         notes.append(emptied)
