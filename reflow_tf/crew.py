@@ -7,6 +7,7 @@ changed, are told to all, once each, before the items that need them.
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -126,9 +127,33 @@ class _Here:
         return enumerate(self._state(items))
 
 
-def find_memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def find_memory(root: pathlib.Path = pathlib.Path("/")) -> int:
+    """Bytes of memory that this process may take: the machine's, or what a container or batch job leaves of it.
+
+    Control groups of either version are asked, this process's own and those above it (`man 7 cgroups`).
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_read_memory_limits(root)])
+
+
+def _read_memory_limits(root: pathlib.Path) -> Iterator[int]:
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:  # not Linux, or hidden
+        return
+    for _, controllers, own in groups:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mounted = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        # In a container the path may be that of the host, where only the topmost folder is to be seen.
+        for group in (mounted / own.strip("/"), *(mounted / own.strip("/")).parents):
+            if not group.is_relative_to(mounted):
+                break
+            with contextlib.suppress(OSError, ValueError):  # no such folder; the word max
+                yield int((group / ("memory.limit_in_bytes" if controllers else "memory.max")).read_text())
 
 
 def count_threads() -> int:

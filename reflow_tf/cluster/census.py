@@ -35,6 +35,7 @@ def make_probe() -> Callable[[], dict[str, Any]]:
     packages = PACKAGES
 
     def probe() -> dict[str, Any]:
+        import contextlib
         import hashlib
         import importlib.metadata
         import importlib.util
@@ -48,7 +49,7 @@ def make_probe() -> Callable[[], dict[str, Any]]:
                 versions[name] = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 versions[name] = None
-        found = importlib.util.find_spec("reflow_tf")
+        found, memory = importlib.util.find_spec("reflow_tf"), 0
         if found is None or found.origin is None:
             versions["reflow_tf"] = None
         else:
@@ -58,7 +59,8 @@ def make_probe() -> Callable[[], dict[str, Any]]:
                 code.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
             version = getattr(importlib.import_module(packages[0]), "__version__", None)
             versions["reflow_tf"] = f"{version} (code {code.hexdigest()[:8]})"
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            with contextlib.suppress(ImportError, AttributeError):  # another version, which is refused for that
+                memory = importlib.import_module("reflow_tf.crew").find_memory()
         cores = len(os.sched_getaffinity(0))
         return {"versions": versions, "machine": platform.node(), "num_cores": cores, "memory": memory}
 

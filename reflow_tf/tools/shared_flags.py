@@ -157,7 +157,7 @@ def define_memory_budget(own: Flags) -> Flag[int | None]:
         _PRUNE.memory_budget,
         "Bytes that least_squares and distill may take, about, however many calibration inputs there are: what does "
         "not fit is computed again, or kept in TMPDIR. It changes the time, never the result. Default: a quarter of "
-        "the machine's memory.",
+        "the memory of the machine or container.",
         flag_values=own,
     )
 
