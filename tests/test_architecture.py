@@ -46,6 +46,7 @@ ROOMS = {
     "native_stderr": Room(0, -1),
     "stopwatch": Room(0, -1),
     "task": Room(0, -1),
+    "user_code": Room(0, -1, beside=("errors", "foreign")),
     "keras_backend": Room(0, -1, beside=("errors", "foreign")),
     "sparsity": Room(0, -1, beside=("errors", "foreign")),
     "targets": Room(1, 0),

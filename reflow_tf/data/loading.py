@@ -17,13 +17,14 @@ from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.data.classes import are_one_each, describe_labels, read_class_names
 from reflow_tf.data.embedded import EmbeddedSource
 from reflow_tf.data.folder import FolderSource
+from reflow_tf.data.function import FunctionSource
 from reflow_tf.data.npz import NpzSource
 from reflow_tf.data.sources import ImageSource, Labels, Place, SourceRequest, pixel_digest, remember
 from reflow_tf.data.split import draw_indices, split_indices
 from reflow_tf.data.tfds import TfdsSource
 from reflow_tf.errors import InputError
 
-SOURCES: tuple[type[ImageSource], ...] = (EmbeddedSource, TfdsSource, NpzSource, FolderSource)
+SOURCES: tuple[type[ImageSource], ...] = (EmbeddedSource, TfdsSource, FunctionSource, NpzSource, FolderSource)
 
 
 def load_sets(
@@ -48,7 +49,7 @@ def load_sets(
       content is also among the others are dropped and counted in `num_dropped`.
 
     Args:
-        data: `fashion_mnist`, a folder, an `.npz`, or `tfds:NAME[:SPLIT]`.
+        data: `fashion_mnist`, a folder, an `.npz`, `tfds:NAME[:SPLIT]` or `python:MODULE:FUNCTION`.
         eval_data: the same, or None.
         preprocessing: what the network wants to see.
         num_classes: length of the network's last axis; None if it is not known.
@@ -129,14 +130,17 @@ def _open(
             if source.labels is not None and not are_one_each(source.labels.shape[1:], positions):
                 raise InputError(
                     f"the network predicts a map of classes, so labels must be {describe_labels(positions)} for each "
-                    f"image: y of an .npz; a network that predicts numbers needs --task=fidelity. Received: {text}, "
-                    f"with one class for each image"
+                    f"image: y of an .npz or of batches; a network that predicts numbers needs --task=fidelity. "
+                    f"Received: {text}, with one class for each image"
                 )
             if not isinstance(preprocessing, AsStored) and preprocessing.size is None:
                 _require_equal_sizes(source)
             return source, source.adapt(preprocessing)
     if not os.path.exists(os.path.expanduser(text)):
-        raise InputError(f"data must be fashion_mnist, tfds:NAME[:SPLIT] or an existing path. Received: {text}")
+        raise InputError(
+            "data must be fashion_mnist, tfds:NAME[:SPLIT], python:MODULE:FUNCTION or an existing path. "
+            f"Received: {text}"
+        )
     raise InputError(f"a data path must be a folder of images or an .npz file. Received: {text}")
 
 
@@ -144,9 +148,10 @@ def _describe_need(wanted: AsStored) -> str:
     """The archive that a network needs which takes no images."""
     if wanted.parts:
         each = ", ".join(f"x_{part.name} {spell_batch(part.shape)}" for part in wanted.parts)
-        return f"the network takes several inputs, so data must be an .npz that holds each of them: {each}"
+        return f"the network takes several inputs, so data must be an .npz or python: batches with each of them: {each}"
     shape = spell_batch(wanted.shape)
-    return f"the network takes no images but inputs of shape {shape}, so data must be an .npz whose x has that shape"
+    needs = f"the network takes no images but inputs of shape {shape}"
+    return f"{needs}, so data must be an .npz or python: batches whose x has that shape"
 
 
 def _split(

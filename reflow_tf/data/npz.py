@@ -1,43 +1,22 @@
-"""Inputs in a NumPy archive: `x` (N, H, W, C), and labels `y` (N,), or (N, *positions) for maps of classes, if any.
+"""A NumPy archive of arrays, see `arrays`, held in memory as it was stored, so that uint8 costs a quarter of float32.
 
-For networks with several inputs, one array for each, `x_NAME` or `x_0`, `x_1` in their order.
-
-For networks that take no images, `x` (N, *shape) has the shape that the network takes. The archive is held in memory as
-it was stored, so uint8 costs a quarter of float32. Images must already have the network's size and channels; only the
-scaling is still applied. Pickled objects are never loaded.
+Pickled objects are never loaded.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from reflow_tf.data.as_stored import AsStored, Part, Preparation, spell_batch
-from reflow_tf.data.classes import are_one_each, check_labels, describe_labels
-from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.data.sources import ImageSource, Labels, SourceRequest
+from reflow_tf.data.arrays import ArraySource, name_arrays
+from reflow_tf.data.sources import SourceRequest
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 
-_CHUNK = 256  # images looked at together for NaN: bounds the temporary memory
 
-
-class NpzSource(ImageSource):
-    """Inputs of one array.
-
-    Attributes:
-        path: the archive, for error messages.
-        images: (N, H, W, C), uint8 or float; for networks that take no images (N, *shape), any real type.
-    """
-
-    only_images = False
-
-    def __init__(self, path: str, images: np.ndarray, labels: np.ndarray | None):
-        self.path = path
-        self.images = images
-        self.labels = labels
+class NpzSource(ArraySource):
+    """The arrays of one archive."""
 
     @classmethod
     def accepts(cls, text: str) -> bool:
@@ -49,76 +28,21 @@ class NpzSource(ImageSource):
         """Loads the archive.
 
         Raises:
-            InputError: if it is no archive of plain arrays; has no `x`; `x` has another rank, size, channels or type
-                than the network needs, or NaN or infinite values; `y` has another length, is not of integers, or holds
-                labels that are no output of the network.
+            InputError: it is no archive of plain arrays, or they do not fit, see `ArraySource.of`.
         """
         path = str(Path(request.text).expanduser())
-        prepared = request.preprocessing
-        if isinstance(prepared, AsStored) and prepared.parts:
-            images, labels = _read_parts(path, prepared.parts)
-            return cls(path, images, _read_labels(labels, len(images), request, path))
-        arrays = _read_arrays(path)
-        images = arrays["x"]
-        if isinstance(prepared, AsStored):
-            _check_samples(images, prepared, path)
-        else:
-            _check_images(images, prepared, path)
-        return cls(path, images, _read_labels(arrays.get("y"), len(images), request, path))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name_of(self, index: int) -> str:
-        return f"x[{index}] of {self.path}"
-
-    def image(self, index: int) -> np.ndarray:
-        return self.images[index]
-
-    def adapt(self, preprocessing: Preparation) -> Preparation:
-        if isinstance(preprocessing, AsStored):
-            return replace(preprocessing, shape=self.images.shape[1:])
-        return replace(preprocessing, size=None)
+        return cls.of(_read_arrays(path, name_arrays(request)), request, path)
 
 
-def _read_parts(path: str, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows of numbers (N, numbers) float32, of `x_NAME` for each input or, in their order, `x_0`, `x_1`; and `y`."""
-    arrays = _read_arrays(path, [f"x_{part.name}" for part in parts] + [f"x_{place}" for place in range(len(parts))])
-    found: list[np.ndarray] = []
-    for place, part in enumerate(parts):
-        array = arrays.get(f"x_{part.name}", arrays.get(f"x_{place}"))
-        if array is None:
-            wanted = ", ".join(f"x_{each.name}" for each in parts)
-            raise InputError(
-                f"an .npz for a network with several inputs must hold each of them: {wanted}. "
-                f"Received: no x_{part.name} and no x_{place} in {path}"
-            )
-        _check_part(array, part, len(found[0]) if found else len(array), path)
-        found.append(array.reshape(len(array), -1).astype(np.float32))
-    return np.concatenate(found, axis=1), arrays.get("y")
-
-
-def _check_part(array: np.ndarray, part: Part, num_samples: int, path: str) -> None:
-    name = f"x_{part.name}"
-    if array.shape != (num_samples, *part.shape):
-        raise InputError(
-            f"{name} must have the shape that the network takes, {spell_batch(part.shape)}, with as many samples as "
-            f"the other inputs. Received: shape {array.shape} in {path}"
-        )
-    _check_samples(array, AsStored(part.shape), path, name)
-    if "int" in part.dtype and not np.array_equal(array, np.rint(array)):
-        raise InputError(f"{name} must hold whole numbers, {part.dtype}. Received: {array.dtype} with others in {path}")
-
-
-def _read_arrays(path: str, others: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Reads `x` and, if there is one, `y`; or in place of `x` arrays of other names, those that there are."""
+def _read_arrays(path: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of these names that the archive holds."""
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise InputError("this is one array without a name, as np.save writes it")
         with archive:
             names = archive.files
-            arrays = {name: archive[name] for name in names if name in ("x", "y", *others)}
+            arrays = {name: archive[name] for name in names if name in wanted}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):  # NumPy hands over the bytes of a member that is none of its own
                 raise InputError(f"{name!r} is no array")
@@ -126,75 +50,6 @@ def _read_arrays(path: str, others: Sequence[str] = ()) -> dict[str, np.ndarray]
         raise InputError(
             f"an .npz must be a readable archive of plain arrays ({say_why(error)}). Received: {path}"
         ) from error
-    if not others and "x" not in arrays:
+    if "x" in wanted and "x" not in arrays:
         raise InputError(f"an .npz must hold the inputs as 'x', and labels as 'y'. Received: {names} in {path}")
     return arrays
-
-
-def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -> None:
-    if images.ndim != 4:
-        raise InputError(
-            f"x must have shape (images, height, width, channels). Received: shape {images.shape} in {path}"
-        )
-    if len(images) == 0:
-        raise InputError(f"x must hold at least one image. Received: shape {images.shape} in {path}")
-    if images.size == 0:
-        raise InputError(f"x must hold images of at least one pixel. Received: shape {images.shape} in {path}")
-    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"x must be uint8 or float. Received: {images.dtype} in {path}")
-    size, channels = preprocessing.size, preprocessing.channels
-    if images.shape[3] != channels or (size is not None and images.shape[1:3] != tuple(size)):
-        wanted = ("any", "any") if size is None else size
-        raise InputError(
-            f"x must already have the network's height {wanted[0]}, width {wanted[1]} and {channels} channels "
-            f"(an .npz is not resized). Received: shape {images.shape} in {path}"
-        )
-    _check_finite(images, path)
-
-
-def _check_samples(samples: np.ndarray, wanted: AsStored, path: str, name: str = "x") -> None:
-    if samples.ndim < 2 or not wanted.fits(samples.shape[1:]):
-        raise InputError(
-            f"{name} must have the shape that the network takes, {spell_batch(wanted.shape)} (it takes no images of "
-            f"height, width and channels, so nothing is resized or scaled). Received: shape {samples.shape} in {path}"
-        )
-    if samples.size == 0:
-        raise InputError(f"{name} must hold at least one sample. Received: shape {samples.shape} in {path}")
-    if samples.dtype.kind not in "biuf":
-        raise InputError(f"{name} must be of real numbers. Received: {samples.dtype} in {path}")
-    _check_finite(samples, path, name)
-
-
-def _check_finite(inputs: np.ndarray, path: str, name: str = "x") -> None:
-    """As float32, which is what the network sees."""
-    if inputs.dtype.kind in "bui":
-        return
-    for start in range(0, len(inputs), _CHUNK):
-        with np.errstate(over="ignore"):
-            chunk = inputs[start : start + _CHUNK].astype(np.float32)
-        finite = np.isfinite(chunk).all(axis=tuple(range(1, inputs.ndim)))
-        if not finite.all():
-            place = f"{name}[{start + finite.argmin()}]"
-            raise InputError(f"{name} must be finite. Received: NaN or infinity in {place} of {path}")
-
-
-def _read_labels(labels: np.ndarray | None, num_images: int, request: SourceRequest, path: str) -> np.ndarray | None:
-    if labels is None or request.labels is Labels.NONE:
-        return None
-    if request.labels is Labels.PERHAPS and labels.dtype.kind not in "bui":
-        return None
-    return _check_y(labels, num_images, request, path)
-
-
-def _check_y(labels: np.ndarray, num_images: int, request: SourceRequest, path: str) -> np.ndarray:
-    if labels.shape[:1] != (num_images,) or not are_one_each(labels.shape[1:], request.positions):
-        otherwise = " (or --task=fidelity, which leaves it alone)" if request.labels is Labels.PERHAPS else ""
-        raise InputError(
-            f"y must hold {describe_labels(request.positions)} for each of the {num_images} "
-            f"{request.preprocessing.unit}s of x{otherwise}. Received: shape {labels.shape} in {path}"
-        )
-    if labels.dtype.kind not in "bui":
-        raise InputError(f"y must hold integer class indices. Received: {labels.dtype} in {path}")
-    if labels.size == num_images:
-        labels = labels.reshape(-1)
-    return check_labels(labels, request.num_classes, f"y of {path}")

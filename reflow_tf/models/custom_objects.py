@@ -1,19 +1,15 @@
 """Layers and functions of the user's own, made known to Keras from a module that the user names.
 
-Importing a module runs it. That happens where a flag names it and never because of what a model file says: the file is
-still read in Keras's safe mode.
+The model file is still read in Keras's safe mode, whatever module is imported.
 """
 
-import importlib
 import inspect
-import os
-import sys
 from types import ModuleType
 
 import keras
 
 from reflow_tf.errors import InputError
-from reflow_tf.foreign import say_why
+from reflow_tf.user_code import import_module
 
 
 def register(source: str) -> None:
@@ -30,7 +26,7 @@ def register(source: str) -> None:
     wanted = [part.strip() for part in listed.split(",")] if colon else []
     if not name.strip() or not all(wanted):
         raise InputError(f"--custom_objects must be MODULE or MODULE:NAME,NAME. Received: {source}")
-    module = _import(name.strip(), source)
+    module = import_module(name.strip(), "--custom_objects", source)
     if not wanted:
         wanted = [key for key, value in vars(module).items() if _is_own(value, module)]
     if not wanted:
@@ -40,17 +36,6 @@ def register(source: str) -> None:
             f"--custom_objects must name classes or functions of {name}, which has no {missing[0]}. Received: {source}"
         )
     keras.saving.get_custom_objects().update({each: getattr(module, each) for each in wanted})
-
-
-def _import(name: str, source: str) -> ModuleType:
-    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(here)
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # whatever the module raises while it runs
-        raise InputError(
-            f"--custom_objects must name a module that Python can import ({say_why(error)}). Received: {source}"
-        ) from error
 
 
 def _is_own(value: object, module: ModuleType) -> bool:

@@ -18,8 +18,9 @@ _ZOO = (
     "resnet8, mobilenet_v1_025, ds_cnn"
 )
 _SOURCES = (
-    "fashion_mnist (embedded{}), a folder of images in class sub-folders, {}an .npz with x (inputs of any kind){}, or "
-    "tfds:NAME[:SPLIT] (needs tensorflow-datasets)."
+    "fashion_mnist (embedded{}), a folder of images in class sub-folders, {}an .npz with x (inputs of any kind){}, "
+    "tfds:NAME[:SPLIT] (needs tensorflow-datasets), or python:MODULE:FUNCTION, a function that yields batches, "
+    "x or (x, y) as in an .npz."
 )
 # What --preprocess=auto means for a file.
 AS_RECORDED = "as the config.json beside the file says, which the pruning tool writes; without one, none"

@@ -1,0 +1,126 @@
+"""Batches that a function of the user's own yields: `python:MODULE:FUNCTION`.
+
+The function is called without arguments and gives something to pass over: a generator, a `tf.data.Dataset`, a list. A
+batch is x, or (x, y) as for `keras.Model.fit`; for a network with several inputs x is a dict of their names, or a list
+in their order. What x and y are is what they are in an `.npz`, see `arrays`.
+
+A random split needs any input at any time, and a generator is passed over once. So batches are copied to temporary
+files, which the operating system removes with the process; nothing of them is held in memory.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from reflow_tf.data.arrays import ArraySource, name_arrays
+from reflow_tf.data.sources import SourceRequest
+from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+from reflow_tf.user_code import find_function
+
+PREFIX = "python:"
+MOST_INPUTS = 10_000_000
+"""Inputs after which a function is taken to go on for ever."""
+
+
+class FunctionSource(ArraySource):
+    """What one function yields."""
+
+    @classmethod
+    def accepts(cls, text: str) -> bool:
+        return text.startswith(PREFIX)
+
+    @classmethod
+    def open(cls, request: SourceRequest) -> Self:
+        """Calls the function and copies its batches.
+
+        Raises:
+            InputError: there is no such function; it fails, yields nothing, no batches, or batches that differ in their
+                arrays, types or shapes, or does not end; they do not fit the network, see `ArraySource.of`; a full
+                disk.
+        """
+        function = find_function(request.text.removeprefix(PREFIX), "data of python:MODULE:FUNCTION")
+        spools: dict[str, _Spool] = {}
+        wanted = name_arrays(request)
+        try:
+            batches = function()
+            if not isinstance(batches, Iterable):
+                raise InputError(f"it must give something to pass over. Received: {type(batches).__name__}")
+            for batch in batches:
+                _copy(_name(batch), wanted, spools)
+        except Exception as error:  # whatever the function raises
+            raise InputError(
+                f"data must be a function that yields batches, x or (x, y) ({say_why(error)}). Received: {request.text}"
+            ) from error
+        if not spools:
+            raise InputError(f"data must yield at least one batch. Received: none from {request.text}")
+        return cls.of({name: spool.read() for name, spool in spools.items()}, request, request.text)
+
+
+def _name(batch: Any) -> dict[str, Any]:
+    """The arrays of a batch by the names that they have in an `.npz`."""
+    x, y = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
+    if isinstance(x, tuple):
+        raise InputError(f"a batch must be x or (x, y), x a list for several inputs. Received: a tuple of {len(x)}")
+    if isinstance(x, Mapping):
+        named = {f"x_{name}": value for name, value in x.items()}
+    elif isinstance(x, list):
+        named = {f"x_{place}": value for place, value in enumerate(x)}
+    else:
+        named = {"x": x}
+    return named if y is None else named | {"y": y}
+
+
+def _copy(named: Mapping[str, Any], wanted: list[str], spools: "dict[str, _Spool]") -> None:
+    arrays = {name: np.asarray(value) for name, value in named.items() if name in wanted}
+    if not arrays.keys() - {"y"}:
+        names = [name for name in wanted if name != "y"]
+        raise InputError(f"a batch must have {' or '.join(names)}. Received: {', '.join(named)}")
+    if spools and arrays.keys() != spools.keys():
+        raise InputError(f"all batches must have {', '.join(spools)}. Received: {', '.join(arrays)}")
+    sizes = {array.shape[:1] for array in arrays.values()}
+    if len(sizes) != 1 or sizes == {()}:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise InputError(f"the arrays of a batch must be of as many inputs each. Received: {shapes}")
+    for name, array in arrays.items():
+        spools.setdefault(name, _Spool(name, array.dtype, array.shape[1:])).append(array)
+
+
+class _Spool:
+    """One array, which grows on disk."""
+
+    def __init__(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]):
+        if dtype.kind not in "biuf":
+            raise InputError(f"{name} must be of real numbers. Received: {dtype}")
+        self._name, self._dtype, self._shape, self._length = name, dtype, shape, 0
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the array that is read from it
+
+    def append(self, array: np.ndarray) -> None:
+        if (array.dtype, array.shape[1:]) != (self._dtype, self._shape):
+            raise InputError(
+                f"{self._name} must be {self._dtype} of shape (n, {', '.join(map(str, self._shape))}) in all batches, "
+                f"as in the first. Received: {array.dtype} of shape {array.shape}"
+            )
+        self._length += len(array)
+        if self._length > MOST_INPUTS:
+            raise InputError(f"it must end. Received: more than {MOST_INPUTS:,} inputs")
+        try:
+            self._file.write(np.ascontiguousarray(array).data)
+        except OSError as error:
+            place = tempfile.gettempdir()
+            raise InputError(
+                f"what it yields must fit on disk, in TMPDIR. Received: {error.strerror} at {place}"
+            ) from error
+
+    def read(self) -> np.ndarray:
+        """All of it, (n, ...), left on disk."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"data must fit on disk, in TMPDIR. Received: {error.strerror}") from error
+        shape = (self._length, *self._shape)
+        if 0 in shape:
+            return np.zeros(shape, self._dtype)
+        return np.memmap(self._file, self._dtype, "r", shape=shape)
