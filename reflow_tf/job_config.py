@@ -37,6 +37,9 @@ class JobConfig:
         accelerator: for the target ethos_u: one of `ACCELERATORS`.
         benchmark: runtimes of `BENCHMARKS` in which the dense and the pruned file are measured side by side.
         cpu: for the runtime aarch64: what is emulated, of `CPUS`.
+        metric: MODULE:FUNCTION, which gives one number for outputs and labels, see `jobs.metric`.
+        max_metric_drop: by how much the file's may lie below the dense model's; without a metric of the user's own it
+            is the mean intersection over union of a map of classes.
         custom_objects: for a model file with layers of the user's own, as `models.custom_objects.register` takes it.
         workers: who leads images through networks: None: this process; a number of processes on this machine; or
             tcp://HOST:PORT, a scheduler of Dask.
@@ -68,6 +71,8 @@ class JobConfig:
     cpu: str = CPUS[-1]
     overwrite: bool = False
     max_accuracy_drop: float | None = None
+    metric: str | None = None
+    max_metric_drop: float | None = None
     flash_budget: int | None = None
     ram_budget: int | None = None
     boards: tuple[str, ...] = ("m4",)
@@ -114,6 +119,7 @@ class JobConfig:
                 f"--ram_budget. Received: neither, with --target={self.target.name}"
             )
         check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
+        check_between("max_metric_drop", self.max_metric_drop, 0)
 
     def _check_io(self) -> None:
         check_choice("io", self.requested_io, IOS)

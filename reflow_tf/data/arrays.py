@@ -2,7 +2,8 @@
 
 For networks with several inputs, one array for each, `x_NAME` or `x_0`, `x_1` in their order. For networks that take no
 images, `x` (N, *shape) has the shape that the network takes. Images must already have the network's size and channels;
-only the scaling is still applied.
+only the scaling is still applied. What a metric of the user's own takes beside outputs is `y`, or `y_NAME` for each
+output, of any kind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ import numpy as np
 from reflow_tf.data.as_stored import AsStored, Part, Preparation, spell_batch
 from reflow_tf.data.classes import are_one_each, check_labels, describe_labels
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.data.sources import ImageSource, Labels, SourceRequest
+from reflow_tf.data.sources import ImageSource, Labels, SourceRequest, Targets
 from reflow_tf.errors import InputError
 
+OF_OUTPUT = "y_"
 _CHUNK = 256  # images looked at together for NaN: bounds the temporary memory
 
 
@@ -30,10 +32,11 @@ class ArraySource(ImageSource):
 
     only_images = False
 
-    def __init__(self, place_name: str, images: np.ndarray, labels: np.ndarray | None):
+    def __init__(self, place_name: str, images: np.ndarray, labels: np.ndarray | None, targets: Targets | None = None):
         self.place_name = place_name
         self.images = images
         self.labels = labels
+        self._targets = targets
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], request: SourceRequest, place_name: str) -> Self:
@@ -57,7 +60,12 @@ class ArraySource(ImageSource):
         else:
             images = arrays["x"]
             _check_images(images, prepared, place_name)
-        return cls(place_name, images, _read_labels(arrays.get("y"), len(images), request, place_name))
+        labels = _read_labels(arrays.get("y"), len(images), request, place_name)
+        return cls(place_name, images, labels, _find_targets(arrays))
+
+    @property
+    def targets(self) -> Targets | None:
+        return self._targets
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,12 +82,22 @@ class ArraySource(ImageSource):
         return replace(preprocessing, size=None)
 
 
-def name_arrays(request: SourceRequest) -> list[str]:
-    """The names of arrays that are looked at; any others are none of ours."""
+def name_inputs(request: SourceRequest) -> list[str]:
+    """The names that arrays of inputs may have."""
     prepared = request.preprocessing
     if not (isinstance(prepared, AsStored) and prepared.parts):
-        return ["x", "y"]
-    return [*(f"x_{part.name}" for part in prepared.parts), *(f"x_{i}" for i in range(len(prepared.parts))), "y"]
+        return ["x"]
+    return [*(f"x_{part.name}" for part in prepared.parts), *(f"x_{place}" for place in range(len(prepared.parts)))]
+
+
+def is_read(name: str, request: SourceRequest) -> bool:
+    """Whether an array of this name is looked at; any others are none of ours."""
+    return name == "y" or name.startswith(OF_OUTPUT) or name in name_inputs(request)
+
+
+def _find_targets(arrays: Mapping[str, np.ndarray]) -> Targets | None:
+    of_outputs = {name[len(OF_OUTPUT) :]: array for name, array in arrays.items() if name.startswith(OF_OUTPUT)}
+    return arrays.get("y", of_outputs or None)
 
 
 def _join_parts(arrays: Mapping[str, np.ndarray], parts: Sequence[Part], path: str) -> np.ndarray:

@@ -7,7 +7,7 @@ many images there are, memory holds the caller's batch, the one decoded ahead, a
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from reflow_tf.crew import count_threads
 from reflow_tf.data.as_stored import Preparation
 from reflow_tf.data.portions import Counted
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.data.sources import ImageSource
+from reflow_tf.data.sources import ImageSource, Targets
 from reflow_tf.data.split import even_batches
 from reflow_tf.errors import InputError
 
@@ -135,6 +135,24 @@ class EvaluationSet(ImageStream):
     def labels(self) -> np.ndarray | None:
         """int64 (N,) or (N, *positions), aligned with the order of iteration; None if the source has no labels."""
         return None if self.source.labels is None else self.source.labels[self.indices]
+
+    @property
+    def targets(self) -> Targets | None:
+        """What the source has beside its inputs, (N, ...) or output -> that, aligned with the order of iteration.
+
+        Raises:
+            InputError: it is not of as many inputs.
+        """
+        found = self.source.targets
+        arrays = {"y": found} if not isinstance(found, Mapping) else {f"y_{name}": y for name, y in found.items()}
+        for name, array in arrays.items():
+            if array is not None and array.shape[:1] != (len(self.source),):
+                raise InputError(
+                    f"{name} must be of as many {self.unit}s as x, {len(self.source)}. Received: shape {array.shape}"
+                )
+        if isinstance(found, Mapping):
+            return {name: array[self.indices] for name, array in found.items()}
+        return None if found is None else found[self.indices]
 
 
 def _finish(batch: np.ndarray, rows: list["Future[None]"]) -> np.ndarray:

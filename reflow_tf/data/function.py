@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from reflow_tf.data.arrays import ArraySource, name_arrays
+from reflow_tf.data.arrays import ArraySource, is_read, name_inputs
 from reflow_tf.data.sources import SourceRequest
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
@@ -43,13 +43,12 @@ class FunctionSource(ArraySource):
         """
         function = find_function(request.text.removeprefix(PREFIX), "data of python:MODULE:FUNCTION")
         spools: dict[str, _Spool] = {}
-        wanted = name_arrays(request)
         try:
             batches = function()
             if not isinstance(batches, Iterable):
                 raise InputError(f"it must give something to pass over. Received: {type(batches).__name__}")
             for batch in batches:
-                _copy(_name(batch), wanted, spools)
+                _copy(_name(batch), request, spools)
         except Exception as error:  # whatever the function raises
             raise InputError(
                 f"data must be a function that yields batches, x or (x, y) ({say_why(error)}). Received: {request.text}"
@@ -64,20 +63,21 @@ def _name(batch: Any) -> dict[str, Any]:
     x, y = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
     if isinstance(x, tuple):
         raise InputError(f"a batch must be x or (x, y), x a list for several inputs. Received: a tuple of {len(x)}")
-    if isinstance(x, Mapping):
-        named = {f"x_{name}": value for name, value in x.items()}
-    elif isinstance(x, list):
-        named = {f"x_{place}": value for place, value in enumerate(x)}
-    else:
-        named = {"x": x}
-    return named if y is None else named | {"y": y}
+    return _name_parts("x", x) | ({} if y is None else _name_parts("y", y))
 
 
-def _copy(named: Mapping[str, Any], wanted: list[str], spools: "dict[str, _Spool]") -> None:
-    arrays = {name: np.asarray(value) for name, value in named.items() if name in wanted}
-    if not arrays.keys() - {"y"}:
-        names = [name for name in wanted if name != "y"]
-        raise InputError(f"a batch must have {' or '.join(names)}. Received: {', '.join(named)}")
+def _name_parts(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {f"{name}_{part}": array for part, array in value.items()}
+    if isinstance(value, list) and np.ndim(value[0] if value else 0):  # and no list of classes
+        return {f"{name}_{place}": array for place, array in enumerate(value)}
+    return {name: value}
+
+
+def _copy(named: Mapping[str, Any], request: SourceRequest, spools: "dict[str, _Spool]") -> None:
+    arrays = {name: np.asarray(value) for name, value in named.items() if is_read(name, request)}
+    if not arrays.keys() & set(inputs := name_inputs(request)):
+        raise InputError(f"a batch must have {' or '.join(inputs)}. Received: {', '.join(named)}")
     if spools and arrays.keys() != spools.keys():
         raise InputError(f"all batches must have {', '.join(spools)}. Received: {', '.join(arrays)}")
     sizes = {array.shape[:1] for array in arrays.values()}

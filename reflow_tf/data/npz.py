@@ -3,13 +3,12 @@
 Pickled objects are never loaded.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from reflow_tf.data.arrays import ArraySource, name_arrays
+from reflow_tf.data.arrays import ArraySource, is_read, name_inputs
 from reflow_tf.data.sources import SourceRequest
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
@@ -31,18 +30,18 @@ class NpzSource(ArraySource):
             InputError: it is no archive of plain arrays, or they do not fit, see `ArraySource.of`.
         """
         path = str(Path(request.text).expanduser())
-        return cls.of(_read_arrays(path, name_arrays(request)), request, path)
+        return cls.of(_read_arrays(path, request), request, path)
 
 
-def _read_arrays(path: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of these names that the archive holds."""
+def _read_arrays(path: str, request: SourceRequest) -> dict[str, np.ndarray]:
+    """Those that the archive holds and somebody looks at."""
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise InputError("this is one array without a name, as np.save writes it")
         with archive:
             names = archive.files
-            arrays = {name: archive[name] for name in names if name in wanted}
+            arrays = {name: archive[name] for name in names if is_read(name, request)}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):  # NumPy hands over the bytes of a member that is none of its own
                 raise InputError(f"{name!r} is no array")
@@ -50,6 +49,6 @@ def _read_arrays(path: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
         raise InputError(
             f"an .npz must be a readable archive of plain arrays ({say_why(error)}). Received: {path}"
         ) from error
-    if "x" in wanted and "x" not in arrays:
+    if name_inputs(request) == ["x"] and "x" not in arrays:
         raise InputError(f"an .npz must hold the inputs as 'x', and labels as 'y'. Received: {names} in {path}")
     return arrays

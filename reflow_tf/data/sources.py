@@ -8,7 +8,7 @@ import enum
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -30,6 +30,10 @@ class Labels(enum.Enum):
     CLASSES = enum.auto()
     PERHAPS = enum.auto()
     NONE = enum.auto()
+
+
+Targets = np.ndarray | Mapping[str, np.ndarray]
+"""(N, ...), or one such array for each output."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class ImageSource(Protocol):
         if self.place is None:
             raise TypeError(f"{type(self).__name__} was not opened from anywhere, so that nobody else can open it")
         return reopen, (self.place, len(self), self.digest(0))
+
+    @property
+    def targets(self) -> "Targets | None":
+        """What there is beside the inputs, of any kind, as a metric of the user's own takes it."""
+        return self.labels
 
     @classmethod
     def accepts(cls, text: str) -> bool:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 
 from reflow_tf.choices import AUTO
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.crew import Crew
+from reflow_tf.crew import ALONE, Crew
 from reflow_tf.errors import InputError
 from reflow_tf.export.half_precision import allows_float16
 from reflow_tf.export.rewriting import rewrite_exact
@@ -27,6 +27,7 @@ from reflow_tf.jobs.evaluation import (
 from reflow_tf.jobs.explanation import explain
 from reflow_tf.jobs.float16_arithmetic import CHECKED_INPUTS, Float16Check, check_float16
 from reflow_tf.jobs.inputs import foresee_task, open_sets
+from reflow_tf.jobs.metric import choose_inputs, measure_metric
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
 from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
@@ -46,6 +47,7 @@ from reflow_tf.pruning import Known, PruneResult, prune, select
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
+from reflow_tf.report.scores import MetricScore
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.target import Verdict
 from reflow_tf.task import Task
@@ -132,7 +134,13 @@ def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
         select(loaded.model, job.prune)  # refused now rather than after the export
     with stage("Opening the data"), stopwatch.timed("open images"):
         calibration, evaluation, task = open_sets(job, loaded, foreseen)
-    return Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES), task)
+    given = Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES), task)
+    if job.max_metric_drop is not None and job.metric is None and not given.has_label_maps:
+        raise InputError(
+            f"--max_metric_drop needs --metric, or a map of classes with labels, whose mean IoU it limits. "
+            f"Received: --max_metric_drop={job.max_metric_drop:g} alone"
+        )
+    return given
 
 
 def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, known: Dense | None = None) -> Dense:
@@ -154,8 +162,12 @@ def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, known: Dense | N
             floats = file.content
         else:
             floats = _export(job, given, given.loaded.model, storage="dense", quantize="none").content
+    metric = None
+    if job.metric is not None:  # now, for what is wrong with it is to be known before the long work
+        with stopwatch.timed("evaluate files"):
+            metric = _measure_metric(job, given, {"dense": OpenedFile(floats, "litert")})["dense"]
     expected = foreseen.rewritten if job.requested_rewrite == "exact" else foreseen.as_given
-    return Dense(file, floats, foreseen.as_given, expected, known.ranked if known else None)
+    return Dense(file, floats, foreseen.as_given, expected, known.ranked if known else None, metric)
 
 
 def _export_pruned(
@@ -218,6 +230,7 @@ def _measure(
     runtime = OpenedFile(exported.content, job.target.runtime)
     with stopwatch.timed("evaluate files"):
         ranked, distance = _score(job, given, dense, runtime, crew)
+        metrics = _score_by_metric(job, given, dense, result, runtime, crew)
     with stage("Comparing Keras and the file"), stopwatch.timed("parity"):
         looked_into = given.evaluation.select(given.looked_into)
         outputs = undo_scales(result.report.signals["repaired"].outputs, result.report.scales, runtime.output_sizes)
@@ -229,7 +242,7 @@ def _measure(
         with stage("Measuring flash and RAM"), stopwatch.timed("footprint"):
             files = microcontroller.Files(exported, dense.file, first_images(given.evaluation))
             footprint = microcontroller.measure(job, files)
-    return Measured(verdict, mask_checks, ranked, distance, parity, benchmarks, footprint)
+    return Measured(verdict, mask_checks, ranked, distance, metrics, parity, benchmarks, footprint)
 
 
 def _score(
@@ -246,6 +259,30 @@ def _score(
     num_classes = require_classifier(given.loaded.num_classes, job.model)
     ranked = rank_files(runtimes | {"file": runtime}, most, given.evaluation, num_classes, show_progress, crew=crew)
     return ranked if dense.ranked is None else {"dense": dense.ranked} | ranked, None
+
+
+def _score_by_metric(
+    job: JobConfig, given: Given, dense: Dense, result: PruneResult, runtime: OpenedFile, crew: Crew
+) -> dict[str, MetricScore]:
+    """What --metric makes of the dense and the repaired model, in float32, and of the file; {} without one."""
+    if dense.metric is None:
+        return {}
+    runners = {"file": runtime}
+    if job.requested_quantize != "none":
+        runners["repaired"] = OpenedFile(
+            _export(job, given, result.model, storage="dense", quantize="none").content, "litert"
+        )
+    found = _measure_metric(job, given, runners, crew)
+    return {"dense": dense.metric, "repaired": found.get("repaired", found["file"]), "file": found["file"]}
+
+
+def _measure_metric(
+    job: JobConfig, given: Given, runners: Mapping[str, OpenedFile], crew: Crew = ALONE
+) -> dict[str, MetricScore]:
+    assert job.metric is not None
+    sizes = next(iter(runners.values())).output_sizes
+    images = choose_inputs(given.evaluation, sizes, MOST_IN_TFLM if job.target.runtime == "tflm" else None)
+    return measure_metric(job.metric, runners, images, given.loaded.model, show_progress, crew=crew)
 
 
 def _open_folder(job: JobConfig) -> OutputFolder:

@@ -141,6 +141,24 @@ def rank_files(
     return {name: Ranked(positions[name], found) for name, found in _run(work, progress, crew, description).items()}
 
 
+def collect_outputs(
+    runners: Mapping[str, Runner],
+    images: EvaluationSet,
+    progress: Progress,
+    *,
+    crew: Crew = ALONE,
+    description: str = "Evaluating the files",
+) -> dict[str, np.ndarray]:
+    """All outputs of files, (n, *output) each, in one pass; else as `rank_files`.
+
+    Raises:
+        InputError: an output is NaN or infinite.
+    """
+    positions = {name: np.arange(len(images)) for name in runners}
+    work = Running(runners, positions, images, _keep_batch)
+    return _run(work, progress, crew, description)
+
+
 def compare_files(
     runners: Mapping[str, Runner],
     dense: Runner,
@@ -161,6 +179,11 @@ def compare_files(
 
 def _rank_batch(num_classes: int, outputs: np.ndarray, _: np.ndarray | None) -> np.ndarray:
     return rank_outputs([outputs], num_classes)
+
+
+def _keep_batch(outputs: np.ndarray, _: np.ndarray | None) -> np.ndarray:
+    require_finite(outputs)
+    return outputs
 
 
 def _compare_batch(sizes: tuple[int, ...], outputs: np.ndarray, dense: np.ndarray | None) -> np.ndarray:

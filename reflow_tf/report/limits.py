@@ -1,6 +1,7 @@
 """Whether the limits that the user set were kept, in sentences."""
 
 from reflow_tf.report.document import Report
+from reflow_tf.report.measures import STAGES
 from reflow_tf.report.wording import count, points, significant, size
 
 # So many of the largest tensors are named where a file is too large.
@@ -15,6 +16,23 @@ def gate_sentence(report: Report) -> str | None:
     allowed = f"a drop of {significant(gate['max_accuracy_drop'])} is allowed"
     outcome = "passed" if gate["passed"] else "missed"
     return f"The accuracy gate was {outcome}: the file is at {points(-gate['drop_points'])} against dense, {allowed}."
+
+
+def metric_sentence(report: Report) -> str | None:
+    """What --metric, or the mean IoU, makes of the stages, and whether its gate was passed; None without either."""
+    metric = report["metric"]
+    if metric is None:
+        return None
+    stages = " → ".join(
+        f"{stage} {significant(metric['stages'][stage]['value'], 4)}" for stage in STAGES if metric["stages"][stage]
+    )
+    bounds = metric["stages"]["file"]["interval"]
+    within = f" (95 % interval {significant(bounds[0], 3)} to {significant(bounds[1], 3)})" if bounds else ""
+    gate = ""
+    if metric["passed"] is not None:
+        outcome = "passed" if metric["passed"] else "missed"
+        gate = f" --max_metric_drop={metric['max_metric_drop']:g} was {outcome}: the file lost {metric['drop']:.4g}."
+    return f"By {metric['name']}: {stages}{within}.{gate}"
 
 
 def budget_sentence(report: Report) -> str | None:

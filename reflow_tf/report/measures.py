@@ -19,6 +19,9 @@ class Measure(NamedTuple):
     score: str
 
 
+STAGES = ("dense", "pruned", "repaired", "file")
+"""What is scored, in their order."""
+
 MEASURES = {
     "accuracy": Measure("top-1 accuracy", "Accuracy", "top-1", "top-1"),
     "agreement": Measure("agreement with the dense model", "Agreement with the dense model", "agreement", "agreement"),

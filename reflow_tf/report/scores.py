@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.report.interval import mean_interval, ratio_interval, wilson_interval
+from reflow_tf.report.interval import mean_interval, ratio_interval, student_quantile, wilson_interval
 
 # With 5 classes or fewer, the right one is always among the best 5.
 _FEWEST_CLASSES_FOR_TOP5 = 6
@@ -82,6 +82,58 @@ def score_accuracy(ranked: np.ndarray, labels: np.ndarray, num_classes: int) -> 
 def score_agreement(ranked: np.ndarray, reference: np.ndarray) -> Score:
     """Share of inputs to which both give the same best class; both (n, *positions, up to 5) int, best class first."""
     return _score(ranked[..., 0] == reference[..., 0], None)
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricScore:
+    """One number, of which more is better.
+
+    Attributes:
+        value: of all inputs together.
+        interval: 95 % interval of it over inputs; None where nothing is known of how they differ.
+        n: number of inputs.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    n: int
+
+
+def score_iou(ranked: np.ndarray, labels: np.ndarray, num_classes: int) -> MetricScore:
+    """Mean intersection over union of maps of classes, over the classes that are in the labels or predicted.
+
+    Of a class, positions of all inputs together are counted, as PASCAL VOC and Cityscapes do. The interval is Student's
+    with the error of the jackknife over inputs: positions of one are not independent of each other.
+
+    Args:
+        ranked: (n, *positions, up to 5) int, best class first.
+        labels: (n, *positions) int.
+        num_classes: number of classes of the model.
+
+    Source:
+        Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, IJCV 2015; the jackknife: Efron
+        & Stein, The jackknife estimate of variance, Annals of Statistics 1981.
+    """
+    predicted = ranked[..., 0].reshape(len(ranked), -1)
+    right = labels.reshape(predicted.shape)
+    both, either = (np.zeros((len(ranked), num_classes)) for _ in range(2))
+    for row, (own, true) in enumerate(zip(predicted, right, strict=True)):
+        counts = [np.bincount(classes, minlength=num_classes) for classes in (own, true, true[own == true])]
+        both[row], either[row] = counts[2], counts[0] + counts[1] - counts[2]
+    value = float(_mean_ratio(both.sum(axis=0), either.sum(axis=0)))
+    if len(ranked) < 2:
+        return MetricScore(value, None, len(ranked))
+    without = _mean_ratio(both.sum(axis=0) - both, either.sum(axis=0) - either)
+    error = math.sqrt((len(ranked) - 1) / len(ranked) * float(np.square(without - without.mean()).sum()))
+    half = student_quantile(0.975, len(ranked) - 1) * error
+    return MetricScore(value, (max(0.0, value - half), min(1.0, value + half)), len(ranked))
+
+
+def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """Of (..., classes), over the classes that there are."""
+    there = wholes > 0
+    ratios = np.divide(parts, wholes, out=np.zeros_like(parts), where=there)
+    return np.asarray(ratios.sum(axis=-1) / np.maximum(there.sum(axis=-1), 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from reflow_tf.report import device, nouns
 from reflow_tf.report.document import Report
-from reflow_tf.report.measures import MEASURES, bounds_of, find_measure, share_of
+from reflow_tf.report.measures import MEASURES, STAGES, bounds_of, find_measure, share_of
 from reflow_tf.report.wording import (
     SAME_SIZE,
     SPACE,
@@ -40,7 +40,7 @@ def steps(report: Report) -> list[Step]:
     scores = report[find_measure(report)]
     return [
         Step(name, share_of(score), bounds_of(score), score.get("top5"), score["n"], score["drop_points"])
-        for name, score in ((name, scores[name]) for name in ("dense", "pruned", "repaired", "file") if name in scores)
+        for name, score in ((name, scores[name]) for name in STAGES if name in scores)
     ]
 
 

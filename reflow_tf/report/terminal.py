@@ -130,6 +130,8 @@ def _named_facts(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "" if index else "repair", sentence, ""
     if (advice := story.advice(report)) is not None:
         yield "", advice, "bold yellow"
+    if (metric := limits.metric_sentence(report)) is not None:
+        yield "metric", metric, "bold red" if report["metric"]["passed"] is False else ""
     if (outputs := story.outputs_sentence(report)) is not None:
         yield "outputs", outputs, ""
     yield "size", f"{size(sizes['dense_file'])} dense → {size(sizes['file'])}; with gzip {size(sizes['gzip'])}", ""

@@ -226,6 +226,21 @@ MAX_ACCURACY_DROP = flags.DEFINE_float(
     "--task=fidelity: its relative error in %. Beyond it the results are still written, and the exit code is 3.",
     flag_values=FLAGS,
 )
+METRIC = flags.DEFINE_string(
+    "metric",
+    None,
+    "MODULE:FUNCTION, a function of yours: called with all outputs of the evaluation inputs, (n, ...) or a dict of the "
+    "names of several outputs, and their labels, y or a dict of y_NAME as in the data, or None, it gives one number; "
+    "more is better. The dense model, the repaired one and the file are scored by it.",
+    flag_values=FLAGS,
+)
+MAX_METRIC_DROP = flags.DEFINE_float(
+    "max_metric_drop",
+    None,
+    "How far the file's --metric may lie below the dense model's, in its own units; for a labelled map of classes "
+    "without --metric, the mean IoU in [0, 1]. Beyond it the results are still written, and the exit code is 3.",
+    flag_values=FLAGS,
+)
 
 
 def read_config() -> JobConfig:
@@ -261,6 +276,8 @@ def read_config() -> JobConfig:
         export_batch_size=EXPORT_BATCH_SIZE.value,
         overwrite=OVERWRITE.value,
         max_accuracy_drop=MAX_ACCURACY_DROP.value,
+        metric=METRIC.value,
+        max_metric_drop=MAX_METRIC_DROP.value,
         flash_budget=FLASH_BUDGET.value,
         ram_budget=RAM_BUDGET.value,
         boards=tuple(BOARDS.value),
@@ -308,6 +325,8 @@ def prune(job: JobConfig, command: Sequence[str]) -> int:
     if report["gate"]["passed"] is False:
         drop, limit = report["gate"]["drop_points"], report["gate"]["max_accuracy_drop"]
         unmet.append(f"the file lost {drop:.2f} points; --max_accuracy_drop allows {limit:g}")
+    if (metric := limits.metric_sentence(report)) is not None and report["metric"]["passed"] is False:
+        unmet.append(metric.replace(SPACE, " "))
     if (budget := limits.budget_sentence(report)) is not None and report["budget"]["passed"] is False:
         unmet.append(budget.replace(SPACE, " "))
     unmet += [sentence.replace(SPACE, " ") for sentence in device.differences(report) + device.misses(report)]
@@ -325,8 +344,8 @@ def main(argv: list[str] | None = None) -> int:
         __doc__,
         FLAGS,
         argv,
-        unmet="the file missed --max_accuracy_drop or a budget (size, speed, flash, RAM), or a microcontroller "
-        "computes something else with it",
+        unmet="the file missed --max_accuracy_drop, --max_metric_drop or a budget (size, speed, flash, RAM), or a "
+        "microcontroller computes something else with it",
     )
 
 

@@ -51,6 +51,10 @@ def test_images_are_counted(segmentation, tmp_path):
 def test_labels_are_a_map(segmentation, tmp_path):
     report = run(segmentation, segmentation / "labelled.npz", tmp_path / "out")
     dense, file = report["accuracy"]["dense"], report["accuracy"]["file"]
+    metric = report["metric"]
+    assert metric["name"] == "mean IoU" and metric["stages"]["dense"]["value"] == 1.0
+    assert 0 < metric["stages"]["file"]["value"] < file["top1"] and metric["passed"] is None
+    assert metric["drop"] == pytest.approx(1 - metric["stages"]["file"]["value"])
     same = {"top1": 1.0, "top5": None, "n": 12, "top1_interval": [1.0, 1.0], "drop_points": 0.0, "positions": 64}
     assert dense == same
     assert 0 < file["top1"] < 1

@@ -170,6 +170,7 @@ def sample_report(
         "accuracy": scores if labelled and has_classes else None,
         "agreement": None if labelled or not has_classes else agreement,
         "fidelity": None if has_classes else FIDELITY,
+        "metric": None,
         "sparsity": {
             "requested": None if budget else sparsity,
             "before": before,

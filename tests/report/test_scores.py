@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflow_tf.errors import InputError
-from reflow_tf.report.interval import mean_interval, wilson_interval
+from reflow_tf.report.interval import mean_interval, student_quantile, wilson_interval
 from reflow_tf.report.scores import (
     Parity,
     Score,
@@ -13,6 +13,7 @@ from reflow_tf.report.scores import (
     score_accuracy,
     score_agreement,
     score_fidelity,
+    score_iou,
 )
 
 RANKED = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [5, 4, 3, 2, 1], [2, 3, 4, 5, 0]])
@@ -138,3 +139,34 @@ def test_outputs_that_are_the_dense_ones_or_nothing():
 def test_numbers_are_compared_whatever_their_shape():
     found = compare_numbers(np.array([[[1.0], [2.0]]]), np.array([[1.5, 2.0]]))
     assert (found.n, found.max_abs, found.mean_abs, found.top1_agreement) == (1, 0.5, 0.25, None)
+
+
+def iou_by_hand(predicted, right, num_classes):
+    ratios = []
+    for c in range(num_classes):
+        both, either = np.sum((predicted == c) & (right == c)), np.sum((predicted == c) | (right == c))
+        if either:
+            ratios.append(both / either)
+    return sum(ratios) / len(ratios)
+
+
+def test_mean_iou_of_a_table_by_hand():
+    predicted, right = np.array([[[0, 0], [1, 1]], [[1, 1], [1, 1]]]), np.array([[[0, 1], [1, 1]], [[1, 1], [1, 0]]])
+    score = score_iou(predicted[..., None], right, 4)  # classes 2 and 3 are nowhere: they do not count
+    assert score.value == pytest.approx((1 / 3 + 5 / 7) / 2) and score.n == 2
+
+
+@given(st.integers(2, 6), st.integers(2, 5), st.integers(0, 2**32 - 1))
+def test_mean_iou_counts_positions_of_all_inputs_and_its_interval_is_the_jackknifes(n, num_classes, seed):
+    rng = np.random.default_rng(seed)
+    predicted, right = rng.integers(0, num_classes, (2, n, 3, 2))
+    score = score_iou(predicted[..., None], right, num_classes)
+    assert score.value == pytest.approx(iou_by_hand(predicted, right, num_classes))
+    left = [iou_by_hand(np.delete(predicted, i, 0), np.delete(right, i, 0), num_classes) for i in range(n)]
+    error = np.sqrt((n - 1) / n * np.sum((left - np.mean(left)) ** 2))
+    half = student_quantile(0.975, n - 1) * error
+    assert score.interval == pytest.approx((max(0, score.value - half), min(1, score.value + half)))
+
+
+def test_one_map_says_nothing_of_others():
+    assert score_iou(np.zeros((1, 2, 2, 1), int), np.zeros((1, 2, 2), int), 2).interval is None

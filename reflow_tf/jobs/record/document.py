@@ -23,6 +23,7 @@ from reflow_tf.jobs.record.device import (
 from reflow_tf.jobs.record.notes import write_notes
 from reflow_tf.jobs.record.outcome import (
     describe_gate,
+    describe_metric,
     describe_narrowing,
     describe_repair,
     describe_scores,
@@ -52,6 +53,7 @@ def describe(run: Run) -> Report:
         "model": describe_model(run),
         "data": describe_data(run),
         **scores,
+        "metric": describe_metric(run),
         "sparsity": describe_sparsity(run),
         "narrowing": describe_narrowing(run),
         "signal": describe_signal(run),

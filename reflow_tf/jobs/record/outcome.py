@@ -10,8 +10,8 @@ from reflow_tf.jobs.record.run import Run, plain
 from reflow_tf.jobs.scoring import Ranked, measure_distances, sum_by_output
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import Choice
-from reflow_tf.report.measures import MEASURES
-from reflow_tf.report.scores import Score, score_accuracy, score_agreement, score_fidelity
+from reflow_tf.report.measures import MEASURES, STAGES
+from reflow_tf.report.scores import MetricScore, Score, score_accuracy, score_agreement, score_fidelity, score_iou
 from reflow_tf.signal import VERDICT_RULE, LayerRatio, Signal, compare_signals, has_collapsed
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import count_zeros
@@ -118,6 +118,33 @@ def describe_gate(limit: float | None, score: dict[str, Any]) -> dict[str, Any]:
         "n": score["n"],
         "passed": None if limit is None else bool(drop <= limit + 1e-9),
     }
+
+
+def describe_metric(run: Run) -> dict[str, Any] | None:
+    """What --metric makes of each stage; without one the mean IoU of labelled maps, and None of anything else."""
+    if run.job.metric is not None:
+        name, scores = run.job.metric, dict(run.measured.metrics)
+        dense = scores["dense"]
+    elif run.given.has_label_maps:
+        name, stages = "mean IoU", _stages(run)
+        scores = {stage: _score_iou(run, found) for stage, found in stages.items()}
+        dense = _score_iou(run, stages["dense"].at(stages["file"].positions))
+    else:
+        return None
+    limit, drop = run.job.max_metric_drop, dense.value - scores["file"].value
+    return {
+        "name": name,
+        "stages": {stage: plain(scores[stage]) if stage in scores else None for stage in STAGES},
+        "drop": drop,
+        "max_metric_drop": limit,
+        "passed": None if limit is None else bool(drop <= limit + 1e-9),
+    }
+
+
+def _score_iou(run: Run, found: Ranked) -> MetricScore:
+    labels, num_classes = run.given.evaluation.labels, run.result.report.signals["dense"].num_classes
+    assert labels is not None
+    return score_iou(found.classes, labels[found.positions], num_classes)
 
 
 def requested_sparsity(run: Run) -> float | None:

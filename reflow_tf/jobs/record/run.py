@@ -16,7 +16,7 @@ from reflow_tf.jobs.microcontroller import Footprint
 from reflow_tf.jobs.scoring import Distances, Ranked
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.pruning import PruneResult
-from reflow_tf.report.scores import Parity
+from reflow_tf.report.scores import MetricScore, Parity
 from reflow_tf.targets.target import Verdict
 from reflow_tf.task import Task
 
@@ -43,6 +43,11 @@ class Given:
             return "fidelity"
         return "agreement" if self.evaluation.labels is None else "accuracy"
 
+    @property
+    def has_label_maps(self) -> bool:
+        """Whether each input has a map of classes, and labels for it."""
+        return self.measure == "accuracy" and self.evaluation.labels is not None and self.evaluation.labels.ndim > 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
@@ -54,6 +59,7 @@ class Dense:
         verdict: the target's, on the file.
         expected: the same after the rewriting that the job asks for.
         ranked: which classes the float32 file names for the evaluation images, where that is known already.
+        metric: what --metric makes of that, if there is one.
     """
 
     file: ExportedFile
@@ -61,6 +67,7 @@ class Dense:
     verdict: Verdict
     expected: Verdict
     ranked: Ranked | None = None
+    metric: MetricScore | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Measured:
         mask_checks: each mask against the bytes.
         ranked: which classes the dense float32 file and the file name, under 'dense' and 'file'; {} for numbers.
         distance: how far the numbers of the file are from those of the dense float32 file; None for classes.
+        metrics: what --metric makes of 'dense', 'repaired' and 'file'; {} without one.
         parity: Keras against the file.
         benchmarks: runtime as --benchmark spells it -> dense file and file, measured side by side; or why they could
             not be.
@@ -82,6 +90,7 @@ class Measured:
     mask_checks: Sequence[MaskCheck]
     ranked: Mapping[str, Ranked]
     distance: Distances | None
+    metrics: Mapping[str, MetricScore]
     parity: Parity
     benchmarks: Mapping[str, Benchmark | str]
     footprint: Footprint | None

@@ -1,0 +1,94 @@
+"""A metric of the user's own: MODULE:FUNCTION, called with outputs and labels, which gives one number.
+
+The function sees all evaluation inputs at once, as a mean average precision needs them: outputs (n, *output), or a dict
+of the names of several outputs; labels as they are in the data, or a dict of `y_NAME`, or None where there are none. It
+is called with the dense model's outputs before the long work, so that what is wrong with it is told at once.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.crew import ALONE, Crew
+from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
+from reflow_tf.jobs.scoring import Runner, collect_outputs, spread
+from reflow_tf.models.inference import infer_all
+from reflow_tf.repair.contract import Progress
+from reflow_tf.report.scores import MetricScore
+from reflow_tf.user_code import find_function
+
+MOST_BYTES = 1 << 31
+"""Of the outputs of one file: of larger ones, evenly spread inputs are scored."""
+
+
+def choose_inputs(images: EvaluationSet, sizes: Sequence[int], most: int | None = None) -> EvaluationSet:
+    """Those whose outputs, of these numbers each, fit into MOST_BYTES, and at most so many."""
+    fitting = max(1, MOST_BYTES // (4 * sum(sizes)))
+    return images.select(spread(len(images), min(fitting, most or len(images))))
+
+
+def measure_metric(
+    text: str,
+    runners: Mapping[str, Runner],
+    images: EvaluationSet,
+    model: keras.Model,
+    progress: Progress,
+    *,
+    crew: Crew = ALONE,
+) -> dict[str, MetricScore]:
+    """What the function makes of each file.
+
+    Args:
+        text: 'MODULE:FUNCTION'.
+        runners: name -> the file in what runs it.
+        images: to score on, few enough for all outputs to be held, see `choose_inputs`.
+        model: that the files are of, which knows the names and shapes of outputs.
+        progress: wraps the pass.
+        crew: who runs them.
+
+    Raises:
+        InputError: there is no such function, it fails, or gives no finite number.
+    """
+    function = find_function(text, "--metric")
+    labels = images.targets
+    found = collect_outputs(runners, images, progress, crew=crew, description=f"Scoring by {text}")
+    (first,) = images.select(np.array([0]))
+    shapes = [tuple(output.shape[1:]) for output in infer_all(model, tf.convert_to_tensor(first))]
+    names = model.output_names if len(shapes) > 1 else [None]
+    return {
+        name: MetricScore(
+            _call(text, function, _split_outputs(rows, dict(zip(names, shapes, strict=True))), labels),
+            None,
+            len(images),
+        )
+        for name, rows in found.items()
+    }
+
+
+def _call(text: str, function: Callable[..., Any], outputs: object, labels: object) -> float:
+    try:
+        value = float(function(outputs, labels))
+    except Exception as error:  # whatever the function raises
+        raise InputError(
+            f"--metric must give one number for (outputs, labels) ({say_why(error)}). Received: {text}"
+        ) from error
+    if not math.isfinite(value):
+        raise InputError(f"--metric must give a finite number. Received: {value} from {text}")
+    return value
+
+
+def _split_outputs(
+    rows: np.ndarray, shapes: Mapping[str | None, tuple[int, ...]]
+) -> np.ndarray | dict[str | None, np.ndarray]:
+    """Of several outputs, each in its own shape under its name."""
+    parts = np.split(
+        rows.reshape(len(rows), -1), np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1], axis=1
+    )
+    found = {name: part.reshape(len(rows), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return found if len(found) > 1 else next(iter(found.values()))
