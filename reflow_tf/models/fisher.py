@@ -1,14 +1,13 @@
 """The block Fisher of a model's kernels, the mean of g g^T over samples for blocks of neighbouring weights; and the
 Fisher of what their layers give.
 
-Of kernels, g is the gradient of the log-likelihood of one sample at inference. There are no labels: the class is the
-model's own prediction, the argmax, which makes this neither the empirical Fisher of the true labels nor the exact one;
-for a model that is mostly right it is near the former, as WoodFisher (arXiv 2004.14340) uses it.
-
-Of outputs it is the exact Fisher, drawn: with weights u over the classes for which E u u^T = diag p - p p^T, g is the
-gradient of u^T log p. Every class is in it, of a confident network, too, whose likeliest class has next to no gradient.
-MobileNetV2, single weights at 70 %, 500 images, 1,000 others: 61.1 % of them classed as by the dense network with it,
-59.3 % with the likeliest class alone.
+It is the exact Fisher, drawn, and takes no labels: with weights u over the classes for which E u u^T = diag p - p p^T,
+g is the gradient of u^T log p of one sample at inference. Every class is in it, of a confident network, too, whose
+likeliest class has next to no gradient: nor have true labels of images that it was trained on, with which WoodFisher
+(arXiv 2004.14340) takes the empirical Fisher. ResNet-20 at 70 %, blocks of 50, 500 images to calibrate, top-1 of 500
+test images, magnitude alone 72.0: magnitude+woodfisher 73.4 with the likeliest class alone, 80.6 with all drawn,
+magnitude+chita 80.6 and 84.0. Of outputs, MobileNetV2, single weights at 70 %, 500 images, 1,000 others: 59.3 % and
+61.1 % of them classed as by the dense network.
 
 Outputs that are not negative and sum to 1 are taken for probabilities, any others for logits. Numbers that name no
 class are taken for the means of normal distributions of one width: the Fisher is J^T J, drawn with E u u^T = 1.
@@ -300,11 +299,6 @@ def _watched_call(layer: keras.Layer, outputs: list[tf.Tensor], tape: tf.Gradien
     return call
 
 
-def _log_likelihood(outputs: tf.Tensor, probabilities: bool) -> tf.Tensor:
-    """Of the classes that the model itself finds likeliest, summed over samples."""
-    return tf.reduce_sum(tf.reduce_max(_log_probabilities(outputs, probabilities), axis=-1))
-
-
 def _log_probabilities(outputs: tf.Tensor, probabilities: bool) -> tf.Tensor:
     return tf.math.log(tf.maximum(outputs, 1e-30)) if probabilities else tf.nn.log_softmax(outputs)
 
@@ -341,7 +335,7 @@ def _take_in(sums: dict[str, np.ndarray], pending: dict[str, list[np.ndarray]], 
 def _each_gradient(
     model: keras.Model, variables: Sequence[keras.Variable], batches: Iterable[np.ndarray], task: Task
 ) -> Iterable[list[np.ndarray | None]]:
-    """The gradients of the log-likelihood of each sample, one array a variable, None where there is no dependence."""
+    """The drawn gradients of each sample, one array a variable, None where there is no dependence."""
     by_shape: dict[tuple[int, ...], Gradients] = {}
     draws = itertools.count()
     for batch in batches:
@@ -364,10 +358,7 @@ def _make_gradients(
         with tf.GradientTape(watch_accessed_variables=False) as tape, reading(zip(variables, values, strict=True)):
             tape.watch(values)  # frozen layers have a Fisher too
             outputs = read(infer(model, inputs))
-            if read.task is Task.FIDELITY:  # at its own mean a normal distribution has no gradient
-                likelihood = _draw_score(outputs, read.task, probabilities, draw)
-            else:
-                likelihood = _log_likelihood(outputs, probabilities)
-        return tape.gradient(likelihood, values)
+            score = _draw_score(outputs, read.task, probabilities, draw)
+        return tape.gradient(score, values)
 
     return tf.function(differentiate, autograph=False)

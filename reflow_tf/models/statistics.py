@@ -14,8 +14,14 @@ from reflow_tf.models import fisher, gram
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.task import Task
 
-BLOCK_SIZE = 50
-"""Weights in a block of the Fisher, so many numbers for each weight (Kurtic et al., arXiv 2203.07259, take as many)."""
+MOST_IN_BLOCK = 128
+"""Weights in a block of the Fisher, so many numbers for each weight; fewer where all would pass LIMIT_BYTES.
+
+ResNet-20 at 70 %, damped by 0.01, 500 images to calibrate, top-1 on 1,500 other training images (dense 99.8, magnitude
+75.8): magnitude+woodfisher 85.9 with 50, 89.8 with 128; magnitude+chita 88.6 and 91.6. With 500, 2 points more on 500
+test images, in ten times the time. Kurtic et al. (arXiv 2203.07259) take 50.
+"""
+LEAST_IN_BLOCK = 16
 
 LIMIT_BYTES = 4 << 30
 """Most memory that the statistics of one model may take."""
@@ -32,7 +38,7 @@ def gather(
     names: Iterable[str],
     batches: Iterable[np.ndarray],
     *,
-    block_size: int = BLOCK_SIZE,
+    block_size: int | None = None,
     task: Task = Task.CLASSIFICATION,
 ) -> Gathered:
     """Statistics of the model as it is, at inference, in one pass over the batches for each name.
@@ -43,7 +49,7 @@ def gather(
         names: of NAMES. "input_gram": (groups, d, d) float64, see `gram`; "fisher_blocks": (blocks, B, B) float32, see
             `fisher`.
         batches: float arrays (n, ...), of any sizes.
-        block_size: B, the number of weights in a block of the Fisher.
+        block_size: B, the number of weights in a block of the Fisher; None: see MOST_IN_BLOCK.
         task: what the model's outputs are taken for.
 
     Returns:
@@ -57,6 +63,7 @@ def gather(
     names = frozenset(names)
     if names - NAMES:
         raise InputError(f"Statistics must be of {', '.join(sorted(NAMES))}. Received: {', '.join(sorted(names))}")
+    block_size = _choose_block_size(specs) if block_size is None else block_size
     _check_memory(model, specs, names, block_size)
     found: Gathered = {spec.path: {} for spec in specs}
     if "input_gram" in names:
@@ -64,6 +71,11 @@ def gather(
     if "fisher_blocks" in names:
         _add(found, "fisher_blocks", fisher.gather(model, specs, batches, block_size, task))
     return found
+
+
+def _choose_block_size(specs: Sequence[LayerSpec]) -> int:
+    fitting = LIMIT_BYTES // (4 * max(1, sum(spec.num_weights for spec in specs)))
+    return max(LEAST_IN_BLOCK, min(MOST_IN_BLOCK, fitting))
 
 
 def _add(found: Gathered, name: str, statistics: Mapping[str, np.ndarray]) -> None:

@@ -58,7 +58,7 @@ def woodfisher(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
     """
     blocks = read_statistic(statistics, "fisher_blocks")
     rows = quadratic.split_blocks(kernel, blocks).astype(np.float64)
-    damping = quadratic.find_damping(blocks)
+    damping = quadratic.find_damping("fisher_blocks", blocks)
     for part in quadratic.cut(len(blocks), blocks[0].size):
         inverses = np.linalg.inv(quadratic.damp(blocks[part], damping))
         rows[part] = np.square(rows[part]) / (2 * np.einsum("bii->bi", inverses))
@@ -93,7 +93,7 @@ def obs(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
     gram = read_statistic(statistics, "input_gram")
     rows = quadratic.split_groups(kernel, gram)
     num_blocks = math.ceil(rows.shape[2] / find_obs_width(kernel.size, rows.shape[2]))
-    damping = quadratic.find_damping(gram)
+    damping = quadratic.find_damping("input_gram", gram)
     scores = np.empty(rows.shape, np.float32)
     for inputs in np.array_split(np.arange(rows.shape[2]), num_blocks):
         inverses = np.linalg.inv(quadratic.damp(gram[:, inputs[:, None], inputs], damping))

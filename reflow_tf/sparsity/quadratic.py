@@ -2,7 +2,7 @@
 
 Two kinds stand for what a change of a kernel costs: the *block Fisher*, one matrix for every B consecutive weights, and
 the *Gram* of a layer's inputs, one matrix for all outputs of a group. Either is estimated from few samples and may be
-singular, so each gets DAMPING times its mean diagonal on the diagonal, as GPTQ has it (Frantar et al., arXiv
+singular, so each gets a share of its mean diagonal on the diagonal, as GPTQ has it (Frantar et al., arXiv
 2210.17323, section 3); that also keeps weights that no sample speaks of where they were.
 """
 
@@ -12,7 +12,12 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 
-DAMPING = 0.01
+DAMPING: Mapping[str, float] = {"input_gram": 0.01, "fisher_blocks": 0.1}
+"""Name of the statistic -> that share. To a Gram an input gives a sample a position of the layer, to a Fisher one.
+
+ResNet-20 at 70 %, blocks of 128, 500 images to calibrate, top-1 on 1,500 other training images (dense 99.8, magnitude
+75.8): magnitude+woodfisher 86.1 with 0.001, 89.8 with 0.01, 92.3 with 0.1, 91.3 with 0.3.
+"""
 _CHUNK = 1 << 22  # numbers that one step over many small matrices holds at a time: 32 MB of float64
 
 
@@ -76,9 +81,9 @@ def split_groups(array: np.ndarray, gram: np.ndarray) -> np.ndarray:
     return array.reshape(groups, outputs // groups, inputs)
 
 
-def find_damping(matrices: np.ndarray) -> float:
-    """What is added to the diagonals: DAMPING times the mean diagonal of all the layer's matrices; 1 if that is 0."""
-    return DAMPING * float(np.einsum("bii->bi", matrices).mean(dtype=np.float64)) or 1.0
+def find_damping(name: str, matrices: np.ndarray) -> float:
+    """What is added to the diagonals: DAMPING of the mean diagonal of all the layer's matrices; 1 if that is 0."""
+    return DAMPING[name] * float(np.einsum("bii->bi", matrices).mean(dtype=np.float64)) or 1.0
 
 
 def damp(matrices: np.ndarray, damping: float) -> np.ndarray:
@@ -92,10 +97,10 @@ def cut(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, count, step))
 
 
-def measure(matrices: np.ndarray, moves: np.ndarray) -> float:
+def measure(name: str, matrices: np.ndarray, moves: np.ndarray) -> float:
     """1/2 times the sum of m^T H m over matrices (n, d, d) and moves of theirs, (n, d) or (n, rows, d); damped."""
     rows = moves.reshape(len(matrices), -1, matrices.shape[-1]).astype(np.float64)
-    damping = find_damping(matrices)
+    damping = find_damping(name, matrices)
     parts = cut(len(matrices), matrices[0].size)
     return 0.5 * sum(float(np.sum((rows[part] @ damp(matrices[part], damping)) * rows[part])) for part in parts)
 
@@ -124,7 +129,7 @@ def minimize_each(matrices: np.ndarray, targets: np.ndarray, kept: np.ndarray) -
 
 def minimize_blocks(blocks: np.ndarray, targets: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """`minimize_each` for the damped blocks of a Fisher, (blocks, B, B); takes as much memory as a part of them."""
-    damping = find_damping(blocks)
+    damping = find_damping("fisher_blocks", blocks)
     result = np.empty(targets.shape)
     for part in cut(len(blocks), blocks[0].size):
         result[part] = minimize_each(damp(blocks[part], damping), targets[part], kept[part])

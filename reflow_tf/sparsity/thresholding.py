@@ -90,7 +90,7 @@ class _Problem:
 
     def __init__(self, kernel: np.ndarray, blocks: np.ndarray):
         self._blocks = blocks
-        self._damping = quadratic.find_damping(blocks)
+        self._damping = quadratic.find_damping("fisher_blocks", blocks)
         self._targets = quadratic.split_blocks(kernel, blocks).astype(np.float64)
         self.bounds = np.abs(blocks).sum(axis=2, dtype=np.float64) + self._damping
 

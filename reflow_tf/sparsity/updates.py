@@ -34,7 +34,7 @@ def obs(kernel: np.ndarray, mask: np.ndarray, statistics: Statistics) -> np.ndar
     What exact OBS (Frantar & Alistarh, arXiv 2208.11580) arrives at for a given mask, in one step.
     """
     gram = read_statistic(statistics, "input_gram")
-    damped = quadratic.damp(gram, quadratic.find_damping(gram))
+    damped = quadratic.damp(gram, quadratic.find_damping("input_gram", gram))
     groups = zip(damped, quadratic.split_groups(kernel, gram), quadratic.split_groups(mask, gram), strict=True)
     weights = np.stack([quadratic.minimize_rows(*group) for group in groups])
     return weights.reshape(kernel.shape).astype(kernel.dtype)

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from reflow_tf.errors import InputError
@@ -29,16 +30,22 @@ def softmax(logits):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def draw(probabilities):
+    """What is drawn for the first inputs: u (n, classes) with E u u^T = diag p - p p^T."""
+    noise = [tf.random.stateless_normal((1, probabilities.shape[1]), seed=[0, i])[0] for i in range(len(probabilities))]
+    parts = np.sqrt(probabilities) * np.array(noise)
+    return parts - probabilities * parts.sum(axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize("activation", ["softmax", None])
 def test_a_linear_classifier_has_the_gradients_of_the_textbook(activation):
-    """d log p_c / dW = (onehot(c) - p) x^T with c the argmax, whether it gives probabilities or logits; 21 samples."""
+    """d u^T log p / dW = u x^T for u that sum to 0, whether it gives probabilities or logits; 21 samples."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation=activation, trainable=False, name="d")])
     (spec,), found = gather(model, INPUTS[:19], INPUTS[19:])
     kernel, bias = (v.numpy() for v in model.layers[0].variables)
     probabilities = softmax(INPUTS @ kernel + bias)
-    errors = np.eye(3)[probabilities.argmax(axis=1)] - probabilities
-    gradients = np.einsum("no,ni->noi", errors, INPUTS).reshape(21, 15)  # canonical: (output, input)
+    gradients = np.einsum("no,ni->noi", draw(probabilities), INPUTS).reshape(21, 15)  # canonical: (output, input)
     assert found[spec.path].shape == (4, 4, 4) and found[spec.path].dtype == np.float32
     np.testing.assert_allclose(found[spec.path], blocks_of(gradients, 4), rtol=1e-4, atol=1e-7)
 
@@ -62,7 +69,7 @@ class Branching(keras.Model):
         return self.head(self.memory(self.inner(x[..., None], training=training)))
 
 
-def test_against_differences_of_the_log_likelihood():
+def test_against_differences_of_what_is_drawn():
     keras.utils.set_random_seed(1)
     model = Branching()
     model(INPUTS)
@@ -70,12 +77,12 @@ def test_against_differences_of_the_log_likelihood():
     specs, found = gather(model, inputs, block_size=6)
     assert "unused/kernel" in {spec.path for spec in specs} and "unused/kernel" not in found
     assert len(found) == len(specs) - 1
-    chosen = model(inputs).numpy().argmax(axis=1)
+    weights = draw(softmax(model(inputs).numpy().astype(float)))
 
     infer = compile_inference(model)
 
-    def likelihood():
-        return np.log(softmax(infer(inputs).numpy().astype(float)))[range(3), chosen]
+    def score():
+        return np.sum(weights * np.log(softmax(infer(inputs).numpy().astype(float))), axis=1)
 
     kernels = find_kernels(model)
     for spec in specs:
@@ -89,7 +96,7 @@ def test_against_differences_of_the_log_likelihood():
                 moved = values.copy().ravel()
                 moved[index] += step
                 variable.assign(moved.reshape(values.shape))
-                ends.append(likelihood())
+                ends.append(score())
             gradients.append((ends[0] - ends[1]) / 2e-2)
         variable.assign(values)
         gradients = np.array(gradients).T.reshape(3, *values.shape)
@@ -112,6 +119,20 @@ def exact_fisher(logits, weights):
     p = softmax(logits.astype(float))
     of_logits = np.einsum("nc,cd->ncd", p, np.eye(p.shape[1])) - p[:, :, None] * p[:, None]
     return np.einsum("nhc,ncd,nkd->hk", weights, of_logits, weights) / len(p)
+
+
+def test_the_fisher_of_a_kernel_is_the_exact_one_over_many_inputs_of_a_confident_network():
+    """E (diag p - p p^T) kron x x^T; the likeliest class alone would have hardly any of it."""
+    keras.utils.set_random_seed(4)
+    head = layers.Dense(3, use_bias=False, name="head")
+    model = keras.Sequential([keras.Input((2,)), head])
+    head.kernel.assign(6 * head.kernel)
+    inputs = np.random.default_rng(1).normal(size=(3000, 2)).astype(np.float32)
+    (spec,), found = gather(model, inputs, block_size=6)
+    p = softmax(inputs @ head.kernel.numpy())
+    of_logits = np.einsum("nc,cd->ncd", p, np.eye(3)) - p[:, :, None] * p[:, None]
+    exact = np.einsum("ncd,ni,nj->cidj", of_logits, inputs, inputs).reshape(6, 6) / len(p)
+    np.testing.assert_allclose(found[spec.path][0], exact, atol=0.1 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])

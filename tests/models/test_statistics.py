@@ -6,7 +6,7 @@ from keras import layers
 from reflow_tf.errors import InputError
 from reflow_tf.models import statistics
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.statistics import NAMES, gather
+from reflow_tf.models.statistics import LEAST_IN_BLOCK, MOST_IN_BLOCK, NAMES, gather
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.criteria import NEEDS as CRITERION_NEEDS
 from reflow_tf.sparsity.updates import NEEDS, UPDATES
@@ -69,7 +69,24 @@ def test_unknown_names_block_sizes_and_too_much_memory_are_told(model, monkeypat
     monkeypatch.setattr(statistics, "LIMIT_BYTES", sizes["input_gram"] - 1)
     with pytest.raises(InputError, match="input_gram of all the prunable kernels"):
         gather(model, specs, ["input_gram"], [IMAGES])
-    for name in NAMES:
-        monkeypatch.setattr(statistics, "LIMIT_BYTES", sizes[name] // 2)
+    for name, limit in (("input_gram", sizes["input_gram"] // 2), ("fisher_blocks", 4 * LEAST_IN_BLOCK)):
+        monkeypatch.setattr(statistics, "LIMIT_BYTES", limit)
         with pytest.raises(InputError, match=rf"{name} of all the prunable kernels.*--prunable.*Received: 4 kernels"):
             gather(model, specs, [name], [IMAGES])
+
+
+def test_blocks_of_the_fisher_are_as_wide_as_memory_allows(model, monkeypatch):
+    specs = find_kernels(model).specs
+    num_weights = sum(spec.num_weights for spec in specs)
+    for limit, expected in (
+        (statistics.LIMIT_BYTES, MOST_IN_BLOCK),
+        (4 * 40 * num_weights, 40),
+        (4 * 2 * num_weights, 0),
+    ):
+        monkeypatch.setattr(statistics, "LIMIT_BYTES", limit)
+        if not expected:
+            with pytest.raises(InputError, match="must fit into"):
+                gather(model, specs, ["fisher_blocks"], [IMAGES])
+        else:
+            found = gather(model, specs, ["fisher_blocks"], [IMAGES])
+            assert {each["fisher_blocks"].shape[-1] for each in found.values() if each} == {expected}

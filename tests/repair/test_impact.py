@@ -71,7 +71,7 @@ def costs_of(pruned, name):
         found = gather(model, [spec for spec in kernels.specs if spec.path in PRUNED], [need], BATCHES)
     split = quadratic.split_groups if name == "obs" else quadratic.split_blocks
     return {
-        path: quadratic.measure(matrices[need], split(now[path].astype(float) - dense[path], matrices[need]))
+        path: quadratic.measure(need, matrices[need], split(now[path].astype(float) - dense[path], matrices[need]))
         for path, matrices in found.items()
     }
 

@@ -67,7 +67,7 @@ def test_fisher_and_woodfisher_against_what_a_weight_costs_alone():
     kernel = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     blocks = STATISTICS["fisher_blocks"]
     flat, scores = kernel.ravel().astype(float), criteria.woodfisher(kernel, STATISTICS).ravel()
-    damped = quadratic.damp(blocks, quadratic.find_damping(blocks))
+    damped = quadratic.damp(blocks, quadratic.find_damping("fisher_blocks", blocks))
     for index in (0, 7, 47):
         block, inside = divmod(index, 5)
         others = [i for i in range(5) if i != inside]
@@ -103,7 +103,7 @@ def test_obs_follows_exhaustive_elimination():
     kernel = rng.normal(size=(4, 1, 1, 6)).astype(np.float32)
     gram = make_statistics(24, 5, 2, 6, seed=3)["input_gram"]
     scores = criteria.obs(kernel, {"input_gram": gram}).reshape(4, 6)
-    damping = quadratic.find_damping(gram)
+    damping = quadratic.find_damping("input_gram", gram)
     for row in range(4):
         matrix, target = gram[row // 2] + damping * np.eye(6), kernel[row].ravel().astype(float)
         order, before, highest = [], 0.0, 0.0

@@ -26,7 +26,7 @@ def make_problem(seed, shape=(2, 1, 1, 8), width=6, rank=4):
 def cost_of(kernel, mask, statistics):
     blocks = statistics["fisher_blocks"]
     moves = woodfisher(kernel, mask, statistics).astype(float) - kernel
-    return quadratic.measure(blocks, quadratic.split_blocks(moves, blocks))
+    return quadratic.measure("fisher_blocks", blocks, quadratic.split_blocks(moves, blocks))
 
 
 @settings(max_examples=40)

@@ -33,7 +33,7 @@ def rows_of(array, name, statistics):
 
 def loss_of(kernel, dense, name, statistics):
     (need,) = NEEDS[name]
-    return quadratic.measure(statistics[need], rows_of(kernel.astype(float) - dense, name, statistics))
+    return quadratic.measure(need, statistics[need], rows_of(kernel.astype(float) - dense, name, statistics))
 
 
 problems = st.builds(make_problem, st.integers(0, 10**6), st.floats(0, 1))
@@ -42,9 +42,11 @@ both = pytest.mark.parametrize("name", list(UPDATES))
 
 def test_the_measure_by_hand():
     matrices = np.array([[[2.0, 1.0], [1.0, 2.0]], [[4.0, 0.0], [0.0, 0.0]]])
-    damping = quadratic.DAMPING * 2
+    damping = quadratic.DAMPING["input_gram"] * 2
     moves = np.array([[1.0, -1.0], [0.5, 2.0]])
-    assert quadratic.measure(matrices, moves) == pytest.approx(0.5 * (2 + 2 * damping + 1 + 4.25 * damping))
+    assert quadratic.measure("input_gram", matrices, moves) == pytest.approx(
+        0.5 * (2 + 2 * damping + 1 + 4.25 * damping)
+    )
 
 
 @both
@@ -68,7 +70,7 @@ def test_the_gradient_is_zero_at_every_kept_weight(name, problem):
     (need,) = NEEDS[name]
     updated = UPDATES[name](kernel, mask, statistics).astype(float)
     moves = rows_of(updated - kernel, name, statistics)
-    matrices = quadratic.damp(statistics[need], quadratic.find_damping(statistics[need]))
+    matrices = quadratic.damp(statistics[need], quadratic.find_damping(need, statistics[need]))
     gradients = moves @ matrices
     rounding = np.finfo(np.float32).eps * rows_of(np.abs(updated), name, statistics)
     scale = (1e-6 * np.abs(moves) + rounding) @ np.abs(matrices) + 1e-12
@@ -82,7 +84,7 @@ def test_against_a_brute_force_minimum(name):
     (need,) = NEEDS[name]
     moves = rows_of(np.where(mask, 0, -kernel).astype(float), name, statistics).copy()
     kept = rows_of(mask, name, statistics)
-    matrices = quadratic.damp(statistics[need], quadratic.find_damping(statistics[need]))
+    matrices = quadratic.damp(statistics[need], quadratic.find_damping(need, statistics[need]))
     for _ in range(20000):
         for i in range(moves.shape[-1]):
             step = np.einsum("bri,bi->br", moves, matrices[:, i]) / matrices[:, i, i][:, None]
@@ -109,7 +111,7 @@ def test_two_equal_inputs_hand_over_what_one_loses():
     kernel = np.array([[1.0, 2.0]], np.float32)
     gram = np.ones((1, 2, 2))
     updated = UPDATES["obs"](kernel, np.array([[True, False]]), {"input_gram": gram})
-    np.testing.assert_allclose(updated, [[1 + 2 / (1 + quadratic.DAMPING), 0]], rtol=1e-6)
+    np.testing.assert_allclose(updated, [[1 + 2 / (1 + quadratic.DAMPING["input_gram"]), 0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("density", [0.2, 0.8])
