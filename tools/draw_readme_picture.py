@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 
 from absl import app, flags
 from markupsafe import Markup
-from paper import MARGIN, stand_alone
 
 from reflow_tf.report import charts, document, story, svg
 from reflow_tf.report.document import Report
+from reflow_tf.report.standalone import MARGIN, stand_alone
 from reflow_tf.report.wording import percent
 
 FLAGS = flags.FLAGS

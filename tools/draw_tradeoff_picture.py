@@ -14,9 +14,9 @@ from typing import Any
 
 from absl import app, flags
 from markupsafe import Markup
-from paper import MARGIN, stand_alone
 
 from reflow_tf.report import svg
+from reflow_tf.report.standalone import MARGIN, stand_alone
 from reflow_tf.report.wording import percent
 
 FLAGS = flags.FLAGS

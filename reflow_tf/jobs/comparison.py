@@ -34,7 +34,7 @@ from reflow_tf.pruning import select
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, read_weights, show_nothing
 from reflow_tf.repair.impact import READS
-from reflow_tf.report import comparison
+from reflow_tf.report import comparison, figures
 from reflow_tf.report.comparison import BASELINE, VERSION, Document
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import show_progress, stage
@@ -48,6 +48,8 @@ from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.plan import keep_zeros, make_plan
 
 JSON, PAGE = "compare.json", "compare.html"
+DRAWN = {name: f"{name}.{'csv' if figure.draw is None else 'svg'}" for name, figure in figures.FIGURES.items()}
+"""Name of a figure -> its file."""
 
 Scores = Mapping[str, np.ndarray]
 
@@ -64,11 +66,15 @@ class Outcome:
         score: accuracy; without labels, agreement with the dense model.
         variance_ratio: how much of the dense model's variance the last batch norm keeps; None without one.
         effective_classes: of the predictions, see `signal.Signal`.
+        ratios: how much every batch norm keeps, in the order of execution; None where the dense model has none.
+        histogram: how often each class is predicted.
     """
 
     score: Score
     variance_ratio: float | None
     effective_classes: float
+    ratios: tuple[float | None, ...] = ()
+    histogram: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +134,9 @@ class Bench:
         self._scores, self._statistics = study_kernels(self._model, specs, criteria, read, calibration, progress)
 
     @property
-    def dense(self) -> Score:
-        """The dense model's score."""
-        return self._score(self._signal)
+    def dense(self) -> Outcome:
+        """How the dense model does."""
+        return self._describe(self._signal)
 
     def measure(self, config: PruneConfig) -> Cell:
         """Prunes and repairs as the configuration says, its repairs being what comes before REFLOW.
@@ -163,10 +169,12 @@ class Bench:
         return Cell(alone, self._look(), recalibrates, statements, seconds)
 
     def _look(self) -> Outcome:
-        signal = measure_signal(self._model, self._evaluation)
-        ratios = [layer.ratio for layer in compare_signals(signal, self._signal)]
-        ratio = ratios[-1] if ratios else None
-        return Outcome(self._score(signal), ratio, signal.effective_classes)
+        return self._describe(measure_signal(self._model, self._evaluation))
+
+    def _describe(self, signal: Signal) -> Outcome:
+        ratios = tuple(layer.ratio for layer in compare_signals(signal, self._signal))
+        histogram = tuple(signal.predicted.tolist())
+        return Outcome(self._score(signal), ratios[-1] if ratios else None, signal.effective_classes, ratios, histogram)
 
     def _score(self, signal: Signal) -> Score:
         if self._labels is None:
@@ -204,7 +212,13 @@ def study_kernels(
     return scores, statistics
 
 
-def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence[float], version: str) -> Document:
+def run(
+    job: JobConfig,
+    methods: Mapping[str, PruneConfig],
+    sparsities: Sequence[float],
+    version: str,
+    figure: str | None = None,
+) -> Document:
     """Measures every method at every sparsity that the output folder does not hold yet; progress on standard error.
 
     The folder holds compare.json and compare.html. Methods and sparsities may differ from run to run: what is there
@@ -216,6 +230,7 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
             others are compared with it.
         sparsities: in [0, 1).
         version: of this package.
+        figure: of `report.figures.FIGURES`: is written as a file of its own as well.
 
     Returns:
         What compare.json holds.
@@ -223,11 +238,20 @@ def run(job: JobConfig, methods: Mapping[str, PruneConfig], sparsities: Sequence
     Raises:
         InputError: something given cannot be used, or the folder holds a comparison with other settings.
     """
-    folder = open_folder(job, (JSON, PAGE))
+    folder = open_folder(job, (JSON, PAGE, *DRAWN.values()))
     keras.utils.set_random_seed(job.seed)
     address = Address.of(job.model, **job.model_options)
     with open_crew(job.workers, job.threads_per_worker, address) as crew:
-        return _run(job, methods, sparsities, version, folder, crew)
+        document = _run(job, methods, sparsities, version, folder, crew)
+    if figure is not None:
+        write_texts(folder.path, {DRAWN[figure]: _draw(document, figure)})
+    return document
+
+
+def _draw(document: Document, figure: str) -> str:
+    if figures.FIGURES[figure].draw is None:
+        return figures.render_csv(document)
+    return figures.render_svg(document, figure, str(document["settings"]["model"]))
 
 
 def _run(
@@ -262,7 +286,7 @@ def _run(
 
 @dataclasses.dataclass(frozen=True)
 class Comparing:
-    """The cells as a `crew.Work`: for a configuration, the dense model's score and the cell.
+    """The cells as a `crew.Work`: for a configuration, how the dense model does, and the cell.
 
     Attributes:
         carried: the dense model.
@@ -287,7 +311,7 @@ class _Cells(State):
     def __init__(self, bench: Bench):
         self._bench = bench
 
-    def __call__(self, items: Iterable[PruneConfig]) -> Iterator[tuple[Score, Cell]]:
+    def __call__(self, items: Iterable[PruneConfig]) -> Iterator[tuple[Outcome, Cell]]:
         for config in items:
             yield self._bench.dense, self._bench.measure(config)
 
@@ -308,13 +332,19 @@ def _measure(
         (name, sparsity), config = todo[position], configs[position]
         about = {"method": name, "criterion": config.criterion, "repair": config.requested_repair, "sparsity": sparsity}
         cells[position] = about | describe_cell(cell)
-        document["dense"] = dataclasses.asdict(dense)
+        document["dense"] = describe_outcome(dense)
         document["cells"] = before + [cells[place] for place in sorted(cells)]  # not in the order of being done
         comparison.add_gains(document)
-        write_texts(folder, {JSON: to_json(document), PAGE: comparison.render(document)})
+        write_texts(folder, {JSON: to_json(document), PAGE: _render(document)})
 
 
-def _show(site: Site, configs: Sequence[PruneConfig], names: Sequence[str]) -> Iterator[tuple[int, tuple[Score, Cell]]]:
+def _render(document: Document) -> str:
+    return comparison.render(document, figures.for_page(document))
+
+
+def _show(
+    site: Site, configs: Sequence[PruneConfig], names: Sequence[str]
+) -> Iterator[tuple[int, tuple[Outcome, Cell]]]:
     """What is found, while somebody sees how much is done, and what is being done where that is one cell at a time."""
     found = iter(site.map_as_done(configs))
     for number, name in enumerate(names, start=1):
@@ -325,11 +355,14 @@ def _show(site: Site, configs: Sequence[PruneConfig], names: Sequence[str]) -> I
 
 def describe_cell(cell: Cell) -> dict[str, Any]:
     """The cell as plain JSON."""
-    described = dataclasses.asdict(cell)
-    for state in comparison.STATES:
-        score = described[state].pop("score")
-        described[state] = score | described[state]
-    return described
+    return dataclasses.asdict(cell) | {state: describe_outcome(getattr(cell, state)) for state in comparison.STATES}
+
+
+def describe_outcome(outcome: Outcome) -> dict[str, Any]:
+    """The same of one model."""
+    described = dataclasses.asdict(outcome)
+    score: dict[str, Any] = described.pop("score")
+    return score | described
 
 
 def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: EvaluationSet) -> Document:

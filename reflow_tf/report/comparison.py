@@ -18,7 +18,7 @@ from reflow_tf.report.wording import count, interval, percent, plural, points, s
 Document = dict[str, Any]
 """Plain JSON: version, settings, data, dense (a score), cells."""
 
-VERSION = 2
+VERSION = 3
 BASELINE = "magnitude"
 STATES = ("alone", "reflow")
 _TITLES = {"alone": "alone", "reflow": "with REFLOW"}
@@ -60,15 +60,15 @@ def measure(document: Document) -> str:
 
 def format_table(document: Document) -> list[str]:
     """The lines that a person reads: the scores alone, with REFLOW, and in the mean."""
-    dense, columns = document["dense"], _sparsities(document)
+    dense, columns = document["dense"], list_sparsities(document)
     lines = [
         f"{measure(document)} in %, and points gained over plain magnitude pruning; dense {100 * dense['top1']:.1f} %, "
         f"n = {count(dense['n'])}"
     ]
     for state in STATES:
         lines += ["", f"{_TITLES[state]:<22}" + "".join(f"{f'{sparsity:.4g}':>14}" for sparsity in columns)]
-        for method in _methods(document):
-            cells = (_find(document, method, sparsity) for sparsity in columns)
+        for method in list_methods(document):
+            cells = (find_cell(document, method, sparsity) for sparsity in columns)
             lines.append(f"{method:<22}" + "".join(_format_cell(cell, state) for cell in cells))
     if rows := summarize(document):
         heading = SummaryRow("mean gain in points", *(_TITLES[state] for state in STATES))
@@ -86,8 +86,8 @@ def _format_cell(cell: dict[str, Any] | None, state: str) -> str:
 
 def summarize(document: Document) -> list[SummaryRow]:
     """Each kind of method in one row, over the sparsities at which every method was measured; none: no rows."""
-    methods = _methods(document)
-    common = [s for s in _sparsities(document) if all(_find(document, method, s) for method in methods)]
+    methods = list_methods(document)
+    common = [s for s in list_sparsities(document) if all(find_cell(document, method, s) for method in methods)]
     if not common or BASELINE not in methods:
         return []
     rows = []
@@ -100,7 +100,7 @@ def summarize(document: Document) -> list[SummaryRow]:
 
 def _range(document: Document, methods: Sequence[str], sparsities: Sequence[float], state: str) -> str:
     def mean_gain(method: str) -> float:
-        cells = [_find(document, method, sparsity) for sparsity in sparsities]
+        cells = [find_cell(document, method, sparsity) for sparsity in sparsities]
         return sum(cell[state]["gain_points"] for cell in cells if cell) / len(cells)
 
     gains = sorted((mean_gain(method), method) for method in methods)
@@ -117,23 +117,25 @@ def _kind(document: Document, method: str) -> str:
     return _KINDS[0] if method == BASELINE else _KINDS[1]
 
 
-def _methods(document: Document) -> list[str]:
+def list_methods(document: Document) -> list[str]:
     """Kind by kind, within a kind as they were measured."""
     names = dict.fromkeys(cell["method"] for cell in document["cells"])
     return sorted(names, key=lambda name: _KINDS.index(_kind(document, name)))
 
 
-def _sparsities(document: Document) -> list[float]:
+def list_sparsities(document: Document) -> list[float]:
+    """Of all cells, rising."""
     return sorted({cell["sparsity"] for cell in document["cells"]})
 
 
-def _find(document: Document, method: str, sparsity: float) -> dict[str, Any] | None:
+def find_cell(document: Document, method: str, sparsity: float) -> dict[str, Any] | None:
+    """The cell of a method at a sparsity; None where it is not measured."""
     found = (cell for cell in document["cells"] if (cell["method"], cell["sparsity"]) == (method, sparsity))
     return next(found, None)
 
 
-def render(document: Document) -> str:
-    """The page as HTML text that needs nothing but itself."""
+def render(document: Document, figures: Sequence[Markup] = ()) -> str:
+    """The page as HTML text that needs nothing but itself, with sections that `report.figures` drew."""
     settings, data, dense = (document[name] for name in ("settings", "data", "dense"))
     unit = data["unit"]
     given = ((name, value) for name, value in settings.items() if value is not None)
@@ -152,6 +154,7 @@ def render(document: Document) -> str:
         element("header", element("h1", title), element("p", lead, class_="lead")),
         element("section", element("h2", "In the mean"), _summary_table(document)),
         element("section", element("h2", "Every cell"), element("figure", _figures(document), _caption(caption))),
+        *figures,
         element("section", element("h2", "In numbers"), _cells_table(document)),
         element("section", element("h2", "Settings"), table(given, class_="plain")),
     ]
@@ -176,9 +179,9 @@ def _cells_table(document: Document) -> Markup:
     )
     ordered = (
         cell
-        for sparsity in _sparsities(document)
-        for method in _methods(document)
-        if (cell := _find(document, method, sparsity))
+        for sparsity in list_sparsities(document)
+        for method in list_methods(document)
+        if (cell := find_cell(document, method, sparsity))
     )
     rows = (
         (
@@ -203,7 +206,7 @@ def _bounds(score: dict[str, Any]) -> str:
 
 def _figures(document: Document) -> Markup:
     """The same picture for a wide page and for a phone; the style sheet shows one of them."""
-    label = f"{measure(document)} of {len(_methods(document))} methods, alone and with REFLOW."
+    label = f"{measure(document)} of {len(list_methods(document))} methods, alone and with REFLOW."
     pictures = []
     for width, columns, class_ in ((WIDE, 2, "wide"), (NARROW, 1, "narrow")):
         height, children = _draw(document, width, columns)
@@ -213,7 +216,7 @@ def _figures(document: Document) -> Markup:
 
 def _draw(document: Document, width: float, columns: int) -> tuple[float, list[Markup]]:
     """A panel for each sparsity, in which every method has a row."""
-    sparsities, methods = _sparsities(document), _methods(document)
+    sparsities, methods = list_sparsities(document), list_methods(document)
     kinds = len({_kind(document, method) for method in methods})
     panel_width = (width - 44 * (columns - 1)) / columns
     panel_height = 34 + _ROW * len(methods) + _GAP * (kinds - 1) + 44
@@ -225,7 +228,7 @@ def _draw(document: Document, width: float, columns: int) -> tuple[float, list[M
 
 
 def _draw_panel(document: Document, sparsity: float, left: float, top: float, width: float) -> Iterator[Markup]:
-    methods = _methods(document)
+    methods = list_methods(document)
     kinds = [_kind(document, method) for method in methods]
     places = [
         top + 42 + _ROW * index + _GAP * len(set(kinds[: index + 1]) - {kinds[0]}) for index in range(len(methods))
@@ -240,7 +243,7 @@ def _draw_panel(document: Document, sparsity: float, left: float, top: float, wi
     yield svg.line(x(document["dense"]["top1"]), top + 28, x(document["dense"]["top1"]), bottom, "reference")
     for method, y in zip(methods, places, strict=True):
         yield svg.text(x(0) - 8, y + 4, method, "tick", "end")
-        if cell := _find(document, method, sparsity):
+        if cell := find_cell(document, method, sparsity):
             yield from _draw_cell(cell, x, y)
 
 

@@ -23,6 +23,8 @@ from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.report.comparison import BASELINE, format_table
+from reflow_tf.report.figures import FIGURES
+from reflow_tf.report.figures import SPARSITIES as FIGURE_SPARSITIES
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.plan import check_sparsity
@@ -73,6 +75,18 @@ ALLOCATION = flags.DEFINE_string(
     f"How the zeros are shared out over layers, by magnitude whatever the criterion: {', '.join(ALLOCATIONS)}.",
     flag_values=FLAGS,
 )
+PRESET = flags.DEFINE_enum(
+    "preset",
+    None,
+    list(FIGURES),
+    "A figure of the REFLOW paper: measures its methods at its sparsities ("
+    + ", ".join(map("{:g}".format, FIGURE_SPARSITIES))
+    + ") on every kernel (--target=storage --allocation=global, unless you say otherwise), and writes it as a file "
+    "of its own: "
+    + "; ".join(f"{name}: {figure.title}" for name, figure in FIGURES.items())
+    + ". Figures of one --output_dir share what they measure.",
+    flag_values=FLAGS,
+)
 PRUNABLE = define_prunable(FLAGS)
 TARGET = define_target(FLAGS)
 MEMORY_BUDGET = define_memory_budget(FLAGS)
@@ -93,24 +107,30 @@ class Comparison:
     job: JobConfig
     methods: Mapping[str, PruneConfig]
     sparsities: Sequence[float]
+    figure: str | None
 
 
 def read_config() -> Comparison:
     """The parsed flags, checked; raises InputError."""
     given = JOB.read()
-    check_choice("allocation", ALLOCATION.value, ALLOCATIONS)
+    preset = PRESET.value
+    if preset is not None and METHOD_NAMES.value is not None:
+        raise InputError(f"--preset has methods of its own: leave --methods out. Received: --preset={preset} with both")
+    allocation = "global" if preset and not ALLOCATION.present else ALLOCATION.value
+    check_choice("allocation", allocation, ALLOCATIONS)
     base = PruneConfig(
-        allocation=ALLOCATION.value,
-        target=command_line.require(TARGET),
+        allocation=allocation,
+        target="storage" if preset and not TARGET.present else command_line.require(TARGET),
         prunable=PRUNABLE.value,
         memory_budget=MEMORY_BUDGET.value,
         task="classification",
     )
     output_dir = OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-compared"
     job = JobConfig(**given, output_dir=output_dir, prune=base, overwrite=OVERWRITE.value)
-    methods = {name: read_method(name, base) for name in (BASELINE, *_read_list(METHOD_NAMES, METHODS))}
-    texts = _read_list(SPARSITY_TEXTS, map(str, SPARSITIES))
-    return Comparison(job, methods, list(dict.fromkeys(map(read_sparsity, texts))))
+    names = FIGURES[preset].methods if preset else _read_list(METHOD_NAMES, METHODS)
+    methods = {name: read_method(name, base) for name in (BASELINE, *names)}
+    texts = _read_list(SPARSITY_TEXTS, map(str, FIGURE_SPARSITIES if preset else SPARSITIES))
+    return Comparison(job, methods, list(dict.fromkeys(map(read_sparsity, texts))), preset)
 
 
 def _read_list(flag: flags.FlagHolder[list[str] | None], default: Iterable[str]) -> list[str]:
@@ -149,7 +169,7 @@ def compare(given: Comparison) -> int:
     """Measures what is missing and prints the table; returns the exit code."""
     from reflow_tf.jobs import comparison  # TensorFlow takes seconds to import: bad flags answer before it
 
-    document = comparison.run(given.job, given.methods, given.sparsities, __version__)
+    document = comparison.run(given.job, given.methods, given.sparsities, __version__, given.figure)
     with command_line.printing():
         print("\n".join(format_table(document)))
         print(f"\nWrote {given.job.output_dir}: open compare.html in a browser.")

@@ -80,7 +80,7 @@ def test_a_cell_is_the_same_whatever_was_measured_before(bench, settled):
 
 
 def test_the_dense_model_is_right_about_its_own_predictions(bench):
-    assert bench.dense.top1 == 1.0 and bench.dense.n == 48
+    assert bench.dense.score.top1 == 1.0 and bench.dense.score.n == 48
 
 
 def test_every_method_zeroes_as_many_weights_of_each_layer(bench):

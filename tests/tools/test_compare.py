@@ -33,7 +33,7 @@ def test_a_table_a_file_and_a_page(command, given, tmp_path):
         ("magnitude+obs", "magnitude", "obs"),
     ]
     page = (tmp_path / "out" / "compare.html").read_text()
-    assert page.count("<svg") == 2 and "80\u00a0% sparse" in page and "http" not in page
+    assert page.count("<svg") == 6 and "What is predicted" in page and "80\u00a0% sparse" in page and "http" not in page
     again = command(compare, **given, methods="obs", sparsities="0.8")
     assert (again.code, again.out) == (0, done.out), "what is there is shown, and nothing is measured"
 
@@ -198,7 +198,7 @@ def test_interrupted_after_two_cells(command, given, tmp_path, monkeypatch):
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(config.sparsity)
-        outcome = floor.Outcome(bench.dense, None, 4.0)
+        outcome = floor.Outcome(bench.dense.score, None, 4.0)
         return floor.Cell(outcome, outcome, False, (), 0.0)
 
     monkeypatch.setattr(floor.Bench, "measure", measure)

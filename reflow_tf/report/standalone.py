@@ -22,6 +22,8 @@ _PICTURE_RULES = (
     ".reference",
     ".curve",
     ".stroke-",
+    ".dashed",
+    ".dotted",
     ".fill-",
     ".whisker",
     ".ring",
