@@ -29,6 +29,7 @@ from reflow_tf.planning import Weighings, plan_masks
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.choice import choose
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, read_weights, show_nothing
+from reflow_tf.repair.unmerging import find_merged, unmerge
 from reflow_tf.sensitivity import SPARSITIES
 from reflow_tf.signal import Signal
 from reflow_tf.signal import measure_signal as _measure_signal
@@ -58,6 +59,7 @@ class PruneReport:
         paired: paths of the kernels whose outputs were put into another order, so that blocks of them keep more.
         num_turned: linear streams that were put into another basis, so that zeros in their kernels cost less.
         narrowing: which channels were removed; None where none were asked to be.
+        unmerged: paths of batch norms that got moments before anything was pruned, see `repair.unmerging`.
         scales: what each of several outputs is multiplied by in the signals' outputs, which have those of an input in
             one row; () for a single output, which is as it is.
     """
@@ -72,6 +74,7 @@ class PruneReport:
     paired: tuple[str, ...] = ()
     num_turned: int = 0
     narrowing: Narrowing | None = None
+    unmerged: tuple[str, ...] = ()
     scales: tuple[float, ...] = ()
 
 
@@ -165,6 +168,10 @@ def prune(
     config = dataclasses.replace(config, task=settle_task(model, config.task, calibration, evaluation))
     if config.max_macs == AUTO and complain is None:
         raise InputError("max_macs='auto' needs `complain`, which says whether a model fits. Received: None")
+    unmerged: tuple[str, ...] = ()
+    if calibration is not None and find_merged(model):
+        model, inplace = model if inplace else copy_model(model), True
+        unmerged = unmerge(model, calibration, progress)
     weighings, narrowed = ({}, {}) if known is None else (known.weighings, known.narrowed)
     results: list[PruneResult] = []
     for stage in config.stages:
@@ -176,7 +183,8 @@ def prune(
         if known is not None and not stage.sets_zeros and stage.max_macs != AUTO:
             narrowed[stage.without_hardware] = _keep(result)
         results.append(result)
-    return functools.reduce(_merge, results)
+    merged = functools.reduce(_merge, results)
+    return dataclasses.replace(merged, report=dataclasses.replace(merged.report, unmerged=unmerged))
 
 
 def _prune_packed(

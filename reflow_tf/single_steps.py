@@ -12,6 +12,7 @@ from reflow_tf.models.predictions import settle_task
 from reflow_tf.models.surgery import copy_model
 from reflow_tf.repair import batchnorm
 from reflow_tf.repair.batchnorm import Mode
+from reflow_tf.repair.unmerging import require_unmerged
 from reflow_tf.signal import Signal
 from reflow_tf.signal import measure_signal as _measure_signal
 from reflow_tf.task import Task
@@ -29,8 +30,9 @@ def recalibrate(
     """REFLOW by itself: returns a model whose batch norms have the moments of `batches`; see `repair.batchnorm`.
 
     Raises:
-        InputError: the model has no batch norm, so that there is nothing to restore; or bad data.
+        InputError: the model has no batch norm, so that there is nothing to restore, or merged ones; or bad data.
     """
+    require_unmerged(model)
     recalibrated = model if inplace else copy_model(model)
     inputs = as_batches(as_rows(model, batches), batch_size=batch_size)
     outcome = batchnorm.recalibrate(as_plain(recalibrated), inputs, mode=mode, momentum=momentum)

@@ -34,6 +34,7 @@ from reflow_tf.pruning import select
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, read_weights, show_nothing
 from reflow_tf.repair.impact import READS
+from reflow_tf.repair.unmerging import unmerge
 from reflow_tf.report import comparison, figures
 from reflow_tf.report.comparison import BASELINE, VERSION, Document
 from reflow_tf.report.folder import OutputFolder
@@ -125,6 +126,7 @@ class Bench:
     ):
         self._specs, self._calibration, self._evaluation, self._labels = specs, calibration, evaluation, labels
         self._model = copy_model(model)
+        unmerge(self._model, calibration, progress)
         self._dense_weights = read_weights(self._model)
         self._signal = measure_signal(self._model, progress(evaluation, "Evaluating the dense model"))
         methods = list(methods)

@@ -88,6 +88,12 @@ def _describe_float16(found: Float16Check | str | None) -> list[str]:
 def _changes(report: PruneReport) -> list[str]:
     """What was done to the dense network, exactly, before anything was pruned."""
     notes = []
+    if report.unmerged:
+        norms = plural(len(report.unmerged), "batch norm").replace(SPACE, " ")
+        notes.append(
+            f"{norms} had mean 0 and variance 1, as where an importer merged their moments into scale and shift. They "
+            "got those of the dense network on the calibration inputs before pruning; it computes what it did."
+        )
     if report.num_turned:
         streams = plural(report.num_turned, "linear stream").replace(SPACE, " ")
         notes.append(

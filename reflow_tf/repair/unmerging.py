@@ -1,0 +1,110 @@
+"""Batch norms whose moments were merged into their scale and shift, as importers leave them, get moments again.
+
+Such a norm has mean 0 and variance 1, and computes a x + b. To recalibrate it as it stands would be wrong: what it
+would be normalized by afterwards is already in a and b, so it would be divided by twice. With the moments that the
+dense network's activations really have, and scale and shift adapted, it computes what it did, and REFLOW and least
+squares know what to restore.
+"""
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.moments import Moments, PooledMoments
+from reflow_tf.models.observation import LayerCall, replaced_calls, run
+from reflow_tf.models.precision import read_wide
+from reflow_tf.models.surgery import write_values
+from reflow_tf.models.walking import PlacedLayer, find_batch_norms
+from reflow_tf.repair.contract import Progress, show_nothing
+
+
+def find_merged(model: keras.Model) -> tuple[PlacedLayer, ...]:
+    """The batch norms with mean 0 and variance 1 that scale or shift all the same.
+
+    Those that do neither are of a network that was never trained, and whatever is measured of it is as good.
+    """
+    return tuple(norm for norm in find_batch_norms(model) if _is_merged(norm.layer))
+
+
+def _is_merged(norm: keras.layers.BatchNormalization) -> bool:
+    if not (norm.scale and norm.center):
+        return False
+    mean, variance, scale, shift = map(read_wide, (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta))
+    # Some importers write 1 - epsilon, so that nothing at all is divided by.
+    merged = not mean.any() and bool(np.all(np.abs(variance - 1) <= 1.01 * norm.epsilon))
+    return merged and bool(np.any(scale != 1) or np.any(shift != 0))
+
+
+def unmerge(model: keras.Model, batches: Iterable[np.ndarray], progress: Progress = show_nothing) -> tuple[str, ...]:
+    """Gives merged batch norms the moments of what they take at inference, in place; what the model computes stays.
+
+    With moments m, v now and M, V measured: scale a sqrt(V + eps) / sqrt(v + eps), shift b + a (M - m) / sqrt(v + eps).
+
+    Args:
+        model: a built, dense model.
+        batches: float arrays (n, ...), of any sizes.
+        progress: wraps the pass.
+
+    Returns:
+        Paths of the batch norms; where there is none, no pass was made.
+
+    Raises:
+        InputError: no batches, batches that do not fit, or activations that are not finite.
+    """
+    norms = find_merged(model)
+    if not norms:
+        return ()
+    found = {norm.path: PooledMoments(norm.layer.moving_mean.shape[0]) for norm in norms}
+    calls = {norm.layer: _observed_call(norm.layer, found[norm.path]) for norm in norms}
+    with replaced_calls(calls):
+        for _ in run(model, progress(batches, "Measuring merged batch norms")):
+            pass
+    moments = {norm: found[norm.path].moments() for norm in norms}
+    for norm, measured in moments.items():
+        if not (np.isfinite(measured.mean).all() and np.isfinite(measured.variance).all()):
+            raise InputError(f"Activations must be finite. Received: NaN or infinity at the input of {norm.path}")
+    for norm, measured in moments.items():
+        if measured.count:
+            _adapt(norm.layer, measured)
+    return tuple(norm.path for norm, measured in moments.items() if measured.count)
+
+
+def require_unmerged(model: keras.Model) -> None:
+    """Refuses a model whose batch norms are merged, where what the dense network computes cannot be known any more.
+
+    Raises:
+        InputError: with the paths of some.
+    """
+    if norms := find_merged(model):
+        named = ", ".join(norm.path for norm in norms[:3])
+        raise InputError(
+            f"Batch norms must have moments of their own to be recalibrated; with mean 0 and variance 1 they are "
+            f"merged into scale and shift. reflow_tf.prune measures them on the dense model first. "
+            f"Received: {len(norms)} such, {named}"
+        )
+
+
+def _observed_call(layer: keras.layers.BatchNormalization, accumulator: PooledMoments) -> LayerCall:
+    inference_call = layer.call
+
+    def call(inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
+        del training
+        accumulator.update(inputs, layer.axis, mask)
+        return inference_call(inputs, training=False)
+
+    return call
+
+
+def _adapt(norm: keras.layers.BatchNormalization, measured: Moments) -> None:
+    mean, variance, scale, shift = (
+        read_wide(variable).astype(np.float64)
+        for variable in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
+    )
+    slope = scale / np.sqrt(variance + norm.epsilon)
+    write_values(norm.gamma, slope * np.sqrt(measured.variance + norm.epsilon))
+    write_values(norm.beta, shift + slope * (measured.mean - mean))
+    write_values(norm.moving_mean, measured.mean)
+    write_values(norm.moving_variance, measured.variance)
