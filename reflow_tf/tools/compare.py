@@ -75,10 +75,9 @@ ALLOCATION = flags.DEFINE_string(
     f"How the zeros are shared out over layers, by magnitude whatever the criterion: {', '.join(ALLOCATIONS)}.",
     flag_values=FLAGS,
 )
-PRESET = flags.DEFINE_enum(
+PRESET = flags.DEFINE_string(
     "preset",
     None,
-    list(FIGURES),
     "A figure of the REFLOW paper: measures its methods at its sparsities ("
     + ", ".join(map("{:g}".format, FIGURE_SPARSITIES))
     + ") on every kernel (--target=storage --allocation=global, unless you say otherwise), and writes it as a file "
@@ -114,6 +113,8 @@ def read_config() -> Comparison:
     """The parsed flags, checked; raises InputError."""
     given = JOB.read()
     preset = PRESET.value
+    if preset is not None:
+        check_choice("preset", preset, FIGURES)
     if preset is not None and METHOD_NAMES.value is not None:
         raise InputError(f"--preset has methods of its own: leave --methods out. Received: --preset={preset} with both")
     allocation = "global" if preset and not ALLOCATION.present else ALLOCATION.value

@@ -214,3 +214,29 @@ def test_interrupted_after_two_cells(command, given, tmp_path, monkeypatch):
     measured.clear()
     anew = command(compare, **given, methods="magnitude", sparsities="0.8", seed=3, overwrite=True)
     assert anew.code == 0 and measured == [0.8]
+
+
+def test_a_preset_is_a_figure_of_its_own_on_every_kernel(command, given, tmp_path):
+    asked = {name: value for name, value in given.items() if name not in ("target", "allocation")}
+    done = command(compare, **asked, preset="figure_3", sparsities="0.6,0.9")
+    assert done.code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "compare.html",
+        "compare.json",
+        "figure_3.svg",
+    ]
+    document = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert (document["settings"]["target"], document["settings"]["allocation"]) == ("storage", "global")
+    assert {cell["method"] for cell in document["cells"]} == {"magnitude"}
+    done = command(compare, **asked, preset="figure_4", sparsities="0.6,0.9")
+    assert (
+        done.code == 0 and (tmp_path / "out" / "figure_3.svg").exists() and (tmp_path / "out" / "figure_4.svg").exists()
+    )
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["cells"] == document["cells"], "measured once"
+
+
+def test_a_preset_has_methods_of_its_own(command, given):
+    done = command(compare, **given, preset="figure_1", methods="obs")
+    assert done.code == 2 and "leave --methods out. Received: --preset=figure_1" in done.error
+    done = command(compare, **given, preset="figure_9")
+    assert done.code == 2 and "figure_9" in done.error
