@@ -192,6 +192,7 @@ def test_progress_sees_every_pass(model, inputs):
     assert passes == [
         ("Evaluating the dense model", 36),
         ("Evaluating the pruned model", 36),
+        ("Watching the dense batch norms", 60),
         ("Recalibrating", 60),
         ("Evaluating the repaired model", 36),
     ]

@@ -21,12 +21,14 @@ from reflow_tf.sparsity.plan import PruningPlan
 def reflow(
     pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, crew: Crew = ALONE
 ) -> RepairOutcome:
-    """`batchnorm.recalibrate` as a step of a chain; moves no weight, and says what it cannot reach.
+    """`batchnorm.recalibrate` beside the dense network, as a step of a chain; it says what it cannot reach.
 
     Raises:
         InputError: as `batchnorm.recalibrate` does.
     """
-    outcome = batchnorm.recalibrate(pruned.model, batches, progress=progress, crew=crew)
+    with pruned.as_dense() as model:
+        references = batchnorm.observe_dense(model, batches, progress=progress, crew=crew)
+    outcome = batchnorm.recalibrate(pruned.model, batches, references=references, progress=progress, crew=crew)
     bare = find_norm_cover(pruned.model, pruned.masks).bare
     if not bare:
         return outcome

@@ -25,7 +25,7 @@ from reflow_tf.models.observation import check_batch, compile_inference, run
 from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.predictions import Reading, find_reading
 from reflow_tf.models.walking import find_batch_norms, walk
-from reflow_tf.repair.batchnorm import recalibrate
+from reflow_tf.repair.batchnorm import observe_dense, recalibrate
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, resolve_memory_budget, show_nothing
 from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.feature_matching import Student
@@ -217,6 +217,8 @@ class _Judge:
 
     def __post_init__(self) -> None:
         self._infer = compile_inference(self.pruned.model)
+        with self.pruned.as_dense() as model:
+            self._references = observe_dense(model, _cut(self.training))
         self.first = self.best = self._measure()
         self._best_weights, self.failures = self.pruned.read_weights(), 0
         self.recalibrated = self.judge()
@@ -224,7 +226,7 @@ class _Judge:
     def judge(self) -> float:
         """Re-estimates the moments, and remembers the state if it is the best one. Returns its divergence."""
         try:
-            recalibrate(self.pruned.model, _cut(self.training))
+            recalibrate(self.pruned.model, _cut(self.training), references=self._references)
         except InputError:  # activations that are not finite, so bad are the weights
             return np.inf
         divergence = self._measure()

@@ -10,14 +10,12 @@ from collections.abc import Iterable
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.moments import Moments, PooledMoments
-from reflow_tf.models.observation import LayerCall, replaced_calls, run
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.surgery import write_values
 from reflow_tf.models.walking import PlacedLayer, find_batch_norms
+from reflow_tf.repair.batchnorm import Reference, observe_dense
 from reflow_tf.repair.contract import Progress, show_nothing
 
 
@@ -57,19 +55,11 @@ def unmerge(model: keras.Model, batches: Iterable[np.ndarray], progress: Progres
     norms = find_merged(model)
     if not norms:
         return ()
-    found = {norm.path: PooledMoments(norm.layer.moving_mean.shape[0]) for norm in norms}
-    calls = {norm.layer: _observed_call(norm.layer, found[norm.path]) for norm in norms}
-    with replaced_calls(calls):
-        for _ in run(model, progress(batches, "Measuring merged batch norms")):
-            pass
-    moments = {norm: found[norm.path].moments() for norm in norms}
-    for norm, measured in moments.items():
-        if not (np.isfinite(measured.mean).all() and np.isfinite(measured.variance).all()):
-            raise InputError(f"Activations must be finite. Received: NaN or infinity at the input of {norm.path}")
-    for norm, measured in moments.items():
-        if measured.count:
-            _adapt(norm.layer, measured)
-    return tuple(norm.path for norm, measured in moments.items() if measured.count)
+    references = observe_dense(model, batches, progress=progress)
+    reached = [norm for norm in norms if norm.path in references]
+    for norm in reached:
+        _adapt(norm.layer, references[norm.path])
+    return tuple(norm.path for norm in reached)
 
 
 def require_unmerged(model: keras.Model) -> None:
@@ -87,24 +77,10 @@ def require_unmerged(model: keras.Model) -> None:
         )
 
 
-def _observed_call(layer: keras.layers.BatchNormalization, accumulator: PooledMoments) -> LayerCall:
-    inference_call = layer.call
-
-    def call(inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        del training
-        accumulator.update(inputs, layer.axis, mask)
-        return inference_call(inputs, training=False)
-
-    return call
-
-
-def _adapt(norm: keras.layers.BatchNormalization, measured: Moments) -> None:
-    mean, variance, scale, shift = (
-        read_wide(variable).astype(np.float64)
-        for variable in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
-    )
-    slope = scale / np.sqrt(variance + norm.epsilon)
-    write_values(norm.gamma, slope * np.sqrt(measured.variance + norm.epsilon))
-    write_values(norm.beta, shift + slope * (measured.mean - mean))
-    write_values(norm.moving_mean, measured.mean)
-    write_values(norm.moving_variance, measured.variance)
+def _adapt(norm: keras.layers.BatchNormalization, reference: Reference) -> None:
+    scale, shift = (read_wide(variable).astype(np.float64) for variable in (norm.gamma, norm.beta))
+    slope = scale / np.sqrt(reference.variance.astype(np.float64) + norm.epsilon)
+    write_values(norm.gamma, slope * np.sqrt(reference.taken_variance + norm.epsilon))
+    write_values(norm.beta, shift + slope * (reference.taken_mean - reference.mean))
+    write_values(norm.moving_mean, reference.taken_mean)
+    write_values(norm.moving_variance, reference.taken_variance)

@@ -7,7 +7,7 @@ from keras import layers
 from reflow_tf.errors import InputError
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.models.walking import find_batch_norms
-from reflow_tf.repair.batchnorm import recalibrate
+from reflow_tf.repair.batchnorm import observe_dense, recalibrate
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(2, 3, (20, 6, 6, 3)).astype(np.float32)
@@ -217,3 +217,60 @@ def test_an_interrupt_between_two_layers_restores_both(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         recalibrate(model, [IMAGES])
     assert len(calls) == 2 and read_bits(model.variables) == before
+
+
+def trained_elsewhere(seed=3):
+    """A network whose batch norms have moments of other inputs than `IMAGES`."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6, 6, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3)(inputs)))
+    x = layers.ReLU()(layers.BatchNormalization(epsilon=1e-5)(layers.Conv2D(12, 1, use_bias=False)(x)))
+    model = keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    recalibrate(model, [1.5 * IMAGES + RNG.normal(1, 2, IMAGES.shape).astype(np.float32)])
+    return model
+
+
+def test_beside_the_dense_network_nothing_changes_where_nothing_was_pruned():
+    model = trained_elsewhere()
+    before = model(IMAGES).numpy()
+    references = observe_dense(model, [IMAGES])
+    recalibrate(model, [IMAGES], references=references)
+    np.testing.assert_allclose(model(IMAGES).numpy(), before, atol=1e-4)
+    recalibrate(model, [IMAGES])
+    assert np.abs(model(IMAGES).numpy() - before).max() > 0.1, "moments of other inputs are another function"
+
+
+def test_beside_the_dense_network_outputs_have_the_moments_that_they_have_there():
+    """Whatever became of the inputs: each norm's outputs have the dense ones' mean and variance on these images."""
+    model = trained_elsewhere()
+    norms = [place.layer for place in find_batch_norms(model)]
+    look = keras.Model(model.inputs, [norm.output for norm in norms])
+    dense = [outputs.numpy() for outputs in look(IMAGES)]
+    references = observe_dense(model, [IMAGES])
+    for layer in (model.layers[1], model.layers[4]):
+        layer.kernel.assign(layer.kernel * (RNG.random(layer.kernel.shape) > 0.6))
+    recalibrate(model, [IMAGES], references=references)
+    for pruned, expected, norm in zip(look(IMAGES), dense, norms, strict=True):
+        alive = np.asarray(norm.moving_variance) > 0.01
+        of_pruned, of_dense = ((values.mean((0, 1, 2)), values.var((0, 1, 2))) for values in (pruned.numpy(), expected))
+        assert alive.sum() > 4
+        np.testing.assert_allclose(of_pruned[0][alive], of_dense[0][alive], atol=2e-3)
+        np.testing.assert_allclose(of_pruned[1][alive], of_dense[1][alive], rtol=0.02)
+
+
+def test_a_channel_that_died_gives_what_it_gave_in_the_mean():
+    model = trained_elsewhere()
+    norm = find_batch_norms(model)[0].layer
+    look = keras.Model(model.inputs, norm.output)
+    expected = look(IMAGES).numpy().mean((0, 1, 2))
+    references = observe_dense(model, [IMAGES])
+    model.layers[1].kernel.assign(0 * model.layers[1].kernel)
+    recalibrate(model, [IMAGES], references=references)
+    found = look(IMAGES).numpy()
+    np.testing.assert_allclose(found.mean((0, 1, 2)), expected, atol=0.02)
+    assert found.std((0, 1, 2)).max() < 1e-3 and np.asarray(norm.moving_variance).min() >= 0
+
+
+def test_dense_activations_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="Activations must be finite"):
+        observe_dense(trained_elsewhere(), [np.full((2, 6, 6, 3), np.inf, np.float32)])

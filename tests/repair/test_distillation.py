@@ -143,7 +143,7 @@ def test_a_repair_before_it_does_not_see_what_it_holds_out(monkeypatch):
 @pytest.mark.parametrize("learning_rate", [30.0, 1e30])
 def test_when_nothing_helps_the_model_stays(learning_rate):
     pruned = prune(classifier())
-    recalibrate(pruned.model, [TRAINED])
+    reflow(pruned, [TRAINED], show_nothing)
     before = read_bits(pruned.model.variables)
     outcome = distill(pruned, BATCHES, epochs=3, recipe=Recipe(learning_rate))
     assert read_bits(pruned.model.variables) == before
