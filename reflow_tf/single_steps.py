@@ -10,6 +10,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.packing import as_plain, as_rows, count_outputs, pack
 from reflow_tf.models.predictions import settle_task
 from reflow_tf.models.surgery import copy_model
+from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.repair import batchnorm
 from reflow_tf.repair.batchnorm import Mode
 from reflow_tf.repair.unmerging import require_unmerged
@@ -22,6 +23,7 @@ def recalibrate(
     model: keras.Model,
     batches: Any,
     *,
+    dense: keras.Model | None = None,
     mode: Mode = "pooled",
     momentum: float = 0.99,
     batch_size: int = 64,
@@ -29,16 +31,43 @@ def recalibrate(
 ) -> keras.Model:
     """REFLOW by itself: returns a model whose batch norms have the moments of `batches`; see `repair.batchnorm`.
 
+    Args:
+        model: a built one, pruned by whomever.
+        batches: as for `prune`.
+        dense: the network before it was pruned, if it is there: batch norms then get moments beside its own, which is
+            what `prune` does, and what these inputs have by chance changes nothing.
+        mode: see `repair.batchnorm.recalibrate`.
+        momentum: see there.
+        batch_size: for arrays.
+        inplace: write into `model`.
+
     Raises:
-        InputError: the model has no batch norm, so that there is nothing to restore, or merged ones; or bad data.
+        InputError: the model has no batch norm, so that there is nothing to restore, or merged ones; `dense` has other
+            batch norms; or bad data.
     """
     require_unmerged(model)
     recalibrated = model if inplace else copy_model(model)
     inputs = as_batches(as_rows(model, batches), batch_size=batch_size)
-    outcome = batchnorm.recalibrate(as_plain(recalibrated), inputs, mode=mode, momentum=momentum)
+    plain, references = as_plain(recalibrated), None
+    if dense is not None:
+        references = batchnorm.observe_dense(as_plain(dense), inputs)
+        _require_same_norms(plain, references)
+    outcome = batchnorm.recalibrate(plain, inputs, mode=mode, momentum=momentum, references=references)
     if not outcome.repaired:
         raise InputError(f"Recalibration needs a model with batch norms. Received: {model.name}: {outcome.statement}")
     return recalibrated
+
+
+def _require_same_norms(model: keras.Model, references: batchnorm.References) -> None:
+    own = {norm.path: tuple(norm.layer.moving_mean.shape) for norm in find_batch_norms(model)}
+    others = {path: reference.mean.shape for path, reference in references.items()}
+    if own != others:
+        differing = sorted(path for path in own.keys() | others.keys() if own.get(path) != others.get(path))
+        raise InputError(
+            f"dense must be the network before it was pruned, with the same batch norms. "
+            f"Received: {differing[0]}, which is {own.get(differing[0], 'not there')} in the pruned one and "
+            f"{others.get(differing[0], 'not there')} in the dense one"
+        )
 
 
 def measure_signal(model: keras.Model, batches: Any, *, batch_size: int = 64, task: str = AUTO) -> Signal:

@@ -326,6 +326,20 @@ def test_recalibrate_in_place_and_as_the_literature_does(classifier, inputs):
     np.testing.assert_allclose(model.get_layer("norm_0").moving_mean, mean, rtol=1e-4, atol=1e-6)
 
 
+def test_recalibrate_beside_the_dense_network_is_what_prune_does(model, inputs):
+    masked = reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.6, repair="none"), inputs).model
+    expected = reflow_tf.prune(model, CONFIG, inputs).model
+    found = reflow_tf.recalibrate(masked, inputs, dense=model)
+    assert read_bits(found.variables) == read_bits(expected.variables)
+    assert read_bits(reflow_tf.recalibrate(masked, inputs).variables) != read_bits(expected.variables)
+
+
+def test_recalibrate_needs_the_network_that_was_pruned(model, inputs):
+    other = keras.Sequential([keras.Input(model.input_shape[1:]), layers.BatchNormalization(name="another")])
+    with pytest.raises(reflow_tf.InputError, match=r"dense must be the network before it was pruned.*Received: "):
+        reflow_tf.recalibrate(model, inputs, dense=other)
+
+
 def test_recalibrate_claims_no_success_without_batch_norms(classifier, inputs):
     with pytest.raises(reflow_tf.InputError, match=r"nothing to restore"):
         reflow_tf.recalibrate(classifier(batch_norms=False), inputs)
