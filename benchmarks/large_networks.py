@@ -10,6 +10,7 @@ numbers of calibration and of evaluation images: the slope is what an image take
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 
@@ -37,8 +38,9 @@ def run(folder, model, num_images):
     command = [sys.executable, "-m", "reflow_tf.tools.prune", f"--model={model}", "--weights=random"]
     command += [f"--data={folder}/calibration.npz", f"--eval_data={folder}/evaluation.npz", f"--output_dir={out}"]
     command += ["--target=storage", "--sparsity=0.8", "--allocation=global", f"--image_size={FLAGS.image_size}"]
-    child = os.spawnvpe(os.P_NOWAIT, command[0], command, os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
-    _, status, usage = os.wait4(child, 0)
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"{model} ended with {os.waitstatus_to_exitcode(status)}")
     seconds = json.loads((out / "report.json").read_text())["seconds"]

@@ -275,7 +275,7 @@ def render_svg(document: Document, name: str, title: str) -> str:
     assert figure.draw is not None
     height, parts = figure.draw(document, WIDE)
     moved = svg.element("g", *parts, transform=f"translate({MARGIN} 56)")
-    heading = f"{title}: {figure.title[0].lower()}{figure.title[1:]}"
+    heading = f"{title}: {figure.title}"
     return stand_alone(WIDE + 2 * MARGIN, height + 56 + MARGIN, heading, svg.text(MARGIN, 34, heading, "title"), moved)
 
 

@@ -230,7 +230,7 @@ METRIC = flags.DEFINE_string(
     "metric",
     None,
     "MODULE:FUNCTION, a function of yours: called with all outputs of the evaluation inputs, (n, ...) or a dict of the "
-    "names of several outputs, and their labels, y or a dict of y_NAME as in the data, or None, it gives one number; "
+    "names of several outputs, and their labels, y or a dict of y_NAME where the data has them, it gives one number; "
     "more is better. The dense model, the repaired one and the file are scored by it.",
     flag_values=FLAGS,
 )

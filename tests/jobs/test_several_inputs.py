@@ -219,7 +219,7 @@ def test_archives_that_do_not_fit(folder, tmp_path, changes, words):
     [
         ({"prune": PruneConfig(target="tflm", sparsity=0.5)}, "takes networks with one input and one output"),
         ({"prune": PruneConfig(target="cortex_m", sparsity=0.5)}, "takes networks with one input and one output"),
-        ({"data": "photos"}, r"holds each of them: x_image \(n, 8, 8, 3\), x_vector \(n, 6\), x_words \(n, 4\)"),
+        ({"data": "photos"}, r"with each of them: x_image \(n, 8, 8, 3\), x_vector \(n, 6\), x_words \(n, 4\)"),
         ({"image_size": 8}, "--image_size is only for models with one input"),
         ({"preprocess": "tf"}, "--preprocess scales the pixels of images"),
     ],

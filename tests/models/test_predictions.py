@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from reflow_tf.models.fisher import gather, gather_output_gains
@@ -95,7 +96,9 @@ def test_the_fisher_is_that_of_a_bernoulli():
     specs = find_kernels(model).specs
     blocks = gather(model, specs, [X], 6)[specs[0].path]
     p = model(X).numpy()
-    gradients = ((p > 0.5) - p) * X  # of log p of the likelier class: (1 - p) x or -p x
+    noise = np.array([tf.random.stateless_normal((1, 2), seed=[0, i])[0] for i in range(len(X))])
+    parts = np.sqrt(np.concatenate([1 - p, p], axis=1)) * noise
+    gradients = (parts[:, 1:] - p * parts.sum(axis=1, keepdims=True)) * X  # E of its square: p (1 - p) x^2
     np.testing.assert_allclose(blocks[0], gradients.T @ gradients / len(X), rtol=1e-4, atol=1e-7)
 
 

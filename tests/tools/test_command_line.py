@@ -88,8 +88,8 @@ def test_help_tells_the_defaults(command):
     [
         (
             prune,
-            "3 the file missed --max_accuracy_drop or a budget (size, speed, flash, RAM), or a microcontroller "
-            "computes something else with it.",
+            "3 the file missed --max_accuracy_drop, --max_metric_drop or a budget (size, speed, flash, RAM), or a "
+            "microcontroller computes something else with it.",
         ),
         (benchmark, "3 outputs differ from LiteRT's."),
         (explain, "3 no pruning and no exact rewriting would make this network run sparse; no channel may go."),

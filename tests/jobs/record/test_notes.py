@@ -13,7 +13,9 @@ from reflow_tf.jobs.record.notes import _changes, doubt_inputs
     [(1, "of 1 linear stream of", "of 1 kernel are"), (2, "of 2 linear streams of", "of 2 kernels are")],
 )
 def test_one_is_spoken_of_as_one(number, streams, kernels):
-    turned, paired = _changes(types.SimpleNamespace(num_turned=number, paired=("path",) * number))
+    paths = ("path",) * number
+    unmerged, turned, paired = _changes(types.SimpleNamespace(unmerged=paths, num_turned=number, paired=paths))
+    assert unmerged.startswith(f"{number} batch norm{'s' * (number > 1)} had mean 0")
     assert streams in turned and kernels in paired
 
 
