@@ -349,7 +349,7 @@ from reflow_tf.jobs import pipeline
 from reflow_tf.report import terminal
 from reflow_tf.tools import prune
 gate = {"passed": False, "drop_points": 5.0, "max_accuracy_drop": 1.0}
-pipeline.run = lambda job, command: {"gate": gate, "budget": None, "mcu": None}
+pipeline.run = lambda job, command: {"gate": gate, "metric": None, "budget": None, "mcu": None}
 terminal.print_summary = lambda report: (time.sleep(0.5), print("x" * 100_000, flush=True))
 sys.exit(prune.main(["prune", "--model=resnet20", "--output_dir=x"]))
 """

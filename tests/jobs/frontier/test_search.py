@@ -134,6 +134,8 @@ def test_several_devices_share_what_is_pruned_and_answer_alone(job, tmp_path, on
         assert (folder / "best" / "model.tflite").is_file() and together["device"]["name"] == device
         alone = run(dataclasses.replace(job, output_dir=str(tmp_path / device)), device, max_accuracy_drop=50.0)
         assert [cell["sha256"] for cell in alone["cells"]] == [cell["sha256"] for cell in together["cells"]]
+        if device == "desktop":  # its costs are times, and stand in the reasons
+            alone["dropped"], together["dropped"] = ([each["name"] for each in d["dropped"]] for d in (alone, together))
         assert alone["dropped"] == together["dropped"]
     (tmp_path / "out" / "size" / "cells" / "plain_int8" / "model.tflite").unlink()
     pruned.clear()
