@@ -3,7 +3,7 @@
     python -m reflow_tf.tools.prune --model=mobilenet_v2
     python tools/draw_readme_picture.py --report=reflow_out/mobilenet_v2/report.json
 
-What makes it stand alone is in `paper`.
+What makes it stand alone is in `reflow_tf.report.standalone`.
 """
 
 import json
