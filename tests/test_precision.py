@@ -16,6 +16,8 @@ import reflow_tf
 from reflow_tf.choices import ALLOCATION_NAMES
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.surgery import write_values
+from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained
 from reflow_tf.repair.chain import REPAIRS
@@ -171,8 +173,13 @@ def test_what_16_bits_cannot_hold_is_refused_in_words():
         np.testing.assert_array_equal(one, other)
 
 
-def test_auto_says_what_16_bits_cannot_hold():
-    result = reflow_tf.prune(build("float16", gain=1000.0), of_config(CHOICES[2]), draw(1))
+def test_auto_says_what_16_bits_cannot_hold(monkeypatch):
+    def write_much(pruned, batches, progress, crew):
+        variance = find_batch_norms(pruned.model)[0].layer.moving_variance
+        write_values(variance, np.full(variance.shape, 1e6))
+
+    monkeypatch.setitem(REPAIRS, "reflow", write_much)
+    result = reflow_tf.prune(build("float16"), of_config(CHOICES[2]), draw(1))
     reasons = {tried.chain: tried.reason for tried in result.report.repair[0].tried}
     assert "cannot hold" in reasons["reflow"] and reasons["least_squares"] is None
 
