@@ -17,6 +17,7 @@ from reflow_tf.models.execution import Step, Steps, Stretch, read_steps
 from reflow_tf.models.fisher import gather_output_worth
 from reflow_tf.models.gram import MOST_READ, is_too_wide
 from reflow_tf.models.graph import KernelMap, find_kernels
+from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.observation import check_batch
 from reflow_tf.models.predictions import find_reading
 from reflow_tf.models.surgery import write_values
@@ -104,7 +105,8 @@ class _Judge:
 
     def __init__(self, steps: Steps, images: np.ndarray, model: keras.Model, task: Task):
         self._steps, self._waiting, self._passed = steps, list(steps), list[Step]()
-        self._alive, self._source, self._known = {steps.input}, steps.input, [images]
+        self._ahead: Ledger[None] = Ledger(steps, {steps.input: None})
+        self._source, self._known = steps.input, [images]
         self._rest = Stretch(self._waiting, [steps.input], [steps.output])
         (dense,) = self._rest(self._known)
         self._reading = find_reading(model, images.shape[1:], dense.shape[-1], task)
@@ -113,12 +115,11 @@ class _Judge:
     def pass_by(self, step: Step) -> None:
         self._waiting.remove(step)
         self._passed.append(step)
-        needed = {tensor for later in self._waiting for tensor in later.inputs} | {self._steps.output}
-        self._alive = (self._alive | {step.output}) & needed
+        self._ahead.enter(step, None)
         # Between blocks only, since each new stretch has to be traced.
-        if not self._waiting or len(self._alive) != 1:
+        if not self._waiting or len(self._ahead.values) != 1:
             return
-        (tensor,) = self._alive
+        (tensor,) = self._ahead.values
         move, one = Stretch(self._passed, [self._source], [tensor]), self._known[0][:1]
         if move([one])[0].nbytes <= MOST_GROWTH * one.nbytes:
             self._known = move(self._known)

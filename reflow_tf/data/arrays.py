@@ -40,20 +40,16 @@ class ArraySource(ImageSource):
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], request: SourceRequest, place_name: str) -> Self:
-        """The source of arrays `x` or `x_...` and perhaps `y`, once they are known to fit.
+        """The source of arrays `x`, which is there, or `x_...` and perhaps `y`, once they are known to fit.
 
         Raises:
-            InputError: `x` is missing, has another rank, size, channels or type than the network needs, or NaN or
-                infinite values; `y` has another length, is not of integers, or holds labels that are no output of the
-                network.
+            InputError: one of several inputs is missing; `x` has another rank, size, channels or type than the network
+                needs, or NaN or infinite values; `y` has another length, is not of integers, or holds labels that are
+                no output of the network.
         """
         prepared = request.preprocessing
         if isinstance(prepared, AsStored) and prepared.parts:
             images = _join_parts(arrays, prepared.parts, place_name)
-        elif "x" not in arrays:
-            raise InputError(
-                f"data must hold the inputs as 'x', and labels as 'y'. Received: {list(arrays)} in {place_name}"
-            )
         elif isinstance(prepared, AsStored):
             images = arrays["x"]
             _check_samples(images, prepared, place_name)

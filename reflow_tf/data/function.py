@@ -108,6 +108,7 @@ class _Spool:
             raise InputError(f"it must end. Received: more than {MOST_INPUTS:,} inputs")
         try:
             self._file.write(np.ascontiguousarray(array).data)
+            self._file.flush()
         except OSError as error:
             place = tempfile.gettempdir()
             raise InputError(
@@ -116,10 +117,6 @@ class _Spool:
 
     def read(self) -> np.ndarray:
         """All of it, (n, ...), left on disk."""
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise InputError(f"data must fit on disk, in TMPDIR. Received: {error.strerror}") from error
         shape = (self._length, *self._shape)
         if 0 in shape:
             return np.zeros(shape, self._dtype)

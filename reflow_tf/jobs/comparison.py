@@ -9,7 +9,6 @@ A cell is written as soon as it is measured, and a run with the same settings ta
 """
 
 import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,8 @@ from reflow_tf.models.loading import load_model
 from reflow_tf.models.statistics import Gathered, gather
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.pruning import select
-from reflow_tf.repair.chain import run_chain
+from reflow_tf.repair.batchnorm import observe_dense
+from reflow_tf.repair.chain import reflow, run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, read_weights, show_nothing
 from reflow_tf.repair.impact import READS
 from reflow_tf.repair.unmerging import unmerge
@@ -128,6 +128,7 @@ class Bench:
         self._model = copy_model(model)
         unmerge(self._model, calibration, progress)
         self._dense_weights = read_weights(self._model)
+        self._references = observe_dense(self._model, calibration, progress=progress)
         self._signal = measure_signal(self._model, progress(evaluation, "Evaluating the dense model"))
         methods = list(methods)
         criteria = {BASELINE, *(method.criterion for method in methods)}
@@ -157,17 +158,15 @@ class Bench:
         start = time.perf_counter()
         write_masks(find_kernels(self._model), masks)
         names = [name for name in config.repairs if name != "none"]
-        repair = functools.partial(
-            run_chain, plan=plan, statistics=self._statistics, memory_budget=config.memory_budget
-        )
-        pruned, outcomes = repair(names, pruned, self._calibration, show_nothing)
+        given = names, pruned, self._calibration, show_nothing
+        pruned, outcomes = run_chain(*given, plan=plan, statistics=self._statistics, memory_budget=config.memory_budget)
         seconds = time.perf_counter() - start
         alone = self._look()
         start = time.perf_counter()
-        _, last = repair(["reflow"], pruned, self._calibration, show_nothing)
+        last = reflow(pruned, self._calibration, show_nothing, references=self._references)
         seconds += time.perf_counter() - start
         recalibrates = any("moving_mean" in outcome.moved for outcome in outcomes)
-        statements = tuple(outcome.statement for outcome in (*outcomes, *last))
+        statements = tuple(outcome.statement for outcome in (*outcomes, last))
         return Cell(alone, self._look(), recalibrates, statements, seconds)
 
     def _look(self) -> Outcome:

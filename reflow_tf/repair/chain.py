@@ -10,6 +10,7 @@ from reflow_tf.models.consumers import find_norm_cover
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.repair import batchnorm, impact
+from reflow_tf.repair.batchnorm import References
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.distillation import distill
 from reflow_tf.repair.holdout import part_of
@@ -19,15 +20,28 @@ from reflow_tf.sparsity.plan import PruningPlan
 
 
 def reflow(
-    pruned: PrunedModel, batches: Iterable[np.ndarray], progress: Progress, *, crew: Crew = ALONE
+    pruned: PrunedModel,
+    batches: Iterable[np.ndarray],
+    progress: Progress,
+    *,
+    crew: Crew = ALONE,
+    references: References | None = None,
 ) -> RepairOutcome:
     """`batchnorm.recalibrate` beside the dense network, as a step of a chain; it says what it cannot reach.
+
+    Args:
+        pruned: as for every repair.
+        batches: as for every repair.
+        progress: as for every repair.
+        crew: who leads the images through both networks.
+        references: of the dense network on these batches, for whoever repairs one model many times; None: observed.
 
     Raises:
         InputError: as `batchnorm.recalibrate` does.
     """
-    with pruned.as_dense() as model:
-        references = batchnorm.observe_dense(model, batches, progress=progress, crew=crew)
+    if references is None:
+        with pruned.as_dense() as model:
+            references = batchnorm.observe_dense(model, batches, progress=progress, crew=crew)
     outcome = batchnorm.recalibrate(pruned.model, batches, references=references, progress=progress, crew=crew)
     bare = find_norm_cover(pruned.model, pruned.masks).bare
     if not bare:

@@ -137,11 +137,9 @@ def _marker(stage: str, point: tuple[float, float], title: str) -> Markup:
 
 def _end_labels(ends: dict[str, float], x: float) -> list[Markup]:
     """The names of the curves beside their ends, pushed apart where they would overlap."""
-    labels, previous = [], -math.inf
-    for stage, y in sorted(ends.items(), key=lambda end: end[1]):
-        previous = max(y + 4, previous + 16)
-        labels.append(svg.text(x, previous, stage, f"label ink-{stage}"))
-    return labels
+    ordered = sorted(ends.items(), key=lambda end: end[1])
+    places = svg.push_apart([y + 4 for _, y in ordered], 16)
+    return [svg.text(x, place, stage, f"label ink-{stage}") for place, (stage, _) in zip(places, ordered, strict=True)]
 
 
 def _index_ticks(number: int, most: int) -> list[int]:

@@ -62,19 +62,20 @@ _LEAST_SQUARES = Series(LEAST_SQUARES, "alone", "least squares", "file")
 
 def _draw_gains(methods: Sequence[str]) -> Draw:
     def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
-        series = [Series(name, "alone", name, f"dense{_dash(place)}") for place, name in enumerate(methods)]
-        return _draw_curves(document, width, [*series, _REFLOW, _LEAST_SQUARES], "gain over magnitude, points", True)
+        return _draw_curves(
+            document, width, [*_as_series(methods), _REFLOW, _LEAST_SQUARES], "gain over magnitude, points", True
+        )
 
     return draw
 
 
-def _dash(place: int) -> str:
-    return _DASHES[place % len(_DASHES)]
+def _as_series(methods: Sequence[str]) -> list[Series]:
+    """Each alone, in grey and in dashes of its own."""
+    return [Series(name, "alone", name, f"dense{_DASHES[place % len(_DASHES)]}") for place, name in enumerate(methods)]
 
 
 def _draw_accuracies(document: Document, width: float) -> tuple[float, list[Markup]]:
-    updates = [Series(name, "alone", name, f"dense{_dash(place)}") for place, name in enumerate(UPDATES)]
-    series = [Series(BASELINE, "alone", BASELINE, "pruned"), *updates, _REFLOW, _LEAST_SQUARES]
+    series = [Series(BASELINE, "alone", BASELINE, "pruned"), *_as_series(UPDATES), _REFLOW, _LEAST_SQUARES]
     return _draw_curves(document, width, series, measure(document), False)
 
 
@@ -140,9 +141,7 @@ def _ticks(low: float, high: float) -> Iterator[float]:
 def _name_curves(ends: Sequence[tuple[float, Series]], x: float, bottom: float) -> list[Markup]:
     """The names beside the ends of the curves, pushed apart, and upwards again where they would pass the axis."""
     ordered = sorted(ends, key=lambda end: end[0])
-    places: list[float] = []
-    for y, _ in ordered:
-        places.append(max(y + 4, places[-1] + 15) if places else y + 4)
+    places = svg.push_apart([y + 4 for y, _ in ordered], 15)
     limit = bottom + 4
     for place in reversed(range(len(places))):
         places[place] = min(places[place], limit)
@@ -185,7 +184,6 @@ def _draw_ratio_panel(
             svg.line(inner, place, right, place, "grid" if exponent else "reference-dense"),
             svg.text(inner - 8, place + 4, significant(10.0**exponent, 1), "tick", "end"),
         ]
-    previous = -math.inf
     ends = []
     for sparsity, ratios in cells:
         places = [None if ratio is None else (x(k), y(ratio)) for k, ratio in enumerate(ratios, 1)]
@@ -193,9 +191,11 @@ def _draw_ratio_panel(
         parts.append(svg.path(places, f"curve stroke-{colour}"))
         if known:
             ends.append((known[-1][1], percent(sparsity, 0)))
-    for end, words in sorted(ends):
-        previous = max(end + 4, previous + 14)
-        parts.append(svg.text(right + 2, previous, words, "tick"))
+    ends.sort()
+    places_of_words = svg.push_apart([end + 4 for end, _ in ends], 14)
+    parts += [
+        svg.text(right + 2, place, words, "tick") for place, (_, words) in zip(places_of_words, ends, strict=True)
+    ]
     parts.append(svg.text((inner + right) / 2, bottom + 24, "batch norm, from input to output", "tick", "middle"))
     return parts
 

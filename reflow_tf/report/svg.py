@@ -1,7 +1,7 @@
 """Pictures as SVG text: elements with escaped contents, and the two ways a number becomes a position."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
@@ -57,6 +57,14 @@ def path(points: list[tuple[float, float] | None], class_: str) -> Markup:
         commands.append(f"{pen}{point[0]:.1f} {point[1]:.1f}")
         pen = "L"
     return element("path", d="".join(commands), class_=class_)
+
+
+def push_apart(places: Sequence[float], gap: float) -> list[float]:
+    """Rising places, each moved down until it is at least `gap` below the one before it."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + gap) if moved else place)
+    return moved
 
 
 def linear(domain: tuple[float, float], span: tuple[float, float]) -> Scale:

@@ -116,8 +116,13 @@ def describe_gate(limit: float | None, score: dict[str, Any]) -> dict[str, Any]:
         "max_accuracy_drop": limit,
         "drop_points": drop,
         "n": score["n"],
-        "passed": None if limit is None else bool(drop <= limit + 1e-9),
+        "passed": _passes(drop, limit),
     }
+
+
+def _passes(drop: float, limit: float | None) -> bool | None:
+    """Whether a drop is within a limit, but for rounding; None without one."""
+    return None if limit is None else bool(drop <= limit + 1e-9)
 
 
 def describe_metric(run: Run) -> dict[str, Any] | None:
@@ -137,7 +142,7 @@ def describe_metric(run: Run) -> dict[str, Any] | None:
         "stages": {stage: plain(scores[stage]) if stage in scores else None for stage in STAGES},
         "drop": drop,
         "max_metric_drop": limit,
-        "passed": None if limit is None else bool(drop <= limit + 1e-9),
+        "passed": _passes(drop, limit),
     }
 
 
