@@ -18,6 +18,7 @@ from reflow_tf.choices import (
     check_choice,
 )
 from reflow_tf.errors import InputError
+from reflow_tf.sparsity.channels import CHANNEL_CRITERIA, ELIMINATION
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Pattern, Unstructured
@@ -34,12 +35,14 @@ class PruneConfig:
     Attributes:
         sparsity: fraction of zeros over the prunable kernels, in [0, 1). None: 0.7, or what an N:M pattern implies.
             'existing': the zeros that the model came with are the masks, and no others are set.
-        max_size_bytes: instead of a sparsity: the least at which the file has at most so many bytes.
+        max_size_bytes: instead of a sparsity: the least at which the file has at most so many bytes; with
+            max_macs='auto', the widest network of which that is true.
         max_size_flag: what messages call `max_size_bytes`, which the command line knows by two names.
         min_speedup: instead of a sparsity: the least at which the file is estimated to be so many times as fast as the
             dense one; over 1, and only for a target that promises speed.
         pattern: what shape the zeros take; None: what the target wants on the device, layer by layer.
-        criterion: which weights matter: a key of `CRITERIA`.
+        criterion: which weights matter: a key of `CRITERIA`; or, where channels alone leave, which of those: a key of
+            `CHANNEL_CRITERIA`. None: 'magnitude', or 'elimination' of channels.
         allocation: how the zeros are shared out over layers: one of ALLOCATION_NAMES.
         target: what the zeros are for: a key of `TARGETS`.
         prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
@@ -49,7 +52,7 @@ class PruneConfig:
             are turned, exactly, so that zeros cost less (`models.channels.rotation`); 'kept': they are left alone.
         max_macs: whole channels are removed, and with them all but this share of the network's multiply-adds, in
             (0, 1). What comes of it is a narrower network; with a sparsity beside it, weights of that are zeroed then.
-            'auto': all but what a microcontroller's budgets of flash and RAM leave room for.
+            'auto': all but what `max_size_bytes`, or a microcontroller's budgets of flash and RAM, leave room for.
         channel_multiple: of which number the widths of narrower layers are; 8 suits XNNPACK and Ethos-U, 4 Cortex-M.
         task: what the network's outputs are taken for: one of TASKS. 'auto': classes where they end in a softmax or are
             a single sigmoid, or where the model was compiled with a cross-entropy; else numbers.
@@ -64,7 +67,7 @@ class PruneConfig:
 
     sparsity: float | str | None = None
     pattern: Pattern | None = None
-    criterion: str = "magnitude"
+    criterion: str | None = None
     allocation: str = "global"
     target: str = "xnnpack"
     prunable: str = "target"
@@ -81,7 +84,7 @@ class PruneConfig:
     task: str = AUTO
 
     def __post_init__(self) -> None:
-        check_choice("criterion", self.criterion, CRITERIA)
+        self._check_criterion()
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         check_choice("target", self.target, TARGETS)
         check_choice("basis", self.basis, BASES)
@@ -109,6 +112,21 @@ class PruneConfig:
                 f"Received: --sparsity={given:g}"
             )
         check_sparsity(self.requested_sparsity)
+
+    def _check_criterion(self) -> None:
+        if not self.sets_zeros:
+            check_choice("criterion", self.requested_criterion, CHANNEL_CRITERIA)
+        elif self.criterion == ELIMINATION:
+            raise InputError(
+                f"--criterion={ELIMINATION} chooses channels that --max_macs removes, and no weights. "
+                f"Received: --criterion={ELIMINATION} {self._spell_zeros()}"
+            )
+        else:
+            check_choice("criterion", self.requested_criterion, CRITERIA)
+
+    def _spell_zeros(self) -> str:
+        given = {"max_macs": self.max_macs, "pattern": self.pattern, "sparsity": self.sparsity}
+        return " ".join(f"--{name}={value}" for name, value in given.items() if value is not None)
 
     def _check_existing(self) -> None:
         if isinstance(self.sparsity, str) and not self.keeps_existing:
@@ -153,7 +171,7 @@ class PruneConfig:
                 f"Received: {' '.join(given)}"
             )
         check_between(self.max_size_flag, self.max_size_bytes, 1)
-        if self.max_size_bytes is not None and TARGETS[self.target].storage == "dense":
+        if self.max_size_bytes is not None and self.sets_zeros and TARGETS[self.target].storage == "dense":
             raise InputError(
                 f"--{self.max_size_flag} needs a target whose .tflite gets smaller by zeros; that of "
                 f"--target={self.target} does not. Received: --{self.max_size_flag}={self.max_size_bytes}"
@@ -191,10 +209,10 @@ class PruneConfig:
             )
         if self.sets_zeros:
             return
-        if self.criterion != "magnitude" or self.allocation not in ("global", "auto"):
+        if self.allocation not in ("global", "auto"):
             raise InputError(
-                f"--max_macs chooses channels and widths by what they cost the prediction: leave --criterion and "
-                f"--allocation out. Received: --criterion={self.criterion} --allocation={self.allocation}"
+                f"--max_macs chooses widths by what they cost the prediction: leave --allocation out. "
+                f"Received: --allocation={self.allocation}"
             )
 
     @property
@@ -219,8 +237,10 @@ class PruneConfig:
 
     @property
     def budget(self) -> tuple[str, float] | None:
-        """What the file may be at most, or has to be at least: name and value; None where a sparsity or MACs decide."""
+        """What zeros have to make of the file: name, value; None where a sparsity decides, or channels that leave."""
         found = [(name, value) for name, value in self._budgets.items() if value is not None]
+        if found and self.max_macs == AUTO and self.max_size_bytes is not None:
+            return None
         return found[0] if found else None
 
     @property
@@ -234,7 +254,7 @@ class PruneConfig:
         if self.max_macs is None or not self.sets_zeros:
             return (self,)
         narrow = dataclasses.replace(
-            self, sparsity=None, pattern=Channel(), criterion="magnitude", allocation="global", prunable="target"
+            self, sparsity=None, pattern=Channel(), criterion=None, allocation="global", prunable="target"
         )
         return narrow, dataclasses.replace(self, max_macs=None)
 
@@ -249,6 +269,11 @@ class PruneConfig:
     def repairs(self) -> tuple[str, ...]:
         """The names in `repair`, in order."""
         return tuple(self.requested_repair.split(","))
+
+    @property
+    def requested_criterion(self) -> str:
+        """The criterion asked for, or what is the default where none was."""
+        return self.criterion or ("magnitude" if self.sets_zeros else ELIMINATION)
 
     @property
     def requested_repair(self) -> str:

@@ -12,6 +12,7 @@ from reflow_tf.choices import (
     QUANTIZATIONS,
     REWRITES,
     TARGETS,
+    TASKS,
     check_between,
     check_choice,
     check_workers,
@@ -113,10 +114,10 @@ class JobConfig:
                     f"--{name} needs a --target that is a microcontroller: {microcontrollers}. "
                     f"Received: --target={self.target.name}"
                 )
-        if self.prune.max_macs == AUTO and not self.has_budget:
+        if self.prune.max_macs == AUTO and not self.has_budget and self.prune.max_size_bytes is None:
             raise InputError(
-                f"--max_macs={AUTO} removes channels until a microcontroller's budgets are met: give --flash_budget or "
-                f"--ram_budget. Received: neither, with --target={self.target.name}"
+                f"--max_macs={AUTO} removes channels until a budget is met: give --max_size_bytes or, for a "
+                f"microcontroller, --flash_budget or --ram_budget. Received: none, with --target={self.target.name}"
             )
         check_between("max_accuracy_drop", self.max_accuracy_drop, 0, 100)
         check_between("max_metric_drop", self.max_metric_drop, 0)
@@ -172,8 +173,13 @@ class JobConfig:
 class EvaluateConfig:
     """What to score on what; the flags of `reflow_tf.tools.evaluate`.
 
+    Attributes:
+        reference: another model of the same inputs and outputs, with which this one is compared.
+        metric: as in `JobConfig`.
+        task: what outputs are taken for, as in `PruneConfig`.
+
     Raises:
-        InputError: a number is out of its range.
+        InputError: a number is out of its range, or a task is none.
     """
 
     model: str
@@ -183,11 +189,15 @@ class EvaluateConfig:
     image_size: int | None = None
     batch_size: int = 128
     custom_objects: str | None = None
+    reference: str | None = None
+    metric: str | None = None
+    task: str = AUTO
     workers: str | None = None
     threads_per_worker: int | None = None
 
     def __post_init__(self) -> None:
         check_workers(self.workers, self.threads_per_worker)
+        check_choice("task", self.task, TASKS)
         check_between("batch_size", self.batch_size, 1)
         check_between("image_size", self.image_size, 1)
 

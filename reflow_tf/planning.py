@@ -47,8 +47,8 @@ class Weighing:
     weighed: Weighed
 
 
-Weighings = dict[bool, Weighing]
-"""Whether linear streams were turned -> what was found then."""
+Weighings = dict[tuple[bool, str], Weighing]
+"""Whether linear streams were turned, and the criterion -> what was found then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +126,15 @@ def _plan_channels(
 ) -> Planned:
     """Which channels leave, and the masks with which they are neither computed nor read."""
     assert config.max_macs is not None and calibration is not None
-    if (known := weighings.get(config.turns_streams)) is not None:
+    asked = config.turns_streams, config.requested_criterion
+    if (known := weighings.get(asked)) is not None:
         model.set_weights(known.weights)
     else:
         num_turned = _turn(model, find_kernels(model).specs, config, calibration, stopwatch)
         with stopwatch.timed("channels"):
-            weighed = weigh_channels(model, calibration, progress, config.known_task)
+            weighed = weigh_channels(model, calibration, progress, config.known_task, config.requested_criterion)
             known = Weighing(model.get_weights(), num_turned, weighed)
-        weighings[config.turns_streams] = known
+        weighings[asked] = known
     with stopwatch.timed("channels"):
         if isinstance(config.max_macs, str):
             assert complain is not None
@@ -197,15 +198,15 @@ def _score(
 ) -> dict[str, np.ndarray]:
     """Path -> the criterion's scores; what it was told by calibration, much more than them, goes away at the end."""
     statistics: Mapping[str, Statistics] = {}
-    if names := NEEDS[config.criterion]:
+    if names := NEEDS[config.requested_criterion]:
         assert calibration is not None
         with stopwatch.timed("statistics"):
             # No criterion reads two: a second one would be a second pass, and progress shows one.
-            watched = progress(calibration, f"Gathering statistics for {config.criterion}")
+            watched = progress(calibration, f"Gathering statistics for {config.requested_criterion}")
             statistics = gather(model, specs, names, watched, task=config.known_task)
     with stopwatch.timed("masks"):
         weights = kernels.read()
-        criterion = CRITERIA[config.criterion]
+        criterion = CRITERIA[config.requested_criterion]
         return {spec.path: criterion(weights[spec.path], statistics.get(spec.path, {})) for spec in specs}
 
 

@@ -351,14 +351,15 @@ class _Signals:
 
 def _require_none_needed(config: PruneConfig) -> None:
     """Raises InputError if anything in the configuration needs calibration inputs."""
-    if NEEDS[config.criterion]:
+    if config.max_macs is not None:
+        raise InputError("Channels are chosen by calibration inputs: --max_macs needs some. Received: None")
+    if NEEDS[config.requested_criterion]:
         raise InputError(
-            f"The criterion '{config.criterion}' needs calibration inputs; 'magnitude' needs none. Received: None"
+            f"The criterion '{config.requested_criterion}' needs calibration inputs; 'magnitude' needs none. "
+            "Received: None"
         )
     if config.allocation == "auto":
         raise InputError("The allocation 'auto' needs calibration inputs; the others need none. Received: None")
-    if config.max_macs is not None:
-        raise InputError("Channels are chosen by calibration inputs: --max_macs needs some. Received: None")
     if config.requested_repair != "none":
         raise InputError(
             f"The repair '{config.requested_repair}' needs calibration inputs; repair='none' needs none. Received: None"

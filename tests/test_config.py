@@ -98,6 +98,14 @@ def test_no_sparsity_is_a_sparsity():
     assert PruneConfig(sparsity=0.0, pattern=Channel()).requested_sparsity == 0.0
 
 
+def test_the_default_criterion_is_that_of_what_leaves():
+    assert PruneConfig(sparsity=0.5).requested_criterion == "magnitude"
+    assert PruneConfig(max_macs=0.7, pattern=Channel()).requested_criterion == "elimination"
+    assert PruneConfig(max_macs=0.7, pattern=Channel(), criterion="activation").requested_criterion == "activation"
+    both = PruneConfig(max_macs=0.7, sparsity=0.5, criterion="activation").stages
+    assert [stage.requested_criterion for stage in both] == ["elimination", "activation"]
+
+
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, 1.5, float("nan"), float("inf"), True])
 def test_sparsity_out_of_range(sparsity):
     with pytest.raises(InputError, match=r"must be in \[0, 1\). Received: "):
@@ -137,6 +145,11 @@ def test_a_pattern_is_no_text():
 STORED = PruneConfig(target="storage")
 
 
+def test_channels_leave_for_a_size_of_any_targets_file():
+    config = PruneConfig(max_macs="auto", max_size_bytes=1000, pattern=Channel(), target="cpu")
+    assert config.budget is None and JobConfig("m", "out", prune=config).prune is config
+
+
 def test_stages():
     assert PruneConfig(sparsity=0.5).stages == (PruneConfig(sparsity=0.5),)
     narrow = PruneConfig(max_macs=0.7, pattern=Channel())
@@ -172,8 +185,8 @@ def test_cpus_are_those_that_can_be_emulated():
         ({"cpu": "cortex-m4"}, "--cpu must be one of cortex-a53, cortex-a72, cortex-a76. Received: cortex-m4"),
         (
             {"prune": PruneConfig(max_macs="auto", pattern=Channel(), target="tflm")},
-            "--max_macs=auto removes channels until a microcontroller's budgets are met: give --flash_budget or "
-            "--ram_budget. Received: neither, with --target=tflm",
+            "--max_macs=auto removes channels until a budget is met: give --max_size_bytes or, for a "
+            "microcontroller, --flash_budget or --ram_budget. Received: none, with --target=tflm",
         ),
         (
             {"io": "float"},
@@ -264,12 +277,24 @@ def test_ballast_is_a_rewrite():
             r"--min_speedup counts what zeros save, and.*Received: --max_macs=0.7 --min_speedup=1.5",
         ),
         (
+            {"max_macs": "auto", "min_speedup": 1.5, "pattern": Channel()},
+            r"--min_speedup counts what zeros save, and.*Received: --max_macs=auto --min_speedup=1.5",
+        ),
+        (
             {"max_macs": 0.7, "max_size_bytes": 1000, "pattern": Channel()},
             r"--max_size_bytes counts what zeros save, and.*Received: --max_macs=0.7 --max_size_bytes=1000",
         ),
         (
             {"max_macs": 0.7, "pattern": Channel(), "allocation": "uniform"},
-            r"leave --criterion and --allocation out\. Received: --criterion=magnitude --allocation=uniform",
+            r"leave --allocation out\. Received: --allocation=uniform",
+        ),
+        (
+            {"max_macs": 0.7, "pattern": Channel(), "criterion": "obs"},
+            r"--criterion must be one of elimination, magnitude, activation\. Received: obs",
+        ),
+        (
+            {"max_macs": 0.7, "sparsity": 0.5, "criterion": "elimination"},
+            r"chooses channels .+, and no weights\. Received: --criterion=elimination --max_macs=0.7 --sparsity=0.5",
         ),
         ({"channel_multiple": 0}, r"--channel_multiple must be at least 1\. Received: 0"),
     ],

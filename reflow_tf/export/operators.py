@@ -25,7 +25,7 @@ _REQUIRED = {
     "MAX_POOL_2D": ("padding", "strides", "window"),
     "AVERAGE_POOL_2D": ("padding", "strides", "window"),
 }
-# What may stand between a sigmoid and the output without changing a number.
+# What may stand between the last function and the output without changing a number.
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST"})
 # What Keras and the converter call a tensor that no layer names.
 _NAMELESS = re.compile(r"(Identity|(Stateful)?PartitionedCall)[_:\d]*|arith\..*|")
@@ -50,14 +50,13 @@ def read_operators(content: bytes) -> OperatorGraph:
         return OperatorGraph(tuple(operators), tuple(values), *ends, allows_float16=is_allowed(model))
 
 
-def ends_in_sigmoid(content: bytes) -> bool:
-    """Whether the last thing that a .tflite file computes is a sigmoid."""
-    graph = read_operators(content)
+def find_last_kind(graph: OperatorGraph) -> str | None:
+    """The kind of operator that computes the first output of a file, such as 'SOFTMAX'; None where nothing does."""
     made_by = {value: operator for operator in graph.operators for value in operator.outputs}
     last = made_by.get(graph.outputs[0])
     while last is not None and last.kind in _PASSING:
         last = made_by.get(last.inputs[0])
-    return last is not None and last.kind == "LOGISTIC"
+    return None if last is None else last.kind
 
 
 def _read_value(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Value:

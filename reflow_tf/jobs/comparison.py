@@ -131,7 +131,7 @@ class Bench:
         self._references = observe_dense(self._model, calibration, progress=progress)
         self._signal = measure_signal(self._model, progress(evaluation, "Evaluating the dense model"))
         methods = list(methods)
-        criteria = {BASELINE, *(method.criterion for method in methods)}
+        criteria = {BASELINE, *(method.requested_criterion for method in methods)}
         read = {READS[name] for method in methods for name in method.repairs if name in READS}
         self._weights = find_kernels(self._model).read()
         self._scores, self._statistics = study_kernels(self._model, specs, criteria, read, calibration, progress)
@@ -148,7 +148,7 @@ class Bench:
             InputError: a repair cannot be used on this model or these images.
         """
         allocation = ALLOCATIONS[config.allocation]
-        by_magnitude, scores = self._scores[BASELINE], self._scores[config.criterion]
+        by_magnitude, scores = self._scores[BASELINE], self._scores[config.requested_criterion]
         patterns = {spec.path: config.pattern_of(spec) for spec in self._specs}
         plan = make_plan(self._specs, by_magnitude, patterns, allocation, config.requested_sparsity)
         plan = keep_zeros(plan, self._weights)
@@ -331,7 +331,12 @@ def _measure(
     names = [f"{name} at {sparsity:.1%}" for name, sparsity in todo]
     for position, (dense, cell) in _show(site, configs, names):
         (name, sparsity), config = todo[position], configs[position]
-        about = {"method": name, "criterion": config.criterion, "repair": config.requested_repair, "sparsity": sparsity}
+        about = {
+            "method": name,
+            "criterion": config.requested_criterion,
+            "repair": config.requested_repair,
+            "sparsity": sparsity,
+        }
         cells[position] = about | describe_cell(cell)
         document["dense"] = describe_outcome(dense)
         document["cells"] = before + [cells[place] for place in sorted(cells)]  # not in the order of being done

@@ -12,7 +12,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.export.flatbuffer import parse
 from reflow_tf.export.half_precision import allows_float16, stores_sparse
 from reflow_tf.job_config import EvaluateConfig
-from reflow_tf.jobs.evaluation import draw_inputs
+from reflow_tf.jobs.finished import draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.litert import LiteRT, load_tflite, read_tflite

@@ -1,57 +1,39 @@
 """Running a finished model over held-out images, whatever form it has."""
 
 import dataclasses
-import functools
-import json
-import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
 
+from reflow_tf.choices import AUTO
 from reflow_tf.cluster.opening import open_crew
-from reflow_tf.crew import ALONE, Crew, count_threads
-from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Part, Preparation, spell_batch
+from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.classes import are_one_each, describe_labels
 from reflow_tf.data.loading import load_evaluation
-from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.data.sources import Labels
 from reflow_tf.errors import InputError
-from reflow_tf.export.constants import has_bitmaps
-from reflow_tf.export.operators import ends_in_sigmoid
-from reflow_tf.foreign import say_why
 from reflow_tf.job_config import EvaluateConfig
-from reflow_tf.jobs.scoring import Runner, compare, rank_files, spread
-from reflow_tf.models.carrying import Address, Carried
-from reflow_tf.models.loading import load_model
-from reflow_tf.models.observation import OneByOne
+from reflow_tf.jobs.finished import Finished, open_finished
+from reflow_tf.jobs.metric import choose_inputs, measure_metric
+from reflow_tf.jobs.scoring import Runner, compare, compare_files, rank_files
 from reflow_tf.models.predictions import run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
-from reflow_tf.report.scores import Parity, Score, score_accuracy
-from reflow_tf.runtimes.litert import LiteRT, read_tflite
-from reflow_tf.runtimes.runtime import Runtime
-from reflow_tf.runtimes.tflm.runtime import TFLM
+from reflow_tf.report.scores import (
+    Fidelity,
+    MetricScore,
+    Parity,
+    Score,
+    score_accuracy,
+    score_agreement,
+    score_fidelity,
+    score_iou,
+)
 from reflow_tf.task import Task
 
 COMPARED_IMAGES = 256
-
-MOST_THREADS = 2
-"""Of LiteRT, for one file."""
-
-_RUNTIMES: Mapping[str, Callable[[bytes], Runtime]] = {
-    "litert": lambda content: LiteRT(content, min(MOST_THREADS, count_threads())),
-    "tflm": TFLM,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Opened:
-    """A model of any form: how to run it, and what its images look like."""
-
-    runner: Runner
-    preprocessing: Preparation
-    num_classes: int
-    positions: tuple[int | None, ...]
 
 
 def require_classifier(num_outputs: int | None, model: str) -> int:
@@ -89,7 +71,26 @@ def require_label_maps(model: keras.Model, positions: tuple[int | None, ...], im
         )
 
 
-def run(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Score:
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What a finished model does on held-out inputs; None: not asked for, or not to be said of such outputs.
+
+    Attributes:
+        accuracy: how often it is right, where there are labels.
+        iou: mean intersection over union, of maps of classes.
+        agreement: how often it names the class that the reference names.
+        fidelity: how far its numbers are from the reference's.
+        metric: what the user's function makes of its outputs.
+    """
+
+    accuracy: Score | None = None
+    iou: MetricScore | None = None
+    agreement: Score | None = None
+    fidelity: Fidelity | None = None
+    metric: MetricScore | None = None
+
+
+def run(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Evaluated:
     """`evaluate` by whoever `config.workers` says.
 
     Raises:
@@ -99,66 +100,117 @@ def run(config: EvaluateConfig, *, progress: Progress = show_nothing) -> Score:
         return evaluate(config, progress=progress, crew=crew)
 
 
-def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing, crew: Crew = ALONE) -> Score:
-    """Scores a `.keras`, `.h5` or `.tflite` file, or a zoo model, on labelled images.
+def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing, crew: Crew = ALONE) -> Evaluated:
+    """Scores a `.keras`, `.h5` or `.tflite` file, or a zoo model, on held-out inputs by all that there is.
+
+    That is labels, a reference to be compared with, and a metric of the user's own.
 
     With preprocess 'auto', the images are prepared as the config.json beside the file says, which the pruning tool
-    wrote; without one the network gets the pixels as they are.
+    wrote; without one the network gets the pixels as they are. A reference gets what the model gets.
 
     Raises:
-        InputError: the model or the data cannot be used, or the data has no labels.
+        InputError: a model or the data cannot be used, or nothing says what is right.
     """
-    opened = _open_file(config) if config.model.endswith(".tflite") else _open_keras(config)
+    own = open_finished(config)
+    other = None if config.reference is None else open_finished(dataclasses.replace(config, model=config.reference))
+    foreseen = own.task if config.task == AUTO else Task(config.task)
+    task, images = _open_images(config, own, foreseen)
+    found = _score_classes if task is Task.CLASSIFICATION else _score_numbers
+    evaluated = found(config, own, other, images, progress, crew)
+    if config.metric is None:
+        return evaluated
+    (first,) = images.select(np.array([0]))
+    shapes = own.name_outputs(first)
+    few = choose_inputs(images, [math.prod(shape) for shape in shapes.values()])
+    runners = {config.model: own.run_as(Task.FIDELITY)}
+    metric = measure_metric(config.metric, runners, few, shapes, progress, crew=crew)[config.model]
+    return dataclasses.replace(evaluated, metric=metric)
+
+
+def _open_images(config: EvaluateConfig, own: Finished, foreseen: Task | None) -> tuple[Task, EvaluationSet]:
+    """The inputs, and what the outputs are taken for: where nothing says so, classes if there are labels of them."""
+    if foreseen is Task.CLASSIFICATION and own.num_outputs > 1:
+        raise InputError(f"--task={config.task} needs one output. Received: {config.model} with {own.num_outputs}")
+    if foreseen is Task.CLASSIFICATION or (foreseen is None and config.reference is None and config.metric is None):
+        require_classifier(own.num_classes, config.model)
+    is_compared = config.reference is not None or config.metric is not None
+    labels = Labels.PERHAPS if is_compared else Labels.CLASSES
     images = load_evaluation(
         config.data,
-        preprocessing=opened.preprocessing,
-        num_classes=opened.num_classes,
-        positions=opened.positions,
+        preprocessing=own.preprocessing,
+        num_classes=None if foreseen is None and own.num_classes == 1 else own.num_classes,
+        positions=own.positions,
         class_names_path=config.class_names,
         batch_size=config.batch_size,
+        labels=Labels.NONE if foreseen is Task.FIDELITY else labels,
     )
-    if images.labels is None:
-        raise InputError(f"Evaluation needs labels: a folder of class sub-folders, or y. Received: {config.data}")
-    ranked = rank_files(
-        {config.model: opened.runner}, {}, images, opened.num_classes, progress, crew=crew, description="Evaluating"
-    )
-    return score_accuracy(ranked[config.model].classes, images.labels, opened.num_classes)
+    task = foreseen or (Task.FIDELITY if images.labels is None and is_compared else Task.CLASSIFICATION)
+    if not is_compared and (images.labels is None or task is Task.FIDELITY):
+        labels_or = "labels (a folder of class sub-folders, or y), " if task is Task.CLASSIFICATION else ""
+        raise InputError(
+            f"Evaluation needs {labels_or}a --reference to be compared with, or a --metric. Received: {config.data}, "
+            f"and outputs that are {'classes' if task is Task.CLASSIFICATION else 'numbers'}"
+        )
+    return task, images
 
 
-class OpenedFile:
-    """A .tflite file in what runs a target's files on this machine; pickled, the file.
+def _score_classes(
+    config: EvaluateConfig,
+    own: Finished,
+    other: Finished | None,
+    images: EvaluationSet,
+    progress: Progress,
+    crew: Crew,
+) -> Evaluated:
+    num_classes = require_classifier(own.num_classes, config.model)
+    runners = {"own": own.run_as(Task.CLASSIFICATION)}
+    if other is not None:
+        _require_alike(config, own, other, images)
+        runners["other"] = other.run_as(Task.CLASSIFICATION)
+    ranked = rank_files(runners, {}, images, num_classes, progress, crew=crew, description="Evaluating")
+    classes = ranked["own"].classes
+    accuracy, iou = None, None
+    if images.labels is not None:
+        accuracy = score_accuracy(classes, images.labels, num_classes)
+        iou = score_iou(classes, images.labels, num_classes) if accuracy.positions > 1 else None
+    agreement = None if other is None else score_agreement(classes, ranked["other"].classes)
+    return Evaluated(accuracy, iou, agreement)
 
-    Args:
-        content: the file.
-        runtime: 'litert' or 'tflm'.
+
+def _score_numbers(
+    config: EvaluateConfig,
+    own: Finished,
+    other: Finished | None,
+    images: EvaluationSet,
+    progress: Progress,
+    crew: Crew,
+) -> Evaluated:
+    if other is None:
+        return Evaluated()
+    sizes = _require_alike(config, own, other, images)
+    runners = {"own": own.run_as(Task.FIDELITY)}, other.run_as(Task.FIDELITY)
+    found = compare_files(*runners, sizes, {}, images, progress, crew=crew, description="Evaluating")
+    return Evaluated(fidelity=score_fidelity(found["own"].sums))
+
+
+def _require_alike(config: EvaluateConfig, own: Finished, other: Finished, images: EvaluationSet) -> list[int]:
+    """The numbers of each output, which are those of the reference's.
 
     Raises:
-        InputError: the runtime is not installed, or cannot run the file.
+        InputError: they are not.
     """
-
-    def __init__(self, content: bytes, runtime: str):
-        self._arguments = content, runtime
-        self._runtime = _RUNTIMES[runtime](content)
-        self.input_shape, self.output_shape = self._runtime.input_shape, self._runtime.output_shape
-        self.output_sizes, self.num_inputs = self._runtime.output_sizes, self._runtime.num_inputs
-
-    def __reduce__(self) -> tuple[type["OpenedFile"], tuple[bytes, str]]:
-        return OpenedFile, self._arguments
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Of `Runner`."""
-        return self._runtime.run(batch)
+    (first,) = images.select(np.array([0]))
+    shapes, reference = (list(each.name_outputs(first).values()) for each in (own, other))
+    if shapes != reference:
+        raise InputError(
+            f"--reference must give what --model gives, {_spell_shapes(shapes)}. Received: {config.reference}, which "
+            f"gives {_spell_shapes(reference)}"
+        )
+    return [math.prod(shape) for shape in shapes]
 
 
-class KerasRunner:
-    """A Keras model as a `Runner`, outputs read."""
-
-    def __init__(self, carried: Carried):
-        self._carried = carried
-        self.run = OneByOne(functools.partial(run_predictions, carried.model))
-
-    def __reduce__(self) -> tuple[type["KerasRunner"], tuple[Carried]]:
-        return KerasRunner, (self._carried,)
+def _spell_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join(str(shape) for shape in shapes)
 
 
 def measure_parity(
@@ -171,115 +223,6 @@ def measure_parity(
 def first_images(images: Iterable[np.ndarray], most: int = COMPARED_IMAGES) -> np.ndarray:
     """The first images, in one array: those that files are compared on."""
     return np.concatenate(list(_first(images, most)))
-
-
-def _open_keras(config: EvaluateConfig) -> _Opened:
-    loaded = load_model(config.model, preprocess=config.preprocess, **config.model_options)
-    return _Opened(
-        KerasRunner(Carried(loaded.model, Address.of(config.model, **config.model_options))),
-        _recorded_preprocessing(config, isinstance(loaded.preprocessing, AsStored)) or loaded.preprocessing,
-        require_classifier(loaded.num_classes, config.model),
-        loaded.positions,
-    )
-
-
-def _open_file(config: EvaluateConfig) -> _Opened:
-    content = read_tflite(pathlib.Path(config.model).expanduser())
-    try:
-        opened = OpenedFile(content, "tflm" if has_bitmaps(content) else "litert")
-    except InputError as error:
-        raise InputError(f"{config.model}: {error}") from error
-    if len(opened.output_sizes) > 1:
-        raise InputError(
-            f"--model must have one output to be scored. Received: {config.model} with {len(opened.output_sizes)}"
-        )
-    preprocessing = choose_preprocessing(config, opened.input_shape, opened.num_inputs)
-    num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
-    if num_outputs == 1 and ends_in_sigmoid(content):
-        num_outputs = 2
-    num_classes = require_classifier(num_outputs, config.model)
-    return _Opened(opened, preprocessing, num_classes, opened.output_shape[1:-1])
-
-
-def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int = 1) -> Preparation:
-    """How images become inputs of a .tflite file: as the config.json beside it says, or as the flags do.
-
-    What is no image is taken as it is, in the shape of the file. The names of several inputs are in the config.json.
-
-    Raises:
-        InputError: the config.json is not one of the pruning tool, or pixels of what is no image are to be scaled; a
-            file with several inputs has none beside it.
-    """
-    _, *sample = input_shape
-    recorded = _recorded_preprocessing(config, len(sample) != IMAGE_RANK)
-    scaling = "none" if config.preprocess == "auto" else config.preprocess
-    if num_inputs > 1 and scaling == "none":
-        if not isinstance(recorded, AsStored) or len(recorded.parts) != num_inputs or recorded.shape != tuple(sample):
-            raise InputError(
-                f"A file with several inputs needs the config.json that the pruning tool wrote beside it, which has "
-                f"their names. Received: {config.model} with {num_inputs} inputs"
-            )
-        return recorded
-    if len(sample) != IMAGE_RANK:
-        if scaling != "none":
-            raise InputError(
-                f"--preprocess scales the pixels of images, and {config.model} takes inputs of shape "
-                f"{spell_batch(tuple(sample))}: give it numbers as it takes them. Received: {scaling}"
-            )
-        return AsStored(tuple(sample))
-    height, width, channels = sample
-    return recorded or Preprocessing((height, width), channels, scaling)
-
-
-def draw_inputs(source: EvaluateConfig, runtime: Runtime, num_inputs: int) -> np.ndarray:
-    """Real images as the network of a file takes them, float32 (num_inputs, *sample), drawn evenly from all.
-
-    Raises:
-        InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
-    """
-    are_images = len(runtime.input_shape) == 1 + IMAGE_RANK
-    if are_images and source.preprocess == "auto" and _recorded_preprocessing(source, False) is None:
-        raise InputError(
-            f"--preprocess must say how pixels are scaled where no config.json of the pruning tool is beside the model "
-            f"('none' where they are not). Received: {source.model}, alone"
-        )
-    images = load_evaluation(
-        source.data,
-        preprocessing=choose_preprocessing(source, runtime.input_shape, runtime.num_inputs),
-        num_classes=None,
-        class_names_path=None,
-        batch_size=num_inputs,
-    )
-    if len(images) < num_inputs:
-        raise InputError(
-            f"--num_inputs must be at most the {len(images)} {images.unit}s of --data. Received: {num_inputs}"
-        )
-    return np.concatenate(list(images.select(spread(len(images), num_inputs))))
-
-
-def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparation | None:
-    """What the pruning tool wrote down beside the file, if it did and nothing else was asked for.
-
-    Args:
-        config: the file, and what was asked for.
-        as_stored: the network takes no images, which is what must be written there.
-    """
-    model = pathlib.Path(config.model).expanduser()
-    path = model.parent / "config.json"
-    if config.preprocess != "auto" or not model.is_file() or not path.is_file():
-        return None
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
-        if as_stored:
-            parts = [Part(**part | {"shape": tuple(part["shape"])}) for part in recorded.get("parts", [])]
-            return AsStored(tuple(recorded["shape"]), tuple(parts))
-        size = recorded.pop("size")
-        return Preprocessing(size=None if size is None else tuple(size), **recorded)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"The config.json beside a model must be the one that the pruning tool wrote; --preprocess passes it by. "
-            f"Received: {path} ({say_why(error)})"
-        ) from error
 
 
 def _first(batches: Iterable[np.ndarray], num_inputs: int) -> Iterator[np.ndarray]:

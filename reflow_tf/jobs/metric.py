@@ -9,16 +9,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.jobs.scoring import Runner, collect_outputs, spread
-from reflow_tf.models.inference import infer_all
 from reflow_tf.repair.contract import Progress
 from reflow_tf.report.scores import MetricScore
 from reflow_tf.user_code import find_function
@@ -37,7 +34,7 @@ def measure_metric(
     text: str,
     runners: Mapping[str, Runner],
     images: EvaluationSet,
-    model: keras.Model,
+    shapes: Mapping[str, tuple[int, ...]],
     progress: Progress,
     *,
     crew: Crew = ALONE,
@@ -48,7 +45,7 @@ def measure_metric(
         text: 'MODULE:FUNCTION'.
         runners: name -> the file in what runs it.
         images: to score on, few enough for all outputs to be held, see `choose_inputs`.
-        model: that the files are of, which knows the names and shapes of outputs.
+        shapes: name of each output of the network -> its shape, without the batch.
         progress: wraps the pass.
         crew: who runs them.
 
@@ -58,15 +55,8 @@ def measure_metric(
     function = find_function(text, "--metric")
     labels = images.targets
     found = collect_outputs(runners, images, progress, crew=crew, description=f"Scoring by {text}")
-    (first,) = images.select(np.array([0]))
-    shapes = [tuple(output.shape[1:]) for output in infer_all(model, tf.convert_to_tensor(first))]
-    names = model.output_names if len(shapes) > 1 else [None]
     return {
-        name: MetricScore(
-            _call(text, function, _split_outputs(rows, dict(zip(names, shapes, strict=True))), labels),
-            None,
-            len(images),
-        )
+        name: MetricScore(_call(text, function, _split_outputs(rows, shapes), labels), None, len(images))
         for name, rows in found.items()
     }
 
@@ -83,9 +73,7 @@ def _call(text: str, function: Callable[..., Any], outputs: object, labels: obje
     return value
 
 
-def _split_outputs(
-    rows: np.ndarray, shapes: Mapping[str | None, tuple[int, ...]]
-) -> np.ndarray | dict[str | None, np.ndarray]:
+def _split_outputs(rows: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray | dict[str, np.ndarray]:
     """Of several outputs, each in its own shape under its name."""
     parts = np.split(
         rows.reshape(len(rows), -1), np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1], axis=1

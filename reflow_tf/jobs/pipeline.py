@@ -18,13 +18,9 @@ from reflow_tf.export.verification import check_masks
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
-from reflow_tf.jobs.evaluation import (
-    OpenedFile,
-    first_images,
-    measure_parity,
-    require_classifier,
-)
+from reflow_tf.jobs.evaluation import first_images, measure_parity, require_classifier
 from reflow_tf.jobs.explanation import explain
+from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.float16_arithmetic import CHECKED_INPUTS, Float16Check, check_float16
 from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.metric import choose_inputs, measure_metric
@@ -41,6 +37,7 @@ from reflow_tf.jobs.scoring import (
     spread,
 )
 from reflow_tf.models.carrying import Address
+from reflow_tf.models.inference import name_outputs
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.packing import is_plain, undo_scales
 from reflow_tf.pruning import Known, PruneResult, prune, select
@@ -282,7 +279,9 @@ def _measure_metric(
     assert job.metric is not None
     sizes = next(iter(runners.values())).output_sizes
     images = choose_inputs(given.evaluation, sizes, MOST_IN_TFLM if job.target.runtime == "tflm" else None)
-    return measure_metric(job.metric, runners, images, given.loaded.model, show_progress, crew=crew)
+    (first,) = images.select(np.array([0]))
+    shapes = name_outputs(given.loaded.model, first)
+    return measure_metric(job.metric, runners, images, shapes, show_progress, crew=crew)
 
 
 def _open_folder(job: JobConfig) -> OutputFolder:
@@ -302,7 +301,10 @@ def _complain(job: JobConfig, given: Given, model: keras.Model) -> str | None:
     """What is too much about a narrower model; sizes do not depend on what it is calibrated with."""
     few = [first_images(given.calibration, _SIZED_WITH)]
     file = _export(job, given, model, storage=job.target.storage, calibration=few)
-    return microcontroller.complain_of(job, file)
+    most = job.prune.max_size_bytes
+    if most is not None and len(file.content) > most:
+        return f"{len(file.content):,} bytes where --max_size_bytes allows {most:,}"
+    return microcontroller.complain_of(job, file) if job.has_budget else None
 
 
 def _as_to_be(dense: bytes, job: JobConfig) -> bytes:

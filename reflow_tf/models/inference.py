@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
@@ -40,6 +41,13 @@ def infer(model: keras.Operation, inputs: tf.Tensor) -> tf.Tensor:
 def infer_all(model: keras.Operation, inputs: tf.Tensor) -> list[tf.Tensor]:
     """All that the model gives, in the order of `model.outputs`; else as `infer`."""
     return infer_parts(model, part_inputs(model, inputs))
+
+
+def name_outputs(model: keras.Model, sample: np.ndarray) -> dict[str, tuple[int, ...]]:
+    """Name of each output of a network -> its shape for such an input, (1, *sample), without the batch."""
+    outputs = infer_all(model, tf.convert_to_tensor(sample))
+    names = getattr(model, "output_names", None) or ["output"]
+    return {name: tuple(output.shape[1:]) for name, output in zip(names, outputs, strict=True)}
 
 
 def infer_parts(model: keras.Operation, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.models.inference import infer_all
 from reflow_tf.models.observation import check_batch, compile_inference, graphs_as_they_are, run
 from reflow_tf.task import Task
 
@@ -128,6 +129,21 @@ def _find_last_function(graph: tf.Graph) -> str:
     while operation.type in _PASSING:
         operation = operation.inputs[0].op
     return str(operation.type)
+
+
+def run_rows(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """`observation.run`, all outputs of an input in one row, (n, numbers).
+
+    Raises:
+        InputError: as `observation.run` does.
+    """
+
+    def join(model: keras.Operation, inputs: tf.Tensor) -> tf.Tensor:
+        rows = Reading(Task.FIDELITY)
+        return tf.concat([rows(output) for output in infer_all(model, inputs)], axis=1)
+
+    for outputs in run(model, batches, join):
+        yield outputs.numpy()
 
 
 def run_predictions(

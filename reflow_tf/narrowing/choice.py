@@ -8,6 +8,7 @@ every group, and widths can be chosen by it (`sparsity.widths`).
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import keras
 import numpy as np
@@ -19,13 +20,16 @@ from reflow_tf.models.execution import CHUNK
 from reflow_tf.models.fisher import OutputErrors, believe, find_layers, gather_output_errors
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch
-from reflow_tf.narrowing.candidates import Candidate, find_workloads, require_candidates
+from reflow_tf.narrowing.candidates import Candidate, find_sizes, find_workloads, require_candidates
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.layer_fitting import gather_own_equations
-from reflow_tf.sparsity.channels import Elimination, Reader, eliminate
+from reflow_tf.sparsity.channels import CHANNEL_CRITERIA, ELIMINATION, Elimination, Members, Reader, eliminate
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
 from reflow_tf.sparsity.widths import Width, Workload, choose_widths, count_macs, find_least_share
 from reflow_tf.task import Task
+
+Measure = Literal["macs", "weights", "values"]
+"""What channels are counted in: multiply-adds; weights, which take flash; numbers between layers, which take RAM."""
 
 Complain = Callable[[keras.Model], str | None]
 """What is too much about a model, with numbers; None where nothing is."""
@@ -76,9 +80,23 @@ class Narrowing:
     macs_before: int
     macs_after: int
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of each group."""
+        return tuple(group.width for group in self.groups)
+
+    @property
+    def loss(self) -> float:
+        """What was estimated to be lost by all groups together, in nats."""
+        return sum(group.loss for group in self.groups)
+
 
 def weigh_channels(
-    model: keras.Model, batches: Iterable[np.ndarray], progress: Progress, task: Task = Task.CLASSIFICATION
+    model: keras.Model,
+    batches: Iterable[np.ndarray],
+    progress: Progress,
+    task: Task = Task.CLASSIFICATION,
+    criterion: str = ELIMINATION,
 ) -> "Weighed":
     """What each group's channels cost to remove, one after the other; the model is left as it was.
 
@@ -87,6 +105,7 @@ def weigh_channels(
         batches: float arrays (n, ...), of which the first MOST_GATHERED inputs are looked at.
         progress: wraps what is done one by one.
         task: what the model's outputs are taken for.
+        criterion: a key of `CHANNEL_CRITERIA`: in which order channels leave; the losses are measured alike.
 
     Raises:
         InputError: no group may lose channels; the model is subclassed; bad inputs.
@@ -97,9 +116,14 @@ def weigh_channels(
         raise InputError(f"--max_macs needs at least {JUDGED_EVERY} calibration inputs. Received: {len(images)}")
     check_batch(model, images)
     workloads = find_workloads(model, candidates)
-    prices = _Prices(model, candidates, images, progress, task)
+    counted: dict[Measure, Sequence[Workload]] = {
+        "macs": workloads,
+        "weights": [dataclasses.replace(workload, positions=1) for workload in workloads],
+        "values": find_sizes(model, candidates),
+    }
+    prices = _Prices(model, candidates, images, progress, task, criterion)
     eliminations = [prices.eliminate(candidate) for candidate in progress(candidates, "Weighing channels")]
-    return Weighed(candidates, held, eliminations, workloads)
+    return Weighed(candidates, held, eliminations, counted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,30 +134,31 @@ class Weighed:
         candidates: the groups.
         held: what is in none of them, and why.
         eliminations: of each group, in which order its channels leave, and what that costs.
-        workloads: of every kernel, by the groups' widths.
+        counted: what there is of each, by the groups' widths.
     """
 
     candidates: Sequence[Candidate]
     held: tuple[Skipped, ...]
     eliminations: Sequence[Elimination]
-    workloads: Sequence[Workload]
+    counted: Mapping[Measure, Sequence[Workload]]
 
     def list_widths(self, multiple: int) -> list[Width]:
         """Each group as `sparsity.widths` takes it."""
         each = zip(self.candidates, self.eliminations, strict=True)
         return [Width(candidate.group.size, elimination.losses, multiple) for candidate, elimination in each]
 
-    def narrow(self, share: float, multiple: int = 8) -> Narrowing:
-        """The best that such a share of the multiply-adds allows.
+    def narrow(self, share: float, multiple: int = 8, measure: Measure = "macs") -> Narrowing:
+        """The best that such a share of the multiply-adds allows, or of something else.
 
         Args:
             share: in (0, 1].
             multiple: of which number every width is, unless it stays what it is.
+            measure: what it is a share of.
 
         Raises:
             InputError: the share cannot be met.
         """
-        widths = choose_widths(self.list_widths(multiple), self.workloads, share)
+        widths = choose_widths(self.list_widths(multiple), self.counted[measure], share)
         kept, groups = {}, []
         for candidate, elimination, width in zip(self.candidates, self.eliminations, widths, strict=True):
             gone = candidate.group.size - width
@@ -143,14 +168,17 @@ class Weighed:
             paths = candidate.writer_paths, candidate.reader_paths
             groups.append(NarrowedGroup(*paths, candidate.group.size, width, loss))
         full = [candidate.group.size for candidate in self.candidates]
-        macs = count_macs(self.workloads, full), count_macs(self.workloads, widths)
+        macs = count_macs(self.counted["macs"], full), count_macs(self.counted["macs"], widths)
         return Narrowing(kept, tuple(groups), self.held, *macs)
 
 
 def find_widest(
     model: keras.Model, weighed: Weighed, complain: Complain, progress: Progress, multiple: int = 8
 ) -> Narrowing:
-    """The widest network of which nobody complains, to within 2 ** -NUM_TRIES of the multiply-adds.
+    """The network of least loss of which nobody complains, whichever of its measures that is a share of.
+
+    For each, the share is found to within 2 ** -NUM_TRIES; those that would lose more than what is found already are
+    not built.
 
     Args:
         model: that was weighed.
@@ -164,19 +192,25 @@ def find_widest(
     """
     if complain(model) is None:
         return weighed.narrow(1.0, multiple)
-    low, high = find_least_share(weighed.list_widths(multiple), weighed.workloads), 1.0
-    best = weighed.narrow(low, multiple)
+    widths = weighed.list_widths(multiple)
+    best = weighed.narrow(find_least_share(widths, weighed.counted["macs"]), multiple)
     if (complaint := complain(narrow(model, best.kept))) is not None:
         raise InputError(
             f"The network must fit once every group of channels is as narrow as it can be. Received: {complaint}"
         )
-    for _ in progress(range(NUM_TRIES), "Looking for the width that fits"):
-        middle = (low + high) / 2
-        found = weighed.narrow(middle, multiple)
-        if found.macs_after == best.macs_after or complain(narrow(model, found.kept)) is None:
-            low, best = middle, found
-        else:
-            high = middle
+    complained: set[tuple[int, ...]] = set()  # widths
+    for measure in progress(list(weighed.counted), "Looking for the width that fits"):
+        low, high = find_least_share(widths, weighed.counted[measure]), 1.0
+        for _ in range(NUM_TRIES):
+            middle = (low + high) / 2
+            found = weighed.narrow(middle, multiple, measure)
+            if found.loss >= best.loss:
+                low = middle
+            elif found.widths not in complained and complain(narrow(model, found.kept)) is None:
+                low, best = middle, found
+            else:
+                complained.add(found.widths)
+                high = middle
     return best
 
 
@@ -190,9 +224,12 @@ class _Prices:
         images: np.ndarray,
         progress: Progress,
         task: Task,
+        criterion: str,
     ):
+        self._criterion = CHANNEL_CRITERIA[criterion]
         specs = {spec.path: spec for candidate in candidates for spec, _ in candidate.readers}
-        self._kernels = find_kernels(model).read()
+        kernels = find_kernels(model)
+        self._kernels, self._is_kernel = kernels.read(), kernels.by_variable.keys()
         # Parts of the same size, one of which judges: neighbours in a folder are often of a kind.
         judges = np.arange(len(images)) // CHUNK % JUDGED_EVERY == JUDGED_EVERY - 1
         if not judges.any() or judges.all():
@@ -208,18 +245,33 @@ class _Prices:
         self._is_blind = not any(found.fisher.any() for errors in self._errors for found in errors.values())
 
     def eliminate(self, candidate: Candidate) -> Elimination:
-        return eliminate([self._read(spec, starts, candidate.group.size) for spec, starts in candidate.readers])
+        readers = [self._read(spec, starts, candidate.group.size) for spec, starts in candidate.readers]
+        return eliminate(readers, None if self._criterion is None else self._criterion(self._describe(candidate)))
+
+    def _describe(self, candidate: Candidate) -> Members:
+        size = candidate.group.size
+        weights, read, powers = [], [], []
+        for span in candidate.group.spans:
+            if id(span.variable) in self._is_kernel:  # and not of a bias or a batch norm
+                values = np.moveaxis(np.array(span.variable, np.float64), span.axis, 0)
+                weights.append(values[span.start : span.start + size].reshape(size, -1))
+        for spec, starts in candidate.readers:
+            kernel = self._kernels[spec.path].astype(np.float64)
+            places = _find_places(kernel, starts, size)
+            sums = self._fitted[spec.path]
+            (gram,), (mean,) = sums.equations.gram, sums.input_mean
+            read.append(kernel.reshape(len(kernel), -1)[:, places])
+            powers.append((np.diagonal(gram) + mean**2)[places])
+        return Members(tuple(weights), tuple(read), tuple(powers))
 
     def _read(self, spec: LayerSpec, starts: tuple[int, ...], size: int) -> Reader:
         kernel = self._kernels[spec.path].astype(np.float64)
-        outputs, inputs = kernel.shape[0], kernel.shape[-1]
+        outputs = len(kernel)
         (gram,) = self._fitted[spec.path].regularize(kernel).regularized.gram
         layer = spec.path.rpartition("/")[0]
         fitting = self._errors[0].get(layer)
         (judging,) = self._judging[spec.path].weigh(fitting.coherence if fitting else 1.0).gram
-        taps = len(gram) // inputs
-        begins = (np.arange(taps)[:, None] * inputs + np.array(starts)).ravel()
-        places = np.arange(size)[:, None] + begins  # of a channel that is read in several places, all of them
+        places = _find_places(kernel, starts, size)
         rows = kernel.reshape(outputs, -1)
         if self._is_blind:
             power = float(np.sum(self._judging[spec.path].equations.power))
@@ -227,6 +279,17 @@ class _Prices:
         else:
             fitted, judged = (_find_root(errors.get(layer), outputs) @ rows for errors in self._errors)
         return Reader(fitted, judged, gram, judging, places)
+
+
+def _find_places(kernel: np.ndarray, starts: tuple[int, ...], size: int) -> np.ndarray:
+    """The columns of each channel of a group in a kernel (canonical layout), (channels, taps).
+
+    Of a channel that is read in several places, `starts` along the inputs, all of them.
+    """
+    inputs = kernel.shape[-1]
+    taps = kernel[0].size // inputs
+    begins = (np.arange(taps)[:, None] * inputs + np.array(starts)).ravel()
+    return np.arange(size)[:, None] + begins
 
 
 def _find_root(errors: OutputErrors | None, outputs: int) -> np.ndarray:

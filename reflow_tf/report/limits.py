@@ -42,7 +42,8 @@ def budget_sentence(report: Report) -> str | None:
         return None
     outcome = {True: "was kept", False: "was missed", None: "is estimated, not measured"}[budget["passed"]]
     if budget["name"] != "min_speedup":
-        facts = f"the file has {count(budget['measured'])} bytes; {count(budget['estimate'])} were estimated"
+        estimate = "" if budget["estimate"] is None else f"; {count(budget['estimate'])} were estimated"
+        facts = f"the file has {count(budget['measured'])} bytes{estimate}"
         return f"--{budget['name']}={budget['value']:.0f} {outcome}: {facts}{_largest_parts(report)}."
     estimate = f"{significant(budget['estimate'], 3)} times as fast as dense"
     if budget["measured"] is not None:

@@ -8,10 +8,13 @@ one tap and one output it is lemma 1 of Frantar & Alistarh, arXiv 2208.11580.
 
 On the inputs that the Gram was summed up over, readers of many channels can make up for nearly anything. So what counts
 as loss is what the refitted readers miss on others.
+
+Criteria that look at each channel by itself, as those of the literature do, give another order, and are there to
+compare with: what is lost in that order is measured alike.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -58,13 +61,57 @@ class Elimination:
     losses: np.ndarray
 
 
-def eliminate(readers: Sequence[Reader]) -> Elimination:
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """What a criterion that looks at each channel by itself knows of a group.
+
+    Attributes:
+        weights: of every kernel that numbers the channels, (channels, anything) float64.
+        read: of every kernel that reads them, (outputs, channels, taps) float64.
+        powers: E x^2 of what each of those multiplies, (channels, taps) float64.
+    """
+
+    weights: tuple[np.ndarray, ...]
+    read: tuple[np.ndarray, ...]
+    powers: tuple[np.ndarray, ...]
+
+
+ChannelCriterion = Callable[[Members], np.ndarray]
+"""Scores, (channels,), finite and not negative; higher = keep."""
+
+
+def magnitude(members: Members) -> np.ndarray:
+    """The l2 norm of all weights that number the channel (Fang et al., "DepGraph", arXiv 2301.12900, eq. 5)."""
+    return np.sqrt(np.sum([np.einsum("cn,cn->c", weights, weights) for weights in members.weights], axis=0))
+
+
+def activation(members: Members) -> np.ndarray:
+    """What the channel, alone, adds to the power of what reads it: sum_j |w_j|^2 E x_j^2 over outputs and taps.
+
+    Of whole columns what Wanda is of single weights (Sun et al., arXiv 2306.11695).
+    """
+    each = zip(members.read, members.powers, strict=True)
+    return np.sum([np.einsum("oct,oct,ct->c", weights, weights, powers) for weights, powers in each], axis=0)
+
+
+ELIMINATION = "elimination"
+"""The name of the criterion that `eliminate` is without scores."""
+
+CHANNEL_CRITERIA: Mapping[str, ChannelCriterion | None] = {
+    ELIMINATION: None,
+    "magnitude": magnitude,
+    "activation": activation,
+}
+
+
+def eliminate(readers: Sequence[Reader], scores: np.ndarray | None = None) -> Elimination:
     """Removes channel after channel, whichever costs all readers together least, until one is left.
 
     Where a reader has more than _ONE_BY_ONE columns, _AT_A_TIME of the channels leave together.
 
     Args:
         readers: at least one, all of the same number of channels; they stay as they are.
+        scores: (channels,) of a criterion: the lowest leaves first then, whatever it costs.
     """
     states = [_State(reader) for reader in readers]
     count = len(readers[0].places)
@@ -74,7 +121,7 @@ def eliminate(readers: Sequence[Reader]) -> Elimination:
     order: list[int] = []
     seen = {0: 0.0}
     while len(order) < count - 1:
-        costs = np.sum([state.price(alive) for state in states], axis=0)
+        costs = np.sum([state.price(alive) for state in states], axis=0) if scores is None else scores[names]
         together = max(1, int(_AT_A_TIME * (count - len(order)))) if is_large else 1
         leaving = np.argsort(np.where(alive, costs, np.inf), kind="stable")[: min(together, count - 1 - len(order))]
         order += names[leaving].tolist()

@@ -33,7 +33,10 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """Multiply-adds of one kernel: the positions at which it is used times its size."""
+    """Multiply-adds of one kernel: the positions at which it is used times its size.
+
+    Or whatever else is counted so: with one position the kernel's weights, with one axis the numbers in a tensor.
+    """
 
     positions: int
     axes: tuple[Axis, ...]

@@ -30,6 +30,7 @@ from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.channels import CHANNEL_CRITERIA, ELIMINATION
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.targets.ethos_u import ACCELERATORS
 from reflow_tf.targets.xnnpack import DEVICES
@@ -37,6 +38,7 @@ from reflow_tf.tools import command_line
 from reflow_tf.tools.shared_flags import (
     JobFlags,
     define_memory_budget,
+    define_metric,
     define_overwrite,
     define_prunable,
     define_target,
@@ -62,8 +64,8 @@ SPARSITY = flags.DEFINE_string(
 MAX_SIZE_BYTES = flags.DEFINE_integer(
     "max_size_bytes",
     None,
-    "Instead of --sparsity: the least sparsity at which the .tflite has at most so many bytes. Where the file that was "
-    "written has more, the exit code is 3.",
+    "Instead of --sparsity: the least sparsity at which the .tflite has at most so many bytes; with --max_macs=auto, "
+    "the widest network. Where the file that was written has more, the exit code is 3.",
     flag_values=FLAGS,
 )
 MIN_SPEEDUP = flags.DEFINE_float(
@@ -88,8 +90,8 @@ MAX_MACS = flags.DEFINE_string(
     None,
     "Channels are removed until at most this share of the network's multiply-adds is left. "
     "Alone it takes --pattern=channel; with a --sparsity, weights of what is left are zeroed then. Which channels is "
-    "measured on calibration inputs; follow it with --repair=least_squares or auto. auto: as many as --flash_budget "
-    "and --ram_budget ask for.",
+    "measured on calibration inputs; follow it with --repair=least_squares or auto. auto: as many as "
+    "--max_size_bytes or, for a microcontroller, --flash_budget and --ram_budget ask for.",
     flag_values=FLAGS,
 )
 CHANNEL_MULTIPLE = flags.DEFINE_integer(
@@ -101,7 +103,9 @@ CHANNEL_MULTIPLE = flags.DEFINE_integer(
 CRITERION = flags.DEFINE_string(
     "criterion",
     _PRUNE.criterion,
-    f"Which weights matter: {', '.join(CRITERIA)}. All but magnitude are measured on the calibration inputs.",
+    f"Which weights matter: {', '.join(CRITERIA)}; magnitude by default. Of channels that --max_macs removes: "
+    f"{', '.join(CHANNEL_CRITERIA)}; {ELIMINATION} by default. All but magnitude are measured on the calibration "
+    "inputs.",
     flag_values=FLAGS,
 )
 ALLOCATION = flags.DEFINE_string(
@@ -226,14 +230,7 @@ MAX_ACCURACY_DROP = flags.DEFINE_float(
     "--task=fidelity: its relative error in %. Beyond it the results are still written, and the exit code is 3.",
     flag_values=FLAGS,
 )
-METRIC = flags.DEFINE_string(
-    "metric",
-    None,
-    "MODULE:FUNCTION, a function of yours: called with all outputs of the evaluation inputs, (n, ...) or a dict of the "
-    "names of several outputs, and their labels, y or a dict of y_NAME where the data has them, it gives one number; "
-    "more is better. The dense model, the repaired one and the file are scored by it.",
-    flag_values=FLAGS,
-)
+METRIC = define_metric(FLAGS)
 MAX_METRIC_DROP = flags.DEFINE_float(
     "max_metric_drop",
     None,

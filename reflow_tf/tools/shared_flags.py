@@ -118,6 +118,18 @@ def define_task(own: Flags) -> Flag[str]:
     )
 
 
+def define_metric(own: Flags) -> Flag[str | None]:
+    """--metric: a function of the user's own."""
+    return flags.DEFINE_string(
+        "metric",
+        None,
+        "MODULE:FUNCTION, a function of yours: called with all outputs of the evaluation inputs, (n, ...) or a dict of "
+        "the names of several outputs, and their labels, y or a dict of y_NAME where the data has them, it gives one "
+        "number; more is better.",
+        flag_values=own,
+    )
+
+
 def define_image_size(own: Flags) -> Flag[int | None]:
     """--image_size of an open input."""
     return flags.DEFINE_integer(

@@ -33,12 +33,60 @@ def finished(inputs, tmp_path_factory):
 @pytest.mark.parametrize("batch_size", [1, 128])
 def test_scores_are_those_of_the_report(finished, inputs, name, stage, batch_size):
     folder, report = finished
-    score = evaluate(EvaluateConfig(str(folder / name), inputs.heldout, batch_size=batch_size))
+    score = evaluate(EvaluateConfig(str(folder / name), inputs.heldout, batch_size=batch_size)).accuracy
     expected = report["accuracy"][stage]
     assert {"top1": score.top1, "top5": score.top5, "n": score.n} == {
         name: expected[name] for name in ("top1", "top5", "n")
     }
     assert list(score.top1_interval) == expected["top1_interval"]
+
+
+def test_beside_a_reference_no_labels_are_needed(command, finished, inputs, tmp_path):
+    """How often the file names the class that the repaired model names, by their outputs."""
+    folder, _ = finished
+    with np.load(inputs.heldout) as archive:
+        np.savez(tmp_path / "x.npz", x=archive["x"])
+    given = {"model": str(folder / "model.tflite"), "reference": str(folder / "model.keras")}
+    unlabelled = evaluate(EvaluateConfig(data=str(tmp_path / "x.npz"), **given))
+    assert unlabelled.accuracy is None and unlabelled.agreement.n == 96
+    file, model = (np.argmax(outputs, axis=1) for outputs in outputs_of(folder, inputs))
+    assert unlabelled.agreement.top1 == np.mean(file == model)
+    first, second = command(tool, **given, data=inputs.heldout).out.splitlines()
+    assert first.startswith("top-1 ") and second.startswith("same class as the reference ")
+    same = evaluate(EvaluateConfig(given["reference"], inputs.heldout, reference=given["reference"]))
+    assert same.agreement.top1 == 1.0
+
+
+def test_probabilities_as_numbers(finished, inputs):
+    """--task=fidelity: how far the same outputs are apart, as it follows from them by hand."""
+    folder, _ = finished
+    config = EvaluateConfig(
+        *(str(folder / "model.tflite"), inputs.heldout), reference=str(folder / "model.keras"), task="fidelity"
+    )
+    found = evaluate(config)
+    assert found.accuracy is None and found.agreement is None
+    file, model = outputs_of(folder, inputs)
+    expected = np.sqrt(np.mean(np.square(file - model)) / np.mean(np.square(model)))
+    assert found.fidelity.relative_error == pytest.approx(expected, rel=1e-4) and 0 < expected < 0.2
+
+
+def outputs_of(folder, inputs):
+    """Of the file and of the model, for the held-out images."""
+    with np.load(inputs.heldout) as archive:
+        x = archive["x"].astype(np.float32) / np.float32(127.5) - 1
+    model = keras.models.load_model(folder / "model.keras")
+    return LiteRT((folder / "model.tflite").read_bytes()).run(x), model(x, training=False).numpy()
+
+
+def test_a_reference_of_other_outputs_is_refused(finished, inputs, tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(7)])
+    model.save(tmp_path / "other.keras")
+    for task in ("auto", "fidelity"):
+        config = EvaluateConfig(
+            str(finished[0] / "model.tflite"), inputs.heldout, reference=str(tmp_path / "other.keras"), task=task
+        )
+        with pytest.raises(InputError, match=r"give what --model gives, \(\d+,\)\. Received: .+other.keras, .+\(7,\)"):
+            evaluate(config)
 
 
 def test_the_command_prints_the_score(command, finished, inputs):
@@ -56,16 +104,16 @@ def test_without_config_json_the_pixels_stay_as_they_are(finished, inputs, tmp_p
     alone = str(tmp_path / "model.tflite")
     raw = evaluate(EvaluateConfig(alone, inputs.heldout))
     assert raw == evaluate(EvaluateConfig(str(folder / "model.tflite"), inputs.heldout, preprocess="none"))
-    assert raw.top1 != report["accuracy"]["file"]["top1"]
+    assert raw.accuracy.top1 != report["accuracy"]["file"]["top1"]
     told = evaluate(EvaluateConfig(alone, inputs.heldout, preprocess=inputs.preprocess))
-    assert told.top1 == report["accuracy"]["file"]["top1"]
+    assert told.accuracy.top1 == report["accuracy"]["file"]["top1"]
 
 
 def test_home_is_spelled_with_a_tilde(finished, inputs, monkeypatch):
     folder, report = finished
     monkeypatch.setenv("HOME", str(folder))
     for name, stage in (("model.tflite", "file"), ("model.keras", "repaired")):
-        score = evaluate(EvaluateConfig(f"~/{name}", inputs.heldout))
+        score = evaluate(EvaluateConfig(f"~/{name}", inputs.heldout)).accuracy
         assert score.top1 == report["accuracy"][stage]["top1"]
 
 
@@ -102,8 +150,8 @@ def test_class_names_say_which_output_a_folder_means(finished, images, tmp_path)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
     data = str(tmp_path / "photos")
-    score = evaluate(EvaluateConfig(str(folder / "model.keras"), data, class_names=str(tmp_path / "names.txt")))
-    assert score.top1 == 1.0
+    found = evaluate(EvaluateConfig(str(folder / "model.keras"), data, class_names=str(tmp_path / "names.txt")))
+    assert found.accuracy.top1 == 1.0
 
 
 BAD = {
@@ -113,7 +161,10 @@ BAD = {
     "missing model": ({"model": "none.keras"}, "must be an existing file. Received: none.keras"),
     "no .tflite": ({"model": "{t}/text.tflite"}, "{t}/text.tflite: A .tflite file must carry the identifier TFL3"),
     "half a .tflite": ({"model": "{t}/half.tflite"}, "{t}/half.tflite: "),
-    "no labels": ({"data": "{i}/unlabelled.npz"}, "needs labels: a folder of class sub-folders, or y. Received: "),
+    "no labels": (
+        {"data": "{i}/unlabelled.npz"},
+        "needs labels (a folder of class sub-folders, or y), a --reference to ",
+    ),
     "one output": ({"model": "{t}/one.keras"}, "must be a classifier"),
     "unknown scaling": ({"preprocess": "imagenet"}, "Received: imagenet"),
     "batch of nothing": ({"batch_size": 0}, "--batch_size must be at least 1. Received: 0"),

@@ -59,7 +59,10 @@ def test_labels_are_a_map(segmentation, tmp_path):
     assert dense == same
     assert 0 < file["top1"] < 1
     for name, stage in (("model.keras", "repaired"), ("model.tflite", "file")):
-        score = evaluate(EvaluateConfig(str(tmp_path / "out" / name), str(segmentation / "labelled.npz")))
+        found = evaluate(EvaluateConfig(str(tmp_path / "out" / name), str(segmentation / "labelled.npz")))
+        score = found.accuracy
+        if stage == "file":
+            assert 0 < found.iou.value < score.top1 and (found.iou.n, len(found.iou.interval)) == (24, 2)
         assert (score.n, score.positions) == (24, 64)
         model = keras.models.load_model(tmp_path / "out" / "model.keras")
         with np.load(segmentation / "labelled.npz") as archive:

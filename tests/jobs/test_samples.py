@@ -95,7 +95,7 @@ def test_pruned_and_scored(make, tmp_path, name):
     assert report["data"]["unit"] == "sample"
     assert json.loads((out / "config.json").read_text())["preprocessing"] == {"shape": list(BUILDS[name][0])}
     for file, stage in (("model.keras", "repaired"), ("model.tflite", "file")):
-        score = evaluate(EvaluateConfig(str(out / file), str(folder / "data.npz")))
+        score = evaluate(EvaluateConfig(str(out / file), str(folder / "data.npz"))).accuracy
         assert score.n == 64 and abs(score.top1 - report["accuracy"][stage]["top1"]) < 0.2
 
 

@@ -145,7 +145,7 @@ def test_from_the_archive_to_the_file(folder, tmp_path, quantize):
     assert quantize != "none" or any(tensor["storage"] == "sparse" for tensor in report["file"]["tensors"])
     recorded = json.loads((tmp_path / "out/config.json").read_text())["preprocessing"]
     assert recorded["parts"][2] == {"name": "words", "shape": [4], "dtype": "int32"}
-    score = evaluate(EvaluateConfig(str(tmp_path / "out/model.keras"), str(folder / "data.npz")))
+    score = evaluate(EvaluateConfig(str(tmp_path / "out/model.keras"), str(folder / "data.npz"))).accuracy
     assert score.n == 120 and score.top1 > 0.5
     assert file.measure() > 0
 
@@ -155,7 +155,7 @@ def test_the_file_by_itself(folder, tmp_path, capfd):
     prune = PruneConfig(target="cpu", sparsity=0.0, repair="none")
     out, data = tmp_path / "out", str(folder / "data.npz")
     pipeline.run(JobConfig(str(folder / "model.keras"), str(out), prune, data=data))
-    assert evaluate(EvaluateConfig(str(out / "model.tflite"), data)).top1 > 0.9  # in int8
+    assert evaluate(EvaluateConfig(str(out / "model.tflite"), data)).accuracy.top1 > 0.9  # in int8
     kit = write_device_kit(EvaluateConfig(str(out / "model.tflite"), data), str(tmp_path / "kit"), num_inputs=5)
     assert device_script.main([f"--model={kit}/model.tflite", f"--data={kit}/data.npz", "--rounds=2"]) == 0
     assert "outputs agree" in capfd.readouterr().out

@@ -1,6 +1,8 @@
 """Networks with several outputs, lists and dicts of them: pruned, repaired, written, run, scored output by output."""
 
 import json
+import sys
+import types
 
 import keras
 import numpy as np
@@ -162,11 +164,28 @@ def test_what_they_cannot_be(folder, tmp_path, changes, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_files_of_several_outputs_are_compared_and_scored(folder, tmp_path, monkeypatch):
+    """Each output counts alike, whatever its size; a metric gets them by the names that whoever made them knows."""
+    (tmp_path / "model.tflite").write_bytes(reflow_tf.export_tflite(build(), quantize="float16").content)
+    data, model = str(folder / "data.npz"), str(folder / "model.keras")
+    seen = []
+    monkeypatch.setitem(
+        sys.modules, "scorer", types.SimpleNamespace(count=lambda outputs, _: seen.append(outputs) or 7)
+    )
+    for path, names in ((str(tmp_path / "model.tflite"), None), (model, ["boxes", "scores"])):
+        found = evaluate(EvaluateConfig(path, data, reference=model, metric="scorer:count", preprocess="none"))
+        assert found.metric.value == 7 and found.fidelity.n == 80
+        assert (found.fidelity.relative_error == 0) == (path == model) and found.fidelity.relative_error < 1e-2
+        shapes = {name: output.shape for name, output in seen.pop().items()}
+        assert list(shapes.values()) == [(80, 4, 4, 4), (80, 5)] and (names is None or list(shapes) == names)
+
+
 def test_a_file_of_several_outputs_has_no_classes(folder, tmp_path):
     (tmp_path / "model.tflite").write_bytes(reflow_tf.export_tflite(build()).content)
-    for path, words in (
-        (tmp_path / "model.tflite", "must have one output to be scored"),
-        (folder / "model.keras", "a classifier"),
-    ):
-        with pytest.raises(InputError, match=words):
-            evaluate(EvaluateConfig(str(path), str(folder / "data.npz"), preprocess="none"))
+    for path in (tmp_path / "model.tflite", folder / "model.keras"):
+        for task, words in (
+            ("auto", "needs a --reference to be compared with, or a --metric"),
+            ("classification", "--task=classification needs one output. Received: .+ with 2"),
+        ):
+            with pytest.raises(InputError, match=words):
+                evaluate(EvaluateConfig(str(path), str(folder / "data.npz"), preprocess="none", task=task))

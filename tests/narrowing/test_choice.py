@@ -13,11 +13,12 @@ from reflow_tf import planning, pruning
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import read_bits
-from reflow_tf.narrowing.candidates import find_candidates
-from reflow_tf.narrowing.choice import weigh_channels
+from reflow_tf.narrowing.candidates import find_candidates, find_sizes
+from reflow_tf.narrowing.choice import find_widest, weigh_channels
 from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.widths import count_macs
 
 CHANNEL = patterns.Channel()
 
@@ -65,6 +66,25 @@ def test_copies_of_channels_go_and_nothing_is_lost(samples):
     np.testing.assert_allclose(narrower, dense, atol=0.05 * np.abs(dense).max())
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "activation"])
+def test_a_criterion_says_which_channels_go(samples, criterion):
+    """Hidden channel 5 has next to no weights, and is first by each; what that costs is measured as always."""
+    model = build()
+    for name, axis in (("expand", 3), ("depthwise", 2), ("project", 2)):
+        kernel = np.array(model.get_layer(name).kernel)
+        kernel[(slice(None),) * axis + (5,)] *= 1e-2
+        model.get_layer(name).kernel.assign(kernel)
+    config = reflow_tf.PruneConfig(
+        pattern=CHANNEL, max_macs=0.99, channel_multiple=1, repair="none", basis="kept", criterion=criterion
+    )
+    weighed = weigh_channels(model, [samples], show_nothing, criterion=criterion)
+    number = next(i for i, each in enumerate(weighed.candidates) if each.reader_paths == ("project/kernel",))
+    assert weighed.eliminations[number].order[0] == 5
+    exact = weigh_channels(model, [samples], show_nothing).eliminations[number]
+    assert exact.losses[8] <= weighed.eliminations[number].losses[8]
+    assert reflow_tf.prune(model, config, samples).report.narrowing.groups
+
+
 def test_as_many_channels_go_as_it_takes(samples):
     """Parameters are what has to fit: the widest network is taken, and nothing removed where all of it fits."""
     full = build().count_params()
@@ -86,6 +106,41 @@ def test_as_many_channels_go_as_it_takes(samples):
     assert result.model.count_params() == full and tried == [full]
     with pytest.raises(InputError, match=r"as narrow as it can be\. Received: \d+ parameters where 5 are allowed"):
         prune(5)
+
+
+@pytest.mark.parametrize("measure", ["weights", "values"])
+def test_what_is_too_much_says_what_widths_are_paid_in(samples, measure):
+    """Flash is full of weights, RAM of maps: with that for a price less is lost than with multiply-adds for one."""
+    weighed = weigh_channels(build(), [samples], show_nothing)
+    most = 0.7 * count_macs(weighed.counted[measure], [each.group.size for each in weighed.candidates])
+
+    def complain(model):
+        widths = [len(axis_of(model, each)) for each in weighed.candidates]
+        return None if count_macs(weighed.counted[measure], widths) <= most else "too much"
+
+    def axis_of(model, candidate):
+        path, kernel = candidate.writer_paths[0], find_kernels(model).read()
+        return kernel[path]
+
+    best = find_widest(build(), weighed, complain, show_nothing, 1)
+    widths = [group.width for group in best.groups]
+    assert count_macs(weighed.counted[measure], widths) <= most
+    paid_in_macs = max(
+        (weighed.narrow(share, 1) for share in np.linspace(0.3, 0.99, 70)),
+        key=lambda each: (count_macs(weighed.counted[measure], each.widths) <= most, -each.loss),
+    )
+    assert best.loss <= paid_in_macs.loss
+
+
+def test_sizes_are_those_of_the_tensors():
+    """By hand: 8x8 maps of 3, 8, 32 (x4: expand, norm, relu, depthwise), 8 (x3), then 8 and 4 numbers."""
+    model = build()
+    candidates, _ = find_candidates(model)
+    full = [each.group.size for each in candidates]
+    assert count_macs(find_sizes(model, candidates), full) == 64 * (3 + 8 + 4 * 32 + 3 * 8) + 8 + 4
+    hidden = next(i for i, each in enumerate(candidates) if each.reader_paths == ("project/kernel",))
+    narrower = [16 if i == hidden else size for i, size in enumerate(full)]
+    assert count_macs(find_sizes(model, candidates), narrower) == 64 * (3 + 8 + 4 * 16 + 3 * 8) + 8 + 4
 
 
 def test_somebody_has_to_say_what_fits(samples):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflow_tf.sparsity import channels as channels_module
-from reflow_tf.sparsity.channels import Reader, eliminate
+from reflow_tf.sparsity.channels import CHANNEL_CRITERIA, Members, Reader, activation, eliminate, magnitude
 
 
 def make_gram(rng, size):
@@ -93,3 +93,34 @@ def test_the_readers_stay_as_they_are():
     eliminate([reader])
     np.testing.assert_array_equal(reader.weights, before[0])
     np.testing.assert_array_equal(reader.gram, before[1])
+
+
+def test_criteria_by_hand():
+    """Two channels: 3-4 and 0-1 in what gives them, read once with two taps and two outputs."""
+    written = np.array([[3.0, 4.0], [0.0, 1.0]])
+    read = np.array([[[1.0, 0.0], [2.0, 2.0]], [[0.0, 0.0], [0.0, 1.0]]])  # outputs, channels, taps
+    powers = np.array([[2.0, 7.0], [3.0, 1.0]])
+    by_channel = read.transpose(1, 0, 2).reshape(2, -1)
+    members = Members((written, by_channel), (read,), (powers,))
+    np.testing.assert_allclose(magnitude(members), np.sqrt([25 + 1, 1 + 9]))
+    np.testing.assert_allclose(activation(members), [1 * 2, (4 * 3 + 4 * 1) + 1 * 1])
+    assert [name for name, criterion in CHANNEL_CRITERIA.items() if criterion is None] == ["elimination"]
+
+
+@settings(max_examples=25, derandomize=True)
+@given(st.integers(2, 9), st.sampled_from([1, 4]), st.integers(1, 3), st.integers(0, 99))
+def test_by_scores_the_lowest_leaves_first_and_costs_what_refitting_leaves(channels, taps, count, seed):
+    rng = np.random.default_rng(seed)
+    readers = [make_reader(rng, channels, taps) for _ in range(count)]
+    scores = rng.permutation(channels).astype(float)
+    found = eliminate(readers, scores)
+    np.testing.assert_array_equal(found.order, np.argsort(scores))
+    lost = [sum(refit_loss(reader, found.order[:number]) for reader in readers) for number in range(channels)]
+    np.testing.assert_allclose(found.losses, lost, rtol=1e-6, atol=1e-12)
+
+
+def test_scores_name_channels_also_once_many_have_left():
+    """What has left is cut off on the way, and those that are left are numbered anew inside."""
+    rng = np.random.default_rng(0)
+    scores = rng.permutation(60).astype(float)
+    np.testing.assert_array_equal(eliminate([make_reader(rng, 60, 1)], scores).order, np.argsort(scores))

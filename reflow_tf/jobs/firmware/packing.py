@@ -16,7 +16,7 @@ from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflm_operators import settle_relu6
 from reflow_tf.job_config import EvaluateConfig
-from reflow_tf.jobs.evaluation import choose_preprocessing, draw_inputs
+from reflow_tf.jobs.finished import choose_preprocessing, draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes.cortex_m.boards import BOARDS, Board
 from reflow_tf.runtimes.cortex_m.toolchain import data_file, linker_script

@@ -14,7 +14,7 @@ import numpy as np
 
 from reflow_tf.crew import ALONE
 from reflow_tf.data.batches import EvaluationSet
-from reflow_tf.jobs.evaluation import OpenedFile
+from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.scoring import Runner, compare_files, rank_files, rank_outputs
 from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import read_outputs

@@ -11,7 +11,7 @@ from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
-from reflow_tf.jobs.evaluation import OpenedFile
+from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.frontier.flagfile import spell
 from reflow_tf.jobs.frontier.losses import Loss, open_loss, split
 from reflow_tf.jobs.record.run import Dense, Given, Run

@@ -127,7 +127,7 @@ def describe_budget(run: Run) -> dict[str, Any] | None:
     """The budget with what the file came to; a file that would run dense misses a speed without being timed."""
     foreseen = run.result.report.budget
     if foreseen is None:
-        return None
+        return _describe_widths(run)
     measured: float | None = None
     if foreseen.flag != SpeedLimit.flag:
         measured = len(run.exported.content)
@@ -136,6 +136,14 @@ def describe_budget(run: Run) -> dict[str, Any] | None:
     passed = foreseen.admits(measured) if measured is not None else None if run.measured.verdict.eligible else False
     described = {"name": foreseen.flag, "value": foreseen.value, "estimate": foreseen.estimate}
     return described | {"measured": measured, "passed": passed}
+
+
+def _describe_widths(run: Run) -> dict[str, Any] | None:
+    """Of a network that was narrowed until its file was small enough: nothing was estimated, every try was exported."""
+    most, size = run.job.prune.max_size_bytes, len(run.exported.content)
+    if most is None:
+        return None
+    return {"name": "max_size_bytes", "value": most, "estimate": None, "measured": size, "passed": size <= most}
 
 
 def describe_mcu(run: Run) -> dict[str, Any] | None:

@@ -190,7 +190,7 @@ def describe_sparsity(run: Run) -> dict[str, Any]:
         "achieved": sum(layer["num_zeros"] for layer in layers) / num_weights,
         "achieved_model": sum(map(count_zeros, matrices)) / model.count_params(),
         "pattern": str(config.requested_pattern),
-        "criterion": config.criterion,
+        "criterion": config.requested_criterion,
         "allocation": config.allocation,
         "layers": layers,
     }

@@ -1,0 +1,229 @@
+"""A finished model of any form: how it is run over inputs, how those are prepared for it, and what it gives."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from reflow_tf.crew import count_threads
+from reflow_tf.data.as_stored import IMAGE_RANK, AsStored, Part, Preparation, spell_batch
+from reflow_tf.data.loading import load_evaluation
+from reflow_tf.data.preprocessing import Preprocessing
+from reflow_tf.errors import InputError
+from reflow_tf.export.constants import has_bitmaps
+from reflow_tf.export.operators import find_last_kind, read_operators
+from reflow_tf.foreign import say_why
+from reflow_tf.job_config import EvaluateConfig
+from reflow_tf.jobs.scoring import Runner, spread
+from reflow_tf.models.carrying import Address, Carried
+from reflow_tf.models.inference import name_outputs
+from reflow_tf.models.loading import load_model
+from reflow_tf.models.observation import OneByOne
+from reflow_tf.models.packing import count_outputs
+from reflow_tf.models.predictions import find_task, run_predictions, run_rows
+from reflow_tf.runtimes.litert import LiteRT, read_tflite
+from reflow_tf.runtimes.runtime import Runtime
+from reflow_tf.runtimes.tflm.runtime import TFLM
+from reflow_tf.task import Task
+
+MOST_THREADS = 2
+"""Of LiteRT, for one file."""
+
+_RUNTIMES: Mapping[str, Callable[[bytes], Runtime]] = {
+    "litert": lambda content: LiteRT(content, min(MOST_THREADS, count_threads())),
+    "tflm": TFLM,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A model of any form.
+
+    Attributes:
+        run_as: what its outputs are taken for -> what runs it.
+        preprocessing: what its inputs look like.
+        num_classes: length of the output's last axis, 2 for a single sigmoid; None where it is not fixed.
+        positions: the output's axes between the first and the last.
+        name_outputs: given an input (1, *sample): name of each output -> its shape, without the batch.
+        num_outputs: how many there are.
+        task: what it says of its outputs itself; None where they may be anything.
+    """
+
+    run_as: Callable[[Task], Runner]
+    preprocessing: Preparation
+    num_classes: int | None
+    positions: tuple[int | None, ...]
+    name_outputs: Callable[[np.ndarray], Mapping[str, tuple[int, ...]]]
+    num_outputs: int
+    task: Task | None
+
+
+def open_finished(config: EvaluateConfig) -> Finished:
+    """The model that `config` names.
+
+    Raises:
+        InputError: it cannot be loaded, or nothing can run it here.
+    """
+    return _open_file(config) if config.model.endswith(".tflite") else _open_keras(config)
+
+
+def _open_keras(config: EvaluateConfig) -> Finished:
+    loaded = load_model(config.model, preprocess=config.preprocess, **config.model_options)
+    several = count_outputs(loaded.model) > 1
+    carried = Carried(loaded.model, Address.of(config.model, **config.model_options))
+    return Finished(
+        functools.partial(KerasRunner, carried),
+        _recorded_preprocessing(config, isinstance(loaded.preprocessing, AsStored)) or loaded.preprocessing,
+        loaded.num_classes,
+        loaded.positions,
+        functools.partial(name_outputs, loaded.model),
+        count_outputs(loaded.model),
+        Task.FIDELITY if several else find_task(loaded.model, loaded.sample_shape, loaded.loss),
+    )
+
+
+def _open_file(config: EvaluateConfig) -> Finished:
+    content = read_tflite(pathlib.Path(config.model).expanduser())
+    try:
+        opened = OpenedFile(content, "tflm" if has_bitmaps(content) else "litert")
+    except InputError as error:
+        raise InputError(f"{config.model}: {error}") from error
+    preprocessing = choose_preprocessing(config, opened.input_shape, opened.num_inputs)
+    num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
+    graph = read_operators(content)
+    last, task = find_last_kind(graph), None
+    if len(opened.output_sizes) > 1:
+        task = Task.FIDELITY
+    elif last == "SOFTMAX" or (last == "LOGISTIC" and num_outputs == 1):
+        task = Task.CLASSIFICATION
+    shapes = {graph.values[index].name: graph.values[index].shape[1:] for index in graph.outputs}
+    return Finished(
+        lambda _: opened,
+        preprocessing,
+        2 if num_outputs == 1 and last == "LOGISTIC" else num_outputs,
+        opened.output_shape[1:-1],
+        lambda _: shapes,
+        len(opened.output_sizes),
+        task,
+    )
+
+
+class OpenedFile:
+    """A .tflite file in what runs a target's files on this machine; pickled, the file.
+
+    Args:
+        content: the file.
+        runtime: 'litert' or 'tflm'.
+
+    Raises:
+        InputError: the runtime is not installed, or cannot run the file.
+    """
+
+    def __init__(self, content: bytes, runtime: str):
+        self._arguments = content, runtime
+        self._runtime = _RUNTIMES[runtime](content)
+        self.input_shape, self.output_shape = self._runtime.input_shape, self._runtime.output_shape
+        self.output_sizes, self.num_inputs = self._runtime.output_sizes, self._runtime.num_inputs
+
+    def __reduce__(self) -> tuple[type["OpenedFile"], tuple[bytes, str]]:
+        return OpenedFile, self._arguments
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Of `Runner`."""
+        return self._runtime.run(batch)
+
+
+class KerasRunner:
+    """A Keras model as a `Runner`: what it predicts, or, where outputs are numbers, all of them in one row an input."""
+
+    def __init__(self, carried: Carried, task: Task = Task.CLASSIFICATION):
+        self._arguments = carried, task
+        passing = run_rows if task is Task.FIDELITY else run_predictions
+        self.run = OneByOne(functools.partial(passing, carried.model))
+
+    def __reduce__(self) -> tuple[type["KerasRunner"], tuple[Carried, Task]]:
+        return KerasRunner, self._arguments
+
+
+def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int = 1) -> Preparation:
+    """How images become inputs of a .tflite file: as the config.json beside it says, or as the flags do.
+
+    What is no image is taken as it is, in the shape of the file. The names of several inputs are in the config.json.
+
+    Raises:
+        InputError: the config.json is not one of the pruning tool, or pixels of what is no image are to be scaled; a
+            file with several inputs has none beside it.
+    """
+    _, *sample = input_shape
+    recorded = _recorded_preprocessing(config, len(sample) != IMAGE_RANK)
+    scaling = "none" if config.preprocess == "auto" else config.preprocess
+    if num_inputs > 1 and scaling == "none":
+        if not isinstance(recorded, AsStored) or len(recorded.parts) != num_inputs or recorded.shape != tuple(sample):
+            raise InputError(
+                f"A file with several inputs needs the config.json that the pruning tool wrote beside it, which has "
+                f"their names. Received: {config.model} with {num_inputs} inputs"
+            )
+        return recorded
+    if len(sample) != IMAGE_RANK:
+        if scaling != "none":
+            raise InputError(
+                f"--preprocess scales the pixels of images, and {config.model} takes inputs of shape "
+                f"{spell_batch(tuple(sample))}: give it numbers as it takes them. Received: {scaling}"
+            )
+        return AsStored(tuple(sample))
+    height, width, channels = sample
+    return recorded or Preprocessing((height, width), channels, scaling)
+
+
+def draw_inputs(source: EvaluateConfig, runtime: Runtime, num_inputs: int) -> np.ndarray:
+    """Real images as the network of a file takes them, float32 (num_inputs, *sample), drawn evenly from all.
+
+    Raises:
+        InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
+    """
+    are_images = len(runtime.input_shape) == 1 + IMAGE_RANK
+    if are_images and source.preprocess == "auto" and _recorded_preprocessing(source, False) is None:
+        raise InputError(
+            f"--preprocess must say how pixels are scaled where no config.json of the pruning tool is beside the model "
+            f"('none' where they are not). Received: {source.model}, alone"
+        )
+    images = load_evaluation(
+        source.data,
+        preprocessing=choose_preprocessing(source, runtime.input_shape, runtime.num_inputs),
+        num_classes=None,
+        class_names_path=None,
+        batch_size=num_inputs,
+    )
+    if len(images) < num_inputs:
+        raise InputError(
+            f"--num_inputs must be at most the {len(images)} {images.unit}s of --data. Received: {num_inputs}"
+        )
+    return np.concatenate(list(images.select(spread(len(images), num_inputs))))
+
+
+def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparation | None:
+    """What the pruning tool wrote down beside the file, if it did and nothing else was asked for.
+
+    Args:
+        config: the file, and what was asked for.
+        as_stored: the network takes no images, which is what must be written there.
+    """
+    model = pathlib.Path(config.model).expanduser()
+    path = model.parent / "config.json"
+    if config.preprocess != "auto" or not model.is_file() or not path.is_file():
+        return None
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
+        if as_stored:
+            parts = [Part(**part | {"shape": tuple(part["shape"])}) for part in recorded.get("parts", [])]
+            return AsStored(tuple(recorded["shape"]), tuple(parts))
+        size = recorded.pop("size")
+        return Preprocessing(size=None if size is None else tuple(size), **recorded)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"The config.json beside a model must be the one that the pruning tool wrote; --preprocess passes it by. "
+            f"Received: {path} ({say_why(error)})"
+        ) from error
