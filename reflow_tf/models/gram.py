@@ -111,8 +111,9 @@ def _find_sums(model: keras.Model, specs: Sequence[LayerSpec]) -> list[_GramSum]
         sums.append(_GramSum(spec.path, placed[place], patches, *variables))
     if refused:
         raise InputError(
-            "The Gram of a layer's inputs is known for Dense and for convolutions of one or two spatial axes that are "
-            f"not transposed; leave the others out with --prunable=REGEX. Received: {', '.join(refused)}"
+            "The Gram of a layer's inputs is known for Dense and for convolutions of one or two spatial axes, transposed "
+            "ones without dilation or output_padding; leave the others out with --prunable=REGEX. "
+            f"Received: {', '.join(refused)}"
         )
     return sums
 
@@ -152,7 +153,9 @@ def find_patches(layer: keras.Layer, name: str) -> Patches | None:
         case layers.SeparableConv1D() | layers.SeparableConv2D() if name == "pointwise_kernel":
             return lambda inputs: _flatten(_channels_last(layer, _run_depthwise(layer, inputs)))
         case layers.Conv1DTranspose() | layers.Conv2DTranspose():
-            return None
+            if layer.output_padding is not None or math.prod(layer.dilation_rate) > 1:
+                return None
+            return lambda inputs: _split(_extract_transposed(layer, _channels_last(layer, inputs)), 1)
         case (
             layers.Conv1D()
             | layers.Conv2D()
@@ -196,15 +199,50 @@ def extract_patches(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     counts = [
         (n + sum(pad) - span) // stride + 1 for n, pad, span, stride in zip(lengths, pads, spans, strides, strict=True)
     ]
+    thinning = _find_thinning(counts)
+    return _cut(tf.pad(inputs, [[0, 0], *pads, [0, 0]]), sizes, [stride * thinning for stride in strides], rates)
+
+
+def _extract_transposed(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """`extract_patches` of a transposed convolution, which is a plain one over inputs with zeros between them.
+
+    With stride s an output meets every s-th tap, and zeros at the others: which ones depends on where it lies, so
+    positions of all kinds are looked at.
+    """
+    strides, sizes = layer.strides, layer.kernel_size
+    spread, pads, counts = inputs, [], []
+    for axis, (stride, size) in enumerate(zip(strides, sizes, strict=True), start=1):
+        shape = tf.shape(spread)
+        spread = tf.expand_dims(spread, axis + 1)
+        spread = tf.pad(spread, [[0, stride - 1 if at == axis + 1 else 0] for at in range(len(spread.shape))])
+        spread = tf.reshape(spread, tf.concat([shape[:axis], [-1], shape[axis + 1 :]], axis=0))
+        length, surplus = inputs.shape[axis] * stride, max(size - stride, 0)
+        counts.append(length + (surplus if layer.padding == "valid" else 0))
+        before = size - 1 - (surplus // 2 if layer.padding == "same" else 0)
+        pads.append([before, counts[-1] + size - 1 - before - length])
+    thinning = _find_thinning(counts, strides)
+    padded = tf.pad(spread, [[0, 0], *pads, [0, 0]])
+    padded = tf.ensure_shape(padded, [None, *(n + size - 1 for n, size in zip(counts, sizes, strict=True)), None])
+    cut = _cut(padded, sizes, [thinning] * len(sizes), (1,) * len(sizes))
+    return tf.reverse(cut, [3, 4])  # the first tap meets the last of the inputs before it
+
+
+def _find_thinning(counts: Sequence[int], strides: Sequence[int] = ()) -> int:
+    """Every so many rows and columns are looked at; of a transposed layer so that no kind of position is left out."""
     thinning = math.ceil((math.prod(counts) / MOST_POSITIONS) ** (1 / len(counts)))
-    strides = [stride * thinning for stride in strides]
-    padded = tf.pad(inputs, [[0, 0], *pads, [0, 0]])
-    if len(counts) == 1:
+    while any(math.gcd(thinning, stride) > 1 for stride in strides):
+        thinning += 1
+    return thinning
+
+
+def _cut(padded: tf.Tensor, sizes: Sequence[int], strides: Sequence[int], rates: Sequence[int]) -> tf.Tensor:
+    """Patches (n, height, width, kernel height, kernel width, channels) of (n, *spatial, channels)."""
+    if len(sizes) == 1:
         padded, strides, sizes, rates = padded[:, None], (1, *strides), (1, *sizes), (1, *rates)
     if math.prod(sizes) == 1:  # a plain slice then, with no patches to gather
         return padded[:, :: strides[0], :: strides[1], None, None, :]
     patches = tf.image.extract_patches(padded, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], "VALID")
-    return tf.reshape(patches, [-1, *patches.shape[1:3], *sizes, inputs.shape[-1]])
+    return tf.reshape(patches, [-1, *patches.shape[1:3], *sizes, padded.shape[-1]])
 
 
 def _pad(padding: str, length: int, span: int, stride: int) -> tuple[int, int]:

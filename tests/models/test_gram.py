@@ -36,6 +36,14 @@ CONVOLUTIONS = [
     (SERIES, layers.Conv1D(6, 3, padding="causal", name="layer")),
     (SERIES, layers.Conv1D(6, 3, strides=2, groups=2, padding="same", name="layer")),
     (SERIES, layers.DepthwiseConv1D(3, padding="same", name="layer")),
+    *(
+        (IMAGES, layers.Conv2DTranspose(5, size, strides=strides, padding=padding, name="layer"))
+        for size in (1, 2, (3, 2), 4)
+        for strides in (1, 2, (1, 3))
+        for padding in ("same", "valid")
+    ),
+    (SERIES, layers.Conv1DTranspose(5, 4, strides=2, padding="same", name="layer")),
+    (SERIES, layers.Conv1DTranspose(5, 3, strides=4, padding="valid", name="layer")),
     (IMAGES, layers.Dense(5, name="layer")),
     (SERIES[:, 0], layers.Dense(5, name="layer")),
 ]
@@ -89,6 +97,18 @@ def test_of_many_positions_every_so_many_rows_and_columns_are_taken(monkeypatch)
     np.testing.assert_allclose(found[spec.path][0], taken.T @ taken / len(taken), rtol=1e-5)
 
 
+def test_thinned_out_positions_of_a_transposed_layer_meet_all_taps(monkeypatch):
+    """Every second row and column of stride 2 would meet the same taps: here every third of 7 x 8 is taken, times 2."""
+    assert gram._find_thinning([64, 64]) == 2 and gram._find_thinning([64, 64], (2, 2)) == 3
+    assert gram._find_thinning([64, 64], (1, 3)) == 2 and gram._find_thinning([8, 8], (2, 2)) == 1
+    monkeypatch.setattr(gram, "MOST_POSITIONS", 40)
+    layer = layers.Conv2DTranspose(5, 3, strides=2, padding="same", use_bias=False, name="layer")
+    (spec,), found = gather(on(IMAGES, layer), IMAGES)
+    kernel = layer.kernel.numpy().transpose(2, 0, 1, 3).reshape(5, -1).astype(float)
+    power = np.square(layer(IMAGES).numpy()[:, ::3, ::3]).mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(np.einsum("oi,ij,oj->o", kernel, found[spec.path][0], kernel), power, rtol=1e-4)
+
+
 def test_a_shared_layer_pools_its_calls_in_nested_models():
     shared = layers.Dense(4, use_bias=False, name="shared")
     inner = on(SERIES, shared)
@@ -132,7 +152,8 @@ def test_layers_without_a_rule_are_named():
     with pytest.raises(InputError, match=r"Received: .*memory/.*kernel \(LSTMCell\), .*recurrent_kernel \(LSTMCell\)$"):
         gather(model, SERIES)
     for layer in (
-        layers.Conv2DTranspose(3, 2, name="up"),
+        layers.Conv2DTranspose(3, 2, dilation_rate=2, name="up"),
+        layers.Conv2DTranspose(3, 2, strides=2, output_padding=1, name="wider"),
         layers.EinsumDense("abcd,de->abce", (7, 8, 3), name="einsum"),
     ):
         with pytest.raises(InputError, match=rf"Received: {layer.name}/kernel"):

@@ -85,6 +85,28 @@ def test_a_criterion_says_which_channels_go(samples, criterion):
     assert reflow_tf.prune(model, config, samples).report.narrowing.groups
 
 
+def test_channels_that_a_transposed_layer_reads_go(samples):
+    """Twelve channels of which half are copies, before a decoder's layer, which makes up for them but for its ridge."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.Conv2D(12, 3, strides=2, padding="same", name="down")(inputs))
+    x = layers.Conv2DTranspose(3, 4, strides=2, padding="same", name="up")(x)
+    model = keras.Model(inputs, x)
+    kernel = np.array(model.get_layer("down").kernel)
+    kernel[..., 1::2] = kernel[..., ::2]
+    model.get_layer("down").kernel.assign(kernel)
+    config = reflow_tf.PruneConfig(
+        pattern=CHANNEL, max_macs=0.55, channel_multiple=1, repair="least_squares", basis="kept", task="fidelity"
+    )
+    lost = []
+    for repair in ("none", "least_squares"):
+        result = reflow_tf.prune(model, dataclasses.replace(config, repair=repair), samples)
+        assert result.model.get_layer("down").filters == 6 == result.model.get_layer("up").kernel.shape[-1]
+        dense, narrower = (np.array(each(samples, training=False)) for each in (model, result.model))
+        lost.append(np.sqrt(np.mean(np.square(narrower - dense)) / np.mean(np.square(dense))))
+    assert lost[0] > 0.3 and lost[1] < 0.1
+
+
 def test_as_many_channels_go_as_it_takes(samples):
     """Parameters are what has to fit: the widest network is taken, and nothing removed where all of it fits."""
     full = build().count_params()
@@ -208,7 +230,7 @@ def test_what_holds_channels_is_said():
     x = layers.Conv2D(8, 1, name="first")(inputs)
     x = layers.LayerNormalization(name="mean")(x)
     x = layers.Conv2D(6, 1, name="second")(x)
-    x = layers.Conv2DTranspose(5, 3, name="third")(x)
+    x = layers.Conv2DTranspose(5, 3, dilation_rate=2, name="third")(x)
     model = keras.Model(inputs, layers.Conv2D(2, 1, name="last")(x))
     found, held = find_candidates(model)
     assert [candidate.writers[0].path for candidate in found] == ["third/kernel"]

@@ -82,6 +82,30 @@ def test_at_sparsity_zero_nothing_is_lost():
     assert lose(pruned.model, model) < 0.01
 
 
+def build_decoder():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(24, 3, strides=2, padding="same")(inputs)))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2DTranspose(16, 4, strides=2, padding="same")(x)))
+    x = layers.Conv2DTranspose(3, 2, strides=2, name="last")(x)
+    model = keras.Model(inputs, x)
+    recalibrate(model, [draw(0, 256)])
+    return model
+
+
+def test_transposed_layers_are_refitted():
+    """Those of a decoder: at sparsity 0 they stay what they are; pruned, they make up for what is missing."""
+    model = build_decoder()
+    losses = {}
+    for sparsity in (0.0, 0.6):
+        pruned, plan = prune(model, sparsity, choose=lambda specs: specs)
+        losses[sparsity] = [lose(pruned.model, model)]
+        outcome = least_squares(pruned, [draw(1, 256)], show_nothing, plan=plan)
+        losses[sparsity].append(lose(pruned.model, model))
+        assert set(outcome.repaired) == set(pruned.masks) and len(outcome.repaired) == 3
+    assert losses[0.0][1] < 1e-6 and losses[0.6][1] < 0.5 * losses[0.6][0]
+
+
 def build_activated(fused):
     """The same network with activations that are the layers' own, or layers by themselves."""
     keras.utils.set_random_seed(1)

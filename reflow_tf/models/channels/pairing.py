@@ -85,7 +85,7 @@ def _score(
 ) -> dict[str, np.ndarray]:
     """Path -> what each weight does to its output (`criteria.activation`) times what that does to the prediction.
 
-    Layers whose input has no Gram, transposed convolutions among them, have magnitudes in place of the former.
+    Layers whose input has no Gram have magnitudes in place of the former.
     """
     weights = kernels.read()
     if batches is None:
