@@ -111,8 +111,8 @@ def _find_sums(model: keras.Model, specs: Sequence[LayerSpec]) -> list[_GramSum]
         sums.append(_GramSum(spec.path, placed[place], patches, *variables))
     if refused:
         raise InputError(
-            "The Gram of a layer's inputs is known for Dense and for convolutions of one or two spatial axes, transposed "
-            "ones without dilation or output_padding; leave the others out with --prunable=REGEX. "
+            "The Gram of a layer's inputs is known for Dense and for convolutions of one or two spatial axes, of "
+            "transposed ones without dilation or output_padding; leave the others out with --prunable=REGEX. "
             f"Received: {', '.join(refused)}"
         )
     return sums

@@ -57,8 +57,8 @@ def gather(
 
     Raises:
         InputError: no batches, batches that do not fit or give numbers that are not finite; a name that is not of
-            NAMES; kernels whose layers have no Gram (recurrent, EinsumDense, of three spatial axes, transposed and dilated); more
-            than LIMIT_BYTES.
+            NAMES; kernels whose layers have no Gram (recurrent, EinsumDense, of three spatial axes, transposed and
+            dilated); more than LIMIT_BYTES.
     """
     names = frozenset(names)
     if names - NAMES:
