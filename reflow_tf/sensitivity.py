@@ -32,7 +32,12 @@ from reflow_tf.sparsity.patterns import Pattern
 from reflow_tf.sparsity.plan import PlannedLayer
 from reflow_tf.task import Task
 
-SPARSITIES = (0.4, 0.6, 0.75, 0.85, 0.92, 0.97)
+SPARSITIES = (0.4, 0.85, 0.97)
+"""At which divergence is measured; between them its logarithm is taken to be straight.
+
+MobileNetV2, 750 images: by the curves through 0.4, 0.6, 0.75, 0.85, 0.92 and 0.97, what is shared out by these three
+costs 0.2 % more at 50 and 70 % and 0.6 % at 80 %, in half the time; by 0.6, 0.85 and 0.97 up to 2.2 % more.
+"""
 MOST_FITTED, MOST_JUDGED = 512, 256
 """Inputs that kernels are fitted to, and others that judge; the time is that of judging.
 
