@@ -272,7 +272,7 @@ def require_runnable(job: JobConfig, content: bytes, is_plain: bool = True) -> N
         content: the network as a dense .tflite file in the job's quantization.
         is_plain: the network has one float input and one output.
     """
-    if not is_plain and job.target.name in ("tflm", "cortex_m"):
+    if not is_plain and job.target.name == "cortex_m":
         raise InputError(
             f"--target={job.target.name} takes networks with one input and one output. Received: {job.model}"
         )

@@ -14,6 +14,7 @@ from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.jobs.evaluation import evaluate
+from reflow_tf.jobs.firmware.packing import write_firmware
 from reflow_tf.models.channels.groups import find_channel_groups
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.joining import Join, Take
@@ -21,6 +22,7 @@ from reflow_tf.models.loading import load_model
 from reflow_tf.models.packing import is_plain, pack, unpack
 from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.litert import LiteRT
+from reflow_tf.runtimes.tflm.runtime import TFLM
 from reflow_tf.sparsity.patterns import Channel
 
 RNG = np.random.default_rng(0)
@@ -164,6 +166,31 @@ def test_the_file_by_itself(folder, tmp_path, capfd):
         evaluate(EvaluateConfig(str(tmp_path / "model.tflite"), data))
 
 
+@pytest.mark.parametrize("heads", [("softmax",), ("softmax", None)])
+def test_on_a_microcontroller(tmp_path, heads):
+    """In TFLM; with bitmaps every output is what it is with dense weights. (Of words: TFLM has no SELECT.)"""
+    keras.utils.set_random_seed(0)
+    image, vector = layers.Input((8, 8, 3), name="image"), layers.Input((6,), name="vector")
+    seen = layers.GlobalAveragePooling2D()(layers.Conv2D(24, 3, activation="relu")(image))
+    both = layers.Dense(32, "relu")(layers.Concatenate()([seen, layers.Dense(16, "relu")(vector)]))
+    model = keras.Model([image, vector], [layers.Dense(3, head)(both) for head in heads])
+    model.save(tmp_path / "model.keras")
+    data = str(tmp_path / "data.npz")
+    np.savez(data, x_image=DATA["image"], x_vector=DATA["vector"], y=np.arange(120) % 3)
+    prune = PruneConfig(target="tflm", sparsity=0.6, repair="least_squares")
+    report = pipeline.run(JobConfig(str(tmp_path / "model.keras"), str(tmp_path / "out"), prune, data=data))
+    assert report["mcu"]["num_equal"] == report["mcu"]["num_compared"] > 0 and report["mcu"]["passed"] is None
+    assert report["mcu"]["flash_bytes"] < report["mcu"]["dense_flash_bytes"] and report["mcu"]["arena_bytes"] > 1000
+    out = EvaluateConfig(str(tmp_path / "out/model.tflite"), data, reference=str(tmp_path / "out/model.keras"))
+    runtime = TFLM((tmp_path / "out/model.tflite").read_bytes())
+    assert (runtime.num_inputs, runtime.input_shape) == (2, (1, 198)) and runtime.measure() > 0
+    assert runtime.output_sizes == (3,) * len(heads)
+    found = evaluate(out)
+    assert found.agreement.top1 > 0.9 if len(heads) == 1 else found.fidelity.relative_error < 0.1
+    with pytest.raises(InputError, match="files with one input and one output"):
+        write_firmware(out, str(tmp_path / "firmware"))
+
+
 def test_several_of_both(folder, tmp_path):
     prune = PruneConfig(target="storage", sparsity=0.4, repair="least_squares")
     paths = {"data": str(folder / "numbered.npz")}
@@ -217,7 +244,6 @@ def test_archives_that_do_not_fit(folder, tmp_path, changes, words):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"prune": PruneConfig(target="tflm", sparsity=0.5)}, "takes networks with one input and one output"),
         ({"prune": PruneConfig(target="cortex_m", sparsity=0.5)}, "takes networks with one input and one output"),
         ({"data": "photos"}, r"with each of them: x_image \(n, 8, 8, 3\), x_vector \(n, 6\), x_words \(n, 4\)"),
         ({"image_size": 8}, "--image_size is only for models with one input"),

@@ -151,7 +151,6 @@ def test_from_the_model_to_the_report(folder, tmp_path, quantize, target):
     "changes, words",
     [
         ({"task": "classification"}, "needs one output"),
-        ({"target": "tflm", "sparsity": 0.5}, "takes networks with one input and one output"),
         ({"target": "cortex_m", "sparsity": 0.5}, "takes networks with one input and one output"),
     ],
 )

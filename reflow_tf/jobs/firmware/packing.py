@@ -10,6 +10,7 @@ import numpy as np
 
 from reflow_tf.choices import check_between
 from reflow_tf.data.as_stored import AsStored, Preparation
+from reflow_tf.errors import InputError
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.constants import has_bitmaps
@@ -69,6 +70,11 @@ def write_firmware(
     folder = OutputFolder(output_dir, names, overwrite, optional=_MADE, former=(_ARRAY, _FRAME))
     folder.require_outside({"model": source.model, "data": source.data})
     runtime = TFLM(settle_relu6(content))
+    if runtime.num_inputs > 1 or len(runtime.output_sizes) > 1:
+        raise InputError(
+            f"Firmware is packed for files with one input and one output. "
+            f"Received: {source.model} with {runtime.num_inputs} and {len(runtime.output_sizes)}"
+        )
     images = draw_inputs(source, runtime, num_inputs)
     stored = to_type(images, {"dtype": np.int8, "quantization": runtime.input_quantization})
     pairs = _write_images(stored, runtime.run_int8(images))

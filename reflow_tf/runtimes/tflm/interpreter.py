@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,32 @@ def open_interpreter(content: bytes, arena_bytes: int, decompression_bytes: int 
         raise InputError(f"TFLM must have every operator of the file{sparse}. Received: {say_why(said)}") from error
 
 
-def invoke(interpreter: Any, sample: np.ndarray) -> np.ndarray:
-    """Outputs (1, *output) of one sample (1, *sample), both in the file's own types."""
+def describe_ends(interpreter: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The inputs and the outputs of the file, in its order, each as LiteRT describes it."""
+    return _describe_all(interpreter.get_input_details), _describe_all(interpreter.get_output_details)
+
+
+def _describe_all(get_details: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    with native_stderr_dropped(), contextlib.suppress(IndexError):  # that is how TFLM says that there are no more
+        while True:
+            details = get_details(len(found))
+            quantization = details["quantization_parameters"]
+            scales, points = quantization["scales"], quantization["zero_points"]
+            found.append(
+                {
+                    "shape": tuple(int(size) for size in details["shape"]),
+                    "dtype": np.dtype(details["dtype"]),
+                    "quantization": (float(scales[0]), int(points[0])) if len(scales) else (0.0, 0),
+                }
+            )
+    return found
+
+
+def invoke(interpreter: Any, sample: Sequence[np.ndarray], num_outputs: int = 1) -> list[np.ndarray]:
+    """Outputs (1, *output) of one sample, an array (1, *input) for each input, all in the file's own types."""
     with native_stderr_dropped():
-        interpreter.set_input(sample, 0)
+        for index, values in enumerate(sample):
+            interpreter.set_input(values, index)
         interpreter.invoke()
-        return interpreter.get_output(0).copy()
+        return [interpreter.get_output(index).copy() for index in range(num_outputs)]

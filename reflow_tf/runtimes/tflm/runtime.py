@@ -1,20 +1,22 @@
 """TensorFlow Lite for Microcontrollers as a runtime: its reference kernels, the ones that a microcontroller gets."""
 
+import math
 import time
 
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.runtimes.device_script import to_float, to_type
-from reflow_tf.runtimes.runtime import OneOfEach, make_inputs, run_in_pieces
+from reflow_tf.runtimes.device_script import join, split, to_float, to_type
+from reflow_tf.runtimes.runtime import join_shapes, make_inputs, run_in_pieces
 from reflow_tf.runtimes.tflm.arena import AMPLE_BYTES, find_arena, require_survivable
-from reflow_tf.runtimes.tflm.interpreter import invoke, name_tflm, open_interpreter, require_tflm
+from reflow_tf.runtimes.tflm.interpreter import describe_ends, invoke, name_tflm, open_interpreter, require_tflm
 
 
-class TFLM(OneOfEach):
-    """An int8 .tflite file with one input and one output in TFLM's interpreter.
+class TFLM:
+    """An int8 .tflite file in TFLM's interpreter.
 
-    Floats pass through the file's scales and zero points as they do in `runtimes.litert`.
+    Several inputs are one row of numbers a sample, and so are several outputs, in the order of the file. Floats pass
+    through the file's scales and zero points as they do in `runtimes.litert`; indices are taken as they are.
 
     Args:
         content: a .tflite file for a batch of 1.
@@ -30,14 +32,13 @@ class TFLM(OneOfEach):
         require_survivable(content)
         self._content = content
         self._interpreter = open_interpreter(content, AMPLE_BYTES)
-        self._input, self._output = (
-            _describe(details)
-            for details in (self._interpreter.get_input_details(0), self._interpreter.get_output_details(0))
-        )
-        if self.input_shape[0] != 1 or self._input["dtype"] != np.int8:
-            raise InputError(
-                f"A file for TFLM takes a batch of 1 in int8. Received: {self.input_shape}, {self._input['dtype']}"
-            )
+        self._inputs, self._outputs = describe_ends(self._interpreter)
+        for details in self._inputs:
+            is_index = details["dtype"].kind in "iu" and not details["quantization"][0]
+            if details["shape"][0] != 1 or not (details["dtype"] == np.int8 or is_index):
+                raise InputError(
+                    f"A file for TFLM takes a batch of 1 in int8. Received: {details['shape']}, {details['dtype']}"
+                )
 
     @property
     def name(self) -> str:
@@ -46,23 +47,33 @@ class TFLM(OneOfEach):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(1, *sample)."""
-        return self._input["shape"]
+        """(1, *sample); (1, numbers) of several inputs."""
+        return join_shapes([details["shape"] for details in self._inputs])
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """(1, *output)."""
-        return self._output["shape"]
+        """(1, *output); (1, numbers) of several outputs."""
+        return join_shapes([details["shape"] for details in self._outputs])
+
+    @property
+    def num_inputs(self) -> int:
+        """That the file has."""
+        return len(self._inputs)
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """Numbers that each output has for an input."""
+        return tuple(math.prod(details["shape"][1:]) for details in self._outputs)
 
     @property
     def input_quantization(self) -> tuple[float, int]:
-        """Scale and zero point: real = (stored - zero_point) * scale."""
-        return self._input["quantization"]
+        """Scale and zero point of the first input: real = (stored - zero_point) * scale."""
+        return self._inputs[0]["quantization"]
 
     @property
     def output_quantization(self) -> tuple[float, int]:
-        """Scale and zero point of the output."""
-        return self._output["quantization"]
+        """Scale and zero point of the first output."""
+        return self._outputs[0]["quantization"]
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample).
@@ -70,32 +81,25 @@ class TFLM(OneOfEach):
         Raises:
             InputError: no samples, or samples of another shape than the file takes.
         """
-        return run_in_pieces(batch, self.input_shape, lambda piece: to_float(self._invoke(piece), self._output))
+        return run_in_pieces(batch, self.input_shape, self._run_piece)
 
     def run_int8(self, batch: np.ndarray) -> np.ndarray:
         """The outputs (n, *output) themselves, as the file computes them."""
-        return run_in_pieces(batch, self.input_shape, self._invoke)
+        return run_in_pieces(batch, self.input_shape, lambda piece: join(self._invoke(piece)))
 
     def measure(self) -> float:
         """Milliseconds of one inference on this machine, which say nothing about a microcontroller."""
         start = time.perf_counter()
-        self._invoke(make_inputs(self.input_shape))
+        self._invoke(np.abs(make_inputs(self.input_shape)))
         return (time.perf_counter() - start) * 1000
 
     def memory_bytes(self) -> int:
         """The smallest arena, with what DECODE expands in it."""
         return find_arena(self._content)
 
-    def _invoke(self, piece: np.ndarray) -> np.ndarray:
-        return invoke(self._interpreter, to_type(piece, self._input))
+    def _run_piece(self, piece: np.ndarray) -> np.ndarray:
+        return join([to_float(values, each) for values, each in zip(self._invoke(piece), self._outputs, strict=True)])
 
-
-def _describe(details: dict) -> dict:
-    """TFLM's description of a tensor, as LiteRT's says the same."""
-    quantization = details["quantization_parameters"]
-    scales, points = quantization["scales"], quantization["zero_points"]
-    return {
-        "shape": tuple(int(size) for size in details["shape"]),
-        "dtype": np.dtype(details["dtype"]),
-        "quantization": (float(scales[0]), int(points[0])) if len(scales) else (0.0, 0),
-    }
+    def _invoke(self, piece: np.ndarray) -> list[np.ndarray]:
+        parts = zip(split(piece, self._inputs), self._inputs, strict=True)
+        return invoke(self._interpreter, [to_type(part, details) for part, details in parts], len(self._outputs))

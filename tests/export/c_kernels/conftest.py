@@ -112,7 +112,7 @@ def run_reference(content, inputs):
     """
     if any(operator.kind == "FULLY_CONNECTED" for operator in read_operators(content).operators):
         interpreter = open_interpreter(content, 1 << 24)
-        return np.concatenate([invoke(interpreter, sample[None]) for sample in inputs])
+        return np.concatenate([invoke(interpreter, [sample[None]])[0] for sample in inputs])
     interpreter = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     interpreter.allocate_tensors()
     (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
