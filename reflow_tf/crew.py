@@ -108,6 +108,19 @@ class Alone:
             state.close()
 
 
+class Readdressed:
+    """A crew whose workers load another model, or the same in another form."""
+
+    def __init__(self, crew: Crew, address: Any):
+        self._crew, self.address = crew, address
+        self.num_workers, self.crowding = crew.num_workers, crew.crowding
+        self.num_threads, self.memory = crew.num_threads, crew.memory
+
+    def begin(self, work: Work) -> AbstractContextManager[Site]:
+        """Of `Crew`."""
+        return self._crew.begin(work)
+
+
 class _Here:
     """A state in this process."""
 

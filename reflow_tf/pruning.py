@@ -11,7 +11,7 @@ import numpy as np
 
 from reflow_tf.choices import AUTO, TARGETS
 from reflow_tf.config import PruneConfig
-from reflow_tf.crew import ALONE, Crew
+from reflow_tf.crew import ALONE, Crew, Readdressed
 from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError
 from reflow_tf.export.limits import Foreseen, Limit, open_limit, require_reachable
@@ -204,10 +204,10 @@ def _prune_packed(
     several = count_outputs(model)
     if several > 1 and config.task == Task.CLASSIFICATION:
         raise InputError(f"--task={config.task} needs one output. Received: {model.name} with {several}")
-    if crew is not ALONE:
-        raise InputError(f"--workers leads networks with one float input and one output. Received: {model.name}")
     batches = calibration if calibration is not None else evaluation
     packed = pack(model, None if batches is None else next(iter(batches)))
+    if crew.address is not None:
+        crew = Readdressed(crew, dataclasses.replace(crew.address, scales=read_scales(packed) or (1.0,)))
     result = prune(
         packed,
         dataclasses.replace(config, task=str(Task.FIDELITY)) if several > 1 else config,

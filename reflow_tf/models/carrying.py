@@ -11,16 +11,23 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.loading import load_model
+from reflow_tf.models.packing import pack_scaled
 
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where a model is loaded from, wherever that is done; as for `load_model`."""
+    """Where a model is loaded from, wherever that is done; as for `load_model`.
+
+    Attributes:
+        scales: what each output of the model is multiplied by when it is packed, see `packing.pack_scaled`; None: it
+            stays as it is loaded.
+    """
 
     model: str
     weights: str | None = None
     image_size: int | None = None
     custom_objects: str | None = None
+    scales: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -41,7 +48,10 @@ class Address:
 
 @functools.lru_cache(maxsize=1)
 def _load(address: Address, *_: object) -> keras.Model:
-    return load_model(**dataclasses.asdict(address)).model
+    given = dataclasses.asdict(address)
+    scales = given.pop("scales")
+    model = load_model(**given).model
+    return model if scales is None else pack_scaled(model, scales)
 
 
 class Carried:

@@ -68,19 +68,29 @@ def pack(model: keras.Model, batch: np.ndarray | None) -> keras.Model:
         InputError: it is no functional model; an input leaves an axis open; the batch does not fit; an output is not
             finite.
     """
+    scales: tuple[float, ...] = (1.0,) * count_outputs(model)
+    if batch is not None and len(scales) > 1:
+        check_batch(model, batch)
+        scales = measure_scales([np.asarray(output) for output in infer_all(model, tf.convert_to_tensor(batch))])
+    return pack_scaled(model, scales)
+
+
+def pack_scaled(model: keras.Model, scales: Sequence[float]) -> keras.Model:
+    """`pack`, each output multiplied by what it was in another copy of the model.
+
+    Raises:
+        InputError: it is no functional model; an input leaves an axis open.
+    """
     if functional_of(model) is None or isinstance(model, keras.Sequential):
         raise InputError(
             f"A model with several inputs or outputs, or with one that is not of floats, must be functional to be "
             f"pruned. Received: {model.name}, of class {type(model).__name__}"
         )
-    scales: tuple[float, ...] = (1.0,) * count_outputs(model)
-    if batch is not None and len(scales) > 1:
-        check_batch(model, batch)
-        scales = measure_scales([np.asarray(output) for output in infer_all(model, tf.convert_to_tensor(batch))])
     rows, outputs = _inputs_of(model), list(model.outputs)
     if len(model.inputs) > 1 or not _is_float(model.inputs[0]):
         rows, outputs = _take_inputs(model)
-    return keras.Model(rows, Join(scales, name=JOINED)(outputs) if len(scales) > 1 else outputs[0], name=model.name)
+    joined = Join(tuple(scales), name=JOINED)(outputs) if len(scales) > 1 else outputs[0]
+    return keras.Model(rows, joined, name=model.name)
 
 
 def _take_inputs(model: keras.Model) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:

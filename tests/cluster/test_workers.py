@@ -13,6 +13,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import PruneConfig
@@ -71,6 +72,26 @@ def test_the_file_is_the_same_whoever_computes(start, given, tmp_path, workers, 
     config = json.loads((tmp_path / "out" / "report.json").read_text())["config"]
     assert (config["workers"], config["threads_per_worker"]) == (None if workers is None else str(workers), 1)
     assert len(set(digests.values())) == 1 and not any((tmp_path / "passing").iterdir())
+
+
+@pytest.fixture(scope="session")
+def several(images, tmp_path_factory):
+    """Paths of a network that takes an image and a vector, and gives numbers twice, and of data for it."""
+    folder = tmp_path_factory.mktemp("several")
+    keras.utils.set_random_seed(0)
+    image, vector = keras.Input((8, 8, 3), name="image"), keras.Input((6,), name="vector")
+    seen = layers.BatchNormalization()(layers.Conv2D(24, 3)(layers.Rescaling(1 / 128, -1)(image)))
+    seen = layers.GlobalAveragePooling2D()(layers.ReLU()(seen))
+    both = layers.Dense(32, "relu")(layers.Concatenate()([seen, layers.Dense(16, "relu")(vector)]))
+    keras.Model([image, vector], [layers.Dense(3)(both), layers.Dense(2, "sigmoid")(both)]).save(folder / "model.keras")
+    x_vector = np.random.default_rng(0).normal(size=(2 * SAMPLES, 6)).astype(np.float32)
+    np.savez(folder / "data.npz", x_image=images(2 * SAMPLES, seed=1).astype(np.float32), x_vector=x_vector)
+    return {"model": str(folder / "model.keras"), "data": str(folder / "data.npz"), "target": "storage"}
+
+
+def test_networks_of_several_inputs_and_outputs(start, several, tmp_path):
+    alone = prune(start, several, tmp_path / "alone")
+    assert prune(start, several, tmp_path / "two", workers=2, threads_per_worker=1) == alone
 
 
 class Killer:
