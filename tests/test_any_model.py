@@ -96,7 +96,7 @@ def compute(model, data):
 
 
 def may_move(repair, path, masks):
-    """What the repair says of itself: moments; and, of least squares, kernels and biases of layers that are refitted."""
+    """What the repair says of itself: moments; of least squares kernels and biases of the layers it refits as well."""
     name = path.rpartition("/")[2]
     if repair == "none":
         return path in masks
