@@ -21,12 +21,15 @@ from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import PruneConfig
 from reflow_tf.crew import Crew, Site, State
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
+from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
+from reflow_tf.jobs.scoring import measure_distances, spread
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import load_model
+from reflow_tf.models.packing import is_plain, pack
 from reflow_tf.models.statistics import Gathered, gather
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.pruning import select
@@ -40,13 +43,14 @@ from reflow_tf.report.comparison import BASELINE, VERSION, Document
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import show_progress, stage
 from reflow_tf.report.resumable import to_json
-from reflow_tf.report.scores import Score, score_accuracy, score_agreement
-from reflow_tf.signal import Signal, compare_signals, measure_signal
+from reflow_tf.report.scores import Score, score_accuracy, score_agreement, score_closeness
+from reflow_tf.signal import NUM_KEPT, Signal, compare_signals, measure_signal
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.plan import keep_zeros, make_plan
+from reflow_tf.task import Task
 
 JSON, PAGE = "compare.json", "compare.html"
 DRAWN = {name: f"{name}.{'csv' if figure.draw is None else 'svg'}" for name, figure in figures.FIGURES.items()}
@@ -64,7 +68,7 @@ class Outcome:
     of the accuracy.
 
     Attributes:
-        score: accuracy; without labels, agreement with the dense model.
+        score: accuracy; without labels, agreement with the dense model; of numbers their fidelity to its own.
         variance_ratio: how much of the dense model's variance the last batch norm keeps; None without one.
         effective_classes: of the predictions, see `signal.Signal`.
         ratios: how much every batch norm keeps, in the order of execution; None where the dense model has none.
@@ -101,7 +105,7 @@ class Bench:
     """A dense model and its images, on which one method after the other is measured.
 
     Args:
-        model: a built classifier; it is not changed.
+        model: built; it is not changed.
         specs: the kernels to prune.
         methods: all that will be measured; the statistics that they share are gathered once, and those that repairs
             read, at most `statistics.LIMIT_BYTES` of each kind, are kept.
@@ -109,6 +113,7 @@ class Bench:
         evaluation: others of the same kind.
         labels: (N,) int of the evaluation inputs; None: agreement with the dense model takes the place of accuracy.
         progress: wraps each pass that takes place before the first cell.
+        task: what its outputs are taken for; numbers of the first `signal.NUM_KEPT` evaluation inputs are compared.
 
     Raises:
         InputError: the batches do not fit, or a kernel has no statistics of the kind that a method needs.
@@ -123,18 +128,21 @@ class Bench:
         evaluation: Iterable[np.ndarray],
         labels: np.ndarray | None = None,
         progress: Progress = show_nothing,
+        task: Task = Task.CLASSIFICATION,
     ):
         self._specs, self._calibration, self._evaluation, self._labels = specs, calibration, evaluation, labels
+        self._task = task
         self._model = copy_model(model)
         unmerge(self._model, calibration, progress)
         self._dense_weights = read_weights(self._model)
         self._references = observe_dense(self._model, calibration, progress=progress)
-        self._signal = measure_signal(self._model, progress(evaluation, "Evaluating the dense model"))
+        self._signal = measure_signal(self._model, progress(evaluation, "Evaluating the dense model"), task)
         methods = list(methods)
         criteria = {BASELINE, *(method.requested_criterion for method in methods)}
         read = {READS[name] for method in methods for name in method.repairs if name in READS}
         self._weights = find_kernels(self._model).read()
-        self._scores, self._statistics = study_kernels(self._model, specs, criteria, read, calibration, progress)
+        given = specs, criteria, read, calibration, progress, task
+        self._scores, self._statistics = study_kernels(self._model, *given)
 
     @property
     def dense(self) -> Outcome:
@@ -153,7 +161,7 @@ class Bench:
         plan = make_plan(self._specs, by_magnitude, patterns, allocation, config.requested_sparsity)
         plan = keep_zeros(plan, self._weights)
         masks = build_masks(plan, scores)
-        pruned = PrunedModel(self._model, masks, self._dense_weights)
+        pruned = PrunedModel(self._model, masks, self._dense_weights, self._task)
         pruned.write_weights(self._dense_weights)
         start = time.perf_counter()
         write_masks(find_kernels(self._model), masks)
@@ -170,7 +178,7 @@ class Bench:
         return Cell(alone, self._look(), recalibrates, statements, seconds)
 
     def _look(self) -> Outcome:
-        return self._describe(measure_signal(self._model, self._evaluation))
+        return self._describe(measure_signal(self._model, self._evaluation, self._task))
 
     def _describe(self, signal: Signal) -> Outcome:
         ratios = tuple(layer.ratio for layer in compare_signals(signal, self._signal))
@@ -178,6 +186,9 @@ class Bench:
         return Outcome(self._score(signal), ratios[-1] if ratios else None, signal.effective_classes, ratios, histogram)
 
     def _score(self, signal: Signal) -> Score:
+        if self._task is Task.FIDELITY:
+            dense = self._signal.outputs
+            return score_closeness(measure_distances(signal.outputs, dense, (dense[0].size,)))
         if self._labels is None:
             return score_agreement(signal.ranked, self._signal.ranked)
         return score_accuracy(signal.ranked, self._labels, signal.num_classes)
@@ -190,6 +201,7 @@ def study_kernels(
     kept: Iterable[str],
     batches: Iterable[np.ndarray],
     progress: Progress = show_nothing,
+    task: Task = Task.CLASSIFICATION,
 ) -> tuple[dict[str, Scores], dict[str, Gathered]]:
     """What can be known of the kernels before any is pruned; one pass over the batches for each kind of statistic.
 
@@ -205,7 +217,7 @@ def study_kernels(
     wanted, kept = sorted(set(criteria)), sorted(set(kept))
     for needs in dict.fromkeys([*(NEEDS[name] for name in wanted), *(frozenset({name}) for name in kept)]):
         watched = progress(batches, f"Gathering {', '.join(sorted(needs))}")
-        found = gather(model, specs, needs, watched) if needs else {}
+        found = gather(model, specs, needs, watched, task=task) if needs else {}
         for name in (name for name in wanted if NEEDS[name] == needs):
             with stage(f"Scoring by {name}"):
                 scores[name] = {s.path: CRITERIA[name](weights[s.path], found.get(s.path, {})) for s in specs}
@@ -243,7 +255,7 @@ def run(
     keras.utils.set_random_seed(job.seed)
     address = Address.of(job.model, **job.model_options)
     with open_crew(job.workers, job.threads_per_worker, address) as crew:
-        document = _run(job, methods, sparsities, version, folder, crew)
+        document = _run(job, methods, sparsities, version, folder, crew, figure)
     if figure is not None:
         write_texts(folder.path, {DRAWN[figure]: _draw(document, figure)})
     return document
@@ -262,16 +274,21 @@ def _run(
     version: str,
     folder: OutputFolder,
     crew: Crew,
+    figure: str | None,
 ) -> Document:
     with stage("Loading the model"):
         loaded = load_model(job.model, preprocess=job.preprocess, **job.model_options)
         foreseen = foresee_task(job, loaded)
     with stage("Opening the data"):
-        calibration, evaluation, _ = open_sets(job, loaded, foreseen)
+        calibration, evaluation, task = open_sets(job, loaded, foreseen)
+        if task is Task.FIDELITY and figure is not None and not figures.shows_numbers(figure):
+            raise InputError(f"--preset={figure} shows classes. Received: {job.model}, whose outputs are numbers")
+        if task is Task.FIDELITY:
+            evaluation = evaluation.select(spread(len(evaluation), NUM_KEPT))
         settings = describe_settings(job, loaded, version, calibration, evaluation)
         settings |= {name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")}
         settings |= {"pattern": str(job.prune.requested_pattern)}
-    document = _start(settings, calibration, evaluation)
+    document = _start(settings, calibration, evaluation, task)
     if folder.path.joinpath(JSON).exists() and not job.overwrite:
         document = _take_over(folder.path / JSON, settings)
     done = {(cell["method"], cell["sparsity"]) for cell in document["cells"]}
@@ -279,7 +296,7 @@ def _run(
     if todo:
         needed = {name: methods[name] for name in dict.fromkeys(name for name, _ in todo)}
         carried = Carried(loaded.model, crew.address)
-        comparing = Comparing(carried, job.prune, tuple(needed.values()), calibration, evaluation)
+        comparing = Comparing(carried, job.prune, tuple(needed.values()), calibration, evaluation, task)
         with crew.begin(comparing) as site:
             _measure(site, needed, todo, document, folder.path)
     return document
@@ -293,6 +310,7 @@ class Comparing:
         carried: the dense model.
         prune: which kernels are pruned.
         methods: all that will be measured.
+        task: what the model's outputs are taken for.
     """
 
     carried: Carried
@@ -300,12 +318,16 @@ class Comparing:
     methods: tuple[PruneConfig, ...]
     calibration: CalibrationSet
     evaluation: EvaluationSet
+    task: Task
 
     def prepare(self) -> State:
         model = self.carried.model
         chosen = select(model, self.prune).chosen
-        given = self.methods, self.calibration, self.evaluation, self.evaluation.labels
-        return _Cells(Bench(model, chosen, *given, show_progress))
+        if not is_plain(model):
+            model = pack(model, next(iter(self.calibration)))
+        labels = self.evaluation.labels if self.task is Task.CLASSIFICATION else None
+        given = self.methods, self.calibration, self.evaluation, labels
+        return _Cells(Bench(model, chosen, *given, show_progress, self.task))
 
 
 class _Cells(State):
@@ -371,12 +393,13 @@ def describe_outcome(outcome: Outcome) -> dict[str, Any]:
     return score | described
 
 
-def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: EvaluationSet) -> Document:
+def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: EvaluationSet, task: Task) -> Document:
     data = {
         "unit": evaluation.unit,
         "calibration": len(calibration),
         "evaluation": len(evaluation),
-        "labelled": evaluation.labels is not None,
+        "task": str(task),
+        "labelled": task is Task.CLASSIFICATION and evaluation.labels is not None,
     }
     return {"version": VERSION, "settings": settings, "data": data, "dense": None, "cells": []}
 

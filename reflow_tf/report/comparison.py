@@ -18,7 +18,7 @@ from reflow_tf.report.wording import count, interval, percent, plural, points, s
 Document = dict[str, Any]
 """Plain JSON: version, settings, data, dense (a score), cells."""
 
-VERSION = 3
+VERSION = 4
 BASELINE = "magnitude"
 STATES = ("alone", "reflow")
 _TITLES = {"alone": "alone", "reflow": "with REFLOW"}
@@ -55,6 +55,8 @@ def add_gains(document: Document) -> None:
 
 def measure(document: Document) -> str:
     """What the scores count."""
+    if document["data"]["task"] == "fidelity":
+        return "fidelity to the dense model's outputs"
     return "top-1 accuracy" if document["data"]["labelled"] else "agreement with the dense model"
 
 
@@ -145,9 +147,10 @@ def render(document: Document, figures: Sequence[Markup] = ()) -> str:
         f"served to calibrate. The dense model: {percent(dense['top1'])} {measure(document)}{_bounds(dense)}. "
         "At one sparsity every method zeroes as many weights of each layer."
     )
+    bounds = nouns.interval(unit, dense["positions"], data["task"] == "fidelity")
     caption = (
         f"{measure(document).capitalize()} of each method, alone (square) and with REFLOW after it (circle). Whiskers: "
-        f"{nouns.interval(unit, dense['positions'])}. Dashed: the dense model. A method is a criterion and, behind the "
+        f"{bounds}. Dashed: the dense model. A method is a criterion and, behind the "
         "plus, what updates weights."
     )
     parts = [

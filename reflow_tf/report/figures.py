@@ -262,9 +262,16 @@ FIGURES: Mapping[str, Figure] = {
 """Name of a --preset -> what it is."""
 
 
+def shows_numbers(name: str) -> bool:
+    """Whether the figure can be drawn of a network that names no classes."""
+    return FIGURES[name].draw is not _draw_predictions
+
+
 def can_draw(document: Document, name: str) -> bool:
     """Whether a comparison has what the figure shows."""
     figure, methods = FIGURES[name], list_methods(document)
+    if document["data"]["task"] == "fidelity" and not shows_numbers(name):
+        return False
     curves = figure.methods and len(list_sparsities(document)) < 2
     return figure.draw is not None and not curves and {BASELINE, *figure.methods} <= set(methods)
 

@@ -175,6 +175,16 @@ def score_fidelity(sums: np.ndarray) -> Fidelity:
     )
 
 
+def score_closeness(sums: np.ndarray) -> Score:
+    """Fidelity as a share: 1 less the relative error of `score_fidelity`, and 0 where that is more than 1."""
+    found = score_fidelity(sums)
+    bounds = None
+    if found.error_interval is not None:
+        low, high = found.error_interval
+        bounds = max(0.0, 1 - high), max(0.0, 1 - low)
+    return Score(max(0.0, 1 - found.relative_error), None, found.n, bounds)
+
+
 def even_out(sums: np.ndarray) -> np.ndarray:
     """The same, (n, 3), of all outputs together, each of which counts alike: in units of what the dense one has.
 

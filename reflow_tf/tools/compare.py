@@ -35,6 +35,7 @@ from reflow_tf.tools.shared_flags import (
     define_overwrite,
     define_prunable,
     define_target,
+    define_task,
     name_model,
 )
 
@@ -92,6 +93,7 @@ MEMORY_BUDGET = define_memory_budget(FLAGS)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the results go. Default: ./reflow_out/<model>-compared.", flag_values=FLAGS
 )
+TASK = define_task(FLAGS)
 OVERWRITE = define_overwrite(
     FLAGS,
     "Start anew in an --output_dir that holds a comparison. Without it, a run with other settings is refused, and one "
@@ -124,7 +126,7 @@ def read_config() -> Comparison:
         target="storage" if preset and not TARGET.present else command_line.require(TARGET),
         prunable=PRUNABLE.value,
         memory_budget=MEMORY_BUDGET.value,
-        task="classification",
+        task=TASK.value,
     )
     output_dir = OUTPUT_DIR.value or f"reflow_out/{name_model(given['model'])}-compared"
     job = JobConfig(**given, output_dir=output_dir, prune=base, overwrite=OVERWRITE.value)

@@ -1,8 +1,12 @@
 import dataclasses
+import pathlib
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
+import reflow_tf
 from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
@@ -15,7 +19,7 @@ from reflow_tf.pruning import prune
 from reflow_tf.repair import impact
 from reflow_tf.report.comparison import from_json
 from reflow_tf.report.resumable import to_json
-from reflow_tf.report.scores import score_accuracy
+from reflow_tf.report.scores import score_accuracy, score_closeness
 from reflow_tf.signal import Signal, rank_classes
 from reflow_tf.sparsity.criteria import CRITERIA
 
@@ -240,3 +244,47 @@ def test_a_damaged_file_is_refused_and_what_a_cut_off_write_left_is_not(job, tmp
     (tmp_path / "out" / "compare.json").write_text('{"ver')
     with pytest.raises(InputError, match=r"must be what an earlier run wrote"):
         run(job, METHODS, [0.5], "1")
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """Model and data of a network that gives a map and three numbers."""
+    keras.utils.set_random_seed(0)
+    inputs = layers.Input((8, 8, 3))
+    found = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(24, 3)(layers.Rescaling(1 / 128, -1)(inputs))))
+    found = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(24, 1)(found)))
+    heads = [layers.Conv2D(2, 1)(found), layers.Dense(3)(layers.GlobalAveragePooling2D()(found))]
+    x = np.random.default_rng(0).integers(0, 255, (120, 8, 8, 3)).astype(np.uint8)
+    reflow_tf.recalibrate(keras.Model(inputs, heads), x.astype(np.float32)).save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=x)
+    prune = PruneConfig(target="storage")
+    return JobConfig(str(tmp_path / "model.keras"), str(tmp_path / "out"), prune, data=str(tmp_path / "data.npz"))
+
+
+def test_numbers_are_compared_by_their_fidelity(numbers):
+    """Of two outputs, each of which counts alike; what the dense network gives is right."""
+    methods = MAGNITUDE | {"fisher": PruneConfig(criterion="fisher", repair="none", target="storage")}
+    methods["magnitude+least_squares"] = PruneConfig(repair="least_squares", target="storage")
+    document = run(numbers, methods, [0.6], "0", "figure_3")
+    assert document["data"]["task"] == "fidelity" and not document["data"]["labelled"]
+    assert document["dense"]["top1"] == 1.0 and document["dense"]["n"] == 60
+    scores = {cell["method"]: cell["alone"] for cell in document["cells"]}
+    assert scores["magnitude+least_squares"]["top1"] > scores["magnitude"]["top1"] + 0.05
+    for score in scores.values():
+        low, high = score["top1_interval"]
+        assert 0 <= low <= score["top1"] <= high <= 1
+    page = pathlib.Path(numbers.output_dir, "compare.html").read_text()
+    assert "fidelity to the dense model" in page and "What is predicted" not in page
+    assert pathlib.Path(numbers.output_dir, "figure_3.svg").exists()
+
+
+def test_a_figure_of_classes_needs_some(numbers):
+    with pytest.raises(InputError, match=r"--preset=figure_4 shows classes\. Received: .+, whose outputs are numbers"):
+        run(numbers, MAGNITUDE, [0.6], "0", "figure_4")
+
+
+def test_closeness_is_what_the_relative_error_leaves():
+    sums = np.array([[[1.0, 4.0, 4.0]], [[0.0, 4.0, 4.0]]])  # squared error, squares of the dense output, own
+    found = score_closeness(sums)
+    assert found.top1 == pytest.approx(1 - np.sqrt(1 / 8)) and found.n == 2
+    assert score_closeness(np.array([[[9.0, 4.0, 1.0]]])).top1 == 0.0

@@ -30,7 +30,7 @@ def make_document(methods, sparsities=(0.5, 0.8)):
             cells.append(
                 about | {"alone": alone, "reflow": reflow, "recalibrates": False, "statements": [], "seconds": 1.0}
             )
-    data = {"unit": "image", "calibration": 8, "evaluation": 10, "labelled": True}
+    data = {"unit": "image", "calibration": 8, "evaluation": 10, "labelled": True, "task": "classification"}
     dense = make_outcome(0.9, (1.0, 1.0), (5, 5))
     document = {"version": VERSION, "settings": {"model": "net"}, "data": data, "dense": dense, "cells": cells}
     add_gains(document)

@@ -57,7 +57,7 @@ def make_document(methods=("magnitude", "<obs>", "magnitude+obs"), sparsities=(0
     document = {
         "version": report.VERSION,
         "settings": {"model": "<net>", "weights": None},
-        "data": {"calibration": 5, "evaluation": 10, "labelled": labelled, "unit": "image"},
+        "data": {"calibration": 5, "evaluation": 10, "labelled": labelled, "task": "classification", "unit": "image"},
         "dense": score(0.9),
         "cells": cells,
     }
@@ -137,10 +137,8 @@ def test_defaults_cover_the_kinds(command, monkeypatch):
     assert command(compare, model="a/net.keras").code == 0
     (given,) = seen
     assert list(given.methods) == list(compare.METHODS) and list(given.sparsities) == list(compare.SPARSITIES)
-    assert given.methods["cbs+chita"] == PruneConfig(
-        criterion="cbs", repair="chita", allocation="lamp", task="classification"
-    )
-    assert given.methods["obs"] == PruneConfig(criterion="obs", repair="none", allocation="lamp", task="classification")
+    assert given.methods["cbs+chita"] == PruneConfig(criterion="cbs", repair="chita", allocation="lamp")
+    assert given.methods["obs"] == PruneConfig(criterion="obs", repair="none", allocation="lamp")
     assert given.job.output_dir == "reflow_out/net-compared"
 
 
