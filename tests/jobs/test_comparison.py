@@ -103,9 +103,9 @@ def test_a_repair_that_recalibrates_is_told_apart(bench):
 def test_statistics_are_gathered_once_for_all_that_share_them(settled, monkeypatch):
     gathered = []
 
-    def watch(*given):
+    def watch(*given, **options):
         gathered.append(sorted(given[2]))
-        return gather(*given)
+        return gather(*given, **options)
 
     monkeypatch.setattr(comparison, "gather", watch)
     monkeypatch.setattr(impact, "gather", watch)
