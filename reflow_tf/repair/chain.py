@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ REPAIRS: Mapping[str, Callable[..., RepairOutcome]] = {
 """Name -> `Repair`; those of TAKES take keywords besides."""
 
 TAKES: Mapping[str, Sequence[str]] = {
-    "reflow": ("crew",),
+    "reflow": ("crew", "references"),
     "woodfisher": ("statistics",),
     "obs": ("statistics",),
     "chita": ("plan", "statistics"),
@@ -86,6 +87,7 @@ def run_chain(
     *,
     plan: PruningPlan,
     statistics: impact.Known | None = None,
+    references: References | None = None,
     memory_budget: int | None = None,
     crew: Crew = ALONE,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
@@ -100,6 +102,7 @@ def run_chain(
         progress: wraps each pass.
         plan: which pattern and sparsity each masked kernel has.
         statistics: what is known of the dense model on these batches; repairs gather what they miss.
+        references: what its batch norms take on them, as for `reflow`.
         memory_budget: bytes, as for `least_squares` and `distill`.
         crew: who leads images through the network, in `reflow` and `least_squares`.
 
@@ -109,11 +112,13 @@ def run_chain(
     Raises:
         InputError: as the repairs do.
     """
-    keywords = {"plan": plan, "statistics": statistics, "memory_budget": memory_budget, "crew": crew}
+    keywords: dict[str, Any] = {"plan": plan, "statistics": statistics, "memory_budget": memory_budget, "crew": crew}
+    if references is not None:
+        keywords["references"] = references
     outcomes = []
     with pruned.restored_on_error():
         for position, name in enumerate(names):
-            taken = {keyword: keywords[keyword] for keyword in TAKES.get(name, ())}
+            taken = {keyword: keywords[keyword] for keyword in TAKES.get(name, ()) if keyword in keywords}
             seen = part_of(batches, held_out=False) if "distill" in names[position + 1 :] else batches
             outcome = REPAIRS[name](pruned, seen, progress, **taken)
             if isinstance(outcome, MovedMasks):

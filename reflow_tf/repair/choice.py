@@ -6,6 +6,7 @@ winner stays as it was fitted, on the others, because that is what was judged.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 
@@ -15,6 +16,7 @@ import numpy as np
 from reflow_tf.crew import ALONE, Crew
 from reflow_tf.errors import InputError
 from reflow_tf.models.predictions import run_predictions
+from reflow_tf.repair.batchnorm import observe_dense
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.divergence import measure_divergence
@@ -92,9 +94,11 @@ def choose(
     with pruned.as_dense() as model:
         watched = progress(judging, "Evaluating the dense model on held-out calibration inputs")
         dense = _predict(model, watched, pruned.task)
+        references = observe_dense(model, fitting, progress=progress, crew=crew)
     start = now = _State(pruned, pruned.read_weights())
     best, least = start, math.inf
     tried: list[Tried] = []
+    run = functools.partial(run_chain, plan=plan, references=references, memory_budget=memory_budget, crew=crew)
     with pruned.restored_on_error():
         for chain in CANDIDATES:
             names = tuple(chain.split(","))
@@ -103,9 +107,7 @@ def choose(
                 pruned.write_weights(start.weights)
             try:
                 rest = names[len(now.names) :]
-                repaired, outcomes = run_chain(
-                    rest, now.pruned, fitting, progress, plan=plan, memory_budget=memory_budget, crew=crew
-                )
+                repaired, outcomes = run(rest, now.pruned, fitting, progress)
             except InputError as error:
                 tried.append(Tried(chain, None, str(error)))
                 continue

@@ -48,7 +48,7 @@ def test_one_that_cannot_be_used_is_told_of(monkeypatch):
     def refuse(pruned, batches, progress, **options):
         raise InputError("It must be another. Received: this")
 
-    def spoil(pruned, batches, progress, crew):
+    def spoil(pruned, batches, progress, crew, references):
         pruned.model.get_layer("norm").moving_mean.assign(np.full(8, np.nan))
         return RepairOutcome("reflow", (), (), (), "")
 
@@ -92,3 +92,14 @@ def test_ctrl_c_leaves_the_pruned_model(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         choose(pruned, BATCHES, show_nothing, plan=plan)
     assert read_bits(pruned.model.variables) == before
+
+
+def test_the_dense_network_is_observed_once_for_all_chains(monkeypatch):
+    """Three of the candidates have REFLOW in them."""
+    calls = []
+    real = choice.observe_dense
+    for module, name in ((choice, "observe_dense"), (chain.batchnorm, "observe_dense")):
+        monkeypatch.setattr(module, name, lambda *given, **options: calls.append(1) or real(*given, **options))
+    pruned, plan = prune()
+    choose(pruned, BATCHES, show_nothing, plan=plan)
+    assert len(calls) == 1
