@@ -204,7 +204,7 @@ def find_widest(
         for _ in range(NUM_TRIES):
             middle = (low + high) / 2
             found = weighed.narrow(middle, multiple, measure)
-            if found.loss >= best.loss:
+            if (found.loss, -found.macs_after) >= (best.loss, -best.macs_after):
                 low = middle
             elif found.widths not in complained and complain(narrow(model, found.kept)) is None:
                 low, best = middle, found

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-SCHEMA_VERSION = "11"
+SCHEMA_VERSION = "12"
 
 Report = dict[str, Any]
 """Plain JSON in the layout of schema.json: dict, list, str, int, float, bool, None."""
