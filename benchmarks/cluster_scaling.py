@@ -30,7 +30,7 @@ from reflow_tf.crew import Crew
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.job_config import JobConfig
-from reflow_tf.jobs.evaluation import OpenedFile
+from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.scoring import rank_files
 from reflow_tf.models.carrying import Address, Carried
