@@ -8,6 +8,8 @@ import configparser
 import dataclasses
 import fnmatch
 import graphlib
+import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -414,3 +416,20 @@ def test_nothing_of_dask_is_imported_before_workers_are_asked_for():
     code = f"import sys, reflow_tf.jobs.pipeline, reflow_tf.jobs.comparison; print({dask!r} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["set()"]
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools", "examples"])
+def test_scripts_import_what_there_is(folder):
+    """Nobody runs all of them, and a name that moved would be missed by whoever runs one next."""
+    missing = []
+    for script in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reflow_tf"):
+                module = importlib.import_module(node.module)
+                names = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                missing += [f"{script.name}: {node.module}.{n}" for n in names if not find_module(f"{node.module}.{n}")]
+    assert missing == []
+
+
+def find_module(name):
+    return importlib.util.find_spec(name) is not None
