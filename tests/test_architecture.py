@@ -426,10 +426,11 @@ def test_scripts_import_what_there_is(folder):
         for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reflow_tf"):
                 module = importlib.import_module(node.module)
-                names = [alias.name for alias in node.names if not hasattr(module, alias.name)]
-                missing += [f"{script.name}: {node.module}.{n}" for n in names if not find_module(f"{node.module}.{n}")]
+                names = [alias.name for alias in node.names if not _has(module, alias.name)]
+                missing += [f"{script.name}: {node.module}.{name}" for name in names]
     assert missing == []
 
 
-def find_module(name):
-    return importlib.util.find_spec(name) is not None
+def _has(module, name):
+    is_package = hasattr(module, "__path__")
+    return hasattr(module, name) or (is_package and importlib.util.find_spec(f"{module.__name__}.{name}") is not None)
