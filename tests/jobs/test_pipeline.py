@@ -23,7 +23,7 @@ from reflow_tf.jobs.benchmark import Benchmark, Measured
 from reflow_tf.jobs.scoring import Ranked
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import CANDIDATES
-from reflow_tf.report import document, folder
+from reflow_tf.report import document, folder, limits
 from reflow_tf.runtimes.latency import Spread
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.plan import PruningPlan
@@ -255,6 +255,29 @@ def test_channels_leave_until_flash_and_ram_suffice(request, run_job, inputs, ta
         report = run_job(config, eval_data=inputs.heldout, **{name: budget}).report
         assert report["mcu"]["passed"] is True
         assert 0 < report["narrowing"]["macs_after"] < report["narrowing"]["macs_before"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_channels_leave_until_the_file_is_small_enough(run_job, inputs, quantize):
+    """For any target, in any format; nothing was estimated, and the file has what was asked for."""
+    given = {"eval_data": inputs.heldout, "quantize": quantize}
+    dense = run_job(PruneConfig(target="storage", sparsity=0.0, repair="none"), **given)
+    most = (dense.folder / "model.tflite").stat().st_size - 400
+    channel = patterns.parse("channel")
+    config = PruneConfig(
+        pattern=channel, max_macs="auto", channel_multiple=1, target="storage", max_size_bytes=most, repair="none"
+    )
+    results = run_job(config, **given)
+    document.validate(results.report)
+    size = (results.folder / "model.tflite").stat().st_size
+    expected = {"name": "max_size_bytes", "value": most, "estimate": None, "measured": size, "passed": True}
+    assert results.report["budget"] == expected and size <= most
+    assert results.report["narrowing"]["macs_after"] < results.report["narrowing"]["macs_before"]
+    said = limits.budget_sentence(results.report)
+    assert said is not None and said.startswith(f"--max_size_bytes={most} was kept: the file has {size:,} bytes.")
+    with pytest.raises(InputError, match=r"as it can be\. Received: [\d,]+ bytes where --max_size_bytes allows 9"):
+        run_job(dataclasses.replace(config, max_size_bytes=9), **given)
 
 
 def test_a_budget_that_no_width_meets(run_job, inputs):
