@@ -112,7 +112,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing, crew:
         InputError: a model or the data cannot be used, or nothing says what is right.
     """
     own = open_finished(config)
-    other = None if config.reference is None else open_finished(dataclasses.replace(config, model=config.reference))
+    other = None if config.reference is None else _open_reference(config, config.reference)
     foreseen = own.task if config.task == AUTO else Task(config.task)
     task, images = _open_images(config, own, foreseen)
     found = _score_classes if task is Task.CLASSIFICATION else _score_numbers
@@ -125,6 +125,13 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing, crew:
     runners = {config.model: own.run_as(Task.FIDELITY)}
     metric = measure_metric(config.metric, runners, few, shapes, progress, crew=crew)[config.model]
     return dataclasses.replace(evaluated, metric=metric)
+
+
+def _open_reference(config: EvaluateConfig, reference: str) -> Finished:
+    try:
+        return open_finished(dataclasses.replace(config, model=reference))
+    except InputError as error:
+        raise InputError(f"--reference is opened as --model is: {error}") from error
 
 
 def _open_images(config: EvaluateConfig, own: Finished, foreseen: Task | None) -> tuple[Task, EvaluationSet]:
