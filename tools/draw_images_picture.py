@@ -84,8 +84,8 @@ def draw_curve(
 
 
 def main(_: list[str]) -> None:
-    folders = [folder for pattern in FLAGS.folders for folder in sorted(glob.glob(pattern))]
-    reports = [json.loads(pathlib.Path(folder, "report.json").read_text(encoding="utf-8")) for folder in folders]
+    paths = [path for pattern in FLAGS.folders for path in sorted(glob.glob(f"{pattern}/report.json"))]
+    reports = [json.loads(pathlib.Path(path).read_text(encoding="utf-8")) for path in paths]
     pathlib.Path(FLAGS.output).write_text(draw(reports), encoding="utf-8")
     print(f"Wrote {FLAGS.output}")
 
