@@ -174,7 +174,7 @@ def test_what_16_bits_cannot_hold_is_refused_in_words():
 
 
 def test_auto_says_what_16_bits_cannot_hold(monkeypatch):
-    def write_much(pruned, batches, progress, crew):
+    def write_much(pruned, batches, progress, crew, references):
         variance = find_batch_norms(pruned.model)[0].layer.moving_variance
         write_values(variance, np.full(variance.shape, 1e6))
 
