@@ -12,15 +12,13 @@ from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.native_stderr import native_stderr_dropped
 from reflow_tf.runtimes.device_script import join, split, to_float, to_type
-from reflow_tf.runtimes.runtime import join_shapes, make_inputs, run_in_pieces
+from reflow_tf.runtimes.runtime import SeveralOfEach, make_inputs, run_in_pieces
 
 _FILE_IDENTIFIER = b"TFL3"
 
 
-class LiteRT:
+class LiteRT(SeveralOfEach):
     """A .tflite file in ai_edge_litert's interpreter, XNNPACK delegate included.
-
-    Several inputs are one row of numbers a sample, and so are several outputs, in the order of the file.
 
     Integer files are fed through their own scale and zero point: q = clip(rint(x / scale) + zero_point), and back
     x = (q - zero_point) * scale. `np.rint` rounds halves to even, TFLite's QUANTIZE operator rounds them away from zero
@@ -48,32 +46,15 @@ class LiteRT:
                     f"Received: {tuple(map(int, details['shape_signature']))}"
                 )
         self._inputs, self._outputs = inputs, outputs
+        self._input_shapes, self._output_shapes = (
+            [tuple(int(size) for size in details["shape"]) for details in ends] for ends in (inputs, outputs)
+        )
         self._timed: list[np.ndarray] | None = None
 
     @property
     def name(self) -> str:
         """'LiteRT' and the version of the package."""
         return f"LiteRT {importlib.metadata.version('ai-edge-litert')}"
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """(batch, *sample), fixed by the file; (batch, numbers) of several inputs."""
-        return join_shapes([tuple(int(size) for size in details["shape"]) for details in self._inputs])
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """(batch, *output), fixed by the file; (batch, numbers) of several outputs."""
-        return join_shapes([tuple(int(size) for size in output["shape"]) for output in self._outputs])
-
-    @property
-    def num_inputs(self) -> int:
-        """That the file has."""
-        return len(self._inputs)
-
-    @property
-    def output_sizes(self) -> tuple[int, ...]:
-        """Numbers that each output has for an input."""
-        return tuple(int(np.prod(output["shape"][1:])) for output in self._outputs)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample), in pieces of the file's own batch.

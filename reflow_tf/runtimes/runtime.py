@@ -79,6 +79,36 @@ class OneOfEach:
         return (math.prod(self.output_shape[1:]),)
 
 
+class SeveralOfEach:
+    """What a runtime says of a file with any number of inputs and outputs, whose shapes it sets, batch included.
+
+    Several inputs are one row of numbers a sample, and so are several outputs, in the order of the file.
+    """
+
+    _input_shapes: Sequence[tuple[int, ...]]
+    _output_shapes: Sequence[tuple[int, ...]]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(batch, *sample), fixed by the file; (batch, numbers) of several inputs."""
+        return join_shapes(self._input_shapes)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(batch, *output), fixed by the file; (batch, numbers) of several outputs."""
+        return join_shapes(self._output_shapes)
+
+    @property
+    def num_inputs(self) -> int:
+        """That the file has."""
+        return len(self._input_shapes)
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """Numbers that each output has for an input."""
+        return tuple(math.prod(shape[1:]) for shape in self._output_shapes)
+
+
 def make_inputs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """float32 inputs in [-1, 1), the same for every runtime."""
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)

@@ -1,22 +1,21 @@
 """TensorFlow Lite for Microcontrollers as a runtime: its reference kernels, the ones that a microcontroller gets."""
 
-import math
 import time
 
 import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.runtimes.device_script import join, split, to_float, to_type
-from reflow_tf.runtimes.runtime import join_shapes, make_inputs, run_in_pieces
+from reflow_tf.runtimes.runtime import SeveralOfEach, make_inputs, run_in_pieces
 from reflow_tf.runtimes.tflm.arena import AMPLE_BYTES, find_arena, require_survivable
 from reflow_tf.runtimes.tflm.interpreter import describe_ends, invoke, name_tflm, open_interpreter, require_tflm
 
 
-class TFLM:
+class TFLM(SeveralOfEach):
     """An int8 .tflite file in TFLM's interpreter.
 
-    Several inputs are one row of numbers a sample, and so are several outputs, in the order of the file. Floats pass
-    through the file's scales and zero points as they do in `runtimes.litert`; indices are taken as they are.
+    Floats pass through the file's scales and zero points as they do in `runtimes.litert`; indices are taken as they
+    are.
 
     Args:
         content: a .tflite file for a batch of 1.
@@ -33,6 +32,9 @@ class TFLM:
         self._content = content
         self._interpreter = open_interpreter(content, AMPLE_BYTES)
         self._inputs, self._outputs = describe_ends(self._interpreter)
+        self._input_shapes, self._output_shapes = (
+            [details["shape"] for details in ends] for ends in (self._inputs, self._outputs)
+        )
         for details in self._inputs:
             is_index = details["dtype"].kind in "iu" and not details["quantization"][0]
             if details["shape"][0] != 1 or not (details["dtype"] == np.int8 or is_index):
@@ -44,26 +46,6 @@ class TFLM:
     def name(self) -> str:
         """'TFLM' and the version of the package."""
         return name_tflm()
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """(1, *sample); (1, numbers) of several inputs."""
-        return join_shapes([details["shape"] for details in self._inputs])
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """(1, *output); (1, numbers) of several outputs."""
-        return join_shapes([details["shape"] for details in self._outputs])
-
-    @property
-    def num_inputs(self) -> int:
-        """That the file has."""
-        return len(self._inputs)
-
-    @property
-    def output_sizes(self) -> tuple[int, ...]:
-        """Numbers that each output has for an input."""
-        return tuple(math.prod(details["shape"][1:]) for details in self._outputs)
 
     @property
     def input_quantization(self) -> tuple[float, int]:

@@ -10,11 +10,11 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.runtimes.device_script import join, split
-from reflow_tf.runtimes.runtime import join_shapes, make_inputs, run_in_pieces
+from reflow_tf.runtimes.runtime import SeveralOfEach, make_inputs, run_in_pieces
 from reflow_tf.runtimes.web.browser import Browser, PageError
 
 
-class Web:
+class Web(SeveralOfEach):
     """A .tflite file with float32 or int32 inputs and float32 outputs in LiteRT.js, on the CPU (accelerator 'wasm').
 
     Args:
@@ -34,6 +34,7 @@ class Web:
         self._is_prepared = False
         try:
             self._inputs, self._output_shapes = self._load(content)
+            self._input_shapes = [details["shape"] for details in self._inputs]
         except BaseException:
             self.close()
             raise
@@ -48,26 +49,6 @@ class Web:
     def name(self) -> str:
         """LiteRT.js and Chromium with their versions, the build of LiteRT.js, the threads."""
         return self._browser.name
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """(batch, *sample), fixed by the file; (batch, numbers) of several inputs."""
-        return join_shapes([details["shape"] for details in self._inputs])
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """(batch, *output), fixed by the file; (batch, numbers) of several outputs."""
-        return join_shapes(self._output_shapes)
-
-    @property
-    def num_inputs(self) -> int:
-        """That the file has."""
-        return len(self._inputs)
-
-    @property
-    def output_sizes(self) -> tuple[int, ...]:
-        """Numbers that each output has for an input."""
-        return tuple(math.prod(shape[1:]) for shape in self._output_shapes)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample), in pieces of the file's own batch.
