@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -53,6 +53,31 @@ def require_classifier(num_outputs: int | None, model: str) -> int:
             f"Received: {model} with {'no fixed number' if num_outputs is None else num_outputs} of them"
         )
     return num_outputs
+
+
+def foresee_outputs(
+    asked: str, model: str, num_outputs: int, num_classes: int | None, find: Callable[[], Task | None]
+) -> Task | None:
+    """What outputs are taken for, before any data is seen; None where labels, if there are any, decide.
+
+    Args:
+        asked: one of TASKS.
+        model: its name, for the message.
+        num_outputs: how many there are; several are numbers.
+        num_classes: that the only one names, as loading gives it.
+        find: what the network says of it itself, see `predictions.find_task`; called where nobody else knows.
+
+    Raises:
+        InputError: they are to be classes, and there are several outputs, or not at least two classes.
+    """
+    if num_outputs > 1:
+        if asked == Task.CLASSIFICATION:
+            raise InputError(f"--task={asked} needs one output. Received: {model} with {num_outputs}")
+        return Task.FIDELITY
+    found = find() if asked == AUTO else Task(asked)
+    if found is Task.CLASSIFICATION:
+        require_classifier(num_classes, model)
+    return found
 
 
 def require_label_maps(model: keras.Model, positions: tuple[int | None, ...], images: EvaluationSet) -> None:
@@ -113,7 +138,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing, crew:
     """
     own = open_finished(config)
     other = None if config.reference is None else _open_reference(config, config.reference)
-    foreseen = own.task if config.task == AUTO else Task(config.task)
+    foreseen = foresee_outputs(config.task, config.model, own.num_outputs, own.num_classes, own.find_task)
     task, images = _open_images(config, own, foreseen)
     found = _score_classes if task is Task.CLASSIFICATION else _score_numbers
     evaluated = found(config, own, other, images, progress, crew)
@@ -136,11 +161,9 @@ def _open_reference(config: EvaluateConfig, reference: str) -> Finished:
 
 def _open_images(config: EvaluateConfig, own: Finished, foreseen: Task | None) -> tuple[Task, EvaluationSet]:
     """The inputs, and what the outputs are taken for: where nothing says so, classes if there are labels of them."""
-    if foreseen is Task.CLASSIFICATION and own.num_outputs > 1:
-        raise InputError(f"--task={config.task} needs one output. Received: {config.model} with {own.num_outputs}")
-    if foreseen is Task.CLASSIFICATION or (foreseen is None and config.reference is None and config.metric is None):
-        require_classifier(own.num_classes, config.model)
     is_compared = config.reference is not None or config.metric is not None
+    if foreseen is None and not is_compared:
+        require_classifier(own.num_classes, config.model)
     labels = Labels.PERHAPS if is_compared else Labels.CLASSES
     images = load_evaluation(
         config.data,

@@ -49,7 +49,7 @@ class Finished:
         positions: the output's axes between the first and the last.
         name_outputs: given an input (1, *sample): name of each output -> its shape, without the batch.
         num_outputs: how many there are.
-        task: what it says of its outputs itself; None where they may be anything.
+        find_task: what it says of its only output itself; None where that may be anything.
     """
 
     run_as: Callable[[Task], Runner]
@@ -58,7 +58,7 @@ class Finished:
     positions: tuple[int | None, ...]
     name_outputs: Callable[[np.ndarray], Mapping[str, tuple[int, ...]]]
     num_outputs: int
-    task: Task | None
+    find_task: Callable[[], Task | None]
 
 
 def open_finished(config: EvaluateConfig) -> Finished:
@@ -72,7 +72,6 @@ def open_finished(config: EvaluateConfig) -> Finished:
 
 def _open_keras(config: EvaluateConfig) -> Finished:
     loaded = load_model(config.model, preprocess=config.preprocess, **config.model_options)
-    several = count_outputs(loaded.model) > 1
     carried = Carried(loaded.model, Address.of(config.model, **config.model_options))
     return Finished(
         functools.partial(KerasRunner, carried),
@@ -81,7 +80,7 @@ def _open_keras(config: EvaluateConfig) -> Finished:
         loaded.positions,
         functools.partial(name_outputs, loaded.model),
         count_outputs(loaded.model),
-        Task.FIDELITY if several else find_task(loaded.model, loaded.sample_shape, loaded.loss),
+        functools.partial(find_task, loaded.model, loaded.sample_shape, loaded.loss),
     )
 
 
@@ -94,20 +93,17 @@ def _open_file(config: EvaluateConfig) -> Finished:
     preprocessing = choose_preprocessing(config, opened.input_shape, opened.num_inputs)
     num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
     graph = read_operators(content)
-    last, task = find_last_kind(graph), None
-    if len(opened.output_sizes) > 1:
-        task = Task.FIDELITY
-    elif last == "SOFTMAX" or (last == "LOGISTIC" and num_outputs == 1):
-        task = Task.CLASSIFICATION
+    last = find_last_kind(graph)
+    is_sigmoid = last == "LOGISTIC" and num_outputs == 1
     shapes = {graph.values[index].name: graph.values[index].shape[1:] for index in graph.outputs}
     return Finished(
         lambda _: opened,
         preprocessing,
-        2 if num_outputs == 1 and last == "LOGISTIC" else num_outputs,
+        2 if is_sigmoid else num_outputs,
         opened.output_shape[1:-1],
         lambda _: shapes,
         len(opened.output_sizes),
-        task,
+        lambda: Task.CLASSIFICATION if last == "SOFTMAX" or is_sigmoid else None,
     )
 
 

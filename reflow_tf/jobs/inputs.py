@@ -1,14 +1,14 @@
 """What a job calibrates and what it scores with, and what the network's outputs are taken for there."""
 
+import functools
 from collections.abc import Mapping
 
-from reflow_tf.choices import AUTO
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.data.loading import load_sets
 from reflow_tf.data.sources import Labels
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
-from reflow_tf.jobs.evaluation import require_classifier, require_label_maps
+from reflow_tf.jobs.evaluation import foresee_outputs, require_classifier, require_label_maps
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.models.packing import count_outputs
 from reflow_tf.models.predictions import find_task
@@ -27,15 +27,9 @@ def foresee_task(job: JobConfig, loaded: LoadedModel) -> Task | None:
     Raises:
         InputError: they are classes, and not at least two; or there are several outputs, which are to be classes.
     """
-    asked = job.prune.task
-    if (several := count_outputs(loaded.model)) > 1:
-        if asked == Task.CLASSIFICATION:
-            raise InputError(f"--task={asked} needs one output. Received: {job.model} with {several}")
-        return Task.FIDELITY
-    found = find_task(loaded.model, loaded.sample_shape, loaded.loss) if asked == AUTO else Task(asked)
-    if found is Task.CLASSIFICATION:
-        require_classifier(loaded.num_classes, job.model)
-    return found
+    find = functools.partial(find_task, loaded.model, loaded.sample_shape, loaded.loss)
+    given = job.prune.task, job.model, count_outputs(loaded.model), loaded.num_classes, find
+    return foresee_outputs(*given)
 
 
 def open_sets(job: JobConfig, loaded: LoadedModel, foreseen: Task | None) -> tuple[CalibrationSet, EvaluationSet, Task]:
