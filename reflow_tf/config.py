@@ -238,9 +238,9 @@ class PruneConfig:
     @property
     def budget(self) -> tuple[str, float] | None:
         """What zeros have to make of the file: name, value; None where a sparsity decides, or channels that leave."""
-        found = [(name, value) for name, value in self._budgets.items() if value is not None]
-        if found and self.max_macs == AUTO and self.max_size_bytes is not None:
+        if self.max_macs == AUTO and self.max_size_bytes is not None:
             return None
+        found = [(name, value) for name, value in self._budgets.items() if value is not None]
         return found[0] if found else None
 
     @property

@@ -9,6 +9,7 @@ A cell is written as soon as it is measured, and a run with the same settings ta
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from reflow_tf.models.statistics import Gathered, gather
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.pruning import select
 from reflow_tf.repair.batchnorm import observe_dense
-from reflow_tf.repair.chain import reflow, run_chain
+from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.contract import Progress, PrunedModel, read_weights, show_nothing
 from reflow_tf.repair.impact import READS
 from reflow_tf.repair.unmerging import unmerge
@@ -166,15 +167,21 @@ class Bench:
         start = time.perf_counter()
         write_masks(find_kernels(self._model), masks)
         names = [name for name in config.repairs if name != "none"]
-        given = names, pruned, self._calibration, show_nothing
-        pruned, outcomes = run_chain(*given, plan=plan, statistics=self._statistics, memory_budget=config.memory_budget)
+        repair = functools.partial(
+            run_chain,
+            plan=plan,
+            statistics=self._statistics,
+            references=self._references,
+            memory_budget=config.memory_budget,
+        )
+        pruned, outcomes = repair(names, pruned, self._calibration, show_nothing)
         seconds = time.perf_counter() - start
         alone = self._look()
         start = time.perf_counter()
-        last = reflow(pruned, self._calibration, show_nothing, references=self._references)
+        _, last = repair(["reflow"], pruned, self._calibration, show_nothing)
         seconds += time.perf_counter() - start
         recalibrates = any("moving_mean" in outcome.moved for outcome in outcomes)
-        statements = tuple(outcome.statement for outcome in (*outcomes, last))
+        statements = tuple(outcome.statement for outcome in (*outcomes, *last))
         return Cell(alone, self._look(), recalibrates, statements, seconds)
 
     def _look(self) -> Outcome:

@@ -46,8 +46,12 @@ def infer_all(model: keras.Operation, inputs: tf.Tensor) -> list[tf.Tensor]:
 def name_outputs(model: keras.Model, sample: np.ndarray) -> dict[str, tuple[int, ...]]:
     """Name of each output of a network -> its shape for such an input, (1, *sample), without the batch."""
     outputs = infer_all(model, tf.convert_to_tensor(sample))
-    names = getattr(model, "output_names", None) or ["output"]
-    return {name: tuple(output.shape[1:]) for name, output in zip(names, outputs, strict=True)}
+    return {name: tuple(output.shape[1:]) for name, output in zip(list_output_names(model), outputs, strict=True)}
+
+
+def list_output_names(model: keras.Model) -> tuple[str, ...]:
+    """Of each output, in their order; of a subclassed model, which knows none, 'output'."""
+    return tuple(getattr(model, "output_names", None) or ["output"])
 
 
 def infer_parts(model: keras.Operation, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:

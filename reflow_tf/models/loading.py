@@ -17,7 +17,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.custom_objects import register
-from reflow_tf.models.inference import inputs_of
+from reflow_tf.models.inference import inputs_of, list_output_names
 from reflow_tf.models.keras2.files import is_keras2, read_loss, read_version
 from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.keras2.saved_model import METADATA
@@ -59,7 +59,7 @@ class LoadedModel:
     @property
     def output_names(self) -> tuple[str, ...]:
         """Of each output, in their order."""
-        return tuple(getattr(self.model, "output_names", None) or ["output"])
+        return list_output_names(self.model)
 
     @property
     def sample_shape(self) -> tuple[int | None, ...]:

@@ -213,14 +213,12 @@ def find_workloads(model: keras.Model, candidates: Sequence[Candidate]) -> list[
 def find_sizes(model: keras.Model, candidates: Sequence[Candidate]) -> list[Workload]:
     """Numbers in every tensor between layers, of one input, by the candidates' widths."""
     reading = read_channels(model)
-    roots = collect_groups(reading.numberings)
-    numbers = {root: number for number, root in enumerate(roots)}  # as `Candidate.position` counts
-    movable = {candidate.position: number for number, candidate in enumerate(candidates)}
+    roots = list(collect_groups(reading.numberings))
+    numbers = {roots[candidate.position]: number for number, candidate in enumerate(candidates)}
     sizes = []
     for tensor in reading.layouts:
         shape = reading.graph.shapes[tensor]
-        found = [movable.get(numbers.get(root, -1)) for root in reading.roots(tensor) or ()]
-        groups = tuple(number for number in found if number is not None)
+        groups = tuple(numbers[root] for root in reading.roots(tensor) or () if root in numbers)
         fixed = (shape[-1] or 1) - sum(candidates[number].group.size for number in groups)
         sizes.append(Workload(math.prod(size or 1 for size in shape[1:-1]), (Axis(fixed, groups),)))
     return sizes

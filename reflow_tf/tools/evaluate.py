@@ -29,7 +29,7 @@ REFERENCE = flags.DEFINE_string(
     "name the same class or, where outputs are numbers, how far they are apart. No labels are needed then.",
     flag_values=FLAGS,
 )
-METRIC = shared_flags.define_metric(FLAGS)
+METRIC = shared_flags.define_metric(FLAGS, "No labels are needed for it here.")
 TASK = shared_flags.define_task(FLAGS)
 CLASS_NAMES = shared_flags.define_class_names(FLAGS)
 PREPROCESS = shared_flags.define_preprocess(FLAGS, shared_flags.AS_RECORDED)

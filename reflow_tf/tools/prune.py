@@ -230,7 +230,7 @@ MAX_ACCURACY_DROP = flags.DEFINE_float(
     "--task=fidelity: its relative error in %. Beyond it the results are still written, and the exit code is 3.",
     flag_values=FLAGS,
 )
-METRIC = define_metric(FLAGS)
+METRIC = define_metric(FLAGS, "The dense model, the repaired one and the file are scored by it.")
 MAX_METRIC_DROP = flags.DEFINE_float(
     "max_metric_drop",
     None,

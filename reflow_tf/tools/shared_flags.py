@@ -118,14 +118,14 @@ def define_task(own: Flags) -> Flag[str]:
     )
 
 
-def define_metric(own: Flags) -> Flag[str | None]:
-    """--metric: a function of the user's own."""
+def define_metric(own: Flags, scored: str) -> Flag[str | None]:
+    """--metric: a function of the user's own; `scored`, a sentence, says what it is called for."""
     return flags.DEFINE_string(
         "metric",
         None,
         "MODULE:FUNCTION, a function of yours: called with all outputs of the evaluation inputs, (n, ...) or a dict of "
         "the names of several outputs, and their labels, y or a dict of y_NAME where the data has them, it gives one "
-        "number; more is better.",
+        f"number; more is better. {scored}",
         flag_values=own,
     )
 
