@@ -193,7 +193,7 @@ def main(_: list[str]) -> None:
             calibration_samples=FLAGS.num_images, batch_size=32,
         )  # fmt: skip
         loaded = load_model(job.model, weights=job.weights, image_size=job.image_size)
-        calibration, evaluation, _ = open_sets(job, loaded, foresee_task(job, loaded))
+        calibration, evaluation, _ = open_sets(job, *foresee_task(job, loaded))
         dense = export_tflite(loaded.model, storage="dense", input_shape=calibration.sample_shape).content
         address = Address.of(job.model, job.weights, job.image_size)
         seconds: dict[int, Seconds] = {}

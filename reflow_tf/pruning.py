@@ -202,7 +202,7 @@ def _prune_packed(
 ) -> PruneResult:
     """`prune` of a model with several inputs or outputs, by way of one in which they are rows of numbers."""
     several = count_outputs(model)
-    if several > 1 and config.task == Task.CLASSIFICATION:
+    if several > 1 and config.task not in (AUTO, Task.FIDELITY):
         raise InputError(f"--task={config.task} needs one output. Received: {model.name} with {several}")
     batches = calibration if calibration is not None else evaluation
     packed = pack(model, None if batches is None else next(iter(batches)))
@@ -342,7 +342,7 @@ class _Signals:
         if unchanged_from is not None:
             self.found[stage] = self.found[unchanged_from]
             return
-        if self._task is Task.CLASSIFICATION:  # maps take gigabytes, and the last stage alone is looked at again
+        if self._task.names_classes:  # maps take gigabytes, and the last stage alone is looked at again
             self.found = {name: signal.without_outputs() for name, signal in self.found.items()}
         with self._stopwatch.timed(f"evaluate {stage}"):
             batches = self._progress(self._evaluation, f"Evaluating the {stage} model")

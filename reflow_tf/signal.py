@@ -124,7 +124,7 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray], task: Task
     confidences: list[np.ndarray] = []
     with replaced_calls(calls):
         for outputs in run_predictions(model, batches, task):
-            if task is Task.CLASSIFICATION:
+            if task.names_classes:
                 num_classes = outputs.shape[-1]
                 ranked.append(rank_classes(outputs))
                 confidences.append(as_probabilities(outputs).max(axis=-1).ravel())

@@ -11,6 +11,7 @@ import pathlib
 import re
 import shutil
 import sys
+import time
 import types
 
 import hypothesis
@@ -306,6 +307,36 @@ class Outcome:
         lines = [line for line in self.err.splitlines() if not told.fullmatch(line)]
         assert len(lines) == 1 and lines[0].startswith("error: "), self.err
         return lines[0]
+
+
+# Seconds until a test that waits for another process takes it for hung: far more than it needs on a busy machine.
+_PATIENCE = 300
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """`wait_until(condition)`: waits for what another process brings about."""
+
+    def wait(condition):
+        end = time.monotonic() + _PATIENCE
+        while not condition():
+            assert time.monotonic() < end, f"after {_PATIENCE} s, this is not so"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def finish():
+    """`finish(process)`: waits for its end; returns what it printed and its errors, where they are pipes."""
+
+    def finish(process):
+        try:
+            return process.communicate(timeout=_PATIENCE)
+        finally:
+            process.kill()
+
+    return finish
 
 
 @pytest.fixture

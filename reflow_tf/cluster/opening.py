@@ -18,7 +18,7 @@ from reflow_tf.foreign import say_why
 CONNECT_S = 10
 """How long a scheduler may take to answer."""
 START_S = 60
-"""How long workers may take to be there."""
+"""How long each of the workers may take to be there: on few cores they start one after another."""
 
 
 class DaskCrew:
@@ -160,10 +160,12 @@ def _connect(address: str, stack: contextlib.ExitStack) -> Any:
 
 def _survey(client: Any, workers: str) -> dict[str, Resident]:
     """Address of each worker -> what it is."""
+    expected = int(workers) if workers.isdecimal() else 1
+    seconds = START_S * expected
     try:
-        client.wait_for_workers(int(workers) if workers.isdecimal() else 1, timeout=START_S)
+        client.wait_for_workers(expected, timeout=seconds)
     except (OSError, TimeoutError) as error:
-        raise InputError(f"The scheduler must have workers within {START_S} seconds. Received: {workers}") from error
+        raise InputError(f"The scheduler must have workers within {seconds} seconds. Received: {workers}") from error
     probe = make_probe()
     residents = {address: Resident(**found) for address, found in client.run(probe).items()}
     require_same_versions(residents, Resident(**probe()))

@@ -181,12 +181,15 @@ def _read_labels(labels: np.ndarray | None, num_images: int, request: SourceRequ
 
 def _check_y(labels: np.ndarray, num_images: int, request: SourceRequest, path: str) -> np.ndarray:
     if labels.shape[:1] != (num_images,) or not are_one_each(labels.shape[1:], request.positions):
-        otherwise = " (or --task=fidelity, which leaves it alone)" if request.labels is Labels.PERHAPS else ""
+        others = ["--task=fidelity, which leaves it alone"] if request.labels is Labels.PERHAPS else []
+        if labels.shape[1:] == (*request.positions, request.num_classes):
+            others.append("--task=multi_label, where each output is a label that is on or off")
+        otherwise = f" (or {'; or '.join(others)})" if others else ""
         raise InputError(
             f"y must hold {describe_labels(request.positions)} for each of the {num_images} "
             f"{request.preprocessing.unit}s of x{otherwise}. Received: shape {labels.shape} in {path}"
         )
-    if labels.dtype.kind not in "bui":
+    if labels.dtype.kind not in "bui" and not (labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels))):
         raise InputError(f"y must hold integer class indices. Received: {labels.dtype} in {path}")
     if labels.size == num_images:
         labels = labels.reshape(-1)

@@ -285,7 +285,7 @@ def _run(
 ) -> Document:
     with stage("Loading the model"):
         loaded = load_model(job.model, preprocess=job.preprocess, **job.model_options)
-        foreseen = foresee_task(job, loaded)
+        loaded, foreseen = foresee_task(job, loaded)
     with stage("Opening the data"):
         calibration, evaluation, task = open_sets(job, loaded, foreseen)
         if task is Task.FIDELITY and figure is not None and not figures.shows_numbers(figure):
@@ -332,7 +332,7 @@ class Comparing:
         chosen = select(model, self.prune).chosen
         if not is_plain(model):
             model = pack(model, next(iter(self.calibration)))
-        labels = self.evaluation.labels if self.task is Task.CLASSIFICATION else None
+        labels = self.evaluation.labels if self.task.names_classes else None
         given = self.methods, self.calibration, self.evaluation, labels
         return _Cells(Bench(model, chosen, *given, show_progress, self.task))
 
@@ -406,7 +406,7 @@ def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: Ev
         "calibration": len(calibration),
         "evaluation": len(evaluation),
         "task": str(task),
-        "labelled": task is Task.CLASSIFICATION and evaluation.labels is not None,
+        "labelled": task.names_classes and evaluation.labels is not None,
     }
     return {"version": VERSION, "settings": settings, "data": data, "dense": None, "cells": []}
 

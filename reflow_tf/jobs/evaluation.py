@@ -19,7 +19,7 @@ from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.finished import Finished, open_finished
 from reflow_tf.jobs.metric import choose_inputs, measure_metric
 from reflow_tf.jobs.scoring import Runner, compare, compare_files, rank_files
-from reflow_tf.models.predictions import run_predictions
+from reflow_tf.models.predictions import read_outputs, require_labels, run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
 from reflow_tf.report.scores import (
     Fidelity,
@@ -56,7 +56,12 @@ def require_classifier(num_outputs: int | None, model: str) -> int:
 
 
 def foresee_outputs(
-    asked: str, model: str, num_outputs: int, num_classes: int | None, find: Callable[[], Task | None]
+    asked: str,
+    model: str,
+    num_outputs: int,
+    num_classes: int | None,
+    find: Callable[[], Task | None],
+    count_sigmoids: Callable[[], int],
 ) -> Task | None:
     """What outputs are taken for, before any data is seen; None where labels, if there are any, decide.
 
@@ -66,21 +71,26 @@ def foresee_outputs(
         num_outputs: how many there are; several are numbers.
         num_classes: that the only one names, as loading gives it.
         find: what the network says of it itself, see `predictions.find_task`; called where nobody else knows.
+        count_sigmoids: see `predictions.count_sigmoids`; called where they are to be labels.
 
     Raises:
-        InputError: they are to be classes, and there are several outputs, or not at least two classes.
+        InputError: they are to be classes or labels, and there are several outputs, or not at least two of them.
     """
     if num_outputs > 1:
-        if asked == Task.CLASSIFICATION:
+        if asked not in (AUTO, Task.FIDELITY):
             raise InputError(f"--task={asked} needs one output. Received: {model} with {num_outputs}")
         return Task.FIDELITY
     found = find() if asked == AUTO else Task(asked)
     if found is Task.CLASSIFICATION:
         require_classifier(num_classes, model)
+    elif found is Task.MULTI_LABEL:
+        require_labels(count_sigmoids(), model)
     return found
 
 
-def require_label_maps(model: keras.Model, positions: tuple[int | None, ...], images: EvaluationSet) -> None:
+def require_label_maps(
+    model: keras.Model, positions: tuple[int | None, ...], images: EvaluationSet, task: Task
+) -> None:
     """Where a network leaves the size of its map open: that the labels have the size which it takes for these images.
 
     Raises:
@@ -88,7 +98,7 @@ def require_label_maps(model: keras.Model, positions: tuple[int | None, ...], im
     """
     if images.labels is None or None not in positions:
         return
-    (outputs,) = run_predictions(model, images.select(np.array([0])))
+    (outputs,) = run_predictions(model, images.select(np.array([0])), task)
     if not are_one_each(images.labels.shape[1:], outputs.shape[1:-1]):
         raise InputError(
             f"y must hold {describe_labels(outputs.shape[1:-1])} for each {images.unit}. "
@@ -138,10 +148,14 @@ def evaluate(config: EvaluateConfig, *, progress: Progress = show_nothing, crew:
     """
     own = open_finished(config)
     other = None if config.reference is None else _open_reference(config, config.reference)
-    foreseen = foresee_outputs(config.task, config.model, own.num_outputs, own.num_classes, own.find_task)
+    said = own.find_task, own.count_sigmoids
+    foreseen = foresee_outputs(config.task, config.model, own.num_outputs, own.num_classes, *said)
+    own = own.read_as(foreseen)
     task, images = _open_images(config, own, foreseen)
-    found = _score_classes if task is Task.CLASSIFICATION else _score_numbers
-    evaluated = found(config, own, other, images, progress, crew)
+    if task.names_classes:
+        evaluated = _score_classes(config, own, other, images, task, progress, crew)
+    else:
+        evaluated = _score_numbers(config, own, other, images, progress, crew)
     if config.metric is None:
         return evaluated
     (first,) = images.select(np.array([0]))
@@ -164,7 +178,7 @@ def _open_images(config: EvaluateConfig, own: Finished, foreseen: Task | None) -
     is_compared = config.reference is not None or config.metric is not None
     if foreseen is None and not is_compared:
         require_classifier(own.num_classes, config.model)
-    labels = Labels.PERHAPS if is_compared else Labels.CLASSES
+    labels = Labels.PERHAPS if is_compared and foreseen is not Task.MULTI_LABEL else Labels.CLASSES
     images = load_evaluation(
         config.data,
         preprocessing=own.preprocessing,
@@ -176,10 +190,10 @@ def _open_images(config: EvaluateConfig, own: Finished, foreseen: Task | None) -
     )
     task = foreseen or (Task.FIDELITY if images.labels is None and is_compared else Task.CLASSIFICATION)
     if not is_compared and (images.labels is None or task is Task.FIDELITY):
-        labels_or = "labels (a folder of class sub-folders, or y), " if task is Task.CLASSIFICATION else ""
+        labels_or = "labels (a folder of class sub-folders, or y), " if task.names_classes else ""
         raise InputError(
             f"Evaluation needs {labels_or}a --reference to be compared with, or a --metric. Received: {config.data}, "
-            f"and outputs that are {'classes' if task is Task.CLASSIFICATION else 'numbers'}"
+            f"and outputs that are {'classes' if task.names_classes else 'numbers'}"
         )
     return task, images
 
@@ -189,20 +203,21 @@ def _score_classes(
     own: Finished,
     other: Finished | None,
     images: EvaluationSet,
+    task: Task,
     progress: Progress,
     crew: Crew,
 ) -> Evaluated:
     num_classes = require_classifier(own.num_classes, config.model)
-    runners = {"own": own.run_as(Task.CLASSIFICATION)}
+    runners = {"own": own.run_as(task)}
     if other is not None:
         _require_alike(config, own, other, images)
-        runners["other"] = other.run_as(Task.CLASSIFICATION)
-    ranked = rank_files(runners, {}, images, num_classes, progress, crew=crew, description="Evaluating")
+        runners["other"] = other.run_as(task)
+    ranked = rank_files(runners, {}, images, num_classes, progress, task=task, crew=crew, description="Evaluating")
     classes = ranked["own"].classes
     accuracy, iou = None, None
     if images.labels is not None:
         accuracy = score_accuracy(classes, images.labels, num_classes)
-        iou = score_iou(classes, images.labels, num_classes) if accuracy.positions > 1 else None
+        iou = score_iou(classes, images.labels, num_classes, task) if accuracy.positions > 1 else None
     agreement = None if other is None else score_agreement(classes, ranked["other"].classes)
     return Evaluated(accuracy, iou, agreement)
 
@@ -247,7 +262,8 @@ def measure_parity(
     runtime: Runner, images: Iterable[np.ndarray], in_keras: np.ndarray, task: Task = Task.CLASSIFICATION
 ) -> Parity:
     """Compares the file with Keras, whose outputs for the first of the images are given, as they are read."""
-    return compare(runtime.run(first_images(images, len(in_keras))), in_keras, task, in_keras.shape[-1])
+    found = read_outputs(runtime.run(first_images(images, len(in_keras))), in_keras.shape[-1], task)
+    return compare(found, in_keras, task)
 
 
 def first_images(images: Iterable[np.ndarray], most: int = COMPARED_IMAGES) -> np.ndarray:

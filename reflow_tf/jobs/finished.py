@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import keras
 import numpy as np
 
 from reflow_tf.crew import count_threads
@@ -21,9 +22,9 @@ from reflow_tf.jobs.scoring import Runner, spread
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.inference import name_outputs
 from reflow_tf.models.loading import load_model
-from reflow_tf.models.observation import OneByOne
+from reflow_tf.models.observation import OneByOne, run
 from reflow_tf.models.packing import count_outputs
-from reflow_tf.models.predictions import find_task, run_predictions, run_rows
+from reflow_tf.models.predictions import count_sigmoids, find_task, name_predictions, run_rows
 from reflow_tf.runtimes.litert import LiteRT, read_tflite
 from reflow_tf.runtimes.runtime import Runtime
 from reflow_tf.runtimes.tflm.runtime import TFLM
@@ -50,6 +51,7 @@ class Finished:
         name_outputs: given an input (1, *sample): name of each output -> its shape, without the batch.
         num_outputs: how many there are.
         find_task: what it says of its only output itself; None where that may be anything.
+        count_sigmoids: length of the last axis of its only output where that is a sigmoid; else 0.
     """
 
     run_as: Callable[[Task], Runner]
@@ -59,6 +61,12 @@ class Finished:
     name_outputs: Callable[[np.ndarray], Mapping[str, tuple[int, ...]]]
     num_outputs: int
     find_task: Callable[[], Task | None]
+    count_sigmoids: Callable[[], int]
+
+    def read_as(self, task: Task | None) -> "Finished":
+        """The same with classes and positions of what its output is taken for, as far as that is known."""
+        num_classes, positions = name_predictions(self.num_classes, self.positions, task)
+        return dataclasses.replace(self, num_classes=num_classes, positions=positions)
 
 
 def open_finished(config: EvaluateConfig) -> Finished:
@@ -81,6 +89,7 @@ def _open_keras(config: EvaluateConfig) -> Finished:
         functools.partial(name_outputs, loaded.model),
         count_outputs(loaded.model),
         functools.partial(find_task, loaded.model, loaded.sample_shape, loaded.loss),
+        functools.partial(count_sigmoids, loaded.model, loaded.sample_shape),
     )
 
 
@@ -94,16 +103,17 @@ def _open_file(config: EvaluateConfig) -> Finished:
     num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
     graph = read_operators(content)
     last = find_last_kind(graph)
-    is_sigmoid = last == "LOGISTIC" and num_outputs == 1
+    num_sigmoids = (num_outputs or 0) if last == "LOGISTIC" else 0
     shapes = {graph.values[index].name: graph.values[index].shape[1:] for index in graph.outputs}
     return Finished(
         lambda _: opened,
         preprocessing,
-        2 if is_sigmoid else num_outputs,
+        2 if num_sigmoids == 1 else num_outputs,
         opened.output_shape[1:-1],
         lambda _: shapes,
         len(opened.output_sizes),
-        lambda: Task.CLASSIFICATION if last == "SOFTMAX" or is_sigmoid else None,
+        lambda: Task.CLASSIFICATION if last == "SOFTMAX" or num_sigmoids == 1 else None,
+        lambda: num_sigmoids,
     )
 
 
@@ -133,15 +143,20 @@ class OpenedFile:
 
 
 class KerasRunner:
-    """A Keras model as a `Runner`: what it predicts, or, where outputs are numbers, all of them in one row an input."""
+    """A Keras model as a `Runner`: its output, or, where outputs are numbers, all of them in one row an input."""
 
     def __init__(self, carried: Carried, task: Task = Task.CLASSIFICATION):
         self._arguments = carried, task
-        passing = run_rows if task is Task.FIDELITY else run_predictions
+        passing = _run_output if task.names_classes else run_rows
         self.run = OneByOne(functools.partial(passing, carried.model))
 
     def __reduce__(self) -> tuple[type["KerasRunner"], tuple[Carried, Task]]:
         return KerasRunner, self._arguments
+
+
+def _run_output(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for outputs in run(model, batches):
+        yield outputs.numpy()
 
 
 def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int = 1) -> Preparation:

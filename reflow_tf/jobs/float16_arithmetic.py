@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from reflow_tf.jobs.scoring import compare
+from reflow_tf.models.predictions import read_outputs
 from reflow_tf.runtimes.aarch64.machine import SET_UP, is_set_up
 from reflow_tf.runtimes.aarch64.runtime import AArch64
 from reflow_tf.runtimes.litert import LiteRT
@@ -51,8 +52,8 @@ def check_float16(
     if not is_set_up():
         return NOT_CHECKED
     runtime = AArch64(content)
-    found, expected = (each.run(inputs) for each in (runtime, LiteRT(content)))
-    compared = compare(found, expected, task, num_classes)
+    found, expected = (read_outputs(each.run(inputs), num_classes or 0, task) for each in (runtime, LiteRT(content)))
+    compared = compare(found, expected, task)
     largest = float(np.abs(expected).max())
     difference = compared.max_abs / largest if np.isfinite(found).all() and largest else None
     return Float16Check(runtime.name, len(inputs), compared.top1_agreement, difference)

@@ -11,25 +11,32 @@ from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.evaluation import foresee_outputs, require_classifier, require_label_maps
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.models.packing import count_outputs
-from reflow_tf.models.predictions import find_task
+from reflow_tf.models.predictions import count_sigmoids, find_task
 from reflow_tf.task import Task
 
 _READ: Mapping[Task | None, Labels] = {
     Task.CLASSIFICATION: Labels.CLASSES,
+    Task.MULTI_LABEL: Labels.CLASSES,
     Task.FIDELITY: Labels.NONE,
     None: Labels.PERHAPS,
 }
 
 
-def foresee_task(job: JobConfig, loaded: LoadedModel) -> Task | None:
+def foresee_task(job: JobConfig, loaded: LoadedModel) -> tuple[LoadedModel, Task | None]:
     """What the job and the network say of its outputs; None where labels, if there are any, decide.
 
+    Returns:
+        The model, with the classes and positions of that, and the task.
+
     Raises:
-        InputError: they are classes, and not at least two; or there are several outputs, which are to be classes.
+        InputError: they are classes or labels, and not at least two; or those are to be in several outputs.
     """
-    find = functools.partial(find_task, loaded.model, loaded.sample_shape, loaded.loss)
-    given = job.prune.task, job.model, count_outputs(loaded.model), loaded.num_classes, find
-    return foresee_outputs(*given)
+    said = (
+        functools.partial(find_task, loaded.model, loaded.sample_shape, loaded.loss),
+        functools.partial(count_sigmoids, loaded.model, loaded.sample_shape),
+    )
+    task = foresee_outputs(job.prune.task, job.model, count_outputs(loaded.model), loaded.num_classes, *said)
+    return loaded.read_as(task), task
 
 
 def open_sets(job: JobConfig, loaded: LoadedModel, foreseen: Task | None) -> tuple[CalibrationSet, EvaluationSet, Task]:
@@ -57,7 +64,7 @@ def open_sets(job: JobConfig, loaded: LoadedModel, foreseen: Task | None) -> tup
         labels=_READ[foreseen],
     )
     task = foreseen or (Task.FIDELITY if evaluation.labels is None else Task.CLASSIFICATION)
-    if task is Task.CLASSIFICATION:
+    if task.names_classes:
         require_classifier(loaded.num_classes, job.model)
-        require_label_maps(loaded.model, loaded.positions, evaluation)
+        require_label_maps(loaded.model, loaded.positions, evaluation, task)
     return calibration, evaluation, task

@@ -127,7 +127,7 @@ def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
     """The model and the images."""
     with stage("Loading the model"), stopwatch.timed("load model"):
         loaded = load_model(job.model, preprocess=job.preprocess, **job.model_options)
-        foreseen = foresee_task(job, loaded)
+        loaded, foreseen = foresee_task(job, loaded)
         select(loaded.model, job.prune)  # refused now rather than after the export
     with stage("Opening the data"), stopwatch.timed("open images"):
         calibration, evaluation, task = open_sets(job, loaded, foreseen)
@@ -254,7 +254,8 @@ def _score(
         return {}, found["file"]
     runtimes = {} if dense.ranked else {"dense": OpenedFile(dense.float_content, "litert")}
     num_classes = require_classifier(given.loaded.num_classes, job.model)
-    ranked = rank_files(runtimes | {"file": runtime}, most, given.evaluation, num_classes, show_progress, crew=crew)
+    runtimes |= {"file": runtime}
+    ranked = rank_files(runtimes, most, given.evaluation, num_classes, show_progress, task=given.task, crew=crew)
     return ranked if dense.ranked is None else {"dense": dense.ranked} | ranked, None
 
 

@@ -49,14 +49,15 @@ def spread(num_images: int, most: int) -> np.ndarray:
     return np.linspace(0, num_images - 1, min(most, num_images)).round().astype(np.int64)
 
 
-def rank_outputs(outputs: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
+def rank_outputs(outputs: Iterable[np.ndarray], num_classes: int, task: Task = Task.CLASSIFICATION) -> np.ndarray:
     """The up to 5 best classes of each input over all batches, best first, (inputs, *positions, up to 5).
 
     Args:
-        outputs: batches (n, *positions, outputs); one output with two classes is a sigmoid.
+        outputs: batches (n, *positions, outputs), not read yet, see `predictions.read_outputs`.
         num_classes: of the network.
+        task: what they are taken for.
     """
-    return np.concatenate([rank_classes(read_outputs(batch, num_classes)) for batch in outputs])
+    return np.concatenate([rank_classes(read_outputs(batch, num_classes, task)) for batch in outputs])
 
 
 class Runner(Protocol):
@@ -105,11 +106,9 @@ def sum_by_output(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     return np.add.reduceat(values, np.cumsum([0, *sizes[:-1]]), axis=-1)
 
 
-def compare(found: np.ndarray, expected: np.ndarray, task: Task, num_classes: int | None) -> Parity:
-    """Compares what two give for the same inputs, as they give it or read already, (n, ...)."""
-    if task is Task.FIDELITY:
-        return compare_numbers(found, expected)
-    return compare_outputs(*(read_outputs(outputs, num_classes or 0) for outputs in (found, expected)))
+def compare(found: np.ndarray, expected: np.ndarray, task: Task) -> Parity:
+    """Compares what two give for the same inputs, (n, ...), read by `predictions.read_outputs`."""
+    return compare_numbers(found, expected) if task is Task.FIDELITY else compare_outputs(found, expected)
 
 
 def rank_files(
@@ -119,6 +118,7 @@ def rank_files(
     num_classes: int,
     progress: Progress,
     *,
+    task: Task = Task.CLASSIFICATION,
     crew: Crew = ALONE,
     description: str = "Evaluating the files",
 ) -> dict[str, Ranked]:
@@ -130,6 +130,7 @@ def rank_files(
         images: to run them over.
         num_classes: of the network; one output with two classes is a sigmoid.
         progress: wraps the pass.
+        task: what outputs are taken for.
         crew: who runs them.
         description: what is done.
 
@@ -137,7 +138,7 @@ def rank_files(
         InputError: an output is NaN or infinite.
     """
     positions = {name: spread(len(images), most.get(name, len(images))) for name in runners}
-    work = Running(runners, positions, images, functools.partial(_rank_batch, num_classes))
+    work = Running(runners, positions, images, functools.partial(_rank_batch, num_classes, task))
     return {name: Ranked(positions[name], found) for name, found in _run(work, progress, crew, description).items()}
 
 
@@ -177,8 +178,8 @@ def compare_files(
     return {name: Distances(positions[name], sums, tuple(sizes)) for name, sums in found.items()}
 
 
-def _rank_batch(num_classes: int, outputs: np.ndarray, _: np.ndarray | None) -> np.ndarray:
-    return rank_outputs([outputs], num_classes)
+def _rank_batch(num_classes: int, task: Task, outputs: np.ndarray, _: np.ndarray | None) -> np.ndarray:
+    return rank_outputs([outputs], num_classes, task)
 
 
 def _keep_batch(outputs: np.ndarray, _: np.ndarray | None) -> np.ndarray:

@@ -21,10 +21,11 @@ from reflow_tf.models.inference import inputs_of, list_output_names
 from reflow_tf.models.keras2.files import is_keras2, read_loss, read_version
 from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.keras2.saved_model import METADATA
-from reflow_tf.models.predictions import ends_in_sigmoid
+from reflow_tf.models.predictions import count_sigmoids, name_predictions
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
 from reflow_tf.models.zoo.resizing import resize_input
+from reflow_tf.task import Task
 
 AUTO = "auto"
 SUFFIXES = (".keras", ".h5")
@@ -55,6 +56,11 @@ class LoadedModel:
     default_data: str | None = None
     weights: str | None = None
     loss: object = None
+
+    def read_as(self, task: Task | None) -> "LoadedModel":
+        """The same with classes and positions of what its output is taken for, as far as that is known."""
+        num_classes, positions = name_predictions(self.num_classes, self.positions, task)
+        return dataclasses.replace(self, num_classes=num_classes, positions=positions)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -159,7 +165,7 @@ def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     parts = _read_parts(model, path) if len(inputs_of(model)) > 1 else ()
     shape = (sum(part.size for part in parts),) if parts else _read_input_shape(model, path)
     *positions, num_classes = _read_output_shape(model, shape) or (None,)
-    if num_classes == 1 and ends_in_sigmoid(model, shape):
+    if num_classes == 1 and count_sigmoids(model, shape):
         num_classes = 2
     if image_size is not None:
         if parts:

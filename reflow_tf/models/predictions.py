@@ -1,7 +1,8 @@
-"""What a network's outputs say: of classes, one number a class or a single sigmoid, which speaks of two; or numbers.
+"""What a network's outputs say: of classes, one number a class or sigmoids, each of which speaks of two; or numbers.
 
-A single sigmoid p becomes the probabilities (1 - p, p): ranked, compared and differentiated as what it is, a Bernoulli
-distribution. Taken as it stands, it would be a distribution over one class, of which nothing can be learned.
+A sigmoid p becomes the probabilities (1 - p, p): ranked, compared and differentiated as what it is, a Bernoulli
+distribution. Taken as it stands, it would be a distribution over one class, of which nothing can be learned. Where each
+of several labels has a sigmoid, an input has as many predictions, as a map of classes has.
 
 Numbers are put into one row an input, whatever their shape: each counts as much as any other.
 """
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.errors import InputError
 from reflow_tf.models.inference import infer_all
 from reflow_tf.models.observation import check_batch, compile_inference, graphs_as_they_are, run
 from reflow_tf.task import Task
@@ -23,7 +25,7 @@ _PASSING = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "Cast", "S
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Outputs (n, ..., outputs) -> the same, one a class; or (n, numbers).
+    """Outputs (n, ..., outputs) -> the same, one a class; of several labels (n, ..., labels, 2); or (n, numbers).
 
     Attributes:
         task: what they are taken for.
@@ -38,17 +40,37 @@ class Reading:
         if self.task is Task.FIDELITY:
             width = outputs.shape[1:].num_elements()
             return tf.reshape(outputs, [tf.shape(outputs)[0], tf.size(outputs[0]) if width is None else width])
+        if self.task is Task.MULTI_LABEL:
+            return tf.stack([1 - outputs, outputs], axis=-1)
         return tf.concat([1 - outputs, outputs], axis=-1) if self.is_sigmoid else outputs
 
 
-def split_sigmoid(outputs: np.ndarray) -> np.ndarray:
-    """P (..., 1) -> (1 - p, p), (..., 2)."""
-    return np.concatenate([1 - outputs, outputs], axis=-1)
+def read_outputs(outputs: np.ndarray, num_classes: int, task: Task = Task.CLASSIFICATION) -> np.ndarray:
+    """What `Reading` makes of outputs (n, ..., outputs), a file's as well, but for numbers, which stay as they are.
+
+    Args:
+        outputs: not read yet.
+        num_classes: of the network; one output with two classes is a sigmoid.
+        task: what they are taken for.
+    """
+    if task is Task.MULTI_LABEL:
+        return np.stack([1 - outputs, outputs], axis=-1)
+    if task is Task.CLASSIFICATION and outputs.shape[-1] < num_classes:
+        return np.concatenate([1 - outputs, outputs], axis=-1)
+    return outputs
 
 
-def read_outputs(outputs: np.ndarray, num_classes: int) -> np.ndarray:
-    """Outputs (..., outputs) of a network of so many classes, a file's as well; those of a single sigmoid are split."""
-    return split_sigmoid(outputs) if outputs.shape[-1] < num_classes else outputs
+def name_predictions(
+    num_outputs: int | None, positions: tuple[int | None, ...], task: Task | None
+) -> tuple[int | None, tuple[int | None, ...]]:
+    """How many classes a prediction names, and the axes of an input's predictions.
+
+    Args:
+        num_outputs: length of the output's last axis, 2 for a single sigmoid.
+        positions: the output's axes between the first and the last.
+        task: what the outputs are taken for, as far as that is known.
+    """
+    return (2, (*positions, num_outputs)) if task is Task.MULTI_LABEL else (num_outputs, positions)
 
 
 def find_reading(
@@ -64,10 +86,32 @@ def find_reading(
         sample_shape: of an input, without the batch axis.
         num_outputs: length of the output's last axis.
         task: what they are taken for.
+
+    Raises:
+        InputError: they are to be labels, and are no sigmoids.
     """
-    if task is Task.FIDELITY:
+    if task is Task.MULTI_LABEL:
+        require_labels(count_sigmoids(model, sample_shape), model.name)
+    if task is not Task.CLASSIFICATION:
         return Reading(task)
-    return Reading(is_sigmoid=num_outputs == 1 and ends_in_sigmoid(model, sample_shape))
+    return Reading(is_sigmoid=num_outputs == 1 and count_sigmoids(model, sample_shape) == 1)
+
+
+def require_labels(num_sigmoids: int, model: str) -> None:
+    """Refuses what does not predict several labels.
+
+    Args:
+        num_sigmoids: of its last axis, see `count_sigmoids`.
+        model: its name, for the message.
+
+    Raises:
+        InputError: there are no two sigmoids.
+    """
+    if num_sigmoids < 2:
+        raise InputError(
+            f"--task={Task.MULTI_LABEL} needs a network that ends in a sigmoid for each of at least two labels (append "
+            f"one to logits; a single sigmoid is --task={Task.CLASSIFICATION}). Received: {model} with {num_sigmoids}"
+        )
 
 
 def find_task(model: keras.Model, sample_shape: tuple[int | None, ...], loss: object = None) -> Task | None:
@@ -110,9 +154,10 @@ def settle_task(model: keras.Model, asked: str, *inputs: Iterable[np.ndarray] | 
     return find_task(model, first.shape[1:]) or Task.FIDELITY
 
 
-def ends_in_sigmoid(model: keras.Model, sample_shape: tuple[int | None, ...]) -> bool:
-    """Whether the last thing that the model computes is a sigmoid."""
-    return _find_last_function(_trace(model, sample_shape)) == "Sigmoid"
+def count_sigmoids(model: keras.Model, sample_shape: tuple[int | None, ...]) -> int:
+    """Length of the output's last axis where the last thing that the model computes is a sigmoid; else 0."""
+    graph = _trace(model, sample_shape)
+    return int(graph.outputs[0].shape[-1] or 0) if _find_last_function(graph) == "Sigmoid" else 0
 
 
 def _trace(model: keras.Model, sample_shape: tuple[int | None, ...]) -> tf.Graph:

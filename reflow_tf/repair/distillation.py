@@ -31,7 +31,6 @@ from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.repair.feature_matching import Student
 from reflow_tf.repair.holdout import HELD_OUT_EVERY, is_held_out
 from reflow_tf.repair.views import vary
-from reflow_tf.task import Task
 
 NAME = "distill"
 SECONDS = 600.0
@@ -138,7 +137,7 @@ def _distill(
     rng = np.random.default_rng(limits.seed)
     draws = _Draws(training, recipe.batch_size, rng, limits.seconds, limits.epochs)
     before = pruned.read_weights()
-    probabilities = pruned.task is Task.CLASSIFICATION and are_probabilities(targets)
+    probabilities = pruned.task.names_classes and are_probabilities(targets)
     student = Student(pruned, recipe.averaging, recipe.output_weight, probabilities, reading)
     judge = _Judge(pruned, held_out, targets, inputs[training[:_MOST_NORMALIZED]], reading)
     _train(student, inputs, draws, judge, recipe, progress)

@@ -1,6 +1,8 @@
-"""What a report counts: images or other samples, and on maps the positions of them."""
+"""What a report counts: images or other samples, and of them the positions of a map or the labels."""
 
 from typing import Any
+
+from reflow_tf.task import Task
 
 Report = dict[str, Any]
 
@@ -11,14 +13,19 @@ def sample(report: Report) -> str:
 
 
 def positions(report: Report) -> int:
-    """Predictions an input: 1, or as many as a map has positions."""
+    """Predictions an input: 1, or as many as a map has positions, or there are labels."""
     scores = report["accuracy"] or report["agreement"]
     return scores["file"]["positions"] if scores else 1
 
 
 def prediction(report: Report) -> str:
-    """What has one predicted class: the input as a whole, or a 'position' of it."""
-    return sample(report) if positions(report) == 1 else "position"
+    """What has one predicted class: the input as a whole, or `part` of it."""
+    return sample(report) if positions(report) == 1 else part(report)
+
+
+def part(report: Report) -> str:
+    """What there are several of in an input that has several predictions: a 'position', or a 'label'."""
+    return "label" if report["config"].get("task") == Task.MULTI_LABEL else "position"
 
 
 def interval(unit: str, positions: int, is_ratio: bool = False) -> str:

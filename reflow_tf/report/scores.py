@@ -13,6 +13,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.report.interval import mean_interval, ratio_interval, student_quantile, wilson_interval
+from reflow_tf.task import Task
 
 # With 5 classes or fewer, the right one is always among the best 5.
 _FEWEST_CLASSES_FOR_TOP5 = 6
@@ -99,16 +100,20 @@ class MetricScore:
     n: int
 
 
-def score_iou(ranked: np.ndarray, labels: np.ndarray, num_classes: int) -> MetricScore:
+def score_iou(
+    ranked: np.ndarray, labels: np.ndarray, num_classes: int, task: Task = Task.CLASSIFICATION
+) -> MetricScore:
     """Mean intersection over union of maps of classes, over the classes that are in the labels or predicted.
 
-    Of a class, positions of all inputs together are counted, as PASCAL VOC and Cityscapes do. The interval is Student's
+    Of a class, positions of all inputs together are counted, as PASCAL VOC and Cityscapes do. Of several labels an
+    input, those that are on are counted in the place of classes: their mean Jaccard index. The interval is Student's
     with the error of the jackknife over inputs: positions of one are not independent of each other.
 
     Args:
         ranked: (n, *positions, up to 5) int, best class first.
         labels: (n, *positions) int.
         num_classes: number of classes of the model.
+        task: what its outputs are taken for.
 
     Source:
         Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, IJCV 2015; the jackknife: Efron
@@ -116,10 +121,13 @@ def score_iou(ranked: np.ndarray, labels: np.ndarray, num_classes: int) -> Metri
     """
     predicted = ranked[..., 0].reshape(len(ranked), -1)
     right = labels.reshape(predicted.shape)
-    both, either = (np.zeros((len(ranked), num_classes)) for _ in range(2))
-    for row, (own, true) in enumerate(zip(predicted, right, strict=True)):
-        counts = [np.bincount(classes, minlength=num_classes) for classes in (own, true, true[own == true])]
-        both[row], either[row] = counts[2], counts[0] + counts[1] - counts[2]
+    if task is Task.MULTI_LABEL:
+        both, either = (np.asarray(found, np.float64) for found in (predicted & right, predicted | right))
+    else:
+        both, either = (np.zeros((len(ranked), num_classes)) for _ in range(2))
+        for row, (own, true) in enumerate(zip(predicted, right, strict=True)):
+            counts = [np.bincount(classes, minlength=num_classes) for classes in (own, true, true[own == true])]
+            both[row], either[row] = counts[2], counts[0] + counts[1] - counts[2]
     value = float(_mean_ratio(both.sum(axis=0), either.sum(axis=0)))
     if len(ranked) < 2:
         return MetricScore(value, None, len(ranked))

@@ -215,7 +215,7 @@ def share_sentence(report: Report) -> str:
     }[find_measure(report)]
     where = f"on {plural(n, unit)}"
     if nouns.positions(report) > 1:
-        where = f"over the positions of {plural(n, unit)}, in the mean"
+        where = f"over the {nouns.part(report)}s of {plural(n, unit)}, in the mean"
     fewer: dict[int, list[str]] = {}
     for scored in steps(report):
         if scored.n < n:
@@ -345,7 +345,7 @@ def proof_sentence(report: Report) -> str:
     if parity["top1_agreement"] is None:
         return f"{masks_text}For {images} the outputs of the file and of the Keras model {differ}."
     if parity["positions"] > 1:
-        images = f"positions of {images}"
+        images = f"{nouns.part(report)}s of {images}"
     share = f"all {images}" if parity["top1_agreement"] == 1 else f"{percent(parity['top1_agreement'])} of {images}"
     return f"{masks_text}The file and the Keras model name the same class on {share}; their outputs {differ}."
 

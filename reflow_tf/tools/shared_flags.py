@@ -111,9 +111,10 @@ def define_task(own: Flags) -> Flag[str]:
         "task",
         PruneConfig.task,
         f"What the network's outputs are: {', '.join(TASKS)}. classification: one number a class, scored by the right "
-        "class. fidelity: numbers, of a regressor, an autoencoder or a map of pixels, scored by how far they are from "
-        "those of the dense model, without labels. auto: classes where outputs end in a softmax or are a single "
-        "sigmoid, where the model was compiled with a cross-entropy, or where the data has classes for labels.",
+        "class. multi_label: a sigmoid for each of several labels, scored by how many labels are right. fidelity: "
+        "numbers, of a regressor, an autoencoder or a map of pixels, scored by how far they are from those of the "
+        "dense model, without labels. auto: classes where outputs end in a softmax or are a single sigmoid, where the "
+        "model was compiled with a cross-entropy, or where the data has classes for labels.",
         flag_values=own,
     )
 

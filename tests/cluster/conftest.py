@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -37,10 +36,11 @@ def start(environment):
 class Farm:
     """A scheduler and workers, as somebody else would have started them."""
 
-    def __init__(self, stack, folder):
+    def __init__(self, stack, folder, wait_until):
         self._stack, self._folder = stack, folder
         self.scheduler = self._start(["dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"])
-        self.address = self._wait_for(r"Scheduler at:\s+(tcp://\S+)")
+        wait_until(self._find_address)
+        self.address = self._find_address()[1]
         self.workers = []
 
     def _start(self, arguments, environment=()):
@@ -52,12 +52,8 @@ class Farm:
         self._stack.callback(process.kill)
         return process
 
-    def _wait_for(self, pattern):
-        for _ in range(200):
-            if found := re.search(pattern, (self._folder / "scheduler.log").read_text()):
-                return found[1]
-            time.sleep(0.1)
-        raise AssertionError("the scheduler did not start")
+    def _find_address(self):
+        return re.search(r"Scheduler at:\s+(tcp://\S+)", (self._folder / "scheduler.log").read_text())
 
     def hire(self, **environment):
         """One more worker."""
@@ -66,7 +62,7 @@ class Farm:
 
 
 @pytest.fixture
-def farm(tmp_path):
+def farm(tmp_path, wait_until):
     """A scheduler of Dask that is already there."""
     with contextlib.ExitStack() as stack:
-        yield Farm(stack, tmp_path)
+        yield Farm(stack, tmp_path, wait_until)

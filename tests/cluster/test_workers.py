@@ -8,7 +8,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import time
 
 import keras
 import numpy as np
@@ -53,11 +52,17 @@ def given(wide_inputs, images, tmp_path_factory):
 PRUNING = {"repair": "least_squares,reflow", "calibration_samples": SAMPLES, "batch_size": 16}
 
 
-def prune(start, given, folder, **options):
-    done = start("prune", **given, **PRUNING, output_dir=folder, **options)
-    _, errors = done.communicate(timeout=60)
-    assert done.returncode == 0, errors
-    return hashlib.sha256((folder / "model.tflite").read_bytes()).hexdigest()
+@pytest.fixture
+def prune(start, finish):
+    """Runs that command; returns the digest of its file."""
+
+    def prune(given, folder, **options):
+        done = start("prune", **given, **PRUNING, output_dir=folder, **options)
+        _, errors = finish(done)
+        assert done.returncode == 0, errors
+        return hashlib.sha256((folder / "model.tflite").read_bytes()).hexdigest()
+
+    return prune
 
 
 @pytest.fixture(scope="session")
@@ -65,10 +70,10 @@ def digests():
     return {}
 
 
-@pytest.mark.parametrize("workers", [None, 1, 2, 3, 7])
-def test_the_file_is_the_same_whoever_computes(start, given, tmp_path, workers, digests):
+@pytest.mark.parametrize("workers", [None, 1, 2, 7])
+def test_the_file_is_the_same_whoever_computes(prune, given, tmp_path, workers, digests):
     options = {} if workers is None else {"workers": workers, "threads_per_worker": 1}
-    digests[workers] = prune(start, given, tmp_path / "out", **options)
+    digests[workers] = prune(given, tmp_path / "out", **options)
     config = json.loads((tmp_path / "out" / "report.json").read_text())["config"]
     assert (config["workers"], config["threads_per_worker"]) == (None if workers is None else str(workers), 1)
     assert len(set(digests.values())) == 1 and not any((tmp_path / "passing").iterdir())
@@ -89,9 +94,9 @@ def several(images, tmp_path_factory):
     return {"model": str(folder / "model.keras"), "data": str(folder / "data.npz"), "target": "storage"}
 
 
-def test_networks_of_several_inputs_and_outputs(start, several, tmp_path):
-    alone = prune(start, several, tmp_path / "alone")
-    assert prune(start, several, tmp_path / "two", workers=2, threads_per_worker=1) == alone
+def test_networks_of_several_inputs_and_outputs(prune, several, tmp_path):
+    alone = prune(several, tmp_path / "alone")
+    assert prune(several, tmp_path / "two", workers=2, threads_per_worker=1) == alone
 
 
 class Killer:
@@ -196,32 +201,29 @@ def test_a_worker_that_dies_costs_no_cell(given, tmp_path, monkeypatch):
     assert whole == struck
 
 
-def test_workers_that_are_already_there_give_the_same_file(start, given, tmp_path, farm, digests):
+def test_workers_that_are_already_there_give_the_same_file(prune, given, tmp_path, farm, digests):
     farm.hire()
     farm.hire()
     options = {"workers": farm.address, "threads_per_worker": 1}
-    assert prune(start, given, tmp_path / "out", **options) == (digests.get(1) or prune(start, given, tmp_path / "own"))
+    assert prune(given, tmp_path / "out", **options) == (digests.get(1) or prune(given, tmp_path / "own"))
 
 
-def test_a_scheduler_that_dies_is_one_clear_error_and_cells_are_kept(start, given, tmp_path, farm):
+def test_a_scheduler_that_dies_is_one_clear_error_and_cells_are_kept(start, finish, wait_until, given, tmp_path, farm):
     farm.hire()
     job = {"workers": farm.address, "threads_per_worker": 1, "batch_size": 8, "methods": "obs,cbs"}
     running = start("compare", **given, **job, output_dir=tmp_path / "out")
-    for _ in range(300):
-        if (tmp_path / "out" / "compare.json").exists():
-            break
-        time.sleep(0.1)
+    wait_until((tmp_path / "out" / "compare.json").exists)
     farm.scheduler.kill()
-    _, errors = running.communicate(timeout=30)
+    _, errors = finish(running)
     assert running.returncode == 2
     assert errors.splitlines()[-1].startswith("error: The scheduler must be there until the work is done. Received: ")
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]
 
 
-def test_a_scheduler_that_is_not_there_is_refused(start, given):
+def test_a_scheduler_that_is_not_there_is_refused(start, finish, given):
     done = start("evaluate", **given, workers="tcp://127.0.0.1:1")
-    _, errors = done.communicate(timeout=30)
+    _, errors = finish(done)
     assert done.returncode == 2 and errors.startswith("error: --workers must be a number, or the address tcp://")
     assert errors.endswith("Received: tcp://127.0.0.1:1\n") and errors.count("\n") == 1
 
@@ -262,26 +264,15 @@ def members(session):
     return [args for sid, state, args in lines if sid == str(session) and not state.startswith("Z")]
 
 
-def wait_for_end(session):
-    """What is left of a session once its processes had a moment to go: the last ones are still being taken apart."""
-    for _ in range(50):
-        if not members(session):
-            break
-        time.sleep(0.1)
-    return members(session)
-
-
 @pytest.mark.parametrize("stop", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
-def test_what_is_interrupted_ends_with_all_its_workers(start, given, tmp_path, stop):
+def test_what_is_interrupted_ends_with_all_its_workers(start, finish, wait_until, given, tmp_path, stop):
     running = start("compare", **given, workers=2, threads_per_worker=1, batch_size=4, output_dir=tmp_path / "out")
-    for _ in range(300):
-        if (tmp_path / "out" / "compare.json").exists():
-            break
-        time.sleep(0.1)
+    wait_until((tmp_path / "out" / "compare.json").exists)
     assert len(members(running.pid)) >= 3
     stop(running.pid)
-    _, errors = running.communicate(timeout=20)
+    _, errors = finish(running)
     assert running.returncode == 2 and "Traceback" not in errors
     assert errors.endswith("results are written whole or not at all; the same command goes on from there\n")
-    assert wait_for_end(running.pid) == [] and not any((tmp_path / "passing").iterdir())
+    wait_until(lambda: not members(running.pid))  # the last ones are still being taken apart
+    assert not any((tmp_path / "passing").iterdir())
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]

@@ -8,7 +8,7 @@ from keras import layers
 
 from reflow_tf.models.fisher import gather, gather_output_gains
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.predictions import ends_in_sigmoid, run_predictions, split_sigmoid
+from reflow_tf.models.predictions import count_sigmoids, read_outputs, run_predictions
 from reflow_tf.signal import measure_signal
 
 X = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
@@ -56,7 +56,7 @@ def build_mixed():
     ],
 )
 def test_sigmoids_are_found_whatever_they_are_built_of(make):
-    assert ends_in_sigmoid(make(), (6,))
+    assert count_sigmoids(make(), (6,)) == 1
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_sigmoids_are_found_whatever_they_are_built_of(make):
 )
 def test_what_is_no_sigmoid_is_not_taken_for_one(make):
     model = make()
-    assert not ends_in_sigmoid(model, (6,))
+    assert count_sigmoids(model, (6,)) == 0
     assert next(run_predictions(model, [X])).shape == (40, 1)
 
 
@@ -88,7 +88,7 @@ def test_two_classes_are_ranked():
 
 
 def test_half_is_the_first_class():
-    np.testing.assert_array_equal(split_sigmoid(np.array([[[0.5]]])), [[[0.5, 0.5]]])
+    np.testing.assert_array_equal(read_outputs(np.array([[[0.5]]]), 2), [[[0.5, 0.5]]])
 
 
 def test_the_fisher_is_that_of_a_bernoulli():

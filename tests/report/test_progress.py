@@ -28,12 +28,11 @@ def test_terminal_shows_a_bar_that_stays():
     assert "10 of 10" in text
 
 
-def test_bar_appears_during_a_long_first_item():
+def test_bar_appears_during_a_long_first_item(wait_until):
     console = _terminal()
     with track(range(2), "Tracing", console=console, delay_s=0.05) as tracked:
         for _ in tracked:
-            time.sleep(0.3)
-            assert "Tracing" in console.file.getvalue()
+            wait_until(lambda: "Tracing" in console.file.getvalue())
 
 
 def test_log_gets_one_plain_line_when_the_work_is_done():

@@ -93,7 +93,7 @@ def test_a_build_that_stops_leaves_nothing(cache, error):
 
 
 def test_two_at_once_end_in_one_folder(cache):
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=300)
     found = []
 
     def build(folder):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 import uuid
 from importlib import resources
 
@@ -80,13 +79,6 @@ def children(monkeypatch):
     value = uuid.uuid4().hex
     monkeypatch.setenv("REFLOW_TF_TEST", value)
     return lambda: find_processes(f"REFLOW_TF_TEST={value}".encode())
-
-
-def wait_until(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -190,7 +182,7 @@ def test_sparse_kernels_run_there(browser, quantize):
     assert not np.array_equal(outputs, expected), "sparse kernels add in another order, so the last bits differ"
 
 
-def test_a_browser_of_its_own_ends_with_it(web, content, children):
+def test_a_browser_of_its_own_ends_with_it(web, content, children, wait_until):
     with Web(content) as runtime:
         assert any("chromium" in command for command in children().values())
         runtime.measure()
@@ -198,7 +190,7 @@ def test_a_browser_of_its_own_ends_with_it(web, content, children):
     runtime.close()
 
 
-def test_a_crash_is_said_plainly(web, content, children):
+def test_a_crash_is_said_plainly(web, content, children, wait_until):
     with Web(content) as runtime:
         runtime.measure()
         renderers = [number for number, command in children().items() if "--type=renderer" in command]
@@ -211,7 +203,7 @@ def test_a_crash_is_said_plainly(web, content, children):
 
 
 @pytest.mark.parametrize("whom", ["process", "terminal"])
-def test_ctrl_c_leaves_nothing_behind(web, content, tmp_path, children, whom):
+def test_ctrl_c_leaves_nothing_behind(web, content, tmp_path, children, finish, wait_until, whom):
     (tmp_path / "model.tflite").write_bytes(content)
     code = (
         "import pathlib\n"
@@ -230,14 +222,14 @@ def test_ctrl_c_leaves_nothing_behind(web, content, tmp_path, children, whom):
             assert any("chromium" in text for text in children().values())
             # A terminal sends Ctrl-C to all of its processes, Playwright's own among them; a script to one.
             (os.killpg if whom == "terminal" else os.kill)(running.pid, signal.SIGINT)
-            _, errors = running.communicate(timeout=20)
+            _, errors = finish(running)
         finally:
             running.kill()
     assert errors.decode().strip().endswith("KeyboardInterrupt") and "Future" not in errors.decode()
     wait_until(lambda: not children())
 
 
-def test_more_threads_than_cores_are_refused(web, children):
+def test_more_threads_than_cores_are_refused(web, children, wait_until):
     with pytest.raises(InputError, match=f"CPU cores, {os.cpu_count()}. Received: 4096"):
         Browser(threads=4096)
     wait_until(lambda: not children())

@@ -244,12 +244,12 @@ def test_tensorflow_can_still_complain_afterwards(command, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_real_signal_while_it_works(inputs, tmp_path, left, number):
+def test_a_real_signal_while_it_works(inputs, tmp_path, left, finish, number):
     out = tmp_path / "x" / "out"
     # The repair of a small model is over in a moment; this one says where it is and then takes its time.
     code = (
         "import sys, time\nfrom reflow_tf.repair import batchnorm\nfrom reflow_tf.tools import prune\n"
-        "def repair(model, batches, **_):\n    print('Recalibrating', flush=True); time.sleep(60)\n"
+        "def repair(model, batches, **_):\n    print('Recalibrating', flush=True); time.sleep(1000)\n"
         "batchnorm.recalibrate = repair\nsys.exit(prune.main(sys.argv))"
     )
     arguments = [f"--model={inputs.model}", f"--data={inputs.data}", f"--output_dir={out}"]
@@ -258,7 +258,7 @@ def test_a_real_signal_while_it_works(inputs, tmp_path, left, number):
     )
     assert process.stdout.readline() == "Recalibrating\n", process.stderr.read()
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = finish(process)
     assert process.returncode == 2
     assert err.splitlines()[-1].startswith("error: interrupted") and "Traceback" not in err
     assert left() == {}

@@ -15,12 +15,13 @@ import numpy as np
 from reflow_tf.crew import ALONE
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.jobs.finished import OpenedFile
-from reflow_tf.jobs.scoring import Runner, compare_files, rank_files, rank_outputs
+from reflow_tf.jobs.scoring import Runner, compare_files, rank_files
 from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.report.interval import ratio_error
 from reflow_tf.report.scores import even_out
+from reflow_tf.signal import rank_classes
 from reflow_tf.task import Task
 
 
@@ -43,7 +44,7 @@ def open_loss(dense: OpenedFile, images: EvaluationSet, num_classes: int | None,
     """
     if task is Task.FIDELITY:
         return ExpectedError(dense, images, dense.output_sizes)
-    return ExpectedLoss(dense, images, num_classes or 0)
+    return ExpectedLoss(dense, images, num_classes or 0, task)
 
 
 class ExpectedLoss:
@@ -53,17 +54,20 @@ class ExpectedLoss:
         dense: runs the dense network.
         images: held out.
         num_classes: of the network.
+        task: what its outputs are taken for: classes, or labels.
     """
 
-    def __init__(self, dense: Runner, images: EvaluationSet, num_classes: int):
-        self._images, self._num_classes = images, num_classes
-        outputs = np.concatenate([read_outputs(dense.run(batch), num_classes) for batch in images])
+    def __init__(self, dense: Runner, images: EvaluationSet, num_classes: int, task: Task = Task.CLASSIFICATION):
+        self._images, self._num_classes, self._task = images, num_classes, task
+        outputs = np.concatenate([read_outputs(dense.run(batch), num_classes, task) for batch in images])
         self._probabilities = as_probabilities(outputs)
-        self._best = rank_outputs([outputs], num_classes)[..., :1]
+        self._best = rank_classes(outputs)[..., :1]
 
     def measure(self, file: Runner) -> tuple[float, float]:
         """Of `Loss`."""
-        found = rank_files({"file": file}, {}, self._images, self._num_classes, show_nothing, crew=ALONE)["file"]
+        found = rank_files(
+            {"file": file}, {}, self._images, self._num_classes, show_nothing, task=self._task, crew=ALONE
+        )["file"]
         losses = 100 * (self._of(self._best) - self._of(found.classes[..., :1])).reshape(len(self._best), -1).mean(
             axis=1
         )

@@ -19,7 +19,6 @@ from reflow_tf.jobs.scoring import rank_files
 from reflow_tf.pruning import Known, PruneResult
 from reflow_tf.report.progress import show_progress, stage
 from reflow_tf.stopwatch import Stopwatch
-from reflow_tf.task import Task
 
 HELD_OUT_EVERY = 4
 LEAST_IMAGES = 16
@@ -68,10 +67,11 @@ class Workshop:
         if key not in self._denses:
             known = next(iter(self._denses.values()), None)
             dense = pipeline.foresee(job, self.given, Stopwatch(), known)
-            if dense.ranked is None and self.given.task is Task.CLASSIFICATION:
+            if dense.ranked is None and self.given.task.names_classes:
                 runners = {"dense": OpenedFile(dense.float_content, "litert")}
                 given = self.given.evaluation, self.given.loaded.num_classes or 0, show_progress
-                dense = dataclasses.replace(dense, ranked=rank_files(runners, {}, *given, crew=self._crew)["dense"])
+                ranked = rank_files(runners, {}, *given, task=self.given.task, crew=self._crew)["dense"]
+                dense = dataclasses.replace(dense, ranked=ranked)
             self._denses[key] = dense
         return self._denses[key]
 

@@ -149,7 +149,7 @@ def describe_metric(run: Run) -> dict[str, Any] | None:
 def _score_iou(run: Run, found: Ranked) -> MetricScore:
     labels, num_classes = run.given.evaluation.labels, run.result.report.signals["dense"].num_classes
     assert labels is not None
-    return score_iou(found.classes, labels[found.positions], num_classes)
+    return score_iou(found.classes, labels[found.positions], num_classes, run.given.task)
 
 
 def requested_sparsity(run: Run) -> float | None:

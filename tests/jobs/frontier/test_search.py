@@ -6,7 +6,6 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 
 import jsonschema
 import numpy as np
@@ -301,14 +300,13 @@ def test_somebody_elses_folder(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on(job, inputs, tmp_path):
+def test_killed_it_goes_on(job, inputs, tmp_path, wait_until):
     """kill -9 after the first candidate: it is not made again, and the rest is, as far as time allows."""
     flags = [f"--model={inputs.model}", f"--data={inputs.data}", f"--eval_data={inputs.heldout}", "--preprocess=tf"]
     flags += ["--device=tflm", "--repair=reflow", f"--output_dir={tmp_path / 'out'}", "--max_accuracy_drop=5"]
     command = [sys.executable, "-m", "reflow_tf.tools.frontier", *flags]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "out" / "frontier.json").exists() and running.poll() is None:
-        time.sleep(0.02)
+    wait_until(lambda: (tmp_path / "out" / "frontier.json").exists() or running.poll() is not None)
     running.kill()
     running.wait()
     before = json.loads((tmp_path / "out" / "frontier.json").read_text("utf-8"))
