@@ -97,7 +97,12 @@ LIGHT = (
     *("reflow_tf.report.terminal", "reflow_tf.sparsity.plan", "reflow_tf.targets.selection"),
     *("reflow_tf.tools.prune", "reflow_tf.tools.evaluate", "reflow_tf.tools.explain", "reflow_tf.tools.benchmark"),
     *("reflow_tf.tools.compare", "reflow_tf.tools.device_kit", "reflow_tf.tools.setup_runtime"),
-    *("reflow_tf.tools.firmware", "reflow_tf.tools.frontier", "reflow_tf.jobs.frontier.candidates"),
+    *(
+        "reflow_tf.tools.firmware",
+        "reflow_tf.tools.frontier",
+        "reflow_tf.tools.rewrite",
+        "reflow_tf.jobs.frontier.candidates",
+    ),
 )
 
 DISTRIBUTIONS = {

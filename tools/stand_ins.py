@@ -20,7 +20,7 @@ STEPS, CHANNELS = 64, 6
 
 
 def make(folder: pathlib.Path) -> None:
-    """Writes my_model.keras, my_sparse_model.keras, photos/, my_data.npz, any.tflite, my_series.keras and its .npz."""
+    """Writes my_model.keras, my_sparse_model.keras and my_series.keras, archives of inputs, photos/ and .tflite files."""
     keras.utils.set_random_seed(0)
     images, labels = _make_images()
     np.savez(folder / "my_data.npz", x=images, y=labels)
@@ -30,9 +30,9 @@ def make(folder: pathlib.Path) -> None:
         Image.fromarray(image).save(place / f"{index:03}.png")
     model = _train(_build_classifier(), _scale(images), labels)
     model.save(folder / "my_model.keras")
-    reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.8, repair="none")).model.save(
-        folder / "my_sparse_model.keras"
-    )
+    sparse = reflow_tf.prune(model, reflow_tf.PruneConfig(sparsity=0.8, repair="none")).model
+    sparse.save(folder / "my_sparse_model.keras")
+    (folder / "sparse.tflite").write_bytes(reflow_tf.export_tflite(sparse, storage="dense").content)
     (folder / "any.tflite").write_bytes(reflow_tf.export_tflite(model, storage="dense").content)
     series = (images[:, : STEPS // 2, :2].reshape(len(images), STEPS // 2, -1).repeat(2, 1) / 255).astype(np.float32)
     np.savez(folder / "my_series.npz", x=series, y=labels)

@@ -181,10 +181,10 @@ def _read_labels(labels: np.ndarray | None, num_images: int, request: SourceRequ
 
 def _check_y(labels: np.ndarray, num_images: int, request: SourceRequest, path: str) -> np.ndarray:
     if labels.shape[:1] != (num_images,) or not are_one_each(labels.shape[1:], request.positions):
-        others = ["--task=fidelity, which leaves it alone"] if request.labels is Labels.PERHAPS else []
+        others = ["or --task=fidelity, which leaves it alone"] if request.labels is Labels.PERHAPS else []
         if labels.shape[1:] == (*request.positions, request.num_classes):
-            others.append("--task=multi_label, where each output is a label that is on or off")
-        otherwise = f" (or {'; or '.join(others)})" if others else ""
+            others.append("or --task=multi_label, where each output is a label that is on or off")
+        otherwise = f" ({'; '.join(others)})" if others else ""
         raise InputError(
             f"y must hold {describe_labels(request.positions)} for each of the {num_images} "
             f"{request.preprocessing.unit}s of x{otherwise}. Received: shape {labels.shape} in {path}"

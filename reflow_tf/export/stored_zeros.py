@@ -10,6 +10,7 @@ from reflow_tf.export import flatbuffer
 from reflow_tf.export.bitmap_storage import store_bitmaps
 from reflow_tf.export.constants import read_constants
 from reflow_tf.export.equivalence import compute_same
+from reflow_tf.export.half_precision import is_allowed
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.slimming import slim
 from reflow_tf.export.sparse_storage import store_sparse
@@ -31,6 +32,9 @@ _INT8_DENSE_NOTE = (
 _CORRUPTED_NOTE = (
     "Stored dense: with its zeros stored sparse, {runtimes} would compute wrong outputs or refuse the file. "
     "reflow_tf.tools.explain on a sparse file tells where."
+)
+_FLOAT16_NOTE = (
+    "Stored dense: the file allows float16 arithmetic, with which XNNPACK computes NaN from sparse weights, or crashes."
 )
 _BITMAP_NOTE = (
     "Filters are stored as bitmaps, which only TensorFlow Lite for Microcontrollers reads (operator TFLM_DECODE)."
@@ -56,6 +60,8 @@ class Stored:
 def _store_sparse(dense: bytes) -> Stored:
     """The sparse file, provided that LiteRT computes the same with it as with the dense one; and what to say."""
     model = flatbuffer.parse(dense)
+    if is_allowed(model):
+        return Stored(dense, dense, [_FLOAT16_NOTE])
     notes = [_LOOP_NOTE] if len(model.subgraphs) > 1 else []
     graph = model.subgraphs[0]
     int8 = graph.tensors[graph.inputs[0]].type == schema.TensorType.INT8

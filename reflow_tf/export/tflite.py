@@ -1,4 +1,4 @@
-"""A Keras model goes in; the smallest .tflite file that computes the same comes out."""
+"""A Keras model, or a finished file, goes in; the smallest .tflite file that computes the same comes out."""
 
 import dataclasses
 import gzip
@@ -93,31 +93,61 @@ def export_tflite(
     Raises:
         InputError: the model, the calibration data or an argument cannot be used; the message names which.
     """
+    _check_choices(storage, rewrite, ballast, device)
+    converted = convert_dense(
+        model, quantize=quantize, io=io, calibration=calibration, batch_size=batch_size, input_shape=input_shape
+    )
+    file = rewrite_tflite(converted, storage=storage, rewrite=rewrite, ballast=ballast, device=device)
+    if quantize == "int8":
+        file = dataclasses.replace(file, notes=(*file.notes, *_note_floats(file.content)))
+    if quantize != "float16" or not float16_arithmetic:
+        return file
+    content = file.content if stores_sparse(flatbuffer.parse(file.content)) else allow_float16(file.content)
+    return _measured(dataclasses.replace(file, content=content, dense_content=allow_float16(file.dense_content)))
+
+
+def rewrite_tflite(
+    content: bytes, *, storage: str = "sparse", rewrite: str = "exact", ballast: str = "auto", device: str | None = None
+) -> ExportedFile:
+    """A finished file as small, and for XNNPACK as fast, as the zeros in it allow; it computes what it computed.
+
+    Args:
+        content: a .tflite file, whoever made it; with an open batch, it gets a batch of 1.
+        storage: as for `export_tflite`, and so the others.
+        rewrite: see there.
+        ballast: see there.
+        device: see there.
+
+    Raises:
+        InputError: it is not a whole .tflite file, or an argument is unknown.
+    """
+    _check_choices(storage, rewrite, ballast, device)
+    content = flatbuffer.fix_batch(content)
+    rewritten, notes = Rewritten(content, (), ()), list[str]()
+    if rewrite == "exact":
+        target = XNNPack(device=device, ballast=ballast == "auto" and storage == "sparse")
+        rewritten, notes = _rewrite(content, target.ballast_for)
+    stored = STORES[storage](rewritten.content)
+    notes = [*notes, *stored.notes]
+    return _measured(
+        ExportedFile(stored.content, stored.dense_content, 0, (), tuple(notes), rewritten.applied, rewritten.refused)
+    )
+
+
+def _check_choices(storage: str, rewrite: str, ballast: str, device: str | None) -> None:
     check_choice("rewrite", rewrite, REWRITES)
     check_choice("storage", storage, STORAGES)
     check_choice("ballast", ballast, BALLASTS)
     if device is not None:
         check_choice("device", device, DEVICES)
-    converted = convert_dense(
-        model, quantize=quantize, io=io, calibration=calibration, batch_size=batch_size, input_shape=input_shape
-    )
-    rewritten, notes = Rewritten(converted, (), ()), list[str]()
-    if rewrite == "exact":
-        target = XNNPack(device=device, ballast=ballast == "auto" and storage == "sparse")
-        rewritten, notes = _rewrite(converted, target.ballast_for)
-    stored = STORES[storage](rewritten.content)
-    content, dense_content = stored.content, stored.dense_content
-    if quantize == "float16" and float16_arithmetic:
-        dense_content = allow_float16(dense_content)
-        content = content if stores_sparse(flatbuffer.parse(content)) else allow_float16(content)
-    return ExportedFile(
-        content=content,
-        dense_content=dense_content,
-        gzip_size_bytes=len(gzip.compress(content, 6, mtime=0)),
-        tensors=tuple(tensor for tensor in list_tensors(content) if not is_ballast(tensor.name)),
-        notes=(*notes, *stored.notes, *(_note_floats(content) if quantize == "int8" else ())),
-        rewrites=rewritten.applied,
-        refused=rewritten.refused,
+
+
+def _measured(file: ExportedFile) -> ExportedFile:
+    """The same with what its bytes say."""
+    return dataclasses.replace(
+        file,
+        gzip_size_bytes=len(gzip.compress(file.content, 6, mtime=0)),
+        tensors=tuple(tensor for tensor in list_tensors(file.content) if not is_ballast(tensor.name)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The file that a tool writes its results to, as JSON: refused before the work, there whole or not at all after it."""
+"""The file that a tool writes its results to: refused before the work, there whole or not at all after it."""
 
 import json
 import os
@@ -22,10 +22,15 @@ def check_output(path: str) -> pathlib.Path:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes it as JSON, as `write_file` does."""
+    write_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_file(path: pathlib.Path, content: bytes) -> None:
     """Writes it beside the place where it belongs, and renames it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as part:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
         try:
-            part.write(json.dumps(value, indent=2) + "\n")
+            part.write(content)
             part.flush()
             os.chmod(part.name, 0o644)
             os.replace(part.name, path)

@@ -14,7 +14,6 @@ from absl import flags
 
 from reflow_tf.choices import (
     ALLOCATION_NAMES,
-    BALLASTS,
     BASES,
     BENCHMARKS,
     CPUS,
@@ -33,10 +32,11 @@ from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.channels import CHANNEL_CRITERIA, ELIMINATION
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.targets.ethos_u import ACCELERATORS
-from reflow_tf.targets.xnnpack import DEVICES
 from reflow_tf.tools import command_line
 from reflow_tf.tools.shared_flags import (
     JobFlags,
+    define_ballast,
+    define_device,
     define_memory_budget,
     define_metric,
     define_overwrite,
@@ -118,14 +118,7 @@ ALLOCATION = flags.DEFINE_string(
 )
 PRUNABLE = define_prunable(FLAGS)
 TARGET = define_target(FLAGS)
-DEVICE = flags.DEFINE_string(
-    "device",
-    _PRUNE.device,
-    "For --target=xnnpack: what the file is made for, which decides where sparse kernels pay: "
-    + "; ".join(f"{name}: {device.description}" for name, device in DEVICES.items())
-    + ". Default: they must pay on both.",
-    flag_values=FLAGS,
-)
+DEVICE = define_device(FLAGS)
 BASIS = flags.DEFINE_string(
     "basis",
     _PRUNE.basis,
@@ -168,13 +161,7 @@ REWRITE = flags.DEFINE_string(
     + ".",
     flag_values=FLAGS,
 )
-BALLAST = flags.DEFINE_string(
-    "ballast",
-    _PRUNE.ballast,
-    f"{', '.join(BALLASTS)}. auto: where too few weights are zero for sparse kernels, and they would pay all the same, "
-    "exact rewriting adds zeros that change no output. off: it does not.",
-    flag_values=FLAGS,
-)
+BALLAST = define_ballast(FLAGS)
 FLASH_BUDGET = flags.DEFINE_integer(
     "flash_budget",
     None,

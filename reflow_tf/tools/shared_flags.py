@@ -4,9 +4,10 @@ from typing import Any
 
 from absl import flags
 
-from reflow_tf.choices import TARGETS, TASKS
+from reflow_tf.choices import BALLASTS, TARGETS, TASKS
 from reflow_tf.config import PruneConfig
 from reflow_tf.job_config import JobConfig
+from reflow_tf.targets.xnnpack import DEVICES
 from reflow_tf.tools import command_line
 
 _PRUNE = PruneConfig()
@@ -180,6 +181,29 @@ def define_target(own: Flags, default: str | None = _PRUNE.target, otherwise: st
     """--target; `otherwise` says what is taken where it is not given and has no default."""
     described = " ".join(f"{target.name}: {target.description}" for target in TARGETS.values())
     return flags.DEFINE_string("target", default, f"{described}{otherwise}", flag_values=own)
+
+
+def define_device(own: Flags) -> Flag[str | None]:
+    """--device: what a file for XNNPACK is made for."""
+    return flags.DEFINE_string(
+        "device",
+        PruneConfig.device,
+        "For --target=xnnpack: what the file is made for, which decides where sparse kernels pay: "
+        + "; ".join(f"{name}: {device.description}" for name, device in DEVICES.items())
+        + ". Default: they must pay on both.",
+        flag_values=own,
+    )
+
+
+def define_ballast(own: Flags) -> Flag[str]:
+    """--ballast: whether zeros may be added."""
+    return flags.DEFINE_string(
+        "ballast",
+        PruneConfig.ballast,
+        f"{', '.join(BALLASTS)}. auto: where too few weights are zero for sparse kernels, and they would pay all the "
+        "same, exact rewriting adds zeros that change no output. off: it does not.",
+        flag_values=own,
+    )
 
 
 def define_overwrite(own: Flags, what: str) -> Flag[bool]:

@@ -1,0 +1,149 @@
+r"""Makes a finished .tflite file as small, and for XNNPACK as fast, as the zeros in it allow; it computes what it did.
+
+For a network that somebody trained sparse and converted: its zeros are stored as zeros, and what keeps XNNPACK from its
+sparse kernels is taken out of the graph where that changes no output. LiteRT runs both files side by side; where they
+differ by more than the order of additions explains, nothing is changed.
+
+python -m reflow_tf.tools.rewrite --model=any.tflite --output=sparse.tflite
+"""
+
+import dataclasses
+import os
+import pathlib
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from reflow_tf.choices import TARGETS, check_choice
+from reflow_tf.config import PruneConfig
+from reflow_tf.errors import InputError
+from reflow_tf.tools import command_line, shared_flags
+from reflow_tf.tools.output_file import check_output, write_file
+
+if TYPE_CHECKING:
+    from reflow_tf.export.tflite import ExportedFile
+    from reflow_tf.targets.target import Verdict
+
+FLAGS = command_line.new_flags()
+
+_TARGETS = tuple(name for name, target in TARGETS.items() if target.storage != "dense")
+
+MODEL = flags.DEFINE_string("model", None, "The path of a .tflite file.", flag_values=FLAGS)
+OUTPUT = flags.DEFINE_string("output", None, "The .tflite file to write.", flag_values=FLAGS)
+TARGET = flags.DEFINE_string(
+    "target",
+    PruneConfig.target,
+    "; ".join(f"{name}: {TARGETS[name].description}" for name in _TARGETS),
+    flag_values=FLAGS,
+)
+DEVICE = shared_flags.define_device(FLAGS)
+BALLAST = shared_flags.define_ballast(FLAGS)
+OVERWRITE = shared_flags.define_overwrite(FLAGS, "Replace an --output that exists.")
+
+_WIDTH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class RewriteConfig:
+    """The flags of this tool.
+
+    Raises:
+        InputError: an unknown target; a device or ballast that it does not go with; an output that is there already.
+
+    `output` was checked already, by `check_output`.
+    """
+
+    model: str
+    output: pathlib.Path
+    target: str
+    device: str | None
+    ballast: str
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        check_choice("target", self.target, _TARGETS)
+        PruneConfig(target=self.target, device=self.device, ballast=self.ballast)
+        if pathlib.Path(self.model).suffix != ".tflite":
+            raise InputError(
+                f"--model must be a .tflite file; for what Keras saved, prune --sparsity=existing keeps its zeros. "
+                f"Received: {self.model}"
+            )
+        if self.output.exists() and (not self.overwrite or self.output.samefile(os.path.expanduser(self.model))):
+            raise InputError(
+                f"--output must be a new file, or one that --overwrite may replace, and not --model itself. "
+                f"Received: {self.output}"
+            )
+
+
+def read_config() -> RewriteConfig:
+    """The parsed flags as a checked configuration; raises InputError."""
+    return RewriteConfig(
+        command_line.require(MODEL),
+        check_output(command_line.require(OUTPUT)),
+        TARGET.value,
+        DEVICE.value,
+        BALLAST.value,
+        OVERWRITE.value,
+    )
+
+
+def rewrite(config: RewriteConfig) -> int:
+    """Writes the file and says what it gained; returns the exit code."""
+    from reflow_tf.export.operators import read_operators  # LiteRT takes a while to import: bad flags answer before it
+    from reflow_tf.export.tflite import rewrite_tflite
+    from reflow_tf.runtimes.litert import read_tflite
+
+    target = PruneConfig(target=config.target, device=config.device, ballast=config.ballast).hardware
+    given = read_tflite(pathlib.Path(config.model).expanduser())
+    file = rewrite_tflite(
+        given, storage=target.storage, rewrite=target.rewrite, ballast=config.ballast, device=config.device
+    )
+    verdict = target.judge(read_operators(file.content))
+    write_file(config.output, file.content)
+    with command_line.printing():
+        print("\n".join(_describe(len(given), file, verdict)))
+        print(f"\nWrote {config.output}.")
+    has_gained = bool(file.rewrites) or len(file.content) < len(given)
+    return command_line.DONE if has_gained else command_line.UNMET
+
+
+def _describe(size: int, file: "ExportedFile", verdict: "Verdict") -> Iterator[str]:
+    stored = [tensor for tensor in file.tensors if tensor.storage != "dense"]
+    zeros = sum(tensor.num_zeros for tensor in stored)
+    yield from _wrap(
+        f"{size:,} -> {len(file.content):,} bytes. {len(stored)} of {len(file.tensors)} constants are stored without "
+        f"their zeros, of which there are {zeros:,}."
+    )
+    for applied in file.rewrites:
+        yield from _wrap(f"{applied.rewrite}: {applied.statement}", "  + ")
+    for refused in file.refused:
+        yield from _wrap(f"{refused.operator}: {refused.reason}", "  not rewritten: ")
+    yield from _wrap(verdict.statement)
+    for sentence in (*verdict.warnings, *file.notes):
+        yield from _wrap(sentence, "  note: ")
+
+
+def _wrap(text: str, begin: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=begin, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    return command_line.run(
+        read_config,
+        rewrite,
+        __doc__,
+        FLAGS,
+        sys.argv if argv is None else argv,
+        tensorflow=False,
+        unmet="nothing could be rewritten or stored smaller; the file that was written computes and weighs the same",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
