@@ -6,6 +6,7 @@ REFLOW_TF_PASSED is a file of `.ci/run`, written by the one run and read by the 
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import re
@@ -307,6 +308,26 @@ class Outcome:
         lines = [line for line in self.err.splitlines() if not told.fullmatch(line)]
         assert len(lines) == 1 and lines[0].startswith("error: "), self.err
         return lines[0]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """`made_once(name, make)`: a folder that `make(folder)` fills once, for all processes that share the tests."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def get(name, make):
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                part = root / f"{name}.part"
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                make(part)
+                part.rename(root / name)
+        return root / name
+
+    return get
 
 
 # Seconds until a test that waits for another process takes it for hung: far more than it needs on a busy machine.

@@ -179,7 +179,9 @@ def reader(tmp_path, monkeypatch):
     def follow(text):
         page = tmp_path / "page.md"
         page.write_text(text)
-        return typing.follow(page)
+        failed = typing.follow(page)
+        print(*typing.said)
+        return failed
 
     return follow
 

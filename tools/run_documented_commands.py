@@ -1,23 +1,30 @@
-"""Runs every command and every Python snippet of README.md and docs/, in reading order, in one fresh folder.
+"""Runs every command and every Python snippet of README.md and docs/, page by page, in fresh folders.
 
     python tools/run_documented_commands.py
     python tools/run_documented_commands.py --pages=report,python
 
+Two readers share the pages, each with a folder and the results of the README's opening command, and read what they read
+in order: a page relies on that command, and on nothing of other pages.
+
 `stand_ins` makes what a page calls the reader's own (my_model.keras, photos/). Blocks run as they are shown, but for
 three things, each of which is said on the way: lines that `documented_commands` exempts are left out, with the reason;
-a line that ran before, on another page, is not run again; and a prune, compare or frontier with the embedded images
-scores and calibrates on fewer (`--eval_data`, `--calibration_samples`). The README's two commands are run in full by
-`.ci/run`.
+a line that its reader ran before, on another page, is not run again; and a prune, compare or frontier with the embedded
+images scores and calibrates on fewer (`--eval_data`, `--calibration_samples`). `.ci/run` runs the README's two commands
+in full.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 
 import documented_commands as documented
 import stand_ins
@@ -27,6 +34,7 @@ from documented_commands import Block
 FLAGS = flags.FLAGS
 flags.DEFINE_list("pages", [], "Only these pages, and first the README's opening command, whose results they use.")
 flags.DEFINE_string("folder", None, "Where to work, and leave everything. Default: a temporary folder, deleted.")
+flags.DEFINE_integer("readers", 2, "So many read at a time.", lower_bound=1)
 
 _OPENING = "python -m reflow_tf.tools.prune --model=mobilenet_v2"
 _PRUNES = re.compile(r"^python -m reflow_tf\.tools\.(prune|compare|frontier) (?!.*--help)")
@@ -36,10 +44,15 @@ REFUSED = 2
 
 
 class Reader:
-    """Somebody who types what the pages say, in `folder`."""
+    """Somebody who types what the pages say, in `folder`.
+
+    Attributes:
+        said: what is to be told of it, line by line.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
+        self.said: list[str] = []
         self._typed: set[str] = set()
         python = pathlib.Path(sys.executable).parent
         self._environment = os.environ | {
@@ -53,6 +66,13 @@ class Reader:
         (self._folder / "benchmarks").symlink_to(documented.ROOT / "benchmarks")
         self._run(["bash", "-euo", "pipefail", "-c", self._lighten(_OPENING)], "the README's opening command")
         self._typed.add(_OPENING)
+
+    def copy(self, folder: pathlib.Path) -> "Reader":
+        """Another one, who has read as much, in a folder of their own."""
+        shutil.copytree(self._folder, folder, symlinks=True, dirs_exist_ok=True)
+        other = Reader(folder)
+        other._typed = set(self._typed)
+        return other
 
     def follow(self, page: pathlib.Path) -> list[str]:
         """Runs the blocks of a page; returns what failed."""
@@ -71,10 +91,10 @@ class Reader:
 
     def _type(self, command: str, block: Block) -> str | None:
         if (reason := documented.exemption(command)) is not None:
-            print(f"  left out        {block.place}: {command} ({reason})")
+            self.said.append(f"  left out        {block.place}: {command} ({reason})")
             return None
         if command in self._typed:
-            print(f"  ran before      {block.place}: {command}")
+            self.said.append(f"  ran before      {block.place}: {command}")
             return None
         if _PRUNES.match(command):
             self._typed.add(command)
@@ -94,11 +114,32 @@ class Reader:
         seconds = time.monotonic() - started
         wanted = REFUSED if error else 0
         good = done.returncode == wanted and (error or "") in done.stderr
-        print(f"  {'ok' if good else 'FAILED':6} {seconds:5.1f} s  {place}: {command[-1].splitlines()[0]}", flush=True)
+        self.said.append(f"  {'ok' if good else 'FAILED':6} {seconds:5.1f} s  {place}: {command[-1].splitlines()[0]}")
         if good:
             return None
         expected = f"{wanted}, and {error!r}" if error else wanted
         return f"{place}: exit code {done.returncode}; right: {expected}\n{command[-1]}\n{done.stdout}\n{done.stderr}"
+
+
+def share(pages: Sequence[pathlib.Path], readers: Sequence[Reader]) -> list[str]:
+    """Who is done with a page takes the next one; returns what failed."""
+    left = iter(pages)
+    turn = threading.Lock()
+
+    def read(reader: Reader) -> list[str]:
+        failed: list[str] = []
+        while True:
+            with turn:
+                page = next(left, None)
+            if page is None:
+                return failed
+            failed += reader.follow(page)
+            with turn:
+                print("\n".join([str(page.relative_to(documented.ROOT)), *reader.said]), flush=True)
+            reader.said.clear()
+
+    with concurrent.futures.ThreadPoolExecutor(len(readers)) as pool:
+        return [problem for problems in pool.map(read, readers) for problem in problems]
 
 
 def main(_: list[str]) -> None:
@@ -108,14 +149,12 @@ def main(_: list[str]) -> None:
     chosen = [page for page in documented.pages() if not FLAGS.pages or page.stem in FLAGS.pages]
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        folder = FLAGS.folder or stack.enter_context(tempfile.TemporaryDirectory())
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        reader = Reader(pathlib.Path(folder))
-        reader.prepare()
-        failed = []
-        for page in chosen:
-            print(page.relative_to(documented.ROOT))
-            failed += reader.follow(page)
+        folder = pathlib.Path(FLAGS.folder or stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "0").mkdir(parents=True, exist_ok=True)
+        first = Reader(folder / "0")
+        first.prepare()
+        readers = [first, *(first.copy(folder / str(number)) for number in range(1, FLAGS.readers))]
+        failed = share(chosen, readers)
     print(f"{len(chosen)} pages in {time.monotonic() - started:.0f} s, {len(failed)} failed")
     if failed:
         sys.exit("\n\n".join(failed))

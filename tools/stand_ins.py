@@ -20,7 +20,7 @@ STEPS, CHANNELS = 64, 6
 
 
 def make(folder: pathlib.Path) -> None:
-    """Writes my_model.keras, my_sparse_model.keras and my_series.keras, archives of inputs, photos/ and .tflite files."""
+    """Writes my_model.keras, my_sparse_model.keras and my_series.keras, archives, photos/ and .tflite files."""
     keras.utils.set_random_seed(0)
     images, labels = _make_images()
     np.savez(folder / "my_data.npz", x=images, y=labels)

@@ -24,7 +24,8 @@ def given(inputs):
 
 
 @pytest.mark.slow
-def test_a_model_and_arrays_in_memory(given, tmp_path, capsys):
+def test_a_model_and_arrays_in_memory(given, tmp_path, capsys, only):
+    only("plain int8", "narrow 80 %, int8", "sparse 50 %, int8")
     model, calibration, evaluation = given
     options = {"output_dir": str(tmp_path / "ship"), "repair": "reflow", "max_accuracy_drop": 50.0}
     found = reflow_tf.frontier(model, "tflm", calibration, evaluation, **options)

@@ -143,19 +143,6 @@ def test_several_devices_share_what_is_pruned_and_answer_alone(job, tmp_path, on
     assert len(pruned) == 1
 
 
-@pytest.fixture
-def only(monkeypatch):
-    """Lets a search see no other candidates than those of these names."""
-
-    def restrict(*names):
-        def few(device, *given, **options):
-            return tuple(each for each in list_candidates(device, *given, **options) if each.name in names)
-
-        monkeypatch.setattr(search, "list_candidates", few)
-
-    return restrict
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["phone", "browser", "desktop", "cortex_m4", "ethos_u55"])
 def test_every_device_measures(request, strided, tmp_path, only, images, device):

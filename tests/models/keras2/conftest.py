@@ -11,12 +11,14 @@ SCRIPT = pathlib.Path(__file__).with_name("save_with_tf_keras.py")
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory):
+def saved(made_once):
     """The folder with all networks of save_with_tf_keras.py."""
-    folder = tmp_path_factory.mktemp("keras2")
+    return made_once("keras2", _save)
+
+
+def _save(folder):
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, SCRIPT, folder], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return folder
