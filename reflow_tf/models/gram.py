@@ -6,6 +6,7 @@ pads with zeros. A mask of time steps is not looked at.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -111,8 +112,9 @@ def _find_sums(model: keras.Model, specs: Sequence[LayerSpec]) -> list[_GramSum]
         sums.append(_GramSum(spec.path, placed[place], patches, *variables))
     if refused:
         raise InputError(
-            "The Gram of a layer's inputs is known for Dense and for convolutions of one or two spatial axes, of "
-            "transposed ones without dilation or output_padding; leave the others out with --prunable=REGEX. "
+            "The Gram of a layer's inputs is known for Dense, for an EinsumDense that does the same, and for "
+            "convolutions; of transposed ones for one or two spatial axes, without dilation and output_padding. Leave "
+            "the others out with --prunable=REGEX. "
             f"Received: {', '.join(refused)}"
         )
     return sums
@@ -150,6 +152,8 @@ def find_patches(layer: keras.Layer, name: str) -> Patches | None:
     match layer:
         case layers.Dense():
             return lambda inputs: tf.reshape(inputs, [1, -1, inputs.shape[-1]])
+        case layers.EinsumDense() if is_like_dense(layer):
+            return lambda inputs: tf.reshape(inputs, [1, -1, math.prod(layer._kernel.shape[:-1])])
         case layers.SeparableConv1D() | layers.SeparableConv2D() if name == "pointwise_kernel":
             return lambda inputs: _flatten(_channels_last(layer, _run_depthwise(layer, inputs)))
         case layers.Conv1DTranspose() | layers.Conv2DTranspose():
@@ -159,6 +163,7 @@ def find_patches(layer: keras.Layer, name: str) -> Patches | None:
         case (
             layers.Conv1D()
             | layers.Conv2D()
+            | layers.Conv3D()
             | layers.DepthwiseConv1D()
             | layers.DepthwiseConv2D()
             | layers.SeparableConv1D()
@@ -168,6 +173,14 @@ def find_patches(layer: keras.Layer, name: str) -> Patches | None:
             return lambda inputs: _split(extract_patches(layer, _channels_last(layer, inputs)), groups)
         case _:
             return None
+
+
+def is_like_dense(layer: layers.EinsumDense) -> bool:
+    """Whether it sums over the last axes of its input alone and gives its outputs on a last axis, as Dense does."""
+    operands, result = layer.equation.replace(" ", "").split("->")
+    inputs, kernel = operands.split(",")
+    summed, given = kernel[:-1], kernel[-1:]
+    return bool(summed) and inputs.endswith(summed) and result.endswith(given) and not set(result) & set(summed)
 
 
 def _run_depthwise(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
@@ -186,11 +199,12 @@ def extract_patches(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     """What each output position multiplies, thinned out to MOST_POSITIONS.
 
     Args:
-        layer: a convolution of one or two spatial axes.
+        layer: a convolution.
         inputs: (n, *spatial, channels).
 
     Returns:
-        (n, height, width, kernel height, kernel width, channels); of a one-dimensional layer, height is 1.
+        (n, height, width, kernel height, kernel width, channels); of a one-dimensional layer, height is 1; of a
+        three-dimensional one, height is depth times height, of positions and of the kernel.
     """
     strides, sizes, rates = layer.strides, layer.kernel_size, layer.dilation_rate
     spans = [(size - 1) * rate + 1 for size, rate in zip(sizes, rates, strict=True)]
@@ -239,10 +253,26 @@ def _cut(padded: tf.Tensor, sizes: Sequence[int], strides: Sequence[int], rates:
     """Patches (n, height, width, kernel height, kernel width, channels) of (n, *spatial, channels)."""
     if len(sizes) == 1:
         padded, strides, sizes, rates = padded[:, None], (1, *strides), (1, *sizes), (1, *rates)
+    if len(sizes) == 3:
+        return _cut_volumes(padded, sizes, strides, rates)
     if math.prod(sizes) == 1:  # a plain slice then, with no patches to gather
         return padded[:, :: strides[0], :: strides[1], None, None, :]
     patches = tf.image.extract_patches(padded, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], "VALID")
     return tf.reshape(patches, [-1, *patches.shape[1:3], *sizes, padded.shape[-1]])
+
+
+def _cut_volumes(padded: tf.Tensor, sizes: Sequence[int], strides: Sequence[int], rates: Sequence[int]) -> tf.Tensor:
+    """`_cut` of (n, depth, height, width, channels); TensorFlow's own has no dilation."""
+    axes = list(zip(padded.shape[1:-1], sizes, strides, rates, strict=True))
+    depth, height, width = ((length - (size - 1) * rate - 1) // stride + 1 for length, size, stride, rate in axes)
+    taps = []
+    for tap in itertools.product(*map(range, sizes)):
+        starts = [rate * place for rate, place in zip(rates, tap, strict=True)]
+        ends = [s + stride * (n - 1) + 1 for s, stride, n in zip(starts, strides, (depth, height, width), strict=True)]
+        d, h, w = (slice(*given) for given in zip(starts, ends, strides, strict=True))
+        taps.append(padded[:, d, h, w])
+    patches = tf.stack(taps, axis=4)
+    return tf.reshape(patches, [-1, depth * height, width, sizes[0] * sizes[1], sizes[2], padded.shape[-1]])
 
 
 def _pad(padding: str, length: int, span: int, stride: int) -> tuple[int, int]:

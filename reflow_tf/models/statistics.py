@@ -57,7 +57,7 @@ def gather(
 
     Raises:
         InputError: no batches, batches that do not fit or give numbers that are not finite; a name that is not of
-            NAMES; kernels whose layers have no Gram (recurrent, EinsumDense, of three spatial axes, transposed and
+            NAMES; kernels whose layers have no Gram (recurrent, EinsumDense unlike Dense, transposed and
             dilated); more than LIMIT_BYTES.
     """
     names = frozenset(names)

@@ -142,7 +142,7 @@ def sum_up(layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets: tf.T
     """What the normal equations of one layer are made of, at the positions that `models.gram` looks at.
 
     Args:
-        layer: a Dense, or a convolution of up to two spatial axes, channels last.
+        layer: one that has patches, see `models.gram.find_patches`, channels last.
         spec: of its kernel.
         inputs: (n, ...) of the layer, few: they are summed up in float32.
         targets: (n, ..., outputs).
@@ -207,10 +207,11 @@ def _pick(targets: tf.Tensor, num_inputs: int, shape: tf.TensorShape) -> tf.Tens
     """Targets (n, *spatial, outputs) at the positions of patches (groups, samples, d): (groups, samples, outputs)."""
     groups, samples, _ = shape
     if len(targets.shape) > 2 and math.prod(targets.shape[:-1]) != samples:
-        rows, columns = (*targets.shape[1:-1], 1)[:2]
-        looked_at = samples // num_inputs
-        thinning = next(t for t in range(1, rows + 1) if math.ceil(rows / t) * math.ceil(columns / t) == looked_at)
-        targets = targets[:, ::thinning] if len(targets.shape) == 3 else targets[:, ::thinning, ::thinning]
+        lengths, looked_at = targets.shape[1:-1], samples // num_inputs
+        thinning = next(
+            t for t in range(1, max(lengths) + 1) if math.prod(math.ceil(n / t) for n in lengths) == looked_at
+        )
+        targets = targets[(slice(None), *[slice(None, None, thinning)] * len(lengths))]
     return tf.transpose(tf.reshape(targets, [samples, groups, -1]), [1, 0, 2])
 
 

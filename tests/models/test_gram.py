@@ -24,6 +24,14 @@ def gather(model, *batches):
     return specs, gram.gather(model, specs, batches)
 
 
+VOLUMES = RNG.normal(1, 2, (6, 5, 4, 6, 3)).astype(np.float32)
+OF_VOLUMES = [
+    {"kernel_size": 3, "padding": "same"},
+    {"kernel_size": (2, 1, 3), "strides": (2, 1, 1), "padding": "same"},
+    {"kernel_size": 2, "dilation_rate": (2, 1, 3), "padding": "valid"},
+    {"kernel_size": 2, "strides": 2, "padding": "valid"},
+    {"kernel_size": 1, "padding": "valid"},
+]
 CONVOLUTIONS = [
     (IMAGES, layers.Conv2D(6, 3, padding="same", name="layer")),
     (IMAGES, layers.Conv2D(6, (2, 3), strides=(2, 1), padding="same", name="layer")),
@@ -44,6 +52,10 @@ CONVOLUTIONS = [
     ),
     (SERIES, layers.Conv1DTranspose(5, 4, strides=2, padding="same", name="layer")),
     (SERIES, layers.Conv1DTranspose(5, 3, strides=4, padding="valid", name="layer")),
+    *((VOLUMES, layers.Conv3D(5, name="layer", **options)) for options in OF_VOLUMES),
+    (SERIES, layers.EinsumDense("abc,cd->abd", (None, 5), name="layer")),
+    (SERIES, layers.EinsumDense("...c,cd->...d", 5, name="layer")),
+    (IMAGES, layers.EinsumDense("abcd,cde->abe", (None, 5), name="layer")),
     (IMAGES, layers.Dense(5, name="layer")),
     (SERIES[:, 0], layers.Dense(5, name="layer")),
 ]
@@ -52,7 +64,8 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize(("inputs", "layer"), CONVOLUTIONS)
 def test_the_gram_predicts_the_power_of_every_output(inputs, layer):
     """An output is w . x, so its mean square over images and positions is w^T G w: nothing here knows of patches."""
-    layer = type(layer).from_config(layer.get_config() | {"use_bias": False})
+    without = {} if isinstance(layer, layers.EinsumDense) else {"use_bias": False}
+    layer = type(layer).from_config(layer.get_config() | without)
     model = on(inputs, layer)
     (spec,), found = gather(model, inputs[:4], inputs[4:])
     matrices = found[spec.path]
@@ -154,7 +167,7 @@ def test_layers_without_a_rule_are_named():
     for layer in (
         layers.Conv2DTranspose(3, 2, dilation_rate=2, name="up"),
         layers.Conv2DTranspose(3, 2, strides=2, output_padding=1, name="wider"),
-        layers.EinsumDense("abcd,de->abce", (7, 8, 3), name="einsum"),
+        layers.EinsumDense("abcd,ce->abed", (7, 3, 4), name="einsum"),
     ):
         with pytest.raises(InputError, match=rf"Received: {layer.name}/kernel"):
             gather(on(IMAGES, layer), IMAGES)

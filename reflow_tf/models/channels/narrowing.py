@@ -109,6 +109,8 @@ class _Rebuilding:
                 config |= {"filters": width} | ({"groups": width} if config.get("groups", 1) > 1 else {})
             elif type(operation) is layers.Dense:
                 config["units"] = width
+            elif type(operation) is layers.EinsumDense:
+                config["output_shape"] = (*np.atleast_1d(config["output_shape"])[:-1], width)
             elif type(operation) is layers.Reshape:
                 config["target_shape"] = (*config["target_shape"][:-1], width)
         return type(operation).from_config(config)

@@ -13,6 +13,7 @@ from keras import layers
 
 from reflow_tf.models.calls import Call
 from reflow_tf.models.channels.numbering import Layout, Numberings
+from reflow_tf.models.gram import is_like_dense
 
 Shape = tuple[int | None, ...]
 Rule = Callable[[Call, Sequence[Layout], Shape, Numberings], Layout | None]
@@ -72,6 +73,7 @@ def _find_layer_rule(layer: keras.Operation) -> Rule | None:
         return None
     rules: tuple[tuple[tuple[type, ...], Rule], ...] = (
         ((*_CONVOLUTIONS, *_TRANSPOSED, layers.Dense), _convolve),
+        ((layers.EinsumDense,), _contract),
         (_DEPTHWISE, _convolve_depthwise),
         (_SEPARABLE, _convolve_separably),
         ((layers.BatchNormalization,), _normalize),
@@ -116,6 +118,16 @@ def _convolve(call: Call, inputs: Sequence[Layout], shape: Shape, numberings: Nu
     return _finish(layer, [(kernel, output_axis)], outputs, numberings)
 
 
+def _contract(call: Call, inputs: Sequence[Layout], shape: Shape, numberings: Numberings) -> Layout | None:
+    layer = call.operation
+    assert isinstance(layer, layers.EinsumDense)
+    has_own_biases = layer.bias is not None and len(layer.bias.shape) > 1  # at each position
+    if not is_like_dense(layer) or len(layer._kernel.shape) != 2 or has_own_biases:
+        return None
+    numberings.bind(layer._kernel, 0, inputs[0])
+    return _finish(layer, [(layer._kernel, 1)], numberings.new(layer._kernel.shape[1]), numberings)
+
+
 def _convolve_depthwise(call: Call, inputs: Sequence[Layout], shape: Shape, numberings: Numberings) -> Layout | None:
     layer = call.operation
     if layer is None or layer.depth_multiplier != 1:
@@ -139,7 +151,7 @@ def _finish(
     """Binds what numbers a layer's outputs; they are frozen where its activation is not value by value."""
     for kernel, axis in kernels:
         numberings.bind(kernel, axis, outputs)
-    if layer.use_bias:
+    if layer.bias is not None:
         numberings.bind(layer.bias, 0, outputs)
     if not _is_elementwise(layer.activation):
         numberings.freeze(outputs, f"goes through the activation of {layer.name}, which may mix channels")

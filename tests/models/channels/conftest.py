@@ -42,6 +42,8 @@ STEPS = {
     "strided": lambda x, n: layers.Conv2D(n, 3, strides=2, padding="same")(x),
     "transposed": lambda x, n: layers.Conv2DTranspose(n, 3, padding="same")(x),
     "dense": lambda x, n: layers.Dense(n, activation="silu")(x),
+    "einsum": lambda x, n: layers.EinsumDense("abcd,de->abce", (*x.shape[1:3], n), bias_axes="e", activation="relu")(x),
+    "einsum of rows": lambda x, n: layers.EinsumDense("abcd,ce->abed", (x.shape[1], n, x.shape[-1]))(x),
     "depthwise": lambda x, n: layers.DepthwiseConv2D(3, padding="same")(x),
     "multiplied": lambda x, n: layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x),
     "separable": lambda x, n: layers.SeparableConv2D(n, 3, padding="same")(x),
