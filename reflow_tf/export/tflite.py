@@ -109,7 +109,7 @@ def export_tflite(
 def rewrite_tflite(
     content: bytes, *, storage: str = "sparse", rewrite: str = "exact", ballast: str = "auto", device: str | None = None
 ) -> ExportedFile:
-    """A finished file as small, and for XNNPACK as fast, as the zeros in it allow; it computes what it computed.
+    """A finished file as small as the zeros in it allow, and fit for XNNPACK's sparse kernels; it computes the same.
 
     Args:
         content: a .tflite file, whoever made it; with an open batch, it gets a batch of 1.

@@ -1,4 +1,4 @@
-r"""Makes a finished .tflite file as small, and for XNNPACK as fast, as the zeros in it allow; it computes what it did.
+r"""Makes a finished .tflite file as small as the zeros in it allow, and fit for XNNPACK's sparse kernels.
 
 For a network that somebody trained sparse and converted: its zeros are stored as zeros, and what keeps XNNPACK from its
 sparse kernels is taken out of the graph where that changes no output. LiteRT runs both files side by side; where they
@@ -92,7 +92,7 @@ def read_config() -> RewriteConfig:
 
 def rewrite(config: RewriteConfig) -> int:
     """Writes the file and says what it gained; returns the exit code."""
-    from reflow_tf.export.operators import read_operators  # LiteRT takes a while to import: bad flags answer before it
+    from reflow_tf.export.operators import read_operators  # TensorFlow takes seconds: bad flags answer before it
     from reflow_tf.export.tflite import rewrite_tflite
     from reflow_tf.runtimes.litert import read_tflite
 
@@ -122,6 +122,10 @@ def _describe(size: int, file: "ExportedFile", verdict: "Verdict") -> Iterator[s
     for refused in file.refused:
         yield from _wrap(f"{refused.operator}: {refused.reason}", "  not rewritten: ")
     yield from _wrap(verdict.statement)
+    if verdict.speedups and max(verdict.speedups.values()) < 1:
+        yield from _wrap(
+            "With these zeros sparse kernels do not pay: the file is smaller, and dense was faster.", "  note: "
+        )
     for sentence in (*verdict.warnings, *file.notes):
         yield from _wrap(sentence, "  note: ")
 
@@ -140,7 +144,6 @@ def main(argv: list[str] | None = None) -> int:
         __doc__,
         FLAGS,
         sys.argv if argv is None else argv,
-        tensorflow=False,
         unmet="nothing could be rewritten or stored smaller; the file that was written computes and weighs the same",
     )
 
