@@ -80,7 +80,6 @@ _SETTINGS = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
     "distributed.worker.multiprocessing-method": "spawn",  # TensorFlow does not survive a fork
-    "distributed.scheduler.work-stealing": False,  # a shard is where its activations are
     "distributed.admin.large-graph-warning-threshold": "10GB",
     "distributed.comm.timeouts.connect": f"{CONNECT_S}s",
     "distributed.logging.distributed": "critical",

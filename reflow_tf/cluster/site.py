@@ -1,6 +1,7 @@
 """One work done by Dask's workers: items become tasks, and what a worker took with it when it died is done again."""
 
 import contextlib
+import functools
 import pickle
 import queue
 import time
@@ -28,7 +29,7 @@ class DaskSite:
     Args:
         client: of Dask.
         num_threads: of each worker.
-        num_homes: among how many workers items with a home are shared out.
+        num_homes: among how many workers items are shared out.
         work: to be done.
     """
 
@@ -69,9 +70,11 @@ class DaskSite:
         return self._map(items, None)
 
     def _map(self, items: Sequence[Any], home: Callable[[Any], int] | None) -> Iterator[tuple[int, Any]]:
-        if home is not None:
-            self._settle()
-        batch = _Batch(self._submit, [pickle.dumps(item) for item in items], [home and home(item) for item in items])
+        # Dask gives a task to whoever has what it needs, which is whoever was told first: items are dealt out to all.
+        self._settle()
+        homes = list(range(len(items))) if home is None else [home(item) for item in items]
+        submit = functools.partial(self._submit, stays=home is not None)
+        batch = _Batch(submit, [pickle.dumps(item) for item in items], homes)
         self._last_seen = time.monotonic()
         try:
             for position in range(len(items)):
@@ -95,10 +98,16 @@ class DaskSite:
         finally:
             batch.cancel()
 
-    def _submit(self, payload: bytes, home: int | None, key: str) -> Any:
-        workers = None if home is None else [self._homes[home % len(self._homes)]]
-        arguments = self._name, self._num_threads, self._told, payload
-        return self._client.submit(desk.do, *arguments, key=f"{self._name}-{key}", workers=workers, pure=False)
+    def _submit(self, payload: bytes, home: int, key: str, *, stays: bool) -> Any:
+        """Begins an item where it is at home; unless it `stays` there, somebody idle may take it."""
+        return self._client.submit(
+            desk.do,
+            *(self._name, self._num_threads, self._told, payload),
+            key=f"{self._name}-{key}",
+            workers=[self._homes[home % len(self._homes)]],
+            allow_other_workers=not stays,
+            pure=False,
+        )
 
     def _read(self, future: Any) -> Any:
         """What a task found; its errors in words. TimeoutError where it is not to be had."""
@@ -125,8 +134,7 @@ class DaskSite:
             lost = {number for number, address in enumerate(self._homes) if address not in live}
             self._settle(live)
             for key, position in list(batch.waiting.items()):
-                home = batch.homes[position]
-                if home is not None and home % len(self._homes) in lost:
+                if batch.homes[position] % len(self._homes) in lost:
                     del batch.waiting[key]
                     batch.send(position)
 
@@ -180,15 +188,15 @@ class _Batch:
 
     Attributes:
         waiting: key of a task -> position of its item.
-        homes: of each item; None: whoever is free.
+        homes: of each item: numbers, each for a worker.
         done: futures as they are done.
     """
 
     def __init__(
         self,
-        submit: Callable[[bytes, int | None, str], Any],
+        submit: Callable[[bytes, int, str], Any],
         payloads: Sequence[bytes],
-        homes: Sequence[int | None],
+        homes: Sequence[int],
     ):
         self.waiting: dict[str, int] = {}
         self.homes = homes

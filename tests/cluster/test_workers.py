@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -159,6 +160,22 @@ def test_a_worker_that_dies_costs_time_and_nothing_else(given, chain, stage, aft
     assert killer.victims
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_everybody_computes(given):
+    """Who was told first has what all need: Dask alone would give it everything."""
+    busy = []
+    count_works = lambda: len(importlib.import_module("reflow_tf.cluster.desk")._SEATS)  # noqa: E731, sent by value
+    with open_crew("2", 1) as crew:
+
+        def look(items, description, /):
+            for number, item in enumerate(items):
+                if number == 50:
+                    busy.append(list(crew._client.run(count_works).values()))
+                yield item
+
+        evaluation.evaluate(EvaluateConfig(**given, batch_size=4), progress=look, crew=crew)
+    assert busy == [[1, 1]]
 
 
 def test_a_worker_that_dies_while_it_computes_costs_no_image(given):
