@@ -102,6 +102,12 @@ def rewrite(config: RewriteConfig) -> int:
         given, storage=target.storage, rewrite=target.rewrite, ballast=config.ballast, device=config.device
     )
     verdict = target.judge(read_operators(file.content))
+    if target.storage == "bitmap" and not verdict.eligible:  # nothing else reads bitmaps
+        reasons = [blocker.reason for blocker in verdict.blockers] or [verdict.statement]
+        raise InputError(
+            f"--target={target.name} needs a file that it runs, and that has zeros enough to save some. "
+            f"Received: {config.model}: {reasons[0].rstrip('.')}"
+        )
     write_file(config.output, file.content)
     with command_line.printing():
         print("\n".join(_describe(len(given), file, verdict)))

@@ -99,6 +99,7 @@ def test_it_is_done_once(command, folder, tmp_path):
         ("bad.tflite", {}, "Received: "),
         ("gone.tflite", {}, "Received: "),
         ("model.keras", {}, "--model must be a .tflite file; for what Keras saved, prune --sparsity=existing"),
+        ("stock.tflite", {"target": "tflm"}, "--target=tflm needs a file that it runs, and that has zeros enough"),
         ("stock.tflite", {"target": "cpu"}, "target must be one of xnnpack, storage, tflm"),
         ("stock.tflite", {"target": "storage", "device": "arm"}, "Received: "),
         ("stock.tflite", {"ballast": "some"}, "ballast must be one of"),
