@@ -20,7 +20,7 @@ from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
 from reflow_tf.models.packing import as_rows, count_outputs, is_plain, pack, read_scales, unpack
-from reflow_tf.models.predictions import settle_task
+from reflow_tf.models.predictions import require_numbers, settle_task
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
 from reflow_tf.narrowing.choice import Complain, Narrowing
@@ -202,8 +202,7 @@ def _prune_packed(
 ) -> PruneResult:
     """`prune` of a model with several inputs or outputs, by way of one in which they are rows of numbers."""
     several = count_outputs(model)
-    if several > 1 and config.task not in (AUTO, Task.FIDELITY):
-        raise InputError(f"--task={config.task} needs one output. Received: {model.name} with {several}")
+    require_numbers(config.task, model.name, several)
     batches = calibration if calibration is not None else evaluation
     packed = pack(model, None if batches is None else next(iter(batches)))
     if crew.address is not None:

@@ -15,7 +15,7 @@ from reflow_tf.export.conversion import convert_dense
 from reflow_tf.export.equivalence import relative_difference
 from reflow_tf.export.half_precision import allow_float16, stores_sparse
 from reflow_tf.export.rewriting import Applied, Refused, Rewritten, rewrite_exact
-from reflow_tf.export.stored_zeros import STORES
+from reflow_tf.export.stored_zeros import STORES, Stored
 from reflow_tf.targets.xnnpack import DEVICES, XNNPack
 from reflow_tf.targets.xnnpack.shortfall import is_ballast
 
@@ -97,13 +97,14 @@ def export_tflite(
     converted = convert_dense(
         model, quantize=quantize, io=io, calibration=calibration, batch_size=batch_size, input_shape=input_shape
     )
-    file = rewrite_tflite(converted, storage=storage, rewrite=rewrite, ballast=ballast, device=device)
+    rewritten, stored = _rewrite_and_store(converted, storage, rewrite, ballast, device)
     if quantize == "int8":
-        file = dataclasses.replace(file, notes=(*file.notes, *_note_floats(file.content)))
-    if quantize != "float16" or not float16_arithmetic:
-        return file
-    content = file.content if stores_sparse(flatbuffer.parse(file.content)) else allow_float16(file.content)
-    return _measured(dataclasses.replace(file, content=content, dense_content=allow_float16(file.dense_content)))
+        stored = dataclasses.replace(stored, notes=(*stored.notes, *_note_floats(stored.content)))
+    if quantize == "float16" and float16_arithmetic:
+        is_sparse = stores_sparse(flatbuffer.parse(stored.content))
+        content = stored.content if is_sparse else allow_float16(stored.content)
+        stored = dataclasses.replace(stored, content=content, dense_content=allow_float16(stored.dense_content))
+    return _describe(rewritten, stored)
 
 
 def rewrite_tflite(
@@ -122,16 +123,7 @@ def rewrite_tflite(
         InputError: it is not a whole .tflite file, or an argument is unknown.
     """
     _check_choices(storage, rewrite, ballast, device)
-    content = flatbuffer.fix_batch(content)
-    rewritten, notes = Rewritten(content, (), ()), list[str]()
-    if rewrite == "exact":
-        target = XNNPack(device=device, ballast=ballast == "auto" and storage == "sparse")
-        rewritten, notes = _rewrite(content, target.ballast_for)
-    stored = STORES[storage](rewritten.content)
-    notes = [*notes, *stored.notes]
-    return _measured(
-        ExportedFile(stored.content, stored.dense_content, 0, (), tuple(notes), rewritten.applied, rewritten.refused)
-    )
+    return _describe(*_rewrite_and_store(flatbuffer.fix_batch(content), storage, rewrite, ballast, device))
 
 
 def _check_choices(storage: str, rewrite: str, ballast: str, device: str | None) -> None:
@@ -142,12 +134,27 @@ def _check_choices(storage: str, rewrite: str, ballast: str, device: str | None)
         check_choice("device", device, DEVICES)
 
 
-def _measured(file: ExportedFile) -> ExportedFile:
-    """The same with what its bytes say."""
-    return dataclasses.replace(
-        file,
-        gzip_size_bytes=len(gzip.compress(file.content, 6, mtime=0)),
-        tensors=tuple(tensor for tensor in list_tensors(file.content) if not is_ballast(tensor.name)),
+def _rewrite_and_store(
+    content: bytes, storage: str, rewrite: str, ballast: str, device: str | None
+) -> tuple[Rewritten, Stored]:
+    """A converted file rewritten, and that with its zeros stored; what to say of both is in the notes of the latter."""
+    rewritten, notes = Rewritten(content, (), ()), list[str]()
+    if rewrite == "exact":
+        target = XNNPack(device=device, ballast=ballast == "auto" and storage == "sparse")
+        rewritten, notes = _rewrite(content, target.ballast_for)
+    stored = STORES[storage](rewritten.content)
+    return rewritten, dataclasses.replace(stored, notes=(*notes, *stored.notes))
+
+
+def _describe(rewritten: Rewritten, stored: Stored) -> ExportedFile:
+    return ExportedFile(
+        content=stored.content,
+        dense_content=stored.dense_content,
+        gzip_size_bytes=len(gzip.compress(stored.content, 6, mtime=0)),
+        tensors=tuple(tensor for tensor in list_tensors(stored.content) if not is_ballast(tensor.name)),
+        notes=tuple(stored.notes),
+        rewrites=rewritten.applied,
+        refused=rewritten.refused,
     )
 
 

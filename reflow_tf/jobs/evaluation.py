@@ -19,7 +19,7 @@ from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.finished import Finished, open_finished
 from reflow_tf.jobs.metric import choose_inputs, measure_metric
 from reflow_tf.jobs.scoring import Runner, compare, compare_files, rank_files
-from reflow_tf.models.predictions import read_outputs, require_labels, run_predictions
+from reflow_tf.models.predictions import read_outputs, require_labels, require_numbers, run_predictions
 from reflow_tf.repair.contract import Progress, show_nothing
 from reflow_tf.report.scores import (
     Fidelity,
@@ -76,9 +76,8 @@ def foresee_outputs(
     Raises:
         InputError: they are to be classes or labels, and there are several outputs, or not at least two of them.
     """
+    require_numbers(asked, model, num_outputs)
     if num_outputs > 1:
-        if asked not in (AUTO, Task.FIDELITY):
-            raise InputError(f"--task={asked} needs one output. Received: {model} with {num_outputs}")
         return Task.FIDELITY
     found = find() if asked == AUTO else Task(asked)
     if found is Task.CLASSIFICATION:

@@ -24,7 +24,7 @@ from reflow_tf.models.inference import name_outputs
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.observation import OneByOne, run
 from reflow_tf.models.packing import count_outputs
-from reflow_tf.models.predictions import count_sigmoids, find_task, name_predictions, run_rows
+from reflow_tf.models.predictions import name_predictions, run_rows
 from reflow_tf.runtimes.litert import LiteRT, read_tflite
 from reflow_tf.runtimes.runtime import Runtime
 from reflow_tf.runtimes.tflm.runtime import TFLM
@@ -88,8 +88,8 @@ def _open_keras(config: EvaluateConfig) -> Finished:
         loaded.positions,
         functools.partial(name_outputs, loaded.model),
         count_outputs(loaded.model),
-        functools.partial(find_task, loaded.model, loaded.sample_shape, loaded.loss),
-        functools.partial(count_sigmoids, loaded.model, loaded.sample_shape),
+        loaded.find_task,
+        loaded.count_sigmoids,
     )
 
 

@@ -1,6 +1,5 @@
 """What a job calibrates and what it scores with, and what the network's outputs are taken for there."""
 
-import functools
 from collections.abc import Mapping
 
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
@@ -11,7 +10,6 @@ from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.evaluation import foresee_outputs, require_classifier, require_label_maps
 from reflow_tf.models.loading import LoadedModel
 from reflow_tf.models.packing import count_outputs
-from reflow_tf.models.predictions import count_sigmoids, find_task
 from reflow_tf.task import Task
 
 _READ: Mapping[Task | None, Labels] = {
@@ -31,10 +29,7 @@ def foresee_task(job: JobConfig, loaded: LoadedModel) -> tuple[LoadedModel, Task
     Raises:
         InputError: they are classes or labels, and not at least two; or those are to be in several outputs.
     """
-    said = (
-        functools.partial(find_task, loaded.model, loaded.sample_shape, loaded.loss),
-        functools.partial(count_sigmoids, loaded.model, loaded.sample_shape),
-    )
+    said = loaded.find_task, loaded.count_sigmoids
     task = foresee_outputs(job.prune.task, job.model, count_outputs(loaded.model), loaded.num_classes, *said)
     return loaded.read_as(task), task
 

@@ -21,7 +21,7 @@ from reflow_tf.models.inference import inputs_of, list_output_names
 from reflow_tf.models.keras2.files import is_keras2, read_loss, read_version
 from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.keras2.saved_model import METADATA
-from reflow_tf.models.predictions import count_sigmoids, name_predictions
+from reflow_tf.models.predictions import count_sigmoids, find_task, name_predictions
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
 from reflow_tf.models.zoo.resizing import resize_input
@@ -61,6 +61,14 @@ class LoadedModel:
         """The same with classes and positions of what its output is taken for, as far as that is known."""
         num_classes, positions = name_predictions(self.num_classes, self.positions, task)
         return dataclasses.replace(self, num_classes=num_classes, positions=positions)
+
+    def find_task(self) -> Task | None:
+        """What it says of its only output itself, see `predictions.find_task`."""
+        return find_task(self.model, self.sample_shape, self.loss)
+
+    def count_sigmoids(self) -> int:
+        """Of its only output, see `predictions.count_sigmoids`."""
+        return count_sigmoids(self.model, self.sample_shape)
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -114,6 +114,21 @@ def require_labels(num_sigmoids: int, model: str) -> None:
         )
 
 
+def require_numbers(asked: str, model: str, num_outputs: int) -> None:
+    """Refuses to take several outputs for classes or labels.
+
+    Args:
+        asked: 'auto', or a task.
+        model: its name, for the message.
+        num_outputs: how many there are.
+
+    Raises:
+        InputError: there are several, and they are to be something else than numbers.
+    """
+    if num_outputs > 1 and asked not in ("auto", Task.FIDELITY):
+        raise InputError(f"--task={asked} needs one output. Received: {model} with {num_outputs}")
+
+
 def find_task(model: keras.Model, sample_shape: tuple[int | None, ...], loss: object = None) -> Task | None:
     """What the network says of its outputs; None where they may be anything: logits, or numbers of their own.
 

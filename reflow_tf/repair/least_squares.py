@@ -209,12 +209,12 @@ class _Sweep:
     def _move_mean(self, step: Step, fit: Fit, own: AtLayer, path: str) -> None:
         """Settles the layer's bias, or the batch norm behind it if all positions were summed up; by images alone."""
         layer, norm, sums = step.operation, find_norm(step, self._steps), own.sums.finish(path)
-        mean, variance = sums.predict_moments(fit.kernel)
-        if norm is None and getattr(layer, "bias", None) is not None:
-            self._write(layer.bias, sums.target_mean - mean)
+        bias, (mean, variance) = getattr(layer, "bias", None), sums.predict_moments(fit.kernel)
+        if norm is None and bias is not None:
+            self._write(bias, sums.target_mean - mean)
         elif norm is not None and own.sums.count == own.given.count and norm.axis in (-1, len(layer.output.shape) - 1):
-            bias = 0.0 if getattr(layer, "bias", None) is None else read_wide(layer.bias)
-            self._follow(norm, mean + bias - own.given.mean, variance, own.given.variance)
+            added = 0.0 if bias is None else read_wide(bias)
+            self._follow(norm, mean + added - own.given.mean, variance, own.given.variance)
             self._settled.add(id(norm))
 
     def _follow(

@@ -25,6 +25,7 @@ from reflow_tf.targets.target import Blocker, Cluster, Verdict
 from reflow_tf.targets.xnnpack import DEVICES
 from reflow_tf.tools import command_line, shared_flags
 from reflow_tf.tools.output_file import check_output, write_json
+from reflow_tf.tools.wrapping import WIDTH, wrap
 
 if TYPE_CHECKING:
     from reflow_tf.jobs.explanation import Explanation
@@ -49,8 +50,6 @@ PATTERN = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the verdicts and their reasons.", flag_values=FLAGS)
-
-_WIDTH = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,21 +147,21 @@ def _explain_channels(config: ExplainConfig) -> int:
 
 def _describe_groups(name: str, groups: "tuple[GroupCost, ...]") -> Iterator[str]:
     free = [group for group in groups if group.held is None]
-    yield from _wrap(
+    yield from wrap(
         f"{name} has {len(groups)} groups of channels that stand and fall together; from {len(free)} of them "
         "--pattern=channel --max_macs=SHARE can remove some. Multiply-adds of a layer count on both its sides."
     )
     for group in groups:
         yield ""
-        yield from _wrap(f"{group.size} channels of {', '.join(group.writers)}", "  ")
+        yield from wrap(f"{group.size} channels of {', '.join(group.writers)}", "  ")
         if group.readers:
-            yield from _wrap(f"read by {', '.join(group.readers)}", "    ")
+            yield from wrap(f"read by {', '.join(group.readers)}", "    ")
         yield (
             f"    {group.macs:,} multiply-adds, {group.num_weights:,} weights, {group.num_values:,} values in the "
             "largest tensor"
         )
         if group.held is not None:
-            yield from _wrap(f"must stay: {group.held}", "    ")
+            yield from wrap(f"must stay: {group.held}", "    ")
 
 
 def _read(config: ExplainConfig) -> bytes:
@@ -197,17 +196,17 @@ def _describe(explained: "Explanation") -> Iterator[str]:
         yield ""
         yield "With --rewrite=exact, which prune does by default and which changes no output:"
         for applied in explained.applied:
-            yield from _wrap(f"{applied.rewrite}: {applied.statement}", "  + ")
+            yield from wrap(f"{applied.rewrite}: {applied.statement}", "  + ")
         yield ""
         yield from _describe_verdict(explained.rewritten)
     if explained.refused:
         yield ""
     for refused in explained.refused:
-        yield from _wrap(f"{refused.operator}: {refused.reason}", "  not rewritten: ")
+        yield from wrap(f"{refused.operator}: {refused.reason}", "  not rewritten: ")
 
 
 def _describe_verdict(verdict: Verdict) -> Iterator[str]:
-    yield from textwrap.wrap(verdict.statement, _WIDTH)
+    yield from textwrap.wrap(verdict.statement, WIDTH)
     for cluster in verdict.clusters:
         yield ""
         yield from _describe_cluster(cluster)
@@ -216,9 +215,9 @@ def _describe_verdict(verdict: Verdict) -> Iterator[str]:
     if not verdict.eligible:
         yield from _describe_prospects(verdict)
     for warning in verdict.warnings:
-        yield from _wrap(warning, "  Warning: ")
+        yield from wrap(warning, "  Warning: ")
     for note in verdict.version_notes:
-        yield from _wrap(note, "  Versions: ")
+        yield from wrap(note, "  Versions: ")
 
 
 def _describe_prospects(verdict: Verdict) -> Iterator[str]:
@@ -245,15 +244,8 @@ def _describe_cluster(cluster: Cluster) -> Iterator[str]:
 
 def _describe_blocker(blocker: Blocker) -> Iterator[str]:
     where = f"{blocker.operator}: " if blocker.operator else ""
-    yield from _wrap(f"{where}{blocker.reason}", "  - ")
-    yield from _wrap(blocker.remedy, "    ")
-
-
-def _wrap(text: str, begin: str = "") -> list[str]:
-    """Lines that fit a terminal; a layer's name is never broken."""
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=begin, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
+    yield from wrap(f"{where}{blocker.reason}", "  - ")
+    yield from wrap(blocker.remedy, "    ")
 
 
 def main(argv: list[str] | None = None) -> int:

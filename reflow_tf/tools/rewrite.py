@@ -11,7 +11,6 @@ import dataclasses
 import os
 import pathlib
 import sys
-import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.tools import command_line, shared_flags
 from reflow_tf.tools.output_file import check_output, write_file
+from reflow_tf.tools.wrapping import wrap
 
 if TYPE_CHECKING:
     from reflow_tf.export.tflite import ExportedFile
@@ -42,8 +42,6 @@ TARGET = flags.DEFINE_string(
 DEVICE = shared_flags.define_device(FLAGS)
 BALLAST = shared_flags.define_ballast(FLAGS)
 OVERWRITE = shared_flags.define_overwrite(FLAGS, "Replace an --output that exists.")
-
-_WIDTH = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,27 +117,21 @@ def rewrite(config: RewriteConfig) -> int:
 def _describe(size: int, file: "ExportedFile", verdict: "Verdict") -> Iterator[str]:
     stored = [tensor for tensor in file.tensors if tensor.storage != "dense"]
     zeros = sum(tensor.num_zeros for tensor in stored)
-    yield from _wrap(
+    yield from wrap(
         f"{size:,} -> {len(file.content):,} bytes. {len(stored)} of {len(file.tensors)} constants are stored without "
         f"their zeros, of which there are {zeros:,}."
     )
     for applied in file.rewrites:
-        yield from _wrap(f"{applied.rewrite}: {applied.statement}", "  + ")
+        yield from wrap(f"{applied.rewrite}: {applied.statement}", "  + ")
     for refused in file.refused:
-        yield from _wrap(f"{refused.operator}: {refused.reason}", "  not rewritten: ")
-    yield from _wrap(verdict.statement)
+        yield from wrap(f"{refused.operator}: {refused.reason}", "  not rewritten: ")
+    yield from wrap(verdict.statement)
     if verdict.speedups and max(verdict.speedups.values()) < 1:
-        yield from _wrap(
+        yield from wrap(
             "With these zeros sparse kernels do not pay: the file is smaller, and dense was faster.", "  note: "
         )
     for sentence in (*verdict.warnings, *file.notes):
-        yield from _wrap(sentence, "  note: ")
-
-
-def _wrap(text: str, begin: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=begin, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
+        yield from wrap(sentence, "  note: ")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -71,7 +71,7 @@ def digests():
     return {}
 
 
-@pytest.mark.parametrize("workers", [None, 1, 2, 7])
+@pytest.mark.parametrize("workers", [None, 1, 2, 3, 7])
 def test_the_file_is_the_same_whoever_computes(prune, given, tmp_path, workers, digests):
     options = {} if workers is None else {"workers": workers, "threads_per_worker": 1}
     digests[workers] = prune(given, tmp_path / "out", **options)
