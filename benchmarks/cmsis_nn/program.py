@@ -18,7 +18,7 @@ from tensors import Tensor, padding_before, read_tensors
 from reflow_tf.errors import InputError
 from reflow_tf.export.c_kernels.rescaling import quantize_multiplier
 from reflow_tf.export.operators import read_operators
-from reflow_tf.runtimes.cortex_m.runtime import CortexM
+from reflow_tf.runtimes.cortex_m.runtime import CortexM, End
 from reflow_tf.targets.operators import Operator
 
 _ALIGNMENT = 16
@@ -81,12 +81,13 @@ class Program:
     def _build(
         self, body: str, source: Tensor | int, target: Tensor | int, board: str, optimisation: str, variables: str = ""
     ) -> CortexM:
-        shapes, scaling = [], []
-        for end in (source, target):
-            shapes.append((1, end) if isinstance(end, int) else end.shape)
-            scaling.append((1.0, 0) if isinstance(end, int) else (float(end.scales[0]), end.zero_point))
+        taken, given = (
+            End((1, end), (1.0, 0)) if isinstance(end, int) else End(end.shape, (float(end.scales[0]), end.zero_point))
+            for end in (source, target)
+        )
         header = (
-            f"#define REFLOW_INPUT_BYTES {math.prod(shapes[0])}\n#define REFLOW_OUTPUT_BYTES {math.prod(shapes[1])}\n"
+            f"#define REFLOW_INPUT_BYTES {math.prod(taken.shape)}\n"
+            f"#define REFLOW_OUTPUT_BYTES {math.prod(given.shape)}\n"
         )
         here = pathlib.Path(__file__).parent
         files = {name: (here / name).read_text() for name in ("plain_kernels.c", "plain_kernels.h")}
@@ -94,7 +95,7 @@ class Program:
         text = f'#include "arm_nnfunctions.h"\n#include "plain_kernels.h"\n\n{constants}\n{variables}\n'
         text += f"void reflow_invoke(const int8_t *input, int8_t *output) {{\n{body}}}\n"
         files |= {"model.h": header, "model.c": text, **self._sources}
-        return CortexM(files, *shapes, *scaling, board=board, optimisation=optimisation)
+        return CortexM(files, [taken], [given], board=board, optimisation=optimisation)
 
     def _body(self, buffer_sizes: Sequence[int]) -> tuple[str, int]:
         offsets, buffers, arena_bytes = self._plan(buffer_sizes)

@@ -24,6 +24,7 @@ _REQUIRED = {
     "DEPTHWISE_CONV_2D": ("padding", "strides", "dilations", "depth_multiplier"),
     "MAX_POOL_2D": ("padding", "strides", "window"),
     "AVERAGE_POOL_2D": ("padding", "strides", "window"),
+    "CONCATENATION": ("axis",),
 }
 # What may stand between the last function and the output without changing a number.
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST"})

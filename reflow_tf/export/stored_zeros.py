@@ -14,7 +14,7 @@ from reflow_tf.export.half_precision import is_allowed
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.slimming import slim
 from reflow_tf.export.sparse_storage import store_sparse
-from reflow_tf.export.tflm_operators import settle_relu6
+from reflow_tf.export.tflm_operators import settle_operators
 from reflow_tf.targets.xnnpack import XNNPack
 
 _OPERATOR = schema.BuiltinOperator
@@ -81,7 +81,7 @@ def _store_sparse(dense: bytes) -> Stored:
 
 def _store_bitmaps(converted: bytes) -> Stored:
     """The file with bitmaps, provided that all its constants can be read back; and what to say."""
-    dense = slim(settle_relu6(converted))
+    dense = slim(settle_operators(converted))
     content = store_bitmaps(dense)
     wanted, found = read_constants(dense), read_constants(content)
     if content is not dense and not _equal_arrays(wanted, found):

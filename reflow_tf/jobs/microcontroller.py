@@ -1,12 +1,10 @@
 """What a file takes on a microcontroller: flash, RAM and work; what fills them; and that it computes what it should."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from reflow_tf.errors import InputError
 from reflow_tf.export import bitmap_format
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import CSources, generate_c
@@ -14,9 +12,9 @@ from reflow_tf.export.c_kernels.reading import read_network
 from reflow_tf.export.constants import list_tensors
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import ExportedFile
-from reflow_tf.export.tflm_operators import settle_relu6
+from reflow_tf.export.tflm_operators import settle_operators
 from reflow_tf.job_config import JobConfig
-from reflow_tf.runtimes.cortex_m.runtime import CortexM
+from reflow_tf.runtimes.cortex_m.runtime import CortexM, End
 from reflow_tf.runtimes.cortex_m.toolchain import require_toolchain
 from reflow_tf.runtimes.tflm.arena import find_arena
 from reflow_tf.runtimes.tflm.interpreter import require_tflm
@@ -138,11 +136,11 @@ def measure_tflm(files: Files) -> Footprint:
     Raises:
         InputError: TFLM is not installed, or cannot run a file.
     """
-    content, dense = files.exported.content, files.dense.content
+    content, dense = files.exported.content, settle_operators(files.dense.content)
     graph = read_operators(content)
     decoded = count_decoded_bytes(content)
     runtime = TFLM(content)
-    equal = _count_equal(runtime.run_int8(files.images), TFLM(files.exported.dense_content).run_int8(files.images))
+    equal = _count_equal(runtime.run_bytes(files.images), TFLM(files.exported.dense_content).run_bytes(files.images))
     return Footprint(
         runtime=runtime.name,
         estimated=False,
@@ -217,7 +215,7 @@ def measure_cortex_m(files: Files, boards: Sequence[str]) -> Footprint:
     built = {board: (build(files.dense.content, dense, board), build(content, sources, board)) for board in boards}
     dense_first, first = built[boards[0]]
     images = files.images[:_EMULATED_IMAGES]
-    equal = _count_equal(first.run(images), TFLM(settle_relu6(content)).run(images))
+    equal = _count_equal(first.run(images), TFLM(settle_operators(content)).run(images))
     return Footprint(
         runtime=first.name,
         estimated=False,
@@ -253,9 +251,11 @@ def build(content: bytes, sources: CSources, board: str) -> CortexM:
         InputError: as `CortexM`.
     """
     network = read_network(content)
-    taken, given = network.input, network.output
-    scales = (taken.scale, taken.zero_point), (given.scale, given.zero_point)
-    return CortexM(sources.files, taken.shape, given.shape, *scales, board=board)
+    inputs, outputs = (
+        [End(tensor.shape, (tensor.scale, tensor.zero_point)) for tensor in ends]
+        for ends in (network.inputs, network.outputs)
+    )
+    return CortexM(sources.files, inputs, outputs, board=board)
 
 
 def require_measure(job: JobConfig) -> None:
@@ -264,20 +264,15 @@ def require_measure(job: JobConfig) -> None:
         require()
 
 
-def require_runnable(job: JobConfig, content: bytes, is_plain: bool = True) -> None:
+def require_runnable(job: JobConfig, content: bytes) -> None:
     """Checks, before the long work, that the target can run the unpruned network; raises InputError.
 
     Args:
         job: of any target.
         content: the network as a dense .tflite file in the job's quantization.
-        is_plain: the network has one float input and one output.
     """
-    if not is_plain and job.target.name == "cortex_m":
-        raise InputError(
-            f"--target={job.target.name} takes networks with one input and one output. Received: {job.model}"
-        )
     if job.target.name == "tflm":
-        TFLM(settle_relu6(content))
+        TFLM(settle_operators(content))
     elif job.target.name == "cortex_m":
         generate_c(content, storage="dense")
 
@@ -335,9 +330,9 @@ def _need_cortex_m(job: JobConfig, content: bytes) -> tuple[int, int]:
 
 
 def _count_ends(content: bytes) -> int:
-    """Bytes of input and output: generated C leaves them to the caller, an interpreter has them in its arena."""
+    """Bytes of inputs and outputs: generated C leaves them to the caller, an interpreter has them in its arena."""
     network = read_network(content)
-    return math.prod(network.input.shape) + math.prod(network.output.shape)
+    return sum(tensor.size for tensor in (*network.inputs, *network.outputs))
 
 
 _NEEDS: Mapping[str, Callable[[JobConfig, bytes], tuple[int, int]]] = {

@@ -39,7 +39,7 @@ from reflow_tf.jobs.scoring import (
 from reflow_tf.models.carrying import Address
 from reflow_tf.models.inference import name_outputs
 from reflow_tf.models.loading import load_model
-from reflow_tf.models.packing import is_plain, undo_scales
+from reflow_tf.models.packing import undo_scales
 from reflow_tf.pruning import Known, PruneResult, prune, select
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
@@ -151,7 +151,7 @@ def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, known: Dense | N
     """
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
         file = _export(job, given, given.loaded.model, storage="dense")
-        microcontroller.require_runnable(job, file.content, is_plain(given.loaded.model))
+        microcontroller.require_runnable(job, file.content)
         foreseen = explain(file.content, job.target)
         if known is not None:
             floats = known.float_content

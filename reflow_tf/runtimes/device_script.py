@@ -86,7 +86,7 @@ def split(batch: np.ndarray, given: list[Any]) -> list[np.ndarray]:
         return [batch]
     sizes = [int(np.prod(details["shape"][1:])) for details in given]
     parts = np.split(batch, np.cumsum(sizes)[:-1], axis=1)
-    return [part.reshape(details["shape"]) for part, details in zip(parts, given)]  # noqa: B905
+    return [part.reshape(len(part), *details["shape"][1:]) for part, details in zip(parts, given)]  # noqa: B905
 
 
 def to_type(values: np.ndarray, details: Any) -> np.ndarray:

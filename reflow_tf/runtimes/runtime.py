@@ -63,22 +63,6 @@ class Runtime(Protocol):
         ...
 
 
-class OneOfEach:
-    """What a runtime says of files with one input and one output, where it takes no others."""
-
-    num_inputs = 1
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """(1, *output)."""
-        raise NotImplementedError
-
-    @property
-    def output_sizes(self) -> tuple[int, ...]:
-        """Numbers that the output has for an input."""
-        return (math.prod(self.output_shape[1:]),)
-
-
 class SeveralOfEach:
     """What a runtime says of a file with any number of inputs and outputs, whose shapes it sets, batch included.
 

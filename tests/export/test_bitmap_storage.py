@@ -27,8 +27,8 @@ def test_every_constant_is_read_back(int8_file, stored):
 
 def test_tflm_computes_the_same_bit_for_bit(int8_file, stored):
     content, inputs = int8_file
-    outputs = TFLM(stored).run_int8(inputs)
-    np.testing.assert_array_equal(outputs, TFLM(content).run_int8(inputs))
+    outputs = TFLM(stored).run_bytes(inputs)
+    np.testing.assert_array_equal(outputs, TFLM(content).run_bytes(inputs))
     assert len(np.unique(outputs)) > 50
 
 
@@ -64,7 +64,7 @@ def test_a_filter_of_two_convolutions_is_expanded_for_each(int8_file):
     parsed = flatbuffer.parse(stored)
     found = find_bitmaps(parsed, parsed.subgraphs[0])
     assert len(found) > len(set(found.values()))  # one bitmap, two DECODEs
-    np.testing.assert_array_equal(TFLM(stored).run_int8(int8_file[1]), TFLM(int8_file[0]).run_int8(int8_file[1]))
+    np.testing.assert_array_equal(TFLM(stored).run_bytes(int8_file[1]), TFLM(int8_file[0]).run_bytes(int8_file[1]))
 
 
 def test_a_filter_whose_zero_is_not_zero_stays_dense(int8_file):
@@ -98,7 +98,7 @@ def test_slimming_changes_no_output_and_keeps_the_layers_names(int8_file):
     content, inputs = int8_file
     slimmer = slim(content)
     assert len(slimmer) < 0.8 * len(content)
-    np.testing.assert_array_equal(TFLM(slimmer).run_int8(inputs), TFLM(content).run_int8(inputs))
+    np.testing.assert_array_equal(TFLM(slimmer).run_bytes(inputs), TFLM(content).run_bytes(inputs))
     names = [[operator.name for operator in read_operators(each).operators] for each in (content, slimmer)]
     assert names[0] == names[1]
     assert "conv_1/weights" in read_constants(slimmer)

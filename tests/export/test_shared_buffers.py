@@ -92,7 +92,7 @@ def test_bitmaps_of_shared_buffers_are_read_back_and_computed_alike(files, seed)
     stored = store_bitmaps(content)
     assert len(stored) < len(content)
     assert_same_constants(content, stored)
-    np.testing.assert_array_equal(TFLM(stored).run_int8(images), TFLM(content).run_int8(images))
+    np.testing.assert_array_equal(TFLM(stored).run_bytes(images), TFLM(content).run_bytes(images))
 
 
 @pytest.mark.parametrize("quantize", _BYTES_OF)
@@ -148,7 +148,7 @@ def test_equal_kernels_of_a_model_are_exported_for_tflm(names, keep):
     file = export_tflite(model, quantize="int8", calibration=[images], storage="bitmap")
     assert any(tensor.storage == "bitmap" for tensor in file.tensors)
     assert_same_constants(file.dense_content, file.content)
-    np.testing.assert_array_equal(TFLM(file.content).run_int8(images), TFLM(file.dense_content).run_int8(images))
+    np.testing.assert_array_equal(TFLM(file.content).run_bytes(images), TFLM(file.dense_content).run_bytes(images))
     for content in (file.dense_content, file.content):
         assert [check.ok for check in check_masks(content, masks)] == [True] * len(names)
 

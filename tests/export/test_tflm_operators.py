@@ -5,7 +5,7 @@ from keras import layers
 
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.tflite import export_tflite
-from reflow_tf.export.tflm_operators import settle_relu6
+from reflow_tf.export.tflm_operators import settle_operators
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.runtimes.tflm.runtime import TFLM
 
@@ -42,7 +42,7 @@ def test_tflm_computes_what_litert_does(lone_relu6):
     wanted = LiteRT(content).run(inputs)
     step = np.diff(np.unique(wanted)).min()
     assert np.abs(TFLM(content).run(inputs) - wanted).max() > 5 * step  # should TFLM be mended, this module can go
-    settled = settle_relu6(content)
+    settled = settle_operators(content)
     assert "RELU6" not in kinds(settled) and "RELU" in kinds(settled)
     assert np.abs(TFLM(settled).run(inputs) - wanted).max() <= 1.01 * step
     assert np.array_equal(LiteRT(settled).run(inputs), wanted)
@@ -55,6 +55,38 @@ def test_a_file_for_tflm_is_settled(lone_relu6):
 
 
 def test_what_needs_nothing_comes_back_as_it_is(lone_relu6, int8_file):
-    assert settle_relu6(int8_file[0]) is int8_file[0]
-    settled = settle_relu6(lone_relu6[0])
-    assert settle_relu6(settled) is settled
+    assert settle_operators(int8_file[0]) is int8_file[0]
+    settled = settle_operators(lone_relu6[0])
+    assert settle_operators(settled) is settled
+
+
+def embed(rows=10):
+    """A network of words: Keras has LESS, ADD and SELECT before the GATHER, for indices that count from the end."""
+    keras.utils.set_random_seed(0)
+    words = keras.Input((4,), dtype="int32")
+    seen = layers.Flatten()(layers.Embedding(rows, 8)(words))
+    return keras.Model(words, layers.Dense(3, "softmax")(seen))
+
+
+WORDS = np.random.default_rng(0).integers(0, 10, (32, 4)).astype(np.float32)
+
+
+def test_indices_of_embeddings_go_in_as_they_are():
+    content = export_tflite(embed(), quantize="int8", calibration=[WORDS], storage="dense").content
+    assert {"LESS", "ADD", "SELECT"} <= set(kinds(content))
+    settled = settle_operators(content)
+    assert kinds(settled)[0] == "GATHER" and settle_operators(settled) is settled
+    np.testing.assert_array_equal(TFLM(settled).run(WORDS), LiteRT(content).run(WORDS))
+    np.testing.assert_array_equal(LiteRT(settled).run(WORDS), LiteRT(content).run(WORDS))
+    for index in (-1, 10):  # never a number that is wrong
+        with pytest.raises(RuntimeError, match="invocation failed"):
+            TFLM(settled).run(np.full((1, 4), index, np.float32))
+
+
+def test_another_choice_between_indices_is_left_alone():
+    """Words that are out of the table become its last one: that is no counting from the end."""
+    words = keras.Input((4,), dtype="int32")
+    known = keras.ops.where(words < 5, words + 5, words)
+    outputs = layers.Dense(3)(layers.Flatten()(keras.ops.take(np.random.rand(10, 8).astype(np.float32), known, axis=0)))
+    content = export_tflite(keras.Model(words, outputs), quantize="int8", calibration=[WORDS], storage="dense").content
+    assert kinds(settle_operators(content)).count("SELECT") + kinds(settle_operators(content)).count("SELECT_V2") >= 1

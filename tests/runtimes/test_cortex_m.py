@@ -5,7 +5,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.runtimes import installation
 from reflow_tf.runtimes.cortex_m import emulator, toolchain
 from reflow_tf.runtimes.cortex_m.boards import BOARDS
-from reflow_tf.runtimes.cortex_m.runtime import CortexM
+from reflow_tf.runtimes.cortex_m.runtime import CortexM, End
 
 IDENTITY = "for (int i = 0; i < 16; ++i) output[i] = input[i];"
 
@@ -18,9 +18,8 @@ def build(body, before="", board="m4", **arguments):
     source = f"#include <stdint.h>\n#include <string.h>\n{before}\n"
     source += f"void reflow_invoke(const int8_t *input, int8_t *output) {{ {body} }}\n"
     files = {"model.h": header, "inner/model.c": source}
-    shapes = {"input_shape": (1, 4, 4), "output_shape": (1, 16)}
-    quantization = {"input_quantization": (0.5, -3), "output_quantization": (0.25, 7)}
-    return CortexM(files, **(shapes | quantization | {"board": board} | arguments))
+    ends = {"inputs": [End((1, 4, 4), (0.5, -3))], "outputs": [End((1, 16), (0.25, 7))]}
+    return CortexM(files, **(ends | {"board": board} | arguments))
 
 
 def samples(count=5):
@@ -148,8 +147,8 @@ def test_it_says_what_it_is():
     [
         ({"board": "m0"}, r"one of m3, m4, m7, m55\. Received: m0"),
         ({"optimisation": "-Ofast"}, r"-O3, -O2, -Os\. Received: -Ofast"),
-        ({"input_shape": (2, 4, 4)}, r"batches of 1\. Received: \(2, 4, 4\)"),
-        ({"input_shape": (1, 5)}, r"Compiling main\.c failed.*REFLOW_INPUT_BYTES differs"),
+        ({"inputs": [End((2, 4, 4), (0.5, -3))]}, r"batches of 1\. Received: \[\(2, 4, 4\)"),
+        ({"inputs": [End((1, 5), (0.5, -3))]}, r"Compiling main\.c failed.*REFLOW_INPUT_BYTES differs"),
         ({"body": "no C"}, r"Compiling inner/model\.c failed: .*error: "),
         ({"body": "absent();", "before": "void absent(void);"}, "Linking failed.*undefined reference to `absent'"),
         ({"body": "room[*input] = 1;", "before": "volatile int8_t room[5 << 20];"}, "region `RAM' overflowed"),
@@ -163,7 +162,7 @@ def test_bad_sources(arguments, message):
 @pytest.mark.parametrize(("files", "message"), [({}, "none"), ({"model.h": "", "../x.c": ""}, r"Received: \.\./x\.c")])
 def test_bad_names(files, message):
     with pytest.raises(InputError, match=message):
-        CortexM(files, (1, 1), (1, 1), (1.0, 0), (1.0, 0))
+        CortexM(files, [End((1, 1), (1.0, 0))], [End((1, 1), (1.0, 0))])
 
 
 def test_bad_samples():

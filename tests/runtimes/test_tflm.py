@@ -32,7 +32,7 @@ def run_reference(content, inputs):
 def test_outputs_are_those_of_tflites_reference_kernels(int8_file):
     content, inputs = int8_file
     runtime = TFLM(content)
-    outputs = runtime.run_int8(inputs)
+    outputs = runtime.run_bytes(inputs)
     np.testing.assert_array_equal(outputs, run_reference(content, inputs))
     assert runtime.input_shape == (1, 8, 8, 3) and runtime.output_shape == (1, 4)
     floats = runtime.run(inputs)

@@ -25,7 +25,7 @@ def write_header(network: Network, memory: MemoryPlan, weight_bytes: int, name: 
     """The header that a firmware includes."""
     return _ENVIRONMENT.get_template("model.h.jinja").render(
         guard=f"REFLOW_{_identifier(name).upper()}_H",
-        ends={"input": network.input, "output": network.output},
+        ends={"input": network.inputs, "output": network.outputs},
         arena_bytes=memory.size_bytes,
         weight_bytes=weight_bytes,
     )

@@ -13,6 +13,7 @@ from reflow_tf.export.c_kernels.network import (
     Dense,
     DepthwiseConvolution,
     Mean,
+    Placing,
     Pooling,
     Softmax,
 )
@@ -25,7 +26,7 @@ _GATHER_ELEMENT, _GATHER_PIECE = 3.9, 25
 _DENSE_ENTRY, _DENSE_ROW = {"dense": 4, "sparse": 7}, 30
 _DEPTHWISE_OUTPUT, _DEPTHWISE_INPUT, _DEPTHWISE_ROW, _DEPTHWISE_CHANNEL = 23, 3, 24, 150
 _REFERENCE_PRODUCT = 8  # of the kernels called exact
-_ADDITION, _POOLING, _MEAN, _SOFTMAX, _OTHER = 23, 8, 5, 250, 15
+_ADDITION, _POOLING, _MEAN, _SOFTMAX, _COPY, _OTHER = 23, 8, 5, 250, 4, 15
 
 
 def count_products(call: Call) -> int:
@@ -53,6 +54,8 @@ def estimate_instructions(call: Call) -> int:
         return _POOLING * call.output.size * int(np.prod(operation.window.kernel))
     if isinstance(operation, Softmax):
         return _SOFTMAX * call.output.size
+    if isinstance(operation, Placing):
+        return _COPY * call.inputs[0].size
     if isinstance(operation, Mean):
         return _MEAN * call.inputs[0].size
     return (_ADDITION if isinstance(operation, Addition) else _OTHER) * call.output.size

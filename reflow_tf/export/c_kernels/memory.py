@@ -13,7 +13,7 @@ class MemoryPlan:
     """Where everything lies.
 
     Attributes:
-        places: of each activation by its index: 'input', 'output' or an offset in the arena.
+        places: of each activation by its index: a pointer to the caller's memory, in C, or an offset in the arena.
         scratches: offset of the scratch of each call that has one, by its position.
         size_bytes: of the arena.
     """
@@ -24,7 +24,7 @@ class MemoryPlan:
 
 
 def plan_memory(network: Network, calls: Sequence[Call]) -> MemoryPlan:
-    """Plans the arena. The input and the output of the network are the caller's memory.
+    """Plans the arena. The inputs and the outputs of the network are the caller's memory.
 
     A call writes over one of its inputs where it may and nobody needs that input later. A reshape is the same memory
     under another name.
@@ -34,7 +34,11 @@ def plan_memory(network: Network, calls: Sequence[Call]) -> MemoryPlan:
     for step, call in enumerate(calls):
         for tensor in (*call.inputs, call.output):
             uses.setdefault(owners[tensor.index], []).append(step)
-    ends = {owners[network.input.index]: "input", owners[network.output.index]: "output"}
+    ends = {
+        owners[tensor.index]: _point_to(kind, place, len(tensors))
+        for kind, tensors in (("input", network.inputs), ("output", network.outputs))
+        for place, tensor in enumerate(tensors)
+    }
     _share(calls, owners, uses, ends)
     sizes: dict[int, int] = {}
     for tensor in _tensors(network):
@@ -48,6 +52,11 @@ def plan_memory(network: Network, calls: Sequence[Call]) -> MemoryPlan:
         if call.scratch_bytes:
             buffers[f"scratch {step}"] = Buffer(call.scratch_bytes, step, step)
     return _resolve(plan_arena(buffers), owners, ends)
+
+
+def _point_to(kind: str, place: int, count: int) -> str:
+    """What the caller gives, in C: of several inputs, or outputs, a part of it."""
+    return kind if count == 1 else f"{kind} + REFLOW_{kind.upper()}_{place}_OFFSET"
 
 
 def _resolve(plan: ArenaPlan, owners: Mapping[int, int], ends: Mapping[int, str]) -> MemoryPlan:
@@ -64,7 +73,7 @@ def _resolve(plan: ArenaPlan, owners: Mapping[int, int], ends: Mapping[int, str]
 
 
 def _tensors(network: Network) -> list[Tensor]:
-    return [network.input, *(tensor for layer in network.layers for tensor in (*layer.inputs, layer.output))]
+    return [*network.inputs, *(tensor for layer in network.layers for tensor in (*layer.inputs, layer.output))]
 
 
 def _find_owners(network: Network) -> dict[int, int]:

@@ -129,16 +129,45 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class Placing:
+    """What CONCATENATION does with one of its inputs: its rows become a part of the output's.
+
+    Attributes:
+        rows: of both.
+        start: where the part begins in a row of the output.
+        length: of the part, in elements.
+        pitch: of the output's rows, in elements.
+    """
+
+    rows: int
+    start: int
+    length: int
+    pitch: int
+
+
+@dataclass(frozen=True)
 class Reshape:
     """The same bytes with another shape."""
 
 
-Operation = Convolution | DepthwiseConvolution | Dense | Addition | Pooling | Mean | Relu | Softmax | Padding | Reshape
+Operation = (
+    Convolution
+    | DepthwiseConvolution
+    | Dense
+    | Addition
+    | Pooling
+    | Mean
+    | Relu
+    | Softmax
+    | Padding
+    | Placing
+    | Reshape
+)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator.
+    """One operator; of CONCATENATION, what it does with one input.
 
     Attributes:
         name: the Keras layer, as `read_operators` says it.
@@ -159,8 +188,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """Layers in the order in which they run, from one input to one output."""
+    """Layers in the order in which they run, and the ends of the network in the order of the file."""
 
     layers: tuple[Layer, ...]
-    input: Tensor
-    output: Tensor
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]

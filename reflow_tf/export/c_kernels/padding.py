@@ -10,7 +10,7 @@ def absorb_padding(network: Network) -> Network:
     layers = list(network.layers)
     for pad in network.layers:
         readers = [layer for layer in layers if pad.output in layer.inputs]
-        if len(readers) != 1 or pad.output == network.output or (merged := _merge(pad, readers[0])) is None:
+        if len(readers) != 1 or pad.output in network.outputs or (merged := _merge(pad, readers[0])) is None:
             continue
         layers = [merged if layer is readers[0] else layer for layer in layers if layer is not pad]
     return replace(network, layers=tuple(layers))

@@ -4,7 +4,7 @@ import math
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.c_kernels.calls import Call
-from reflow_tf.export.c_kernels.network import Addition, Layer, Mean, Padding, Pooling, Relu, Softmax
+from reflow_tf.export.c_kernels.network import Addition, Layer, Mean, Padding, Placing, Pooling, Relu, Softmax
 from reflow_tf.export.c_kernels.rescaling import quantize_multiplier
 
 _ADDITION_SHIFT = 20  # of the inputs to the left
@@ -163,6 +163,23 @@ def call_padding(layer: Layer, operation: Padding) -> Call:
             "left": operation.width[0],
             "right": operation.width[1],
             "zero_point": layer.output.zero_point,
+        },
+        inputs=layer.inputs,
+        output=layer.output,
+    )
+
+
+def call_placing(layer: Layer, operation: Placing) -> Call:
+    """CONCATENATION, of one input."""
+    return Call(
+        layer=layer,
+        function="reflow_concatenation",
+        structure="reflow_concatenation",
+        fields={
+            "rows": operation.rows,
+            "start": operation.start,
+            "length": operation.length,
+            "pitch": operation.pitch,
         },
         inputs=layer.inputs,
         output=layer.output,

@@ -1,6 +1,7 @@
 """The bytes of a full-int8 .tflite file become the network that C is generated from."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from reflow_tf.export.c_kernels.network import (
     Network,
     Operation,
     Padding,
+    Placing,
     Pooling,
     Relu,
     Reshape,
@@ -50,20 +52,32 @@ def read_network(content: bytes) -> Network:
 
 def _read_network(reader: "_Reader") -> Network:
     graph = reader.graph
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise InputError(
-            f"C is generated for models with one input and one output. "
-            f"Received: {len(graph.inputs)} and {len(graph.outputs)}"
+    inputs, outputs = (
+        tuple(
+            reader.activation(index, name if len(ends) == 1 else f"{name} {place}") for place, index in enumerate(ends)
         )
-    ends = reader.activation(graph.inputs[0], "the input"), reader.activation(graph.outputs[0], "the output")
-    network = absorb_padding(Network(tuple(map(reader.layer, graph.operators)), *ends))
-    origin = network.output.index
-    for layer in reversed(network.layers):
-        if layer.output.index == origin and isinstance(layer.operation, Reshape):
-            origin = layer.inputs[0].index
-    if origin == network.input.index:
-        raise InputError("C is generated for models whose output a layer computes. Received: one that is the input")
+        for name, ends in (("the input", graph.inputs), ("the output", graph.outputs))
+    )
+    layers = tuple(layer for operator in graph.operators for layer in reader.layers(operator))
+    network = absorb_padding(Network(layers, inputs, outputs))
+    _require_own_memory(network)
     return network
+
+
+def _require_own_memory(network: Network) -> None:
+    """Ends are the caller's memory: none may be another one under a new name, which is all that a reshape gives."""
+    taken = {tensor.index for tensor in network.inputs}
+    for output in network.outputs:
+        origin = output.index
+        for layer in reversed(network.layers):
+            if layer.output.index == origin and isinstance(layer.operation, Reshape):
+                origin = layer.inputs[0].index
+        if origin in taken:
+            what = "an input" if origin in (tensor.index for tensor in network.inputs) else "another output"
+            raise InputError(
+                f"C is generated for models whose outputs are each computed by a layer. Received: one that is {what}"
+            )
+        taken.add(origin)
 
 
 @dataclass(frozen=True)
@@ -95,9 +109,10 @@ class _Reader:
                 f"Received: {len(packed)} tensors stored otherwise, '{packed[0]}' among them"
             )
 
-    def layer(self, operator: Operator) -> Layer:
+    def layers(self, operator: Operator) -> tuple[Layer, ...]:
+        """What an operator becomes: one layer, of CONCATENATION one for each input."""
         place = _Place(operator)
-        if operator.kind not in _OPERATIONS:
+        if operator.kind not in KINDS:
             how = f"replace or remove layer '{operator.name}'"
             made = operator.outputs[0]
             if (
@@ -107,7 +122,7 @@ class _Reader:
             ):
                 how = f"replace the sigmoid '{operator.name}' by two outputs with softmax, the first logit 0"
             raise InputError(
-                f"C is generated for {', '.join(_OPERATIONS)}: {how}, or use --target=tflm. Received: {operator.kind}"
+                f"C is generated for {', '.join(sorted(KINDS))}: {how}, or use --target=tflm. Received: {operator.kind}"
             )
         activations = [i for i in operator.inputs if i >= 0 and not self.graph.values[i].constant]
         inputs = tuple(self.activation(index, str(place)) for index in activations)
@@ -117,9 +132,12 @@ class _Reader:
         place.demand(bool(inputs), "an input that is no constant", "constants")
         activation = operator.kind if operator.kind in _RELUS else operator.attributes.get("activation", "NONE")
         place.demand(activation in _ACTIVATIONS, f"one of {', '.join(_ACTIVATIONS)} fused", activation)
+        name, limits = operator.name or operator.kind.lower(), _limits(output, activation)
+        if operator.kind == _CONCATENATION:
+            parts = zip(inputs, _concatenation(place, inputs, output), strict=True)
+            return tuple(Layer(name, operator.kind, part, (source,), output, limits) for source, part in parts)
         operation = _OPERATIONS[operator.kind](self, place, inputs, output)
-        name = operator.name or operator.kind.lower()
-        return Layer(name, operator.kind, operation, inputs, output, _limits(output, activation))
+        return (Layer(name, operator.kind, operation, inputs, output, limits),)
 
     def activation(self, index: int, where: str) -> Tensor:
         tensor = self._stored.tensors[index]
@@ -266,9 +284,30 @@ def _reshape(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output:
     return Reshape()
 
 
+def _concatenation(place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Iterator[Placing]:
+    """Where each input goes; concatenation.cc of TFLite has no rescaling of int8 either."""
+    operator = place.operator
+    _demand_same_steps(place, inputs, output)
+    place.demand(len(inputs) == len(operator.inputs), "inputs that are no constants", "a constant one")
+    place.demand(operator.attributes.get("activation", "NONE") == "NONE", "no activation fused", "one")
+    axis = int(operator.attributes["axis"]) % len(output.shape)
+    (pitch, rows), start = _fold(output, axis), 0
+    for tensor in inputs:
+        length, _ = _fold(tensor, axis)
+        yield Placing(rows, start, length, pitch)
+        start += length
+    place.demand(start == pitch, "inputs that fill the output", [tensor.shape for tensor in inputs])
+
+
+def _fold(tensor: Tensor, axis: int) -> tuple[int, int]:
+    """Elements from an axis on, and how many times there are as many."""
+    length = math.prod(tensor.shape[axis:])
+    return length, tensor.size // length
+
+
 def _demand_same_steps(place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    steps = [(tensor.scale, tensor.zero_point) for tensor in (inputs[0], output)]
-    place.demand(steps[0] == steps[1], "input and output of one scale and zero point", steps)
+    steps = sorted({(tensor.scale, tensor.zero_point) for tensor in (*inputs, output)})
+    place.demand(len(steps) == 1, "inputs and output of one scale and zero point", steps)
 
 
 _RELUS = ("RELU", "RELU6", "RELU_N1_TO_1")
@@ -287,3 +326,6 @@ _OPERATIONS: dict[str, Callable[[_Reader, _Place, tuple[Tensor, ...], Tensor], O
     "PAD": _padding,
     "RESHAPE": _reshape,
 }
+_CONCATENATION = "CONCATENATION"
+KINDS = frozenset({*_OPERATIONS, _CONCATENATION})
+"""TFLite's names of the operators that C is generated for."""

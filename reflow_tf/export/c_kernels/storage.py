@@ -15,6 +15,7 @@ from reflow_tf.export.c_kernels.network import (
     Layer,
     Mean,
     Padding,
+    Placing,
     Pooling,
     Relu,
     Softmax,
@@ -23,6 +24,7 @@ from reflow_tf.export.c_kernels.plain_layers import (
     call_addition,
     call_mean,
     call_padding,
+    call_placing,
     call_pooling,
     call_relu,
     call_softmax,
@@ -38,6 +40,7 @@ _WITHOUT_CHOICE: dict[type, Callable[[Layer, Any], Call]] = {
     Relu: call_relu,
     Softmax: call_softmax,
     Padding: call_padding,
+    Placing: call_placing,
 }
 
 

@@ -1,27 +1,28 @@
 """An int8 .tflite file becomes a folder for firmware: generated C with a proof, or, for TFLM, the file as an array."""
 
+import math
 import pathlib
 import re
 import string
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
 from reflow_tf.choices import check_between
 from reflow_tf.data.as_stored import AsStored, Preparation
-from reflow_tf.errors import InputError
 from reflow_tf.export.bitmap_storage import count_decoded_bytes
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.operators import read_operators
-from reflow_tf.export.tflm_operators import settle_relu6
+from reflow_tf.export.tflm_operators import settle_operators
 from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.finished import choose_preprocessing, draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes.cortex_m.boards import BOARDS, Board
 from reflow_tf.runtimes.cortex_m.toolchain import data_file, linker_script
-from reflow_tf.runtimes.device_script import to_type
 from reflow_tf.runtimes.litert import read_tflite
 from reflow_tf.runtimes.tflm.arena import find_arena
 from reflow_tf.runtimes.tflm.runtime import TFLM
@@ -69,21 +70,13 @@ def write_firmware(
     names = _ARRAY if is_array else _FRAME
     folder = OutputFolder(output_dir, names, overwrite, optional=_MADE, former=(_ARRAY, _FRAME))
     folder.require_outside({"model": source.model, "data": source.data})
-    runtime = TFLM(settle_relu6(content))
-    if runtime.num_inputs > 1 or len(runtime.output_sizes) > 1:
-        raise InputError(
-            f"Firmware is packed for files with one input and one output. "
-            f"Received: {source.model} with {runtime.num_inputs} and {len(runtime.output_sizes)}"
-        )
+    runtime = TFLM(settle_operators(content))
     images = draw_inputs(source, runtime, num_inputs)
-    stored = to_type(images, {"dtype": np.int8, "quantization": runtime.input_quantization})
-    pairs = _write_images(stored, runtime.run_int8(images))
+    pairs = _write_images(runtime.to_bytes(images), runtime.run_bytes(images))
     words = {
         "num_images": num_inputs,
-        "input_shape": "x".join(map(str, runtime.input_shape[1:])),
-        "output_shape": "x".join(map(str, runtime.output_shape[1:])),
         "tflm": runtime.name,
-        **_describe_scales(runtime, choose_preprocessing(source, runtime.input_shape)),
+        "ends": _describe_ends(runtime, choose_preprocessing(source, runtime.input_shape, runtime.num_inputs)),
     }
     files = _write_array(content, words) if is_array else _write_sources(content, BOARDS[board], words)
     folder.write({"images.h": pairs, **files})
@@ -137,15 +130,48 @@ def _write_array(content: bytes, words: Mapping[str, object]) -> dict[str, Conte
     }
 
 
-def _describe_scales(runtime: TFLM, preprocessing: Preparation) -> dict[str, str]:
+def _describe_ends(runtime: TFLM, preprocessing: Preparation) -> str:
     """How pixels become the bytes of an input, and what the bytes of an output stand for, as C would have it."""
-    (scale, zero), (step, origin) = runtime.input_quantization, runtime.output_quantization
-    return {
-        "formula": preprocessing.formula,
-        "order": "the last axis fastest" if isinstance(preprocessing, AsStored) else _PIXELS,
-        "stored": f"round(x / {scale:.9g}) {_signed(zero)}",
-        "real": f"(y {_signed(-origin)}) * {step:.9g}",
-    }
+    names = [part.name for part in preprocessing.parts] if isinstance(preprocessing, AsStored) else []
+    order = "the last axis fastest" if isinstance(preprocessing, AsStored) else _PIXELS
+    sentences = []
+    for details, name, begins in _place(runtime.inputs, "input", names):
+        scale, zero = details["quantization"]
+        stored = f"round(x / {scale:.9g}) {_signed(zero)}, limited to -128 to 127" if scale else str(details["dtype"])
+        name = name[0].upper() + name[1:]
+        sentences.append(
+            f"{name} has the shape {_spell(details)}, {order}{begins}. This network was trained on "
+            f"x = {preprocessing.formula}; a real input x is stored as {stored}."
+        )
+    for details, name, begins in _place(runtime.outputs, "output", []):
+        step, origin = details["quantization"]
+        real = f"(y {_signed(-origin)}) * {step:.9g}" if step else f"itself, {details['dtype']}"
+        sentences.append(f"Of {name}, of shape {_spell(details)}{begins}, a number y stands for {real}.")
+    is_plain = len(runtime.inputs) == len(runtime.outputs) == 1
+    paragraphs = [" ".join(sentences)] if is_plain else [f"* {sentence}" for sentence in sentences]
+    indent = "" if is_plain else "  "
+    return "\n".join(
+        textwrap.fill(each, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        for each in paragraphs
+    )
+
+
+def _place(
+    ends: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str]
+) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """Each input or output, what it is called, and of several where it begins."""
+    start = 0
+    for number, details in enumerate(ends):
+        name, begins = f"the {kind}", ""
+        if len(ends) > 1:
+            name = f"{kind} {number}{f', `{names[number]}`,' if names else ''}"
+            begins = f", from byte {start} on"
+        yield details, name, begins
+        start += math.prod(details["shape"]) * details["dtype"].itemsize
+
+
+def _spell(details: Mapping[str, Any]) -> str:
+    return "x".join(map(str, details["shape"][1:])) or "1"
 
 
 def _signed(number: int) -> str:

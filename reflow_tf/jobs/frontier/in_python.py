@@ -64,7 +64,7 @@ def frontier(
     The model and the arrays are written into `<output_dir>-given`, which the commands of the candidates name.
 
     Args:
-        model: a Keras model with one input and one output.
+        model: a Keras model, of any inputs and outputs.
         device: where the file is to run, as `--device` spells it: 'phone', 'cortex_m4', ….
         calibration: inputs as the network takes them, at least 16: an array (n, *shape) or batches of it; one in four
             judges, the others are fitted to.

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,26 +11,37 @@ from reflow_tf.errors import InputError
 from reflow_tf.runtimes.cortex_m.boards import BOARDS
 from reflow_tf.runtimes.cortex_m.emulator import Execution, emulator_name, execute
 from reflow_tf.runtimes.cortex_m.toolchain import Sizes, build_image, compiler_name
-from reflow_tf.runtimes.device_script import to_float, to_type
-from reflow_tf.runtimes.runtime import OneOfEach, check_batch, make_inputs
+from reflow_tf.runtimes.device_script import join, split, to_float, to_type
+from reflow_tf.runtimes.runtime import SeveralOfEach, check_batch, make_inputs
 
 DEFAULT_BOARD = "m4"
 
 
-class CortexM(OneOfEach):
-    """C sources of an int8 model with one input and one output, on a Cortex-M that QEMU plays.
+class End(NamedTuple):
+    """An input or an output.
+
+    Attributes:
+        shape: (1, *sample).
+        quantization: scale and zero point: real = (stored - zero_point) * scale.
+    """
+
+    shape: tuple[int, ...]
+    quantization: tuple[float, int]
+
+
+class CortexM(SeveralOfEach):
+    """C sources of an int8 model, on a Cortex-M that QEMU plays.
 
     The sources define `void reflow_invoke(const int8_t *input, int8_t *output)`, and `REFLOW_INPUT_BYTES` and
-    `REFLOW_OUTPUT_BYTES` in model.h. Its cost is the number of instructions that one call executes, the same every
-    time, and never a time: the emulator knows no caches, flash wait states or pipelines. It counts what the CPU is
-    given: a skipped instruction of an IT block counts, as does the LE at the end of each turn of an M55's loop.
+    `REFLOW_OUTPUT_BYTES` in model.h; several inputs lie one after the other, and so do several outputs. Its cost is the
+    number of instructions that one call executes, the same every time, and never a time: the emulator knows no caches,
+    flash wait states or pipelines. It counts what the CPU is given: a skipped instruction of an IT block counts, as
+    does the LE at the end of each turn of an M55's loop.
 
     Args:
         files: name -> text of the C sources and headers.
-        input_shape: (1, *sample).
-        output_shape: (1, *output).
-        input_quantization: scale and zero point of the input: real = (stored - zero_point) * scale.
-        output_quantization: of the output.
+        inputs: in the order in which they lie.
+        outputs: the same.
         board: of `BOARDS`.
         optimisation: of GCC: '-O3', '-O2' or '-Os'.
 
@@ -43,38 +55,29 @@ class CortexM(OneOfEach):
     def __init__(
         self,
         files: Mapping[str, str],
-        input_shape: tuple[int, ...],
-        output_shape: tuple[int, ...],
-        input_quantization: tuple[float, int],
-        output_quantization: tuple[float, int],
+        inputs: Sequence[End],
+        outputs: Sequence[End],
         board: str = DEFAULT_BOARD,
         optimisation: str = "-O3",
     ):
         if board not in BOARDS:
             raise InputError(f"The board must be one of {', '.join(BOARDS)}. Received: {board}")
-        if input_shape[:1] != (1,) or output_shape[:1] != (1,):
-            raise InputError(f"A microcontroller runs batches of 1. Received: {input_shape} and {output_shape}")
-        self._shapes = input_shape, output_shape
-        self._input = {"dtype": np.int8, "quantization": input_quantization}
-        self._output = {"dtype": np.int8, "quantization": output_quantization}
+        self._input_shapes, self._output_shapes = ([end.shape for end in ends] for ends in (inputs, outputs))
+        if any(shape[:1] != (1,) for shape in (*self._input_shapes, *self._output_shapes)):
+            raise InputError(
+                f"A microcontroller runs batches of 1. Received: {self._input_shapes} and {self._output_shapes}"
+            )
+        self._inputs, self._outputs = (
+            [{"dtype": np.int8, **end._asdict()} for end in ends] for ends in (inputs, outputs)
+        )
         self._optimisation = optimisation
-        sizes = math.prod(input_shape), math.prod(output_shape)
+        sizes = math.prod(self.input_shape), math.prod(self.output_shape)
         self._image = build_image(files, BOARDS[board], *sizes, optimisation)
 
     @property
     def name(self) -> str:
         """The compiler, the emulator and the board, with their versions."""
         return f"C, {compiler_name()} {self._optimisation}, {emulator_name(self._image)}"
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """(1, *sample)."""
-        return self._shapes[0]
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """(1, *output)."""
-        return self._shapes[1]
 
     @property
     def sizes(self) -> Sizes:
@@ -87,7 +90,8 @@ class CortexM(OneOfEach):
         Raises:
             InputError: no samples, samples of another shape, or the program crashes; the message says why.
         """
-        return to_float(self.run_int8(to_type(batch, self._input)), self._output)
+        found = split(self.run_int8(self._to_int8(batch)), self._outputs)
+        return join([to_float(values, details) for values, details in zip(found, self._outputs, strict=True)])
 
     def run_int8(self, batch: np.ndarray) -> np.ndarray:
         """Computes int8 outputs (n, *output) of int8 samples (n, *sample), as the device does.
@@ -127,7 +131,12 @@ class CortexM(OneOfEach):
 
     @functools.cached_property
     def _measured(self) -> Execution:
-        return self._execute(to_type(make_inputs(self.input_shape), self._input), count=True)
+        return self._execute(self._to_int8(make_inputs(self.input_shape)), count=True)
+
+    def _to_int8(self, batch: np.ndarray) -> np.ndarray:
+        check_batch(batch, self.input_shape)
+        parts = zip(split(batch, self._inputs), self._inputs, strict=True)
+        return join([to_type(values, details) for values, details in parts])
 
     def _execute(self, batch: np.ndarray, count: bool = False) -> Execution:
         check_batch(batch, self.input_shape)

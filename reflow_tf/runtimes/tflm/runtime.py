@@ -1,6 +1,8 @@
 """TensorFlow Lite for Microcontrollers as a runtime: its reference kernels, the ones that a microcontroller gets."""
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,14 +50,18 @@ class TFLM(SeveralOfEach):
         return name_tflm()
 
     @property
-    def input_quantization(self) -> tuple[float, int]:
-        """Scale and zero point of the first input: real = (stored - zero_point) * scale."""
-        return self._inputs[0]["quantization"]
+    def inputs(self) -> Sequence[Mapping[str, Any]]:
+        """Shape, dtype and quantization of each input, in the order of the file.
+
+        The quantization is a scale and a zero point: real = (stored - zero_point) * scale; a scale of 0 says that the
+        numbers are what they are.
+        """
+        return self._inputs
 
     @property
-    def output_quantization(self) -> tuple[float, int]:
-        """Scale and zero point of the first output."""
-        return self._outputs[0]["quantization"]
+    def outputs(self) -> Sequence[Mapping[str, Any]]:
+        """The same of each output."""
+        return self._outputs
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Computes float32 outputs (n, *output) of float32 samples (n, *sample).
@@ -65,9 +71,13 @@ class TFLM(SeveralOfEach):
         """
         return run_in_pieces(batch, self.input_shape, self._run_piece)
 
-    def run_int8(self, batch: np.ndarray) -> np.ndarray:
-        """The outputs (n, *output) themselves, as the file computes them."""
-        return run_in_pieces(batch, self.input_shape, lambda piece: join(self._invoke(piece)))
+    def run_bytes(self, batch: np.ndarray) -> np.ndarray:
+        """The outputs as the file computes them, int8 (n, bytes): of a sample those of all, one after another."""
+        return run_in_pieces(batch, self.input_shape, lambda piece: _to_bytes(self._invoke(piece)))
+
+    def to_bytes(self, batch: np.ndarray) -> np.ndarray:
+        """The samples as the file takes them, int8 (n, bytes), in the same way."""
+        return run_in_pieces(batch, self.input_shape, lambda piece: _to_bytes(self._to_types(piece)))
 
     def measure(self) -> float:
         """Milliseconds of one inference on this machine, which say nothing about a microcontroller."""
@@ -83,5 +93,13 @@ class TFLM(SeveralOfEach):
         return join([to_float(values, each) for values, each in zip(self._invoke(piece), self._outputs, strict=True)])
 
     def _invoke(self, piece: np.ndarray) -> list[np.ndarray]:
+        return invoke(self._interpreter, self._to_types(piece), len(self._outputs))
+
+    def _to_types(self, piece: np.ndarray) -> list[np.ndarray]:
         parts = zip(split(piece, self._inputs), self._inputs, strict=True)
-        return invoke(self._interpreter, [to_type(part, details) for part, details in parts], len(self._outputs))
+        return [to_type(part, details) for part, details in parts]
+
+
+def _to_bytes(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    rows = [np.ascontiguousarray(array).reshape(len(array), -1).view(np.int8) for array in arrays]
+    return np.concatenate(rows, axis=1)

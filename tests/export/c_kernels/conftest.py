@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 import subprocess
 import tempfile
@@ -83,8 +84,10 @@ class Drawing:
         inputs = [source, self.constant(values, scales, axis), self.constant(biases.astype(np.int32), steps)]
         return self.operator(kind, inputs, output, options, version=3)
 
-    def finish(self, source, output):
-        graph = schema.SubGraphT(tensors=self._tensors, inputs=[source], outputs=[output], operators=self._operators)
+    def finish(self, sources, outputs):
+        """The file; ends are one activation, or a list of some."""
+        inputs, outputs = ([ends] if isinstance(ends, int) else list(ends) for ends in (sources, outputs))
+        graph = schema.SubGraphT(tensors=self._tensors, inputs=inputs, outputs=outputs, operators=self._operators)
         return flatbuffer.serialize(
             schema.ModelT(version=3, operatorCodes=self._codes, subgraphs=[graph], buffers=self._buffers)
         )
@@ -96,7 +99,7 @@ def drawing():
 
 
 def draw_inputs(shape, count=24):
-    """Uniform ones, narrow ones, and those at both ends."""
+    """Uniform ones, narrow ones, and those at both ends, (count, *shape without the batch)."""
     rng = np.random.default_rng(0)
     inputs = rng.integers(-128, 128, (count, *shape[1:]))
     inputs[::3] = np.clip(rng.normal(0, 30, inputs[::3].shape), -128, 127)
@@ -110,9 +113,15 @@ def run_reference(content, inputs):
     In FULLY_CONNECTED, TFLM rounds twice, as convolutions do in both, and LiteRT 2.3 once. RELU6 as an operator does
     not rescale in TFLM, whose files have one scale on both sides of it.
     """
-    if any(operator.kind == "FULLY_CONNECTED" for operator in read_operators(content).operators):
-        interpreter = open_interpreter(content, 1 << 24)
-        return np.concatenate([invoke(interpreter, [sample[None]])[0] for sample in inputs])
+    graph = read_operators(content)
+    shapes = [graph.values[index].shape for index in graph.inputs]
+    if len(shapes) > 1 or any(operator.kind == "FULLY_CONNECTED" for operator in graph.operators):
+        interpreter, ends = open_interpreter(content, 1 << 24), np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        rows = [
+            invoke(interpreter, [p.reshape(s) for p, s in zip(np.split(sample.ravel(), ends), shapes, strict=True)], n)
+            for n, sample in ((len(graph.outputs), sample) for sample in inputs)
+        ]
+        return np.stack([np.concatenate([output.ravel() for output in row]) for row in rows])
     interpreter = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     interpreter.allocate_tensors()
     (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -149,8 +158,10 @@ def compare(c_compiler):
     """A function that checks C against the reference on many inputs, and returns the C sources and the outputs."""
 
     def check(content, storage="auto", inputs=None, options=SANITIZED):
-        interpreter = Interpreter(model_content=content)
-        inputs = draw_inputs(interpreter.get_input_details()[0]["shape"]) if inputs is None else inputs
+        graph = read_operators(content)
+        shapes = [graph.values[index].shape for index in graph.inputs]
+        if inputs is None:
+            inputs = draw_inputs(shapes[0] if len(shapes) == 1 else (1, sum(math.prod(shape) for shape in shapes)))
         sources = generate_c(content, storage=storage)
         with tempfile.TemporaryDirectory() as folder:
             outputs = compile_program(pathlib.Path(folder), sources, options).run(inputs)

@@ -9,8 +9,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.c_kernels.generation import generate_c
-from reflow_tf.export.c_kernels.reading import read_network
-from reflow_tf.runtimes.cortex_m.runtime import CortexM
+from reflow_tf.jobs.microcontroller import build
+from reflow_tf.runtimes.tflm.runtime import TFLM
 
 
 def draw_convolution(drawing, sparsity=0.0, kind=schema.TensorType.INT8, batch=1, dilation=1):
@@ -109,9 +109,7 @@ def test_boards_compute_the_same(drawing, compare, board):
     inputs = np.random.default_rng(2).integers(-128, 128, (16, 5, 5, 12)).astype(np.int8)
     sources, expected = compare(content, "auto", inputs)
     assert {layer.storage for layer in sources.layers} == {"sparse", "dense", ""}
-    network = read_network(content)
-    ends = [(end.scale, end.zero_point) for end in (network.input, network.output)]
-    runtime = CortexM(sources.files, network.input.shape, network.output.shape, *ends, board=board)
+    runtime = build(content, sources, board)
     np.testing.assert_array_equal(runtime.run_int8(inputs).reshape(len(inputs), -1), expected)
     assert len(np.unique(expected)) > 50
 
@@ -130,7 +128,7 @@ def test_arm_compilers_have_nothing_to_warn_of(tmp_path, cpu):
 def test_operators_without_a_kernel_are_named(drawing):
     source = drawing.activation((1, 4), 0.05, 0)
     output = drawing.operator("LOGISTIC", [source], drawing.activation((1, 4), 1 / 256, -128))
-    message = r"C is generated for CONV_2D, .*, RESHAPE: replace or remove layer 'tensor1'.*\. Received: LOGISTIC"
+    message = r"C is generated for ADD, .*, SOFTMAX: replace or remove layer 'tensor1'.*\. Received: LOGISTIC"
     with pytest.raises(InputError, match=message):
         generate_c(drawing.finish(source, output))
 
@@ -140,7 +138,7 @@ def test_a_network_that_ends_in_a_single_sigmoid_is_told_the_same_as_softmax(dra
     source = drawing.activation((1, 1), 0.05, 0)
     output = drawing.operator("LOGISTIC", [source], drawing.activation((1, 1), 1 / 256, -128))
     message = (
-        r"RESHAPE: replace the sigmoid 'tensor1' by two outputs with softmax, the first logit 0, or use --target=tflm"
+        r"SOFTMAX: replace the sigmoid 'tensor1' by two outputs with softmax, the first logit 0, or use --target=tflm"
     )
     with pytest.raises(InputError, match=message):
         generate_c(drawing.finish(source, output))
@@ -170,8 +168,67 @@ def test_a_model_that_hands_its_input_through_is_refused(drawing):
     source = drawing.activation((1, 4), 0.05, 0)
     shape = drawing.constant(np.array([1, 2, 2], np.int32))
     output = drawing.operator("RESHAPE", [source, shape], drawing.activation((1, 2, 2), 0.05, 0))
-    with pytest.raises(InputError, match="Received: one that is the input"):
+    with pytest.raises(InputError, match="Received: one that is an input"):
         generate_c(drawing.finish(source, output))
+
+
+def draw_towers(drawing):
+    """Two inputs, joined; what joins them is an output, and so is what is computed of it."""
+    rng = np.random.default_rng(5)
+    image, vector = drawing.activation((1, 3, 3, 2), 0.05, 3), drawing.activation((1, 5), 0.04, -9)
+    pooled, seen = drawing.activation((1, 2), 0.05, 3), drawing.activation((1, 6), 0.1, -4)
+    axes = drawing.constant(np.arange(1, 3, dtype=np.int32))
+    drawing.operator("MEAN", [image, axes], pooled, schema.ReducerOptionsT(keepDims=False), version=2)
+    for source, output in ((pooled, seen), (vector, drawing.activation((1, 4), 0.1, -4))):
+        shape = (6, 2) if source == pooled else (4, 5)
+        values, biases = rng.integers(-127, 128, shape).astype(np.int8), rng.integers(-99, 99, shape[0])
+        drawing.weighted("FULLY_CONNECTED", source, values, biases, output, schema.FullyConnectedOptionsT(), [0.01])
+    joined = drawing.activation((1, 10), 0.1, -4)
+    drawing.operator("CONCATENATION", [seen, output], joined, schema.ConcatenationOptionsT(axis=-1), version=2)
+    classes = drawing.activation((1, 10), 1 / 256, -128)
+    drawing.operator("SOFTMAX", [joined], classes, schema.SoftmaxOptionsT(beta=1.0), version=2)
+    return [image, vector], [joined, classes]
+
+
+def test_several_inputs_and_outputs(drawing, compare):
+    """They lie one after the other; an output that is read again stays what it is."""
+    sources, outputs = compare(drawing.finish(*draw_towers(drawing)))
+    assert outputs.shape[1] == 20 and len(np.unique(outputs[:, :10])) > 50
+    header = sources.files["model.h"].splitlines()
+    for line in (
+        "#define REFLOW_INPUT_BYTES 23",
+        "#define REFLOW_INPUT_0_OFFSET 0",
+        "#define REFLOW_INPUT_0_BYTES 18",
+        "#define REFLOW_INPUT_1_OFFSET 18",
+        "#define REFLOW_INPUT_1_BYTES 5",
+        "#define REFLOW_INPUT_1_ZERO_POINT (-9)",
+        "#define REFLOW_OUTPUT_BYTES 20",
+        "#define REFLOW_OUTPUT_1_OFFSET 10",
+        "#define REFLOW_OUTPUT_1_ZERO_POINT (-128)",
+    ):
+        assert line in header
+
+
+@pytest.mark.usefixtures("cortex_m")
+def test_several_of_both_on_a_board(drawing):
+    """Floats go through the scale of their own input, and come from that of their own output."""
+    content = drawing.finish(*draw_towers(drawing))
+    runtime, reference = build(content, generate_c(content), "m4"), TFLM(content)
+    assert (runtime.input_shape, runtime.output_shape, runtime.output_sizes) == ((1, 23), (1, 20), (10, 10))
+    assert runtime.num_inputs == 2
+    batch = np.random.default_rng(0).normal(size=(8, 23)).astype(np.float32)
+    np.testing.assert_array_equal(runtime.run(batch), reference.run(batch))
+    assert runtime.measure() > 500
+
+
+def test_an_output_that_is_another_one_reshaped_is_refused(drawing):
+    (image, vector), (_, classes) = draw_towers(drawing)
+    shape = drawing.constant(np.array([1, 2, 5], np.int32))
+    folded = drawing.operator("RESHAPE", [classes, shape], drawing.activation((1, 2, 5), 1 / 256, -128))
+    with pytest.raises(InputError, match="Received: one that is another output"):
+        generate_c(drawing.finish([image, vector], [classes, folded]))
+    with pytest.raises(InputError, match="Received: one that is an input"):
+        generate_c(drawing.finish([image, vector], [classes, vector]))
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,40 @@ def test_scales_that_additions_cannot_take_are_refused(drawing):
     content = draw_addition(drawing, (0.05, 1e-9), (0, 0, 0), "NONE")
     with pytest.raises(InputError, match=r"ADD only with scales .* change layer 'tensor2'\. Received: \[0\.05"):
         generate_c(content)
+
+
+@pytest.mark.parametrize("axis, widths", [(3, (1, 5, 2)), (-1, (4, 4)), (1, (2, 3)), (2, (1, 1))])
+def test_concatenations(drawing, compare, axis, widths):
+    """Along channels, rows and columns; of what was computed, so that no part is the network's own input alone."""
+    source = drawing.activation((1, 2, 3, 4), 0.05, 3)
+    parts, place = [], axis % 4
+    for width in widths:
+        paddings, shape = np.zeros((4, 2), np.int32), [1, 2, 3, 4]
+        paddings[place] = (width, 0)
+        shape[place] += width
+        constant = drawing.constant(paddings)
+        parts.append(
+            drawing.operator("PAD", [source, constant], drawing.activation(shape, 0.05, 3), schema.PadOptionsT(), 2)
+        )
+    parts.append(source)
+    shape = [1, 2, 3, 4]
+    shape[place] = sum(widths) + (len(widths) + 1) * shape[place]
+    output = drawing.activation(shape, 0.05, 3)
+    drawing.operator("CONCATENATION", parts, output, schema.ConcatenationOptionsT(axis=axis), version=2)
+    sources, _ = compare(drawing.finish(source, output))
+    assert [layer.function for layer in sources.layers].count("reflow_concatenation") == len(parts)
+
+
+@pytest.mark.parametrize(
+    "scales, sizes, message",
+    [
+        ((0.05, 0.06), (2, 2), "one scale and zero point"),
+        ((0.05, 0.05), (2, 3), "inputs that fill the output"),
+    ],
+)
+def test_concatenations_that_do_not_fit_are_refused(drawing, scales, sizes, message):
+    parts = [drawing.activation((1, size), scale, 0) for size, scale in zip(sizes, scales, strict=True)]
+    output = drawing.activation((1, 4), 0.05, 0)
+    drawing.operator("CONCATENATION", parts, output, schema.ConcatenationOptionsT(axis=1), version=2)
+    with pytest.raises(InputError, match=message):
+        generate_c(drawing.finish(parts, output))

@@ -99,6 +99,11 @@ struct reflow_pad {
   int16_t zero_point;
 };
 
+/* One input of a concatenation: rows of `length` bytes, each to `start` in a row of `pitch`. */
+struct reflow_concatenation {
+  int32_t rows, start, length, pitch;
+};
+
 void reflow_conv_sparse(const struct reflow_conv *layer, const int8_t *input, int8_t *output, int32_t *scratch);
 void reflow_conv_dense(const struct reflow_conv *layer, const int8_t *input, int8_t *output, int32_t *scratch);
 void reflow_conv_exact(const struct reflow_conv *layer, const int8_t *input, int8_t *output);
@@ -114,5 +119,6 @@ void reflow_mean(const struct reflow_mean *layer, const int8_t *input, int8_t *o
 void reflow_relu(const struct reflow_relu *layer, const int8_t *input, int8_t *output);
 void reflow_softmax(const struct reflow_softmax *layer, const int8_t *input, int8_t *output);
 void reflow_pad(const struct reflow_pad *layer, const int8_t *input, int8_t *output);
+void reflow_concatenation(const struct reflow_concatenation *layer, const int8_t *input, int8_t *output);
 
 #endif
