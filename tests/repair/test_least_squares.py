@@ -16,7 +16,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
-from reflow_tf.repair.least_squares import count_views, least_squares
+from reflow_tf.repair.least_squares import least_squares
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.layers import Kind
 from reflow_tf.sparsity.masks import build_masks
@@ -244,14 +244,6 @@ def test_views_of_the_images_help_the_late_layers(monkeypatch):
         least_squares(pruned, [draw(seed, 24)], show_nothing, plan=plan)
         lost[count] += lose(pruned.model, model)
     assert lost[3] < 0.95 * lost[0], lost
-
-
-@pytest.mark.parametrize(
-    ("num_images", "num_inputs", "num_views"),
-    [(250, 960, 3), (1000, 960, 2), (1500, 960, 1), (10_000, 960, 0), (1000, 576, 1), (1500, 576, 0), (24, 0, 0)],
-)
-def test_views_are_as_many_as_wide_kernels_need(num_images, num_inputs, num_views):
-    assert count_views(num_images, num_inputs) == num_views
 
 
 def shrink_and_widen():
