@@ -16,8 +16,8 @@ _FILTERED = frozenset({"CONV_2D", "FULLY_CONNECTED"})  # have sparse kernels
 # Those that `export.c_kernels.reading` reads; a test holds the two against each other.
 OPERATORS = frozenset(
     {
-        *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D"),
-        *("MEAN", "PAD", "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "SOFTMAX"),
+        *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "LOGISTIC"),
+        *("MAX_POOL_2D", "MEAN", "PAD", "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "SOFTMAX"),
     }
 )
 _INDEX_BYTES = 1  # beside each weight that is kept

@@ -54,9 +54,19 @@ def make_job(folder, out, model="model.keras", quantize=None, **prune):
     return JobConfig(str(folder / model), str(out), PruneConfig(**settings), data=data, quantize=quantize)
 
 
-@pytest.mark.parametrize("target, quantize", [("storage", "none"), ("tflm", "int8")])
+@pytest.mark.parametrize(
+    "target, quantize",
+    [
+        ("storage", "none"),
+        ("tflm", "int8"),
+        ("cortex_m", "int8"),
+    ],
+)
+@pytest.mark.usefixtures("cortex_m")
 def test_each_label_is_right_or_wrong(labelled, tmp_path, target, quantize):
     report = pipeline.run(make_job(labelled, tmp_path / "out", target=target, quantize=quantize))
+    if target == "cortex_m":
+        assert report["mcu"]["num_equal"] == report["mcu"]["num_compared"] > 0
     assert report["accuracy"]["dense"]["top1"] == 1.0 and report["accuracy"]["file"]["positions"] == LABELS
     assert 0.7 < report["accuracy"]["file"]["top1"] < 1.0
     assert report["metric"]["name"] == "mean IoU" and report["metric"]["stages"]["dense"]["value"] == 1.0

@@ -120,6 +120,11 @@ class Softmax:
 
 
 @dataclass(frozen=True)
+class Logistic:
+    """LOGISTIC of each number by itself."""
+
+
+@dataclass(frozen=True)
 class Padding:
     """PAD of height and width, or of channels alone, each (before, after)."""
 
@@ -159,6 +164,7 @@ Operation = (
     | Mean
     | Relu
     | Softmax
+    | Logistic
     | Padding
     | Placing
     | Reshape

@@ -4,11 +4,13 @@ import math
 
 from reflow_tf.errors import InputError
 from reflow_tf.export.c_kernels.calls import Call
-from reflow_tf.export.c_kernels.network import Addition, Layer, Mean, Padding, Placing, Pooling, Relu, Softmax
+from reflow_tf.export.c_kernels.network import Addition, Layer, Logistic, Mean, Padding, Placing, Pooling, Relu, Softmax
 from reflow_tf.export.c_kernels.rescaling import quantize_multiplier
+from reflow_tf.export.c_kernels.tables import tabulate_logistic
 
 _ADDITION_SHIFT = 20  # of the inputs to the left
 _MOST_ADDITION_SHIFT = 22  # so that the zero point beneath the shift has 31 bits, as have factors of 2^-23
+_LEAST_LOGISTIC_SCALE = 2.0**-27
 _SOFTMAX_BITS = 5  # before the point of what is exponentiated
 
 
@@ -137,6 +139,26 @@ def call_softmax(layer: Layer, operation: Softmax) -> Call:
             "classes": classes,
             "least_difference": -math.floor(radius),
         },
+        inputs=layer.inputs,
+        output=layer.output,
+        in_place=layer.inputs,
+    )
+
+
+def call_logistic(layer: Layer, operation: Logistic) -> Call:
+    """LOGISTIC."""
+    source = layer.inputs[0]
+    if source.scale <= _LEAST_LOGISTIC_SCALE:
+        raise InputError(
+            f"C is generated for LOGISTIC only with a scale of the input above 2^-27: change layer '{layer.name}'. "
+            f"Received: {source.scale}"
+        )
+    return Call(
+        layer=layer,
+        function="reflow_lookup",
+        structure="reflow_lookup",
+        fields={"size": source.size},
+        arrays={"table": tabulate_logistic(source.scale, source.zero_point)},
         inputs=layer.inputs,
         output=layer.output,
         in_place=layer.inputs,

@@ -16,6 +16,7 @@ from reflow_tf.export.c_kernels.network import (
     Dense,
     DepthwiseConvolution,
     Layer,
+    Logistic,
     Mean,
     Network,
     Operation,
@@ -113,16 +114,9 @@ class _Reader:
         """What an operator becomes: one layer, of CONCATENATION one for each input."""
         place = _Place(operator)
         if operator.kind not in KINDS:
-            how = f"replace or remove layer '{operator.name}'"
-            made = operator.outputs[0]
-            if (
-                operator.kind == "LOGISTIC"
-                and made in self.graph.outputs
-                and self.graph.values[made].shape[-1:] == (1,)
-            ):
-                how = f"replace the sigmoid '{operator.name}' by two outputs with softmax, the first logit 0"
             raise InputError(
-                f"C is generated for {', '.join(sorted(KINDS))}: {how}, or use --target=tflm. Received: {operator.kind}"
+                f"C is generated for {', '.join(sorted(KINDS))}: replace or remove layer '{operator.name}', or use "
+                f"--target=tflm. Received: {operator.kind}"
             )
         activations = [i for i in operator.inputs if i >= 0 and not self.graph.values[i].constant]
         inputs = tuple(self.activation(index, str(place)) for index in activations)
@@ -260,10 +254,19 @@ def _relu(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Te
     return Relu()
 
 
-def _softmax(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
-    # softmax.cc demands this of int8 outputs.
+def _logistic(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    _demand_probabilities(place, output)
+    return Logistic()
+
+
+def _demand_probabilities(place: _Place, output: Tensor) -> None:
+    """softmax.cc and the fixed point of logistic.h demand this of int8 outputs."""
     steps = (output.scale, output.zero_point)
     place.demand(steps == (1 / 256, -128), "an output of scale 1/256 and zero point -128", steps)
+
+
+def _softmax(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
+    _demand_probabilities(place, output)
     return Softmax(float(np.float32(reader.option(place.operator, "beta"))))
 
 
@@ -323,6 +326,7 @@ _OPERATIONS: dict[str, Callable[[_Reader, _Place, tuple[Tensor, ...], Tensor], O
     "RELU6": _relu,
     "RELU_N1_TO_1": _relu,
     "SOFTMAX": _softmax,
+    "LOGISTIC": _logistic,
     "PAD": _padding,
     "RESHAPE": _reshape,
 }

@@ -13,6 +13,7 @@ from reflow_tf.export.c_kernels.network import (
     Dense,
     DepthwiseConvolution,
     Layer,
+    Logistic,
     Mean,
     Padding,
     Placing,
@@ -22,6 +23,7 @@ from reflow_tf.export.c_kernels.network import (
 )
 from reflow_tf.export.c_kernels.plain_layers import (
     call_addition,
+    call_logistic,
     call_mean,
     call_padding,
     call_placing,
@@ -39,6 +41,7 @@ _WITHOUT_CHOICE: dict[type, Callable[[Layer, Any], Call]] = {
     Mean: call_mean,
     Relu: call_relu,
     Softmax: call_softmax,
+    Logistic: call_logistic,
     Padding: call_padding,
     Placing: call_placing,
 }

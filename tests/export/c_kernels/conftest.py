@@ -115,7 +115,7 @@ def run_reference(content, inputs):
     """
     graph = read_operators(content)
     shapes = [graph.values[index].shape for index in graph.inputs]
-    if len(shapes) > 1 or any(operator.kind == "FULLY_CONNECTED" for operator in graph.operators):
+    if len(shapes) > 1 or {"FULLY_CONNECTED", "LOGISTIC"} & {operator.kind for operator in graph.operators}:
         interpreter, ends = open_interpreter(content, 1 << 24), np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         rows = [
             invoke(interpreter, [p.reshape(s) for p, s in zip(np.split(sample.ravel(), ends), shapes, strict=True)], n)

@@ -127,19 +127,8 @@ def test_arm_compilers_have_nothing_to_warn_of(tmp_path, cpu):
 
 def test_operators_without_a_kernel_are_named(drawing):
     source = drawing.activation((1, 4), 0.05, 0)
-    output = drawing.operator("LOGISTIC", [source], drawing.activation((1, 4), 1 / 256, -128))
-    message = r"C is generated for ADD, .*, SOFTMAX: replace or remove layer 'tensor1'.*\. Received: LOGISTIC"
-    with pytest.raises(InputError, match=message):
-        generate_c(drawing.finish(source, output))
-
-
-def test_a_network_that_ends_in_a_single_sigmoid_is_told_the_same_as_softmax(drawing):
-    """To leave it out is no way: pruning takes no single logit."""
-    source = drawing.activation((1, 1), 0.05, 0)
-    output = drawing.operator("LOGISTIC", [source], drawing.activation((1, 1), 1 / 256, -128))
-    message = (
-        r"SOFTMAX: replace the sigmoid 'tensor1' by two outputs with softmax, the first logit 0, or use --target=tflm"
-    )
+    output = drawing.operator("TANH", [source], drawing.activation((1, 4), 1 / 128, 0))
+    message = r"C is generated for ADD, .*, SOFTMAX: replace or remove layer 'tensor1'.*\. Received: TANH"
     with pytest.raises(InputError, match=message):
         generate_c(drawing.finish(source, output))
 

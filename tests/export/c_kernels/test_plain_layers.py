@@ -87,6 +87,27 @@ def test_softmaxes(drawing, compare, shape, scale):
     compare(drawing.finish(source, output))
 
 
+@pytest.mark.parametrize("zero_point", [-128, -5, 0, 127])
+@pytest.mark.parametrize("scale", [1e-4, 0.004, 0.05, 0.11, 0.9, 4.0])
+def test_logistics(drawing, compare, scale, zero_point):
+    """Of every int8 that there is. Where a step is as large as 4, TFLite itself is off by more than one of 1/256."""
+    source = drawing.activation((1, 4, 8), scale, zero_point)
+    output = drawing.activation((1, 4, 8), 1 / 256, -128)
+    drawing.operator("LOGISTIC", [source], output)
+    every = np.arange(-128, 128).astype(np.int8).reshape(8, 4, 8)
+    sources, outputs = compare(drawing.finish(source, output), inputs=every)
+    real = 1 / (1 + np.exp(-(every.reshape(8, -1) - float(zero_point)) * scale))
+    assert np.abs((outputs + 128.0) / 256 - real).max() < (1.6 if scale < 1 else 5) / 256
+    assert sources.weight_bytes == 256
+
+
+def test_a_logistic_whose_scale_is_next_to_nothing_is_refused(drawing):
+    source, output = drawing.activation((1, 4), 2.0**-30, 0), drawing.activation((1, 4), 1 / 256, -128)
+    drawing.operator("LOGISTIC", [source], output)
+    with pytest.raises(InputError, match=r"scale of the input above 2\^-27: change layer 'tensor1'"):
+        generate_c(drawing.finish(source, output))
+
+
 def draw_padding(drawing, source, shape):
     paddings = drawing.constant(np.array([[0, 0], [1, 2], [0, 3], [0, 0]], np.int32))
     output = drawing.activation((1, shape[1] + 3, shape[2] + 3, shape[3]), 0.05, 3)

@@ -99,6 +99,11 @@ struct reflow_pad {
   int16_t zero_point;
 };
 
+struct reflow_lookup {
+  const int8_t *table; /* for -128, -127, ... */
+  int32_t size;
+};
+
 /* One input of a concatenation: rows of `length` bytes, each to `start` in a row of `pitch`. */
 struct reflow_concatenation {
   int32_t rows, start, length, pitch;
@@ -119,6 +124,7 @@ void reflow_mean(const struct reflow_mean *layer, const int8_t *input, int8_t *o
 void reflow_relu(const struct reflow_relu *layer, const int8_t *input, int8_t *output);
 void reflow_softmax(const struct reflow_softmax *layer, const int8_t *input, int8_t *output);
 void reflow_pad(const struct reflow_pad *layer, const int8_t *input, int8_t *output);
+void reflow_lookup(const struct reflow_lookup *layer, const int8_t *input, int8_t *output);
 void reflow_concatenation(const struct reflow_concatenation *layer, const int8_t *input, int8_t *output);
 
 #endif
