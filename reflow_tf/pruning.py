@@ -106,7 +106,7 @@ class Known:
     Attributes:
         weighings: what removing channels costs.
         narrowed: the configuration with which channels left, `PruneConfig.without_hardware` -> what it came to, for
-            those who go on from there; without outputs, which may take gigabytes.
+            those who go on from there; without outputs, which may take gigabytes, but for numbers of the dense network.
     """
 
     weighings: Weighings = dataclasses.field(default_factory=dict)
@@ -181,7 +181,7 @@ def prune(
         given = results[-1].model if results else model if inplace else copy_model(model)
         result = _prune(given, stage, calibration, evaluation, dense_file, complain, progress, crew, weighings)
         if known is not None and not stage.sets_zeros and stage.max_macs != AUTO:
-            narrowed[stage.without_hardware] = _keep(result)
+            narrowed[stage.without_hardware] = _keep(result, config.known_task)
         results.append(result)
     merged = functools.reduce(_merge, results)
     return dataclasses.replace(merged, report=dataclasses.replace(merged.report, unmerged=unmerged))
@@ -277,9 +277,12 @@ def _narrow(
     return PruneResult(model, result.plan, {}, report, removed)
 
 
-def _keep(result: PruneResult) -> PruneResult:
-    """A copy that nobody goes on with."""
-    signals = {name: signal.without_outputs() for name, signal in result.report.signals.items()}
+def _keep(result: PruneResult, task: Task) -> PruneResult:
+    """A copy that nobody goes on with; of outputs it has the dense network's where these are numbers."""
+    signals = {
+        name: signal.without_outputs() if task.names_classes or name != "dense" else signal
+        for name, signal in result.report.signals.items()
+    }
     report = dataclasses.replace(result.report, signals=signals)
     return dataclasses.replace(result, model=copy_model(result.model), report=report)
 

@@ -176,7 +176,9 @@ def _cost(document: Document, cell: dict[str, Any]) -> str:
     unit, cost = document["device"]["unit"], cell["cost"]
     if unit == "ms":
         return f"{significant(cost, 3)}{SPACE}ms"
-    return size(round(cost)) if unit == "bytes" else f"{cost / 1e6:,.1f}{SPACE}M"
+    if unit == "bytes":
+        return size(round(cost))
+    return f"{cost / 1e6:,.1f}{SPACE}M" if cost >= 1e6 else f"{cost / 1e3:,.1f}{SPACE}k"
 
 
 def _cycles_heading(document: Document) -> list[str]:

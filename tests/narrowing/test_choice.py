@@ -210,6 +210,26 @@ def test_what_earlier_calls_found_changes_no_result(samples, monkeypatch):
         assert [step.statement for step in one.report.repair] == [step.statement for step in other.report.repair]
 
 
+@pytest.mark.parametrize("task", ["classification", "fidelity"])
+def test_what_the_dense_network_said_is_known_where_it_is_compared_with(samples, task):
+    """Of numbers outputs are compared in the end; of classes what each input was taken for is enough."""
+    narrow = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=4, repair="reflow", task=task)
+    sparse = dataclasses.replace(narrow, pattern=patterns.Unstructured(), sparsity=0.5, target="storage")
+    known = pruning.Known()
+    results = [
+        reflow_tf.prune(build(), config, samples, evaluation=samples[:8], known=known) for config in (narrow, sparse)
+    ]
+    alone = reflow_tf.prune(build(), sparse, samples, evaluation=samples[:8])
+    (kept,) = known.narrowed.values()
+    signals = [one.report.signals["dense"] for one in (*results, alone, kept)]
+    if task == "fidelity":
+        for signal in signals:
+            np.testing.assert_array_equal(signal.outputs, signals[0].outputs)
+        assert len(signals[0].outputs) == 8
+    else:
+        assert not any(signal.outputs.size for signal in signals)
+
+
 def count_calls(monkeypatch, module, name, calls):
     function = getattr(module, name)
 

@@ -150,6 +150,13 @@ def test_milliseconds_are_told_apart_from_shares(document):
     assert frontier.format_table(document)[-3].endswith("at different times, compare less well.")
 
 
+def test_small_networks_have_costs_that_can_be_told_apart(document):
+    for cell, cost in zip(document["cells"], (43_210.0, 999_000.0, 1_200_000.0), strict=True):
+        cell["cost"] = cost
+    words = " ".join("\n".join(frontier.format_table(document)).split())
+    assert all(cost in words for cost in ("float32 43.2 k ", "int8 999.0 k ", "int8 1.2 M "))
+
+
 def test_units_have_words_of_their_own(document):
     document["device"]["unit"] = "ms"
     assert "2.5 times as fast as the float32 file and 1.2 times as fast as plain int8." in say(document)
