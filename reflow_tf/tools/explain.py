@@ -185,7 +185,11 @@ def _read(config: ExplainConfig) -> bytes:
     # Only the structure is judged, so any numbers do to find the ranges of activations.
     calibration = [abs(make_inputs((4, *shape)))]  # of which some may be indices
     exported = export_tflite(
-        loaded.model, quantize=target.quantize, io=target.io, calibration=calibration, storage="dense"
+        loaded.model,
+        quantize=target.quantize,
+        io=target.io,
+        calibration=calibration,
+        storage="bitmap" if target.storage == "bitmap" else "dense",  # also replaces what TFLM lacks
     )
     return exported.content
 
@@ -211,6 +215,9 @@ def _describe_verdict(verdict: Verdict) -> Iterator[str]:
         yield ""
         yield from _describe_cluster(cluster)
         for blocker in cluster.blockers:
+            yield from _describe_blocker(blocker)
+    for blocker in verdict.blockers:
+        if not any(blocker in cluster.blockers for cluster in verdict.clusters):
             yield from _describe_blocker(blocker)
     if not verdict.eligible:
         yield from _describe_prospects(verdict)

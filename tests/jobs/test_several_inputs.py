@@ -289,7 +289,10 @@ def test_archives_that_do_not_fit(folder, tmp_path, changes, words):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"prune": PruneConfig(target="cortex_m", sparsity=0.5)}, "full-int8 models.*Received: int32 at the input 2"),
+        (
+            {"prune": PruneConfig(target="cortex_m", sparsity=0.5)},
+            "--target=tflm takes whole numbers. Received: int32 at the input 2",
+        ),
         ({"data": "photos"}, r"with each of them: x_image \(n, 8, 8, 3\), x_vector \(n, 6\), x_words \(n, 4\)"),
         ({"image_size": 8}, "--image_size is only for models with one input"),
         ({"preprocess": "tf"}, "--preprocess scales the pixels of images"),

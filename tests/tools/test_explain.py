@@ -60,6 +60,31 @@ def test_never_is_exit_code_3(command, folder):
     assert "stride 1; the convolution that begins a cluster needs 2" in outcome.out
 
 
+@pytest.fixture
+def words(tmp_path):
+    """A network of words, with a TANH behind them: GATHER and TANH are in TFLM, and C is generated for neither."""
+    inputs = keras.Input((4,), dtype="int32")
+    seen = layers.Dense(8, "tanh", name="squash")(layers.Flatten()(layers.Embedding(10, 8, name="look_up")(inputs)))
+    keras.Model(inputs, layers.Dense(3, "softmax")(seen)).save(tmp_path / "words.keras")
+    return tmp_path / "words.keras"
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "reasons"),
+    [
+        ("cortex_m", 3, ["look_up: is a GATHER, for which there is no C kernel", "squash: is a TANH, for which"]),
+        ("tflm", 0, []),  # Keras's SELECT, which TFLM lacks, is replaced, as prune does it
+        ("ethos_u", 0, ["look_up: is a GATHER, which the U55 and the U65 leave to the CPU"]),
+    ],
+)
+def test_what_stands_in_the_way_on_microcontrollers_is_told(command, words, target, code, reasons):
+    outcome = command(explain, model=words, target=target)
+    assert outcome.code == code, outcome
+    told = outcome.out.split("\n  - ")[1:]
+    assert len(told) >= len(reasons) and bool(told) == bool(reasons)
+    assert all(any(line.startswith(reason) for line in told) for reason in reasons), told
+
+
 def test_storage(command, folder):
     outcome = command(explain, model=folder / "never.tflite", target="storage")
     assert (outcome.code, outcome.out) == (0, "Every zero saves storage; nothing is promised about speed.\n")

@@ -36,6 +36,7 @@ from reflow_tf.export.operators import read_operators
 from reflow_tf.targets.operators import Operator, OperatorGraph
 
 _INT8 = schema.TensorType.INT8
+_WHOLE = ("int32", "int64", "uint8")
 _ACTIVATIONS = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 _MOST_RATIO = 2.0**30
 _MOST_SIZE = 32767  # the kernels' structures hold sizes in 16 bits
@@ -136,8 +137,13 @@ class _Reader:
     def activation(self, index: int, where: str) -> Tensor:
         tensor = self._stored.tensors[index]
         shape = tuple(int(size) for size in (tensor.shape if tensor.shape is not None else ()))
+        kind = self.graph.values[index].dtype
+        if index in self.graph.inputs and kind in _WHOLE:
+            raise InputError(
+                f"C is generated for inputs that are int8: --target=tflm takes whole numbers. "
+                f"Received: {kind} at {where}"
+            )
         if tensor.type != _INT8:
-            kind = self.graph.values[index].dtype
             raise InputError(
                 f"C is generated for full-int8 models: export with quantize='int8'. Received: {kind} at {where}"
             )
