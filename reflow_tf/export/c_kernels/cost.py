@@ -12,6 +12,7 @@ from reflow_tf.export.c_kernels.network import (
     Convolution,
     Dense,
     DepthwiseConvolution,
+    Logistic,
     Mean,
     Placing,
     Pooling,
@@ -26,7 +27,7 @@ _GATHER_ELEMENT, _GATHER_PIECE = 3.9, 25
 _DENSE_ENTRY, _DENSE_ROW = {"dense": 4, "sparse": 7}, 30
 _DEPTHWISE_OUTPUT, _DEPTHWISE_INPUT, _DEPTHWISE_ROW, _DEPTHWISE_CHANNEL = 23, 3, 24, 150
 _REFERENCE_PRODUCT = 8  # of the kernels called exact
-_ADDITION, _POOLING, _MEAN, _SOFTMAX, _COPY, _OTHER = 23, 8, 5, 250, 4, 15
+_ADDITION, _POOLING, _MEAN, _SOFTMAX, _COPY, _LOOKUP, _OTHER = 23, 8, 5, 250, 0.6, 6, 15
 
 
 def count_products(call: Call) -> int:
@@ -55,7 +56,9 @@ def estimate_instructions(call: Call) -> int:
     if isinstance(operation, Softmax):
         return _SOFTMAX * call.output.size
     if isinstance(operation, Placing):
-        return _COPY * call.inputs[0].size
+        return round(_COPY * call.inputs[0].size)
+    if isinstance(operation, Logistic):
+        return _LOOKUP * call.output.size
     if isinstance(operation, Mean):
         return _MEAN * call.inputs[0].size
     return (_ADDITION if isinstance(operation, Addition) else _OTHER) * call.output.size
