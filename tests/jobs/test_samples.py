@@ -138,7 +138,7 @@ def test_files_as_c(make, tmp_path, name, shape):
     assert report["parity"]["top1_agreement"] > 0.8
     source = EvaluateConfig(str(out / "model.tflite"), str(folder / "data.npz"))
     text = " ".join((write_firmware(source, str(tmp_path / "c")) / "README.md").read_text().split())
-    assert f"`input` has the shape {shape}, the last axis fastest." in text
+    assert f"The input has the shape {shape}, the last axis fastest." in text
 
 
 def test_methods_are_compared(make, tmp_path):
