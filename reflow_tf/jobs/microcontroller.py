@@ -264,17 +264,25 @@ def require_measure(job: JobConfig) -> None:
         require()
 
 
-def require_runnable(job: JobConfig, content: bytes) -> None:
-    """Checks, before the long work, that the target can run the unpruned network; raises InputError.
+def require_runnable(job: JobConfig, content: bytes) -> bytes:
+    """Checks, before the long work, that the target can run the unpruned network.
 
     Args:
         job: of any target.
         content: the network as a dense .tflite file in the job's quantization.
+
+    Returns:
+        The file as the target runs it.
+
+    Raises:
+        InputError: it cannot.
     """
     if job.target.name == "tflm":
-        TFLM(settle_operators(content))
+        content = settle_operators(content)
+        TFLM(content)
     elif job.target.name == "cortex_m":
         generate_c(content, storage="dense")
+    return content
 
 
 def measure(job: JobConfig, files: Files) -> Footprint:

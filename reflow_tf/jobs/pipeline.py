@@ -151,8 +151,7 @@ def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, known: Dense | N
     """
     with stage("Exporting the dense model"), stopwatch.timed("export dense"):
         file = _export(job, given, given.loaded.model, storage="dense")
-        microcontroller.require_runnable(job, file.content)
-        foreseen = explain(file.content, job.target)
+        foreseen = explain(microcontroller.require_runnable(job, file.content), job.target)
         if known is not None:
             floats = known.float_content
         elif job.requested_quantize == "none":

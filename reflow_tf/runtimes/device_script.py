@@ -66,10 +66,11 @@ def compute(interpreter: Any, inputs: np.ndarray) -> np.ndarray:
         part = inputs[start : start + step]
         piece = np.zeros((step, *inputs.shape[1:]), np.float32)
         piece[: len(part)] = part
-        for details, values in zip(given, split(piece, given)):  # noqa: B905, strict is of Python 3.10
-            interpreter.set_tensor(details["index"], to_type(values, details))
+        for details, values in zip(given, to_types(piece, given)):  # noqa: B905, strict is of Python 3.10
+            interpreter.set_tensor(details["index"], values)
         interpreter.invoke()
-        outputs.append(join([to_float(interpreter.get_tensor(one["index"]), one) for one in results])[: len(part)])
+        found = [interpreter.get_tensor(details["index"]) for details in results]
+        outputs.append(to_floats(found, results)[: len(part)])
     return np.concatenate(outputs)
 
 
@@ -87,6 +88,16 @@ def split(batch: np.ndarray, given: list[Any]) -> list[np.ndarray]:
     sizes = [int(np.prod(details["shape"][1:])) for details in given]
     parts = np.split(batch, np.cumsum(sizes)[:-1], axis=1)
     return [part.reshape(len(part), *details["shape"][1:]) for part, details in zip(parts, given)]  # noqa: B905
+
+
+def to_types(batch: np.ndarray, given: list[Any]) -> list[np.ndarray]:
+    """A batch as the inputs of a file take it."""
+    return [to_type(part, details) for part, details in zip(split(batch, given), given)]  # noqa: B905
+
+
+def to_floats(outputs: list[np.ndarray], results: list[Any]) -> np.ndarray:
+    """What the outputs of a file gave, as one array of float32."""
+    return join([to_float(values, details) for values, details in zip(outputs, results)])  # noqa: B905
 
 
 def to_type(values: np.ndarray, details: Any) -> np.ndarray:

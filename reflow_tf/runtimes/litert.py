@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.native_stderr import native_stderr_dropped
-from reflow_tf.runtimes.device_script import join, split, to_float, to_type
+from reflow_tf.runtimes.device_script import to_floats, to_types
 from reflow_tf.runtimes.runtime import SeveralOfEach, make_inputs, run_in_pieces
 
 _FILE_IDENTIFIER = b"TFL3"
@@ -67,7 +67,7 @@ class LiteRT(SeveralOfEach):
     def measure(self) -> float:
         """Milliseconds of one inference, what it takes to hand over the input and to read the output included."""
         if self._timed is None:
-            self._timed = self._as_taken(self.make_inputs())
+            self._timed = to_types(self.make_inputs(), self._inputs)
         start = time.perf_counter()
         self._set(self._timed)
         self._interpreter.invoke()
@@ -91,13 +91,10 @@ class LiteRT(SeveralOfEach):
         return None
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
-        self._set(self._as_taken(piece))
+        self._set(to_types(piece, self._inputs))
         self._interpreter.invoke()
-        return join([to_float(self._interpreter.get_tensor(output["index"]), output) for output in self._outputs])
-
-    def _as_taken(self, piece: np.ndarray) -> list[np.ndarray]:
-        parts = split(piece, self._inputs)
-        return [to_type(part, details) for part, details in zip(parts, self._inputs, strict=True)]
+        found = [self._interpreter.get_tensor(output["index"]) for output in self._outputs]
+        return to_floats(found, self._outputs)
 
     def _set(self, values: list[np.ndarray]) -> None:
         for details, value in zip(self._inputs, values, strict=True):

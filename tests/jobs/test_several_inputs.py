@@ -199,13 +199,14 @@ def test_on_a_microcontroller(towers, tmp_path, target):
     assert found.agreement.top1 > 0.8 if num_heads == 1 else found.fidelity.relative_error < 0.3
 
 
-def test_words_on_a_microcontroller(folder, tmp_path):
+def test_words_on_a_microcontroller(folder, tmp_path, capsys):
     """As whole numbers, beside int8; also as an array for TFLM, which has them as they are."""
     prune = PruneConfig(target="tflm", sparsity=0.6, repair="least_squares")
     report = pipeline.run(
         JobConfig(str(folder / "model.keras"), str(tmp_path / "out"), prune, data=str(folder / "data.npz"))
     )
     assert report["mcu"]["num_equal"] == report["mcu"]["num_compared"] > 0 and report["mcu"]["passed"] is None
+    assert "cannot run" not in capsys.readouterr().err  # nor is anybody told that it could not
     source = EvaluateConfig(str(tmp_path / "out/model.tflite"), str(folder / "data.npz"))
     written = write_firmware(source, str(tmp_path / "array"), as_array=True)
     told = " ".join((written / "README.md").read_text().split())

@@ -29,7 +29,7 @@ def plan_memory(network: Network, calls: Sequence[Call]) -> MemoryPlan:
     A call writes over one of its inputs where it may and nobody needs that input later. A reshape is the same memory
     under another name.
     """
-    owners = _find_owners(network)
+    owners = find_owners(network)
     uses: dict[int, list[int]] = {}
     for step, call in enumerate(calls):
         for tensor in (*call.inputs, call.output):
@@ -76,7 +76,7 @@ def _tensors(network: Network) -> list[Tensor]:
     return [*network.inputs, *(tensor for layer in network.layers for tensor in (*layer.inputs, layer.output))]
 
 
-def _find_owners(network: Network) -> dict[int, int]:
+def find_owners(network: Network) -> dict[int, int]:
     """Each activation -> the one whose memory it is."""
     owners = {tensor.index: tensor.index for tensor in _tensors(network)}
     for layer in network.layers:

@@ -10,6 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer
+from reflow_tf.export.c_kernels.memory import find_owners
 from reflow_tf.export.c_kernels.network import (
     Addition,
     Convolution,
@@ -68,18 +69,17 @@ def _read_network(reader: "_Reader") -> Network:
 
 def _require_own_memory(network: Network) -> None:
     """Ends are the caller's memory: none may be another one under a new name, which is all that a reshape gives."""
-    taken = {tensor.index for tensor in network.inputs}
+    owners = find_owners(network)
+    inputs = {tensor.index for tensor in network.inputs}
+    taken = set(inputs)
     for output in network.outputs:
-        origin = output.index
-        for layer in reversed(network.layers):
-            if layer.output.index == origin and isinstance(layer.operation, Reshape):
-                origin = layer.inputs[0].index
-        if origin in taken:
-            what = "an input" if origin in (tensor.index for tensor in network.inputs) else "another output"
+        owner = owners[output.index]
+        if owner in taken:
+            what = "an input" if owner in inputs else "another output"
             raise InputError(
                 f"C is generated for models whose outputs are each computed by a layer. Received: one that is {what}"
             )
-        taken.add(origin)
+        taken.add(owner)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.runtimes.cortex_m.boards import BOARDS
 from reflow_tf.runtimes.cortex_m.emulator import Execution, emulator_name, execute
 from reflow_tf.runtimes.cortex_m.toolchain import Sizes, build_image, compiler_name
-from reflow_tf.runtimes.device_script import join, split, to_float, to_type
+from reflow_tf.runtimes.device_script import join, split, to_floats, to_types
 from reflow_tf.runtimes.runtime import SeveralOfEach, check_batch, make_inputs
 
 DEFAULT_BOARD = "m4"
@@ -90,8 +90,7 @@ class CortexM(SeveralOfEach):
         Raises:
             InputError: no samples, samples of another shape, or the program crashes; the message says why.
         """
-        found = split(self.run_int8(self._to_int8(batch)), self._outputs)
-        return join([to_float(values, details) for values, details in zip(found, self._outputs, strict=True)])
+        return to_floats(split(self.run_int8(self._to_int8(batch)), self._outputs), self._outputs)
 
     def run_int8(self, batch: np.ndarray) -> np.ndarray:
         """Computes int8 outputs (n, *output) of int8 samples (n, *sample), as the device does.
@@ -135,8 +134,7 @@ class CortexM(SeveralOfEach):
 
     def _to_int8(self, batch: np.ndarray) -> np.ndarray:
         check_batch(batch, self.input_shape)
-        parts = zip(split(batch, self._inputs), self._inputs, strict=True)
-        return join([to_type(values, details) for values, details in parts])
+        return join(to_types(batch, self._inputs))
 
     def _execute(self, batch: np.ndarray, count: bool = False) -> Execution:
         check_batch(batch, self.input_shape)

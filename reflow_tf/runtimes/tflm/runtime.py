@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from reflow_tf.errors import InputError
-from reflow_tf.runtimes.device_script import join, split, to_float, to_type
+from reflow_tf.runtimes.device_script import to_floats, to_types
 from reflow_tf.runtimes.runtime import SeveralOfEach, make_inputs, run_in_pieces
 from reflow_tf.runtimes.tflm.arena import AMPLE_BYTES, find_arena, require_survivable
 from reflow_tf.runtimes.tflm.interpreter import describe_ends, invoke, name_tflm, open_interpreter, require_tflm
@@ -77,7 +77,7 @@ class TFLM(SeveralOfEach):
 
     def to_bytes(self, batch: np.ndarray) -> np.ndarray:
         """The samples as the file takes them, int8 (n, bytes), in the same way."""
-        return run_in_pieces(batch, self.input_shape, lambda piece: _to_bytes(self._to_types(piece)))
+        return run_in_pieces(batch, self.input_shape, lambda piece: _to_bytes(to_types(piece, self._inputs)))
 
     def measure(self) -> float:
         """Milliseconds of one inference on this machine, which say nothing about a microcontroller."""
@@ -90,14 +90,10 @@ class TFLM(SeveralOfEach):
         return find_arena(self._content)
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
-        return join([to_float(values, each) for values, each in zip(self._invoke(piece), self._outputs, strict=True)])
+        return to_floats(self._invoke(piece), self._outputs)
 
     def _invoke(self, piece: np.ndarray) -> list[np.ndarray]:
-        return invoke(self._interpreter, self._to_types(piece), len(self._outputs))
-
-    def _to_types(self, piece: np.ndarray) -> list[np.ndarray]:
-        parts = zip(split(piece, self._inputs), self._inputs, strict=True)
-        return [to_type(part, details) for part, details in parts]
+        return invoke(self._interpreter, to_types(piece, self._inputs), len(self._outputs))
 
 
 def _to_bytes(arrays: Sequence[np.ndarray]) -> np.ndarray:

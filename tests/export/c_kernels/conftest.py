@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import pathlib
 import subprocess
 import tempfile
@@ -15,6 +14,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.c_kernels.generation import generate_c
 from reflow_tf.export.operators import read_operators
+from reflow_tf.runtimes.device_script import join, split
+from reflow_tf.runtimes.runtime import join_shapes
 from reflow_tf.runtimes.tflm.interpreter import invoke, open_interpreter
 
 MAIN = """#include <stdio.h>
@@ -114,14 +115,10 @@ def run_reference(content, inputs):
     not rescale in TFLM, whose files have one scale on both sides of it.
     """
     graph = read_operators(content)
-    shapes = [graph.values[index].shape for index in graph.inputs]
-    if len(shapes) > 1 or {"FULLY_CONNECTED", "LOGISTIC"} & {operator.kind for operator in graph.operators}:
-        interpreter, ends = open_interpreter(content, 1 << 24), np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        rows = [
-            invoke(interpreter, [p.reshape(s) for p, s in zip(np.split(sample.ravel(), ends), shapes, strict=True)], n)
-            for n, sample in ((len(graph.outputs), sample) for sample in inputs)
-        ]
-        return np.stack([np.concatenate([output.ravel() for output in row]) for row in rows])
+    ends, num_outputs = [{"shape": graph.values[index].shape} for index in graph.inputs], len(graph.outputs)
+    if len(ends) > 1 or {"FULLY_CONNECTED", "LOGISTIC"} & {operator.kind for operator in graph.operators}:
+        interpreter = open_interpreter(content, 1 << 24)
+        return np.concatenate([join(invoke(interpreter, split(one[None], ends), num_outputs)) for one in inputs])
     interpreter = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     interpreter.allocate_tensors()
     (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -159,9 +156,8 @@ def compare(c_compiler):
 
     def check(content, storage="auto", inputs=None, options=SANITIZED):
         graph = read_operators(content)
-        shapes = [graph.values[index].shape for index in graph.inputs]
         if inputs is None:
-            inputs = draw_inputs(shapes[0] if len(shapes) == 1 else (1, sum(math.prod(shape) for shape in shapes)))
+            inputs = draw_inputs(join_shapes([graph.values[index].shape for index in graph.inputs]))
         sources = generate_c(content, storage=storage)
         with tempfile.TemporaryDirectory() as folder:
             outputs = compile_program(pathlib.Path(folder), sources, options).run(inputs)
