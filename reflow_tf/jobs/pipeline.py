@@ -1,5 +1,6 @@
 """The main job: a model in; kernels scored, planned, masked; the signal restored; a file out, run and measured."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ from reflow_tf.models.carrying import Address
 from reflow_tf.models.inference import name_outputs
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.packing import undo_scales
+from reflow_tf.models.surgery import without_zero_biases
 from reflow_tf.pruning import Known, PruneResult, prune, select
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
@@ -300,7 +302,8 @@ def _warn(expected: Verdict) -> None:
 def _complain(job: JobConfig, given: Given, model: keras.Model) -> str | None:
     """What is too much about a narrower model; sizes do not depend on what it is calibrated with."""
     few = [first_images(given.calibration, _SIZED_WITH)]
-    file = _export(job, given, model, storage=job.target.storage, calibration=few)
+    with contextlib.nullcontext() if job.prune.repair == "none" else without_zero_biases(model):
+        file = _export(job, given, model, storage=job.target.storage, calibration=few)
     most = job.prune.max_size_bytes
     if most is not None and len(file.content) > most:
         return f"{len(file.content):,} bytes where --max_size_bytes allows {most:,}"

@@ -1,7 +1,8 @@
 """Writing into a model: masked weights, and the copy that is written to."""
 
+import contextlib
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
@@ -67,6 +68,24 @@ def write_values(variable: keras.Variable, values: np.ndarray) -> None:
             f"Received: {np.abs(values).max():.3g}"
         )
     variable.assign(rounded)
+
+
+@contextlib.contextmanager
+def without_zero_biases(model: keras.Model) -> Iterator[None]:
+    """For the time of the block, biases that are all zero are numbers of their own.
+
+    A converter leaves zeros out, or stores them once for all layers, and a repair fills them.
+    """
+    biases = [getattr(placed.layer, "bias", None) for placed in walk(model)]
+    empty = [bias for bias in biases if isinstance(bias, keras.Variable) and not np.any(bias)]
+    rng = np.random.default_rng(0)
+    for bias in empty:
+        bias.assign(rng.uniform(0.1, 0.2, bias.shape))
+    try:
+        yield
+    finally:
+        for bias in empty:
+            bias.assign(np.zeros(bias.shape))
 
 
 def write_masks(kernels: KernelMap, masks: Masks) -> None:

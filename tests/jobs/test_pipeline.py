@@ -280,6 +280,33 @@ def test_channels_leave_until_the_file_is_small_enough(run_job, inputs, quantize
         run_job(dataclasses.replace(config, max_size_bytes=9), **given)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_a_budget_holds_with_the_biases_that_a_repair_gives(run_job, classifier, inputs, tmp_path, quantize):
+    """A converter leaves zeros out, or stores them once."""
+    model = keras.models.clone_model(classifier(batch_norms=False), clone_function=_with_bias)
+    given = {"model": str(tmp_path / "biased.keras"), "eval_data": inputs.heldout, "quantize": quantize}
+    model.save(given["model"])
+    dense = run_job(PruneConfig(target="storage", sparsity=0.0, repair="none"), **given)
+    whole = (dense.folder / "model.tflite").stat().st_size
+    channel = patterns.parse("channel")
+    for less in (100, 300):
+        config = PruneConfig(
+            pattern=channel,
+            max_macs="auto",
+            channel_multiple=1,
+            target="storage",
+            max_size_bytes=whole - less,
+            repair="least_squares",
+        )
+        assert run_job(config, **given).report["budget"]["passed"], less
+
+
+def _with_bias(layer):
+    is_convolution = isinstance(layer, keras.layers.Conv2D)
+    return type(layer).from_config(layer.get_config() | ({"use_bias": True} if is_convolution else {}))
+
+
 def test_a_budget_that_no_width_meets(run_job, inputs):
     config = PruneConfig(pattern=patterns.parse("channel"), max_macs="auto", channel_multiple=1, target="tflm")
     with pytest.raises(
