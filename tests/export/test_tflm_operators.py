@@ -6,6 +6,8 @@ from keras import layers
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.export.tflm_operators import settle_operators
+from reflow_tf.job_config import EvaluateConfig
+from reflow_tf.jobs.firmware.packing import write_firmware
 from reflow_tf.runtimes.litert import LiteRT
 from reflow_tf.runtimes.tflm.runtime import TFLM
 
@@ -52,6 +54,17 @@ def test_a_file_for_tflm_is_settled(lone_relu6):
     _, model, inputs = lone_relu6
     exported = export_tflite(model, quantize="int8", calibration=[inputs], storage="bitmap")
     assert "RELU6" not in kinds(exported.content) + kinds(exported.dense_content)
+
+
+def test_the_array_for_firmware_is_settled(lone_relu6, tmp_path):
+    """It has to be the file that its proof was made with, although somebody else converted it."""
+    content, _, inputs = lone_relu6
+    (tmp_path / "any.tflite").write_bytes(content)
+    np.savez(tmp_path / "data.npz", x=inputs)
+    source = EvaluateConfig(str(tmp_path / "any.tflite"), str(tmp_path / "data.npz"), preprocess="none")
+    written = write_firmware(source, str(tmp_path / "array"), as_array=True)
+    assert "AddRelu6" not in (written / "README.md").read_text()
+    assert f"model_data[{len(settle_operators(content))}]" in (written / "model_data.c").read_text()
 
 
 def test_what_needs_nothing_comes_back_as_it_is(lone_relu6, int8_file):

@@ -70,7 +70,8 @@ def write_firmware(
     names = _ARRAY if is_array else _FRAME
     folder = OutputFolder(output_dir, names, overwrite, optional=_MADE, former=(_ARRAY, _FRAME))
     folder.require_outside({"model": source.model, "data": source.data})
-    runtime = TFLM(settle_operators(content))
+    in_tflm = settle_operators(content)
+    runtime = TFLM(in_tflm)
     images = draw_inputs(source, runtime, num_inputs)
     pairs = _write_images(runtime.to_bytes(images), runtime.run_bytes(images))
     words = {
@@ -78,7 +79,7 @@ def write_firmware(
         "tflm": runtime.name,
         "ends": _describe_ends(runtime, choose_preprocessing(source, runtime.input_shape, runtime.num_inputs)),
     }
-    files = _write_array(content, words) if is_array else _write_sources(content, BOARDS[board], words)
+    files = _write_array(in_tflm, words) if is_array else _write_sources(content, BOARDS[board], words)
     folder.write({"images.h": pairs, **files})
     return folder.path
 
