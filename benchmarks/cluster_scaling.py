@@ -121,7 +121,9 @@ def lead(crew: Crew, pruned: PrunedModel, calibration: CalibrationSet) -> None:
     held = measure_held(steps, next(iter(calibration))[:1])
     whole_from = find_late_position(held.during, LATE_FACTOR) or len(steps.steps)
     kernels = tuple(i for i, spec in enumerate(meter.kernels.specs) if spec.path in pruned.masks)
-    work = Measuring(Carried(pruned.model, crew.address), pruned.dense_weights, kernels, calibration, whole_from)
+    work = Measuring(
+        Carried(pruned.model, crew.address), pruned.dense_weights, kernels, calibration, whole_from, pruned.task
+    )
     with crew.begin(work) as site:
         course = Course(site, crew, meter.networks, held, len(calibration), crew.memory // 4)
         course.add(course.num_shards)

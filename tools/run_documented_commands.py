@@ -122,17 +122,21 @@ class Reader:
 
 
 def share(pages: Sequence[pathlib.Path], readers: Sequence[Reader]) -> list[str]:
-    """Who is done with a page takes the next one; returns what failed."""
-    left = iter(pages)
+    """Who is done with a page takes the next one that has most commands of their own pages; returns what failed."""
+    left = {page: _list_long_commands(page) for page in pages}
+    typed: dict[Reader, set[str]] = {reader: set() for reader in readers}
     turn = threading.Lock()
 
     def read(reader: Reader) -> list[str]:
         failed: list[str] = []
         while True:
             with turn:
-                page = next(left, None)
-            if page is None:
-                return failed
+                if not left:
+                    return failed
+                mine = typed[reader]
+                theirs = set().union(*typed.values()) - mine
+                page = min(left, key=lambda page: len(left[page] & theirs) - len(left[page] & mine))
+                mine |= left.pop(page)
             failed += reader.follow(page)
             with turn:
                 print("\n".join([str(page.relative_to(documented.ROOT)), *reader.said]), flush=True)
@@ -140,6 +144,11 @@ def share(pages: Sequence[pathlib.Path], readers: Sequence[Reader]) -> list[str]
 
     with concurrent.futures.ThreadPoolExecutor(len(readers)) as pool:
         return [problem for problems in pool.map(read, readers) for problem in problems]
+
+
+def _list_long_commands(page: pathlib.Path) -> set[str]:
+    """Those that a reader types once, whatever pages they are on."""
+    return {command for block in documented.blocks(page) for command in block.commands if _PRUNES.match(command)}
 
 
 def main(_: list[str]) -> None:

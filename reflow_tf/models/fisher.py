@@ -37,7 +37,8 @@ _SAMPLES_AT_A_TIME = (
     16  # gradients that are kept until their products are added: a matrix product then, not an outer one
 )
 
-_INPUTS_AT_A_TIME = 16  # whose activations are held for the way back, of all layers at once
+INPUTS_AT_A_TIME = 16
+"""Whose activations are held for the way back, of all layers at once."""
 WORTH_BELIEVED = 0.7
 """Share of the correlations of outputs that least squares believes.
 
@@ -53,6 +54,7 @@ _LEAST_GAIN = 0.1  # of a layer's: outputs that no gradient reached are not take
 
 Gradients = Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor | None]]
 Reduction = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
+OutputGradients = Callable[[tf.Tensor, tf.Tensor], dict[str, tuple[tf.Tensor, ...]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,15 +229,12 @@ def _sum_over_inputs(
     model: keras.Model, watched: Mapping[str, keras.Layer], parts: Sequence[np.ndarray], reduce: Reduction, task: Task
 ) -> list[dict[str, list[np.ndarray]]]:
     """Of each part: name -> the reduced gradients at what a layer gives, before its activation, summed, float64."""
-    (outputs,) = run(model, [parts[0][:1]])
-    read = find_reading(model, parts[0].shape[1:], outputs.shape[-1], task)
-    probabilities = are_probabilities(np.array(read(outputs)))
-    differentiate = _make_output_gradients(model, watched, read, probabilities, reduce)
+    differentiate = differentiate_outputs(model, watched, parts[0][:1], reduce, task)
     found = []
     for inputs in parts:
         totals: dict[str, list[np.ndarray]] = {}
-        for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
-            batch = tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME])
+        for start in range(0, len(inputs), INPUTS_AT_A_TIME):
+            batch = tf.convert_to_tensor(inputs[start : start + INPUTS_AT_A_TIME])
             for name, reduced in differentiate(batch, tf.constant(start)).items():
                 more = [each.numpy().astype(np.float64) for each in reduced]
                 totals[name] = [a + b for a, b in zip(totals[name], more, strict=True)] if name in totals else more
@@ -243,6 +242,30 @@ def _sum_over_inputs(
             raise InputError(f"Activations and gradients must be finite. Received: NaN or infinity at {broken[0]}")
         found.append(totals)
     return found
+
+
+def differentiate_outputs(
+    model: keras.Model, watched: Mapping[str, keras.Layer], first: np.ndarray, reduce: Reduction, task: Task
+) -> OutputGradients:
+    """What errors in the outputs of layers do to the prediction, by one draw of the Fisher, input by input.
+
+    Args:
+        model: differentiated as it is whenever the result is called.
+        watched: name -> layer whose outputs are meant, before an activation of its own.
+        first: one input, (1, ...).
+        reduce: makes of the gradients at what a layer gives what is wanted of them.
+        task: what the model's outputs are taken for.
+
+    Returns:
+        A function of inputs (n, ...) and the number of a draw that gives, by name, what was wanted; a layer that the
+        inputs did not run through is missing.
+
+    Raises:
+        InputError: an input that does not fit.
+    """
+    (outputs,) = run(model, [first])
+    read = find_reading(model, first.shape[1:], outputs.shape[-1], task)
+    return _make_output_gradients(model, watched, read, are_probabilities(np.array(read(outputs))), reduce)
 
 
 def _sum_squares(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -267,7 +290,7 @@ def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
 
 def _make_output_gradients(
     model: keras.Model, watched: Mapping[str, keras.Layer], read: Reading, probabilities: bool, reduce: Reduction
-) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tuple[tf.Tensor, ...]]]:
+) -> OutputGradients:
     def differentiate(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tuple[tf.Tensor, ...]]:
         given: dict[str, list[tf.Tensor]] = {path: [] for path in watched}
         with tf.GradientTape(watch_accessed_variables=False) as tape:

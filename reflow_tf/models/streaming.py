@@ -33,8 +33,10 @@ class Sums(Protocol):
     def __add__(self, other: Self) -> Self: ...
 
 
-Measure = Callable[[int, Ledger[Pair]], Sums]
-"""Position of a step, and what is known before it of a chunk of inputs -> what is measured there."""
+Measure = Callable[[int, Ledger[Pair], tf.Tensor | None], Sums]
+"""Position of a step, what is known before it of a chunk of inputs, and their worth -> what is measured there."""
+Weigh = Callable[[np.ndarray, int], Mapping[int, tf.Tensor]]
+"""Inputs, (n, ...), and the number of the first -> by the position of a step, the worth of what it gives, (n, ...)."""
 Vary = Callable[[np.ndarray, int, int], np.ndarray]
 """A shard of inputs, (n, ...), its number, and that of a view -> as many other ones."""
 Values = Sequence[tuple[int, np.ndarray]]
@@ -60,16 +62,24 @@ class Leg:
     is_kept_in_memory: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """Of some inputs, before a step: the tensors that steps from there on take, and the worth of what they give."""
+
+    tensors: Mapping[int, Pair]
+    worth: Mapping[int, tf.Tensor]
+
+
 @dataclasses.dataclass
 class _Shard:
-    """Some inputs, and how far they have been led: `tensors` is what lies before the step at `position`.
+    """Some inputs, and how far they have been led: `known` before the step at `position`.
 
     Attributes:
         measured: the step for which it was led last.
     """
 
     position: int = 0
-    tensors: "Callable[[], dict[int, Pair]] | None" = None
+    known: "Callable[[], _Known] | None" = None
     measured: int = -1
 
 
@@ -83,14 +93,22 @@ class Stream(State):
         measure: what is summed up.
         batches: float arrays (n, ...), re-iterable, the same each time.
         vary: how views are made.
+        weigh: says what inputs are worth.
         whole_from: the step from which on a shard is led as a whole, since maps are small there; CHUNK inputs at a
             time before it.
     """
 
     def __init__(
-        self, networks: Networks, measure: Measure, batches: Iterable[np.ndarray], vary: Vary, whole_from: int
+        self,
+        networks: Networks,
+        measure: Measure,
+        batches: Iterable[np.ndarray],
+        vary: Vary,
+        weigh: Weigh,
+        whole_from: int,
     ):
-        self._networks, self._measure, self._batches, self._vary = networks, measure, batches, vary
+        self._networks, self._measure, self._batches = networks, measure, batches
+        self._vary, self._weigh = vary, weigh
         self._whole_from = whole_from
         self._shards: dict[tuple[int, int | None], _Shard] = {}  # by number and view
         self._measured = -1
@@ -124,7 +142,7 @@ class Stream(State):
 
     def _is_new(self, number: int, view: int | None) -> bool:
         shard = self._shards.get((number, view))
-        return shard is None or shard.tensors is None
+        return shard is None or shard.known is None
 
     def _drop_what_others_lead(self, position: int) -> None:
         """What was not led when the last step was measured is somebody else's now."""
@@ -132,48 +150,52 @@ class Stream(State):
             return
         for key, shard in list(self._shards.items()):
             if shard.measured != self._measured:
-                _remove(self._shards.pop(key).tensors)
+                _remove(self._shards.pop(key).known)
         self._measured = position
 
     def _lead(self, leg: Leg, shard: _Shard, key: tuple[int, int | None], images: np.ndarray | None) -> Any:
         """One shard up to the leg's position; from its stop on it is held there."""
         number, view = key
         shard.measured = leg.position
-        if shard.tensors is not None:
-            return self._measure_shard(leg, shard, shard.tensors())
+        if shard.known is not None:
+            return self._measure_shard(leg, shard, shard.known())
         assert images is not None
-        tensor = tf.convert_to_tensor(images if view is None else self._vary(images, number, view))
-        return self._measure_shard(leg, shard, {self._networks.steps.input: Pair(tensor, tensor)})
+        inputs = images if view is None else self._vary(images, number, view)
+        tensor = tf.convert_to_tensor(inputs)
+        known = _Known({self._networks.steps.input: Pair(tensor, tensor)}, self._weigh(inputs, number * SHARD))
+        return self._measure_shard(leg, shard, known)
 
-    def _measure_shard(self, leg: Leg, shard: _Shard, tensors: dict[int, Pair]) -> Any:
+    def _measure_shard(self, leg: Leg, shard: _Shard, known: _Known) -> Any:
         """From where it is up to the leg's position; at the leg's stop it is left, unless it has been led there."""
         wanted = leg.stop if leg.stop > shard.position else None
-        begin, sums = shard.position, None
-        kept: list[dict[int, Pair]] = []
+        begin, tensors, worth, sums = shard.position, known.tensors, known.worth.get(leg.position), None
+        kept: list[Mapping[int, Pair]] = []
         if begin < self._whole_from <= leg.position:
             chunks = self._open_chunks(begin, tensors)
-            tensors = _join([self._advance(ledger, begin, self._whole_from, wanted, kept) for ledger in chunks])
+            tensors = _join([self._advance(ledger, begin, self._whole_from, wanted, kept) for _, ledger in chunks])
             begin = self._whole_from
-        for ledger in self._open_chunks(begin, tensors):
-            known = self._advance(ledger, begin, leg.position, wanted, kept)
+        for part, ledger in self._open_chunks(begin, tensors):
+            reached = self._advance(ledger, begin, leg.position, wanted, kept)
             if leg.position == wanted:
-                kept.append(dict(known))
-            found = self._measure(leg.position, ledger)
+                kept.append(dict(reached))
+            found = self._measure(leg.position, ledger, None if worth is None else worth[part])
             sums = found if sums is None else sums + found
         if kept:
-            self._keep(leg, shard, _join(kept))
+            left = {step: each for step, each in known.worth.items() if step >= leg.stop}
+            self._keep(leg, shard, _Known(_join(kept), left))
         return sums
 
-    def _open_chunks(self, position: int, tensors: dict[int, Pair]) -> Iterator[Ledger[Pair]]:
-        """What is known before a step, so many inputs at a time as are led on from there together."""
+    def _open_chunks(self, position: int, tensors: Mapping[int, Pair]) -> Iterator[tuple[slice, Ledger[Pair]]]:
+        """What is known before a step, so many inputs at a time as are led on from there together, and which."""
         count = len(next(iter(tensors.values())).pruned)
         size = count if position >= self._whole_from else CHUNK
         for start in range(0, count, size):
-            part = {tensor: _slice(pair, slice(start, start + size)) for tensor, pair in tensors.items()}
-            yield Ledger(self._networks.steps, part, position)
+            part = slice(start, start + size)
+            sliced = {tensor: _slice(pair, part) for tensor, pair in tensors.items()}
+            yield part, Ledger(self._networks.steps, sliced, position)
 
     def _advance(
-        self, ledger: Ledger[Pair], begin: int, end: int, wanted: int | None, kept: list[dict[int, Pair]]
+        self, ledger: Ledger[Pair], begin: int, end: int, wanted: int | None, kept: list[Mapping[int, Pair]]
     ) -> Mapping[int, Pair]:
         """Carries out the steps from `begin` to `end`; what is known at `wanted` on the way there is put down."""
         for index in range(begin, end):
@@ -183,9 +205,9 @@ class Stream(State):
             ledger.enter(step, self._networks.compute(index, ledger))
         return ledger.values
 
-    def _keep(self, leg: Leg, shard: _Shard, tensors: dict[int, Pair]) -> None:
-        before = shard.tensors
-        shard.tensors = (lambda: tensors) if leg.is_kept_in_memory else _OnDisk.write(tensors, lambda: self._directory)
+    def _keep(self, leg: Leg, shard: _Shard, known: _Known) -> None:
+        before = shard.known
+        shard.known = (lambda: known) if leg.is_kept_in_memory else _OnDisk.write(known, lambda: self._directory)
         shard.position = leg.stop
         _remove(before)
 
@@ -199,21 +221,23 @@ def _views(leg: Leg) -> tuple[int | None, ...]:
     return (None, *range(leg.num_views))
 
 
-def _remove(tensors: object) -> None:
-    if isinstance(tensors, _OnDisk):
-        tensors.remove()
+def _remove(known: object) -> None:
+    if isinstance(known, _OnDisk):
+        known.remove()
 
 
 @dataclasses.dataclass(frozen=True)
 class _OnDisk:
-    """Tensors in a file; calling it reads them."""
+    """What is known of some inputs, in a file; calling it reads it."""
 
     path: pathlib.Path
 
     @classmethod
-    def write(cls, tensors: dict[int, Pair], find_directory: Callable[[], pathlib.Path]) -> Self:
-        arrays = {f"{tensor} dense": pair.dense.numpy() for tensor, pair in tensors.items()}
-        arrays |= {f"{tensor} pruned": pair.pruned.numpy() for tensor, pair in tensors.items() if not pair.is_same}
+    def write(cls, known: _Known, find_directory: Callable[[], pathlib.Path]) -> Self:
+        pairs = known.tensors.items()
+        arrays = {f"{tensor} dense": pair.dense.numpy() for tensor, pair in pairs}
+        arrays |= {f"{tensor} pruned": pair.pruned.numpy() for tensor, pair in pairs if not pair.is_same}
+        arrays |= {f"{step} worth": each.numpy() for step, each in known.worth.items()}
         size = sum(array.nbytes for array in arrays.values())
         with (
             on_disk("What lies between layers", f"{size:,} bytes for {SHARD} inputs"),
@@ -222,11 +246,14 @@ class _OnDisk:
             np.savez(file, **arrays)
         return cls(pathlib.Path(file.name))
 
-    def __call__(self) -> dict[int, Pair]:
+    def __call__(self) -> _Known:
+        read: dict[str, dict[int, tf.Tensor]] = {"dense": {}, "pruned": {}, "worth": {}}
         with np.load(self.path) as arrays:
-            tensors = {name: tf.convert_to_tensor(arrays[name]) for name in arrays.files}
-        dense = {int(name.split()[0]): tensor for name, tensor in tensors.items() if name.endswith("dense")}
-        return {tensor: Pair(value, tensors.get(f"{tensor} pruned", value)) for tensor, value in dense.items()}
+            for name in arrays.files:
+                number, kind = name.split()
+                read[kind][int(number)] = tf.convert_to_tensor(arrays[name])
+        tensors = {tensor: Pair(value, read["pruned"].get(tensor, value)) for tensor, value in read["dense"].items()}
+        return _Known(tensors, read["worth"])
 
     def remove(self) -> None:
         self.path.unlink()

@@ -90,7 +90,7 @@ class RunningSums:
     """What normal equations are made of, over some inputs, float64; those of other inputs are added to it.
 
     Attributes:
-        count: positions that were looked at, in all inputs together.
+        count: positions that were looked at, in all inputs together; where they are weighed, what they are worth.
         gram: x x^T, (groups, d, d).
         cross: t x^T, (groups, outputs of a group, d).
         power: t^2, (groups, outputs of a group).
@@ -99,7 +99,7 @@ class RunningSums:
         num_means, mean_gram, mean_cross, mean_power: the same four of the means over the positions of each input.
     """
 
-    count: int
+    count: float
     gram: np.ndarray
     cross: np.ndarray
     power: np.ndarray
@@ -138,7 +138,9 @@ def _values(sums: RunningSums) -> list[Any]:
     return [getattr(sums, field.name) for field in dataclasses.fields(sums)]
 
 
-def sum_up(layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets: tf.Tensor) -> RunningSums:
+def sum_up(
+    layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets: tf.Tensor, worth: tf.Tensor | None = None
+) -> RunningSums:
     """What the normal equations of one layer are made of, at the positions that `models.gram` looks at.
 
     Args:
@@ -146,16 +148,25 @@ def sum_up(layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets: tf.T
         spec: of its kernel.
         inputs: (n, ...) of the layer, few: they are summed up in float32.
         targets: (n, ..., outputs).
+        worth: how often each position counts, (n, ...); None: once.
     """
     patches = find_patches(layer, spec.path.rpartition("/")[2])
     assert patches is not None
     x = patches(inputs)
-    t = _pick(targets, len(inputs), x.shape)
-    means = [tf.reduce_mean(tf.reshape(v, [len(v), len(inputs), -1, v.shape[-1]]), axis=2) for v in (x, t)]
-    gram, cross, power = _multiply(x, t)
-    mean_gram, mean_cross, mean_power = _multiply(*means)
+    groups, samples, _ = x.shape
+    t = tf.transpose(tf.reshape(_pick(targets, len(inputs), samples), [samples, groups, -1]), [1, 0, 2])
+    weights, products = tf.ones([1, samples, 1]), (x, t)
+    if worth is not None:
+        weights = _pick(worth[..., None], len(inputs), samples)[None]
+        products = x * tf.sqrt(weights), t * tf.sqrt(weights)
+        x, t = x * weights, t * weights
+    by_input = (tf.reshape(v, [len(v), len(inputs), -1, v.shape[-1]]) for v in (weights, x, t))
+    counts, of_x, of_t = (tf.reduce_sum(v, axis=2) for v in by_input)
+    gram, cross, power = _multiply(*products)
+    mean_gram, mean_cross, mean_power = _multiply(of_x / counts, of_t / counts)
     return RunningSums(
-        *(x.shape[1], gram, cross, power, _wide(tf.reduce_sum(x, axis=1)), _wide(tf.reduce_sum(t, axis=1))),
+        float(_wide(counts).sum()),
+        *(gram, cross, power, _wide(tf.reduce_sum(of_x, axis=1)), _wide(tf.reduce_sum(of_t, axis=1))),
         *(len(inputs), mean_gram, mean_cross, mean_power),
     )
 
@@ -203,16 +214,15 @@ def gather_own_equations(
     return {path: sums.finish(path) for path, sums in found.items()}
 
 
-def _pick(targets: tf.Tensor, num_inputs: int, shape: tf.TensorShape) -> tf.Tensor:
-    """Targets (n, *spatial, outputs) at the positions of patches (groups, samples, d): (groups, samples, outputs)."""
-    groups, samples, _ = shape
-    if len(targets.shape) > 2 and math.prod(targets.shape[:-1]) != samples:
-        lengths, looked_at = targets.shape[1:-1], samples // num_inputs
+def _pick(values: tf.Tensor, num_inputs: int, samples: int) -> tf.Tensor:
+    """Values (n, *spatial, c) at the positions of as many patches: (samples, c)."""
+    if len(values.shape) > 2 and math.prod(values.shape[:-1]) != samples:
+        lengths, looked_at = values.shape[1:-1], samples // num_inputs
         thinning = next(
             t for t in range(1, max(lengths) + 1) if math.prod(math.ceil(n / t) for n in lengths) == looked_at
         )
-        targets = targets[(slice(None), *[slice(None, None, thinning)] * len(lengths))]
-    return tf.transpose(tf.reshape(targets, [samples, groups, -1]), [1, 0, 2])
+        values = values[(slice(None), *[slice(None, None, thinning)] * len(lengths))]
+    return tf.reshape(values, [samples, -1])
 
 
 def fit_kernel(problem: Problem, kernel: np.ndarray, worth: np.ndarray, layer: PlannedLayer) -> Fit:

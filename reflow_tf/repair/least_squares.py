@@ -43,6 +43,7 @@ from reflow_tf.models.streaming import SHARD
 from reflow_tf.models.surgery import write_masks, write_values
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, resolve_memory_budget
 from reflow_tf.repair.layer_fitting import Fit, fit_kernel, fit_on_mask, refit_kernel
+from reflow_tf.repair.position_worth import add_worth
 from reflow_tf.repair.sweep_sums import AtLayer, Measuring, Meter, find_norm
 from reflow_tf.repair.views import have_views
 from reflow_tf.sparsity.plan import PruningPlan
@@ -137,9 +138,10 @@ def _begin(
     whole_from = len(steps.steps) if late is None else late
     kernels = tuple(i for i, spec in enumerate(meter.kernels.specs) if spec.path in pruned.masks)
     carried = Carried(pruned.model, crew.address)
-    with crew.begin(Measuring(carried, pruned.dense_weights, kernels, batches, whole_from)) as site:
+    with crew.begin(Measuring(carried, pruned.dense_weights, kernels, batches, whole_from, pruned.task)) as site:
         budget = resolve_memory_budget(memory_budget, crew.memory)
-        course = Course(site, crew, meter.networks, held, count_inputs(batches), budget)
+        with_worth = add_worth(held, meter.specs)
+        course = Course(site, crew, meter.networks, with_worth, count_inputs(batches), budget)
         course.add(course.num_shards if late is None else min(course.num_shards, count_early(held)))
         yield _Sweep(pruned, plan, steps, first, meter, course, late)
 
@@ -210,11 +212,11 @@ class _Sweep:
 
     def _move_mean(self, step: Step, fit: Fit, own: AtLayer, path: str) -> None:
         """Settles the layer's bias, or the batch norm behind it if all positions were summed up; by images alone."""
-        layer, norm, sums = step.operation, find_norm(step, self._steps), own.sums.finish(path)
+        layer, norm, sums = step.operation, find_norm(step, self._steps), own.plain.finish(path)
         bias, (mean, variance) = getattr(layer, "bias", None), sums.predict_moments(fit.kernel)
         if norm is None and bias is not None:
             self._write(bias, sums.target_mean - mean)
-        elif norm is not None and own.sums.count == own.given.count and norm.axis in (-1, len(layer.output.shape) - 1):
+        elif norm is not None and own.plain.count == own.given.count and norm.axis in (-1, len(layer.output.shape) - 1):
             added = 0.0 if bias is None else read_wide(bias)
             self._follow(norm, mean + added - own.given.mean, variance, own.given.variance)
             self._settled.add(id(norm))

@@ -29,8 +29,10 @@ from reflow_tf.models.sidebyside import Networks, Pair
 from reflow_tf.models.streaming import Stream, Values
 from reflow_tf.repair.contract import PrunedModel
 from reflow_tf.repair.layer_fitting import RunningSums, sum_up
+from reflow_tf.repair.position_worth import PositionWorth
 from reflow_tf.repair.views import make_view
 from reflow_tf.sparsity.layers import Kind, LayerSpec
+from reflow_tf.task import Task
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
@@ -40,15 +42,17 @@ class AtLayer:
     """Sums at a layer that is refitted; those over other inputs are added to it.
 
     Attributes:
-        sums: of its normal equations.
+        sums: of its normal equations, positions counted by what they are worth.
+        plain: the same, all positions alike.
         given: moments of all that it gives in the dense network.
     """
 
     sums: RunningSums
+    plain: RunningSums
     given: PartialMoments
 
     def __add__(self, other: "AtLayer") -> "AtLayer":
-        return AtLayer(self.sums + other.sums, self.given + other.given)
+        return AtLayer(self.sums + other.sums, self.plain + other.plain, self.given + other.given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,21 +111,28 @@ class Meter:
         is_norm = isinstance(operation, keras.layers.BatchNormalization)
         return operation if is_norm and self.networks.differ_before(position) else None
 
-    def __call__(self, position: int, ledger: Ledger[Pair]) -> AtLayer | AtNorm:
-        """Measures some inputs before the step at `position`, which is refitted, or a batch norm."""
+    def __call__(self, position: int, ledger: Ledger[Pair], worth: tf.Tensor | None) -> AtLayer | AtNorm:
+        """Measures some inputs before the step at `position`, which is refitted, or a batch norm.
+
+        Args:
+            position: of the step.
+            ledger: what is known before it.
+            worth: of the positions of what it gives, (n, ...); None: all alike.
+        """
         step = self._steps.steps[position]
         if position in self.specs:
-            return self._measure_layer(step, self.specs[position], ledger)
+            return self._measure_layer(step, self.specs[position], ledger, worth)
         norm, pair = self.find_norm(position), ledger[step.inputs[0]]
         assert norm is not None
         return AtNorm(PartialMoments.of(pair.dense, norm.axis), PartialMoments.of(pair.pruned, norm.axis))
 
-    def _measure_layer(self, step: Step, spec: LayerSpec, ledger: Ledger[Pair]) -> AtLayer:
+    def _measure_layer(self, step: Step, spec: LayerSpec, ledger: Ledger[Pair], worth: tf.Tensor | None) -> AtLayer:
         dense = self.networks.compute_dense(step, ledger, activated=False)
         lost = self._find_loss(step, ledger, dense)
         targets = dense if lost is None else dense + lost
-        sums = sum_up(step.operation, spec, ledger[step.inputs[0]].pruned, targets)
-        return AtLayer(sums, PartialMoments.of(dense, -1))
+        given = step.operation, spec, ledger[step.inputs[0]].pruned, targets
+        plain = sum_up(*given)
+        return AtLayer(plain if worth is None else sum_up(*given, worth), plain, PartialMoments.of(dense, -1))
 
     def _find_loss(self, step: Step, ledger: Ledger[Pair], given: tf.Tensor) -> tf.Tensor | None:
         """What the shortcut that is added behind the step's batch norm has lost, in the units of the step's output."""
@@ -163,6 +174,7 @@ class Measuring:
         kernels: which of the model's are masked, by their positions: layers may have other names where it is loaded.
         batches: of calibration inputs.
         whole_from: as for the stream.
+        task: what the model's outputs are taken for.
     """
 
     carried: Carried
@@ -170,13 +182,17 @@ class Measuring:
     kernels: tuple[int, ...]
     batches: Iterable[np.ndarray]
     whole_from: int
+    task: Task
 
     def prepare(self) -> State:
         model = self.carried.model
         specs = find_kernels(model).specs
         masks = {specs[i].path: np.empty(0) for i in self.kernels}  # that they are masked is all that is asked
-        meter = Meter(PrunedModel(model, masks, self.dense_weights), read_steps(model))
-        return _MeasuredStream(model, Stream(meter.networks, meter, self.batches, make_view, self.whole_from))
+        pruned = PrunedModel(model, masks, self.dense_weights, self.task)
+        meter = Meter(pruned, read_steps(model))
+        weigh = PositionWorth(pruned, meter.specs)
+        given = meter.networks, meter, self.batches, make_view, weigh, self.whole_from
+        return _MeasuredStream(model, Stream(*given))
 
 
 class _MeasuredStream(State):

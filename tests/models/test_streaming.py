@@ -6,6 +6,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -19,18 +20,20 @@ from reflow_tf.models.sidebyside import Networks
 from reflow_tf.models.streaming import SHARD, Stream
 
 NUM_INPUTS = 2 * SHARD + 9
+WEIGHED = (1, 3, 4, 5)  # positions of steps
 INPUTS = np.random.default_rng(0).normal(size=(NUM_INPUTS, 4, 4, 2)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sum:
-    """Of the only tensor before a step, in the pruned network, and the steps at which it was taken."""
+    """Of the only tensor before a step, in the pruned network, plain and by what inputs are worth, and of how many."""
 
     value: np.ndarray
+    weighed: np.ndarray
     count: int
 
     def __add__(self, other):
-        return Sum(self.value + other.value, self.count + other.count)
+        return Sum(self.value + other.value, self.weighed + other.weighed, self.count + other.count)
 
 
 def build():
@@ -56,22 +59,32 @@ def open_course(batches=(INPUTS,), memory_budget=10**9, whole_from=6, vary=lambd
     steps = read_steps(build())
     networks = Networks(steps)
 
-    def measure(position, ledger):
-        pair = ledger[steps.steps[position].inputs[0]]
-        return Sum(pair.pruned.numpy().astype(np.float64).sum(0), len(pair.pruned))
+    def measure(position, ledger, worth):
+        value = ledger[steps.steps[position].inputs[0]].pruned.numpy().astype(np.float64)
+        assert (worth is None) == (position not in WEIGHED)
+        of_each = np.ones(len(value)) if worth is None else worth.numpy()
+        return Sum(value.sum(0), np.tensordot(of_each, value, 1), len(value))
+
+    def weigh(inputs, first):
+        assert first % SHARD == 0
+        return {position: tf.convert_to_tensor(find_worth(inputs)) for position in WEIGHED}
 
     held = measure_held(steps, INPUTS[:1])
-    stream = Stream(networks, measure, batches, vary, whole_from)
+    stream = Stream(networks, measure, batches, vary, weigh, whole_from)
     with ALONE.begin(Leading(stream)) as site:
         yield Course(site, ALONE, networks, held, NUM_INPUTS, memory_budget), stream
 
 
-def expect(position, inputs=INPUTS):
+def find_worth(inputs):
+    return np.abs(inputs).sum((1, 2, 3))
+
+
+def expect(position, inputs=INPUTS, weights=None):
     model = build()
     found = inputs
     for layer in model.layers[1 : position + 1]:
         found = layer(found).numpy()
-    return found.astype(np.float64).sum(0)
+    return np.tensordot(np.ones(len(inputs)) if weights is None else weights, found.astype(np.float64), 1)
 
 
 @settings(max_examples=15)
@@ -85,6 +98,8 @@ def test_sums_are_those_over_all_inputs(positions, memory_budget, whole_from):
             own, varied = course.gather(position)
             assert own.count == NUM_INPUTS and varied is None
             np.testing.assert_allclose(own.value, expect(position), rtol=1e-5, atol=1e-4)
+            weights = find_worth(INPUTS) if position in WEIGHED else None
+            np.testing.assert_allclose(own.weighed, expect(position, weights=weights), rtol=1e-5, atol=1e-2)
 
 
 def test_views_are_summed_up_by_themselves_and_may_come_later():

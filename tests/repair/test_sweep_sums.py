@@ -49,7 +49,7 @@ def measure(model, images):
     ledger = Ledger(steps, {steps.input: Pair(tensor, tensor)})
     for position, step in enumerate(steps):
         if step.operation.name == "fitted":
-            sums = meter(position, ledger).sums
+            sums = meter(position, ledger, None).sums
             (sum_step,) = (step for step in steps if type(step.operation).__name__ == "Add")
             lost = [(ledger[t].dense - ledger[t].pruned).numpy() for t in sum_step.inputs[1:]]
             return sums, meter.networks.compute_dense(step, ledger).numpy(), lost

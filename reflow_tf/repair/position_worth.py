@@ -1,0 +1,93 @@
+"""Where in an image errors matter: least squares counts such positions the more.
+
+To second order, errors e at the positions p of what a layer gives cost half the sum of (g_p e_p)^2, g by the Fisher of
+its outputs. `fisher.gather_output_worth` says what that makes of outputs, all positions alike; here is what it makes of
+positions, all outputs alike. GuidedQuant (arXiv 2505.07004) weighs tokens of language models so.
+
+A root is taken of it, since one draw of the Fisher knows little of a single position, and within each image the mean is
+1: between images it would say how sure the dense network is of each, which is another thing once errors are large.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.fisher import INPUTS_AT_A_TIME, OutputGradients, differentiate_outputs, find_layers
+from reflow_tf.models.ledger import Held
+from reflow_tf.repair.contract import PrunedModel
+from reflow_tf.sparsity.layers import LayerSpec
+
+
+class PositionWorth:
+    """What the positions of inputs are worth, in the dense network, by one draw of the Fisher.
+
+    Args:
+        pruned: its model may be in any state when the worth is asked for.
+        specs: position of a step -> the kernel of its layer.
+    """
+
+    def __init__(self, pruned: PrunedModel, specs: Mapping[int, LayerSpec]):
+        self._pruned = pruned
+        self._layers = find_layers(pruned.model, [spec.path for spec in specs.values()])
+        self._steps = {spec.path.rpartition("/")[0]: step for step, spec in specs.items()}
+        self._gradients: OutputGradients | None = None
+
+    def __call__(self, inputs: np.ndarray, draw: int) -> dict[int, tf.Tensor]:
+        """Of each step: what the positions of its layer's outputs are worth.
+
+        Args:
+            inputs: (n, ...).
+            draw: a number, another one for other inputs.
+
+        Returns:
+            Position of a step -> (n, *spatial) float32, with the mean 1 for each input; steps whose layers have one
+            position, or on which the prediction does not depend, are missing.
+
+        Raises:
+            InputError: gradients that are not finite.
+        """
+        found: dict[int, list[np.ndarray]] = {}
+        with self._pruned.as_dense() as model:
+            for start in range(0, len(inputs), INPUTS_AT_A_TIME):
+                batch = inputs[start : start + INPUTS_AT_A_TIME]
+                if self._gradients is None:
+                    self._gradients = differentiate_outputs(
+                        model, self._layers, batch[:1], _sum_over_channels, self._pruned.task
+                    )
+                for name, (squares,) in self._gradients(tf.convert_to_tensor(batch), tf.constant(draw + start)).items():
+                    found.setdefault(self._steps[name], []).append(squares.numpy())
+        each = {step: np.concatenate(parts) for step, parts in found.items()}
+        return {
+            step: tf.convert_to_tensor(_spread(squares))
+            for step, squares in each.items()
+            if squares.ndim > 1 and squares[0].size > 1
+        }
+
+
+def add_worth(held: Held, specs: Mapping[int, LayerSpec]) -> Held:
+    """What lies between the steps with what positions are worth for those that are still to come."""
+    sizes = [
+        (during - between) // specs[step].canonical_shape[0] if step in specs else 0
+        for step, (during, between) in enumerate(zip(held.during, held.between, strict=False))
+    ]
+    left = np.cumsum([0, *reversed(sizes)])[::-1].tolist()
+    return Held(_add(held.between, left), _add(held.during, left))
+
+
+def _add(numbers: Sequence[int], more: Sequence[int]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(numbers, more, strict=False))
+
+
+def _sum_over_channels(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    return (tf.reduce_sum(tf.square(gradients), axis=-1),)
+
+
+def _spread(squares: np.ndarray) -> np.ndarray:
+    """Roots of squares (n, *spatial) over their mean in each input; 1 where there are none."""
+    if not np.isfinite(squares).all():
+        raise InputError("Activations and gradients must be finite. Received: NaN or infinity for a calibration input")
+    roots = np.sqrt(squares)
+    means = roots.mean(axis=tuple(range(1, roots.ndim)), keepdims=True, dtype=np.float64).astype(np.float32)
+    return np.divide(roots, means, out=np.ones_like(roots), where=means > 0)

@@ -1,0 +1,115 @@
+"""At which positions errors matter, by networks for which it can be worked out, and how it counts."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+from reflow_tf.errors import InputError
+from reflow_tf.models.execution import read_steps
+from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.ledger import measure_held
+from reflow_tf.models.surgery import read_bits
+from reflow_tf.repair.contract import PrunedModel, read_weights
+from reflow_tf.repair.layer_fitting import sum_up
+from reflow_tf.repair.position_worth import PositionWorth, add_worth
+from reflow_tf.task import Task
+
+MAP = np.abs(np.random.default_rng(0).normal(size=(4, 5, 1))).astype(np.float32)
+INPUTS = np.random.default_rng(1).normal(size=(21, 4, 5, 2)).astype(np.float32)
+
+
+def build(heat):
+    """Two layers that are looked at, the second of which has one position; `heat` is what the first one's count for."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 5, 2))
+    x = layers.Conv2D(3, 1, activation="relu", name="first")(inputs) * heat
+    return keras.Model(inputs, layers.Dense(6, name="second")(layers.GlobalAveragePooling2D()(x)))
+
+
+def open_worth(model, task=Task.FIDELITY):
+    kernels, steps = find_kernels(model), read_steps(model)
+    pruned = PrunedModel(model, {}, read_weights(model), task)
+    names = {spec.path.partition("/")[0]: spec for spec in kernels.specs}
+    specs = {i: names[step.operation.name] for i, step in enumerate(steps) if step.operation.name in names}
+    return PositionWorth(pruned, specs), specs, steps
+
+
+@pytest.mark.parametrize("task", [Task.FIDELITY, Task.CLASSIFICATION])
+def test_errors_count_by_how_far_they_move_the_prediction(task):
+    """Behind a ReLU nothing passes where it is off: all outputs of a position count together."""
+    model = build(MAP)
+    model.get_layer("first").bias.assign([9.0, 9.0, 9.0])  # the ReLU passes all
+    worth, specs, _ = open_worth(model, task)
+    bits = read_bits(model.variables)
+    found = worth(INPUTS, 64)
+    assert set(found) == {step for step, spec in specs.items() if spec.path == "first/kernel"}
+    (each,) = found.values()
+    np.testing.assert_allclose(each, np.broadcast_to(MAP[..., 0] / MAP.mean(), (21, 4, 5)), rtol=1e-4)
+    assert read_bits(model.variables) == bits
+
+
+def test_it_is_the_dense_networks_whatever_the_model_holds():
+    model = build(MAP)
+    worth, _, _ = open_worth(model)
+    (before,) = worth(INPUTS, 0).values()
+    model.get_layer("first").kernel.assign(np.zeros((1, 1, 2, 3)))
+    (after,) = worth(INPUTS, 0).values()
+    np.testing.assert_array_equal(before, after)
+    (alone,) = worth(INPUTS[:16], 0).values()
+    np.testing.assert_array_equal(alone, after[:16])  # by inputs alone, not by their company
+
+
+def test_where_nothing_counts_all_count_alike():
+    worth, _, _ = open_worth(build(0 * MAP))
+    (each,) = worth(INPUTS, 0).values()
+    assert (each.numpy() == 1).all()
+
+
+def test_gradients_that_are_not_finite_are_refused():
+    worth, _, _ = open_worth(build(np.where(MAP == MAP.max(), np.inf, MAP)))
+    with pytest.raises(InputError, match="must be finite"):
+        worth(INPUTS, 0)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 4), min_size=6, max_size=6))
+def test_a_position_counts_as_often_as_it_is_worth(worth):
+    """So many times as much as if it had been there so often."""
+    layer = layers.Dense(4)
+    model = keras.Sequential([keras.Input((3, 2)), layer])
+    (spec,) = find_kernels(model).specs
+    rng = np.random.default_rng(0)
+    inputs, targets = (rng.normal(size=(2, 3, size)).astype(np.float32) for size in (2, 4))
+    weighed = sum_up(layer, spec, inputs, targets, tf.constant(worth, tf.float32, (2, 3)))
+    repeated = [np.repeat(values.reshape(6, -1), worth, axis=0)[None] for values in (inputs, targets)]
+    plain = sum_up(layer, spec, *repeated)
+    for name in ("count", "gram", "cross", "power", "inputs", "targets"):
+        np.testing.assert_allclose(getattr(weighed, name), getattr(plain, name), rtol=1e-5, atol=1e-5)
+
+
+def test_of_thinned_positions_those_count_that_are_looked_at():
+    layer = layers.Conv2D(2, 1)
+    model = keras.Sequential([keras.Input((40, 40, 3)), layer])  # every second row and column is looked at
+    (spec,) = find_kernels(model).specs
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2, 40, 40, 3)).astype(np.float32)
+    targets, worth = layer(inputs), rng.uniform(size=(2, 40, 40)).astype(np.float32)
+    sums = sum_up(layer, spec, inputs, targets, worth)
+    assert sums.count == pytest.approx(worth[:, ::2, ::2].sum(), rel=1e-5)
+    expected = np.einsum("nhw,nhwc->c", worth[:, ::2, ::2], inputs[:, ::2, ::2])
+    np.testing.assert_allclose(sums.inputs[0], expected, rtol=1e-4)
+
+
+def test_it_takes_room_until_its_step_is_done():
+    model = build(MAP)
+    _, specs, steps = open_worth(model)
+    held = measure_held(steps, INPUTS[:1])
+    found = add_worth(held, specs)
+    first, second = sorted(specs)
+    more = [a - b for a, b in zip(found.between, held.between, strict=True)]
+    assert more == [20 + 1] * (first + 1) + [1] * (second - first) + [0] * (len(more) - second - 1)
+    assert [a - b for a, b in zip(found.during, held.during, strict=True)] == more[:-1]
