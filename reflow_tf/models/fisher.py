@@ -37,8 +37,7 @@ _SAMPLES_AT_A_TIME = (
     16  # gradients that are kept until their products are added: a matrix product then, not an outer one
 )
 
-INPUTS_AT_A_TIME = 16
-"""Whose activations are held for the way back, of all layers at once."""
+_INPUTS_AT_A_TIME = 16  # whose activations are held for the way back, of all layers at once
 WORTH_BELIEVED = 0.7
 """Share of the correlations of outputs that least squares believes.
 
@@ -233,8 +232,8 @@ def _sum_over_inputs(
     found = []
     for inputs in parts:
         totals: dict[str, list[np.ndarray]] = {}
-        for start in range(0, len(inputs), INPUTS_AT_A_TIME):
-            batch = tf.convert_to_tensor(inputs[start : start + INPUTS_AT_A_TIME])
+        for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
+            batch = tf.convert_to_tensor(inputs[start : start + _INPUTS_AT_A_TIME])
             for name, reduced in differentiate(batch, tf.constant(start)).items():
                 more = [each.numpy().astype(np.float64) for each in reduced]
                 totals[name] = [a + b for a, b in zip(totals[name], more, strict=True)] if name in totals else more

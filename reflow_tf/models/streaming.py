@@ -35,8 +35,9 @@ class Sums(Protocol):
 
 Measure = Callable[[int, Ledger[Pair], tf.Tensor | None], Sums]
 """Position of a step, what is known before it of a chunk of inputs, and their worth -> what is measured there."""
-Weigh = Callable[[np.ndarray, int], Mapping[int, tf.Tensor]]
-"""Inputs, (n, ...), and the number of the first -> by the position of a step, the worth of what it gives, (n, ...)."""
+Weigh = Callable[[np.ndarray, int, int], Mapping[int, tf.Tensor]]
+"""Inputs, (n, ...), the number of the first, and a step's position -> by position, the worth of what that step and
+those behind it make of them, (n, ...)."""
 Vary = Callable[[np.ndarray, int, int], np.ndarray]
 """A shard of inputs, (n, ...), its number, and that of a view -> as many other ones."""
 Values = Sequence[tuple[int, np.ndarray]]
@@ -62,24 +63,24 @@ class Leg:
     is_kept_in_memory: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Known:
-    """Of some inputs, before a step: the tensors that steps from there on take, and the worth of what they give."""
-
-    tensors: Mapping[int, Pair]
-    worth: Mapping[int, tf.Tensor]
+_Kept = Callable[[], Mapping[str, tf.Tensor]]
+"""Tensors by name, in memory or in a file."""
 
 
 @dataclasses.dataclass
 class _Shard:
-    """Some inputs, and how far they have been led: `known` before the step at `position`.
+    """Some inputs, and how far they have been led.
 
     Attributes:
-        measured: the step for which it was led last.
+        position: of the step before which they were left.
+        tensors: what lies there; None: nothing, they are led from their images.
+        worth: of what steps make of them; None: nobody has asked yet.
+        measured: the step for which they were led last.
     """
 
     position: int = 0
-    known: "Callable[[], _Known] | None" = None
+    tensors: _Kept | None = None
+    worth: _Kept | None = None
     measured: int = -1
 
 
@@ -142,7 +143,7 @@ class Stream(State):
 
     def _is_new(self, number: int, view: int | None) -> bool:
         shard = self._shards.get((number, view))
-        return shard is None or shard.known is None
+        return shard is None or shard.tensors is None
 
     def _drop_what_others_lead(self, position: int) -> None:
         """What was not led when the last step was measured is somebody else's now."""
@@ -150,25 +151,29 @@ class Stream(State):
             return
         for key, shard in list(self._shards.items()):
             if shard.measured != self._measured:
-                _remove(self._shards.pop(key).known)
+                del self._shards[key]
+                _remove(shard.tensors, shard.worth)
         self._measured = position
 
     def _lead(self, leg: Leg, shard: _Shard, key: tuple[int, int | None], images: np.ndarray | None) -> Any:
         """One shard up to the leg's position; from its stop on it is held there."""
         number, view = key
         shard.measured = leg.position
-        if shard.known is not None:
-            return self._measure_shard(leg, shard, shard.known())
+        if shard.tensors is not None:
+            return self._measure_shard(leg, shard, _read_pairs(shard.tensors()))
         assert images is not None
         inputs = images if view is None else self._vary(images, number, view)
+        if shard.worth is None:
+            worth = self._weigh(inputs, number * SHARD, leg.position)
+            shard.worth = self._store(leg, {str(step): each for step, each in worth.items()})
         tensor = tf.convert_to_tensor(inputs)
-        known = _Known({self._networks.steps.input: Pair(tensor, tensor)}, self._weigh(inputs, number * SHARD))
-        return self._measure_shard(leg, shard, known)
+        return self._measure_shard(leg, shard, {self._networks.steps.input: Pair(tensor, tensor)})
 
-    def _measure_shard(self, leg: Leg, shard: _Shard, known: _Known) -> Any:
+    def _measure_shard(self, leg: Leg, shard: _Shard, tensors: Mapping[int, Pair]) -> Any:
         """From where it is up to the leg's position; at the leg's stop it is left, unless it has been led there."""
         wanted = leg.stop if leg.stop > shard.position else None
-        begin, tensors, worth, sums = shard.position, known.tensors, known.worth.get(leg.position), None
+        worth = shard.worth().get(str(leg.position)) if shard.worth is not None else None
+        begin, sums = shard.position, None
         kept: list[Mapping[int, Pair]] = []
         if begin < self._whole_from <= leg.position:
             chunks = self._open_chunks(begin, tensors)
@@ -181,8 +186,9 @@ class Stream(State):
             found = self._measure(leg.position, ledger, None if worth is None else worth[part])
             sums = found if sums is None else sums + found
         if kept:
-            left = {step: each for step, each in known.worth.items() if step >= leg.stop}
-            self._keep(leg, shard, _Known(_join(kept), left))
+            before, shard.position = shard.tensors, leg.stop
+            shard.tensors = self._store(leg, _name_pairs(_join(kept)))
+            _remove(before)
         return sums
 
     def _open_chunks(self, position: int, tensors: Mapping[int, Pair]) -> Iterator[tuple[slice, Ledger[Pair]]]:
@@ -205,11 +211,8 @@ class Stream(State):
             ledger.enter(step, self._networks.compute(index, ledger))
         return ledger.values
 
-    def _keep(self, leg: Leg, shard: _Shard, known: _Known) -> None:
-        before = shard.known
-        shard.known = (lambda: known) if leg.is_kept_in_memory else _OnDisk.write(known, lambda: self._directory)
-        shard.position = leg.stop
-        _remove(before)
+    def _store(self, leg: Leg, tensors: Mapping[str, tf.Tensor]) -> _Kept:
+        return (lambda: tensors) if leg.is_kept_in_memory else _OnDisk.write(tensors, lambda: self._directory)
 
     @functools.cached_property
     def _directory(self) -> pathlib.Path:
@@ -221,23 +224,31 @@ def _views(leg: Leg) -> tuple[int | None, ...]:
     return (None, *range(leg.num_views))
 
 
-def _remove(known: object) -> None:
-    if isinstance(known, _OnDisk):
-        known.remove()
+def _name_pairs(tensors: Mapping[int, Pair]) -> dict[str, tf.Tensor]:
+    named = {f"{tensor} dense": pair.dense for tensor, pair in tensors.items()}
+    return named | {f"{tensor} pruned": pair.pruned for tensor, pair in tensors.items() if not pair.is_same}
+
+
+def _read_pairs(named: Mapping[str, tf.Tensor]) -> dict[int, Pair]:
+    dense = {int(name.split()[0]): value for name, value in named.items() if name.endswith("dense")}
+    return {tensor: Pair(value, named.get(f"{tensor} pruned", value)) for tensor, value in dense.items()}
+
+
+def _remove(*kept: _Kept | None) -> None:
+    for each in kept:
+        if isinstance(each, _OnDisk):
+            each.remove()
 
 
 @dataclasses.dataclass(frozen=True)
 class _OnDisk:
-    """What is known of some inputs, in a file; calling it reads it."""
+    """Tensors in a file; calling it reads them."""
 
     path: pathlib.Path
 
     @classmethod
-    def write(cls, known: _Known, find_directory: Callable[[], pathlib.Path]) -> Self:
-        pairs = known.tensors.items()
-        arrays = {f"{tensor} dense": pair.dense.numpy() for tensor, pair in pairs}
-        arrays |= {f"{tensor} pruned": pair.pruned.numpy() for tensor, pair in pairs if not pair.is_same}
-        arrays |= {f"{step} worth": each.numpy() for step, each in known.worth.items()}
+    def write(cls, tensors: Mapping[str, tf.Tensor], find_directory: Callable[[], pathlib.Path]) -> Self:
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         size = sum(array.nbytes for array in arrays.values())
         with (
             on_disk("What lies between layers", f"{size:,} bytes for {SHARD} inputs"),
@@ -246,14 +257,9 @@ class _OnDisk:
             np.savez(file, **arrays)
         return cls(pathlib.Path(file.name))
 
-    def __call__(self) -> _Known:
-        read: dict[str, dict[int, tf.Tensor]] = {"dense": {}, "pruned": {}, "worth": {}}
+    def __call__(self) -> Mapping[str, tf.Tensor]:
         with np.load(self.path) as arrays:
-            for name in arrays.files:
-                number, kind = name.split()
-                read[kind][int(number)] = tf.convert_to_tensor(arrays[name])
-        tensors = {tensor: Pair(value, read["pruned"].get(tensor, value)) for tensor, value in read["dense"].items()}
-        return _Known(tensors, read["worth"])
+            return {name: tf.convert_to_tensor(arrays[name]) for name in arrays.files}
 
     def remove(self) -> None:
         self.path.unlink()

@@ -14,10 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.fisher import INPUTS_AT_A_TIME, OutputGradients, differentiate_outputs, find_layers
+from reflow_tf.models.fisher import OutputGradients, differentiate_outputs, find_layers
 from reflow_tf.models.ledger import Held
 from reflow_tf.repair.contract import PrunedModel
 from reflow_tf.sparsity.layers import LayerSpec
+
+_INPUTS_AT_A_TIME = 8  # whose activations are held for the way back, beside what lies between layers
 
 
 class PositionWorth:
@@ -26,20 +28,24 @@ class PositionWorth:
     Args:
         pruned: its model may be in any state when the worth is asked for.
         specs: position of a step -> the kernel of its layer.
+        late: the step from which on the worth is found by itself: most inputs are asked for no other, and the way back
+            from the prediction to there is short.
     """
 
-    def __init__(self, pruned: PrunedModel, specs: Mapping[int, LayerSpec]):
-        self._pruned = pruned
-        self._layers = find_layers(pruned.model, [spec.path for spec in specs.values()])
-        self._steps = {spec.path.rpartition("/")[0]: step for step, spec in specs.items()}
-        self._gradients: OutputGradients | None = None
+    def __init__(self, pruned: PrunedModel, specs: Mapping[int, LayerSpec], late: int = 0):
+        self._pruned, self._late = pruned, late
+        self._stretches = [
+            _Stretch(pruned, {step: spec for step, spec in specs.items() if (step >= late) == is_late})
+            for is_late in (True, False)
+        ]
 
-    def __call__(self, inputs: np.ndarray, draw: int) -> dict[int, tf.Tensor]:
+    def __call__(self, inputs: np.ndarray, draw: int, position: int = 0) -> dict[int, tf.Tensor]:
         """Of each step: what the positions of its layer's outputs are worth.
 
         Args:
             inputs: (n, ...).
             draw: a number, another one for other inputs.
+            position: of a step; what is late is all that is found, unless it is earlier.
 
         Returns:
             Position of a step -> (n, *spatial) float32, with the mean 1 for each input; steps whose layers have one
@@ -48,14 +54,29 @@ class PositionWorth:
         Raises:
             InputError: gradients that are not finite.
         """
+        late, early = self._stretches
+        return late(inputs, draw) | (early(inputs, draw) if position < self._late else {})
+
+
+class _Stretch:
+    """Steps of which the worth is found together."""
+
+    def __init__(self, pruned: PrunedModel, specs: Mapping[int, LayerSpec]):
+        self._pruned = pruned
+        self._layers = find_layers(pruned.model, [spec.path for spec in specs.values()])
+        self._steps = {spec.path.rpartition("/")[0]: step for step, spec in specs.items()}
+        self._gradients: OutputGradients | None = None
+
+    def __call__(self, inputs: np.ndarray, draw: int) -> dict[int, tf.Tensor]:
+        if not self._steps:
+            return {}
         found: dict[int, list[np.ndarray]] = {}
         with self._pruned.as_dense() as model:
-            for start in range(0, len(inputs), INPUTS_AT_A_TIME):
-                batch = inputs[start : start + INPUTS_AT_A_TIME]
+            for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
+                batch = inputs[start : start + _INPUTS_AT_A_TIME]
                 if self._gradients is None:
-                    self._gradients = differentiate_outputs(
-                        model, self._layers, batch[:1], _sum_over_channels, self._pruned.task
-                    )
+                    given = model, self._layers, batch[:1], _sum_over_channels, self._pruned.task
+                    self._gradients = differentiate_outputs(*given)
                 for name, (squares,) in self._gradients(tf.convert_to_tensor(batch), tf.constant(draw + start)).items():
                     found.setdefault(self._steps[name], []).append(squares.numpy())
         each = {step: np.concatenate(parts) for step, parts in found.items()}

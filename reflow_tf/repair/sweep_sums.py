@@ -190,7 +190,7 @@ class Measuring:
         masks = {specs[i].path: np.empty(0) for i in self.kernels}  # that they are masked is all that is asked
         pruned = PrunedModel(model, masks, self.dense_weights, self.task)
         meter = Meter(pruned, read_steps(model))
-        weigh = PositionWorth(pruned, meter.specs)
+        weigh = PositionWorth(pruned, meter.specs, self.whole_from)
         given = meter.networks, meter, self.batches, make_view, weigh, self.whole_from
         return _MeasuredStream(model, Stream(*given))
 

@@ -63,6 +63,21 @@ def test_it_is_the_dense_networks_whatever_the_model_holds():
     np.testing.assert_array_equal(alone, after[:16])  # by inputs alone, not by their company
 
 
+def test_late_steps_are_asked_by_themselves_and_say_the_same():
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((4, 5, 2))
+    for name in ("early", "late", "later"):
+        x = layers.Conv2D(3, 3, activation="relu", padding="same", name=name)(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    _, specs, _ = open_worth(model)
+    early, late, later = specs
+    worth = PositionWorth(PrunedModel(model, {}, read_weights(model), Task.FIDELITY), specs, late)
+    whole, rest = worth(INPUTS, 0, early), worth(INPUTS, 0, later)
+    assert set(whole) == {early, late, later} and set(rest) == {late, later}
+    for step, found in rest.items():
+        np.testing.assert_array_equal(found, whole[step])
+
+
 def test_where_nothing_counts_all_count_alike():
     worth, _, _ = open_worth(build(0 * MAP))
     (each,) = worth(INPUTS, 0).values()
@@ -70,7 +85,7 @@ def test_where_nothing_counts_all_count_alike():
 
 
 def test_gradients_that_are_not_finite_are_refused():
-    worth, _, _ = open_worth(build(np.where(MAP == MAP.max(), np.inf, MAP)))
+    worth, _, _ = open_worth(build(np.where(MAP.max() == MAP, np.inf, MAP)))
     with pytest.raises(InputError, match="must be finite"):
         worth(INPUTS, 0)
 
