@@ -155,20 +155,24 @@ def sum_up(
     x = patches(inputs)
     groups, samples, _ = x.shape
     t = tf.transpose(tf.reshape(_pick(targets, len(inputs), samples), [samples, groups, -1]), [1, 0, 2])
-    weights, products = tf.ones([1, samples, 1]), (x, t)
+    roots = tf.ones([1, samples, 1])
     if worth is not None:
-        weights = _pick(worth[..., None], len(inputs), samples)[None]
-        products = x * tf.sqrt(weights), t * tf.sqrt(weights)
-        x, t = x * weights, t * weights
-    by_input = (tf.reshape(v, [len(v), len(inputs), -1, v.shape[-1]]) for v in (weights, x, t))
-    counts, of_x, of_t = (tf.reduce_sum(v, axis=2) for v in by_input)
-    gram, cross, power = _multiply(*products)
+        roots = tf.sqrt(_pick(worth[..., None], len(inputs), samples))[None]
+        x, t = x * roots, t * roots
+    counts, of_x, of_t = (_sum_by_input(v, roots, len(inputs)) for v in (roots, x, t))
+    gram, cross, power = _multiply(x, t)
     mean_gram, mean_cross, mean_power = _multiply(of_x / counts, of_t / counts)
     return RunningSums(
         float(_wide(counts).sum()),
         *(gram, cross, power, _wide(tf.reduce_sum(of_x, axis=1)), _wide(tf.reduce_sum(of_t, axis=1))),
         *(len(inputs), mean_gram, mean_cross, mean_power),
     )
+
+
+def _sum_by_input(values: tf.Tensor, roots: tf.Tensor, num_inputs: int) -> tf.Tensor:
+    """Values times roots, (groups, samples, d) and (1, samples, 1), summed over each input's: (groups, n, d)."""
+    by_input, weights = (tf.reshape(v, [len(v), num_inputs, -1, v.shape[-1]]) for v in (values, roots))
+    return tf.squeeze(tf.matmul(weights, by_input, transpose_a=True), axis=2)
 
 
 def _wide(tensor: tf.Tensor) -> np.ndarray:

@@ -140,7 +140,7 @@ def _begin(
     carried = Carried(pruned.model, crew.address)
     with crew.begin(Measuring(carried, pruned.dense_weights, kernels, batches, whole_from, pruned.task)) as site:
         budget = resolve_memory_budget(memory_budget, crew.memory)
-        with_worth = add_worth(held, meter.specs)
+        with_worth = add_worth(held, meter.weighed)
         course = Course(site, crew, meter.networks, with_worth, count_inputs(batches), budget)
         course.add(course.num_shards if late is None else min(course.num_shards, count_early(held)))
         yield _Sweep(pruned, plan, steps, first, meter, course, late)

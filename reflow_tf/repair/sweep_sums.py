@@ -8,7 +8,7 @@ needs the moments of what it takes in either network.
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -105,6 +105,13 @@ class Meter:
             return None
         return found[0] if find_patches(layer, name) else None
 
+    @property
+    def weighed(self) -> Mapping[int, LayerSpec]:
+        """Those of `specs` whose fit counts positions by their worth: an output of a depthwise kernel has few weights,
+        and as many positions as any other.
+        """
+        return {step: spec for step, spec in self.specs.items() if spec.kind is not Kind.DEPTHWISE_CONV}
+
     def find_norm(self, position: int) -> keras.layers.BatchNormalization | None:
         """The batch norm at this step, if it takes something else in the pruned network than in the dense one."""
         operation = self._steps.steps[position].operation
@@ -190,7 +197,7 @@ class Measuring:
         masks = {specs[i].path: np.empty(0) for i in self.kernels}  # that they are masked is all that is asked
         pruned = PrunedModel(model, masks, self.dense_weights, self.task)
         meter = Meter(pruned, read_steps(model))
-        weigh = PositionWorth(pruned, meter.specs, self.whole_from)
+        weigh = PositionWorth(pruned, meter.weighed, self.whole_from)
         given = meter.networks, meter, self.batches, make_view, weigh, self.whole_from
         return _MeasuredStream(model, Stream(*given))
 
