@@ -228,7 +228,8 @@ def _sum_over_inputs(
     model: keras.Model, watched: Mapping[str, keras.Layer], parts: Sequence[np.ndarray], reduce: Reduction, task: Task
 ) -> list[dict[str, list[np.ndarray]]]:
     """Of each part: name -> the reduced gradients at what a layer gives, before its activation, summed, float64."""
-    differentiate = differentiate_outputs(model, watched, parts[0][:1], reduce, task)
+    (outputs,) = run(model, [parts[0][:1]])  # which also checks that inputs fit
+    differentiate = differentiate_outputs(model, watched, parts[0].shape[1:], outputs, reduce, task)
     found = []
     for inputs in parts:
         totals: dict[str, list[np.ndarray]] = {}
@@ -244,26 +245,28 @@ def _sum_over_inputs(
 
 
 def differentiate_outputs(
-    model: keras.Model, watched: Mapping[str, keras.Layer], first: np.ndarray, reduce: Reduction, task: Task
+    model: keras.Model,
+    watched: Mapping[str, keras.Layer],
+    shape: tuple[int, ...],
+    outputs: tf.Tensor,
+    reduce: Reduction,
+    task: Task,
 ) -> OutputGradients:
     """What errors in the outputs of layers do to the prediction, by one draw of the Fisher, input by input.
 
     Args:
         model: differentiated as it is whenever the result is called.
         watched: name -> layer whose outputs are meant, before an activation of its own.
-        first: one input, (1, ...).
+        shape: of one input.
+        outputs: of the model for an input, (1, ...).
         reduce: makes of the gradients at what a layer gives what is wanted of them.
         task: what the model's outputs are taken for.
 
     Returns:
         A function of inputs (n, ...) and the number of a draw that gives, by name, what was wanted; a layer that the
         inputs did not run through is missing.
-
-    Raises:
-        InputError: an input that does not fit.
     """
-    (outputs,) = run(model, [first])
-    read = find_reading(model, first.shape[1:], outputs.shape[-1], task)
+    read = find_reading(model, shape, outputs.shape[-1], task)
     return _make_output_gradients(model, watched, read, are_probabilities(np.array(read(outputs))), reduce)
 
 

@@ -5,7 +5,8 @@ layer sees the inputs that the pruned network really gives it; its target is wha
 activation of its own, plus, where a shortcut is added behind its batch norm, what the shortcut has lost. So each layer
 makes up for the ones before it. Which weights stay is searched together with what they become
 (`sparsity.reconstruction`); how many stay is the plan's. Outputs of a layer share its weights by how much an error in
-each moves the prediction, and errors that cancel in the prediction are no errors (`fisher.gather_output_worth`).
+each moves the prediction, and errors that cancel in the prediction are no errors (`fisher.gather_output_worth`);
+positions of an image count by how much errors there move it (`position_worth`).
 
 Layers on large maps see thousands of positions of each image, and have few weights: they are fitted to so many images
 as EARLY_BYTES allow. Where maps are small and an output has hundreds of weights, all others join, and where these are

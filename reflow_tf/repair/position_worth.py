@@ -6,6 +6,11 @@ positions, all outputs alike. GuidedQuant (arXiv 2505.07004) weighs tokens of la
 
 A root is taken of it, since one draw of the Fisher knows little of a single position, and within each image the mean is
 1: between images it would say how sure the dense network is of each, which is another thing once errors are large.
+
+Divergence from the dense network on images that were not fitted to, all positions alike and by their worth: MobileNetV2
+at 70 % 1.026 and 0.964 with 194 images, 0.708 and 0.656 with 1,100; MobileNet at 75 % of its multiply-adds, 1,100
+images, 0.200 and 0.188; ResNet-20 at 80 % of all kernels, 500 images, 0.179 and 0.137, at 90 % 0.645 and 0.622. Of the
+first and the third, without the mean of 1: 0.981 and 0.207; of the first, two draws and no root: 0.969.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +20,7 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.fisher import OutputGradients, differentiate_outputs, find_layers
+from reflow_tf.models.inference import infer
 from reflow_tf.models.ledger import Held
 from reflow_tf.repair.contract import PrunedModel
 from reflow_tf.sparsity.layers import LayerSpec
@@ -75,8 +81,9 @@ class _Stretch:
             for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
                 batch = inputs[start : start + _INPUTS_AT_A_TIME]
                 if self._gradients is None:
-                    given = model, self._layers, batch[:1], _sum_over_channels, self._pruned.task
-                    self._gradients = differentiate_outputs(*given)
+                    outputs = infer(model, tf.convert_to_tensor(batch[:1]))
+                    given = batch.shape[1:], outputs, _sum_over_channels, self._pruned.task
+                    self._gradients = differentiate_outputs(model, self._layers, *given)
                 for name, (squares,) in self._gradients(tf.convert_to_tensor(batch), tf.constant(draw + start)).items():
                     found.setdefault(self._steps[name], []).append(squares.numpy())
         each = {step: np.concatenate(parts) for step, parts in found.items()}
