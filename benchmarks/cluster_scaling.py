@@ -35,7 +35,7 @@ from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.scoring import rank_files
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.course import Course
-from reflow_tf.models.execution import read_steps
+from reflow_tf.models.execution import CHUNK, read_steps
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.ledger import find_late_position, measure_held
 from reflow_tf.models.loading import LoadedModel, load_model
@@ -43,7 +43,7 @@ from reflow_tf.models.streaming import SHARD
 from reflow_tf.models.surgery import write_masks
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
-from reflow_tf.repair.least_squares import LATE_FACTOR
+from reflow_tf.repair.least_squares import LATE_FACTOR, find_whole_position
 from reflow_tf.repair.sweep_sums import Measuring, Meter
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.masks import build_masks
@@ -119,13 +119,13 @@ def lead(crew: Crew, pruned: PrunedModel, calibration: CalibrationSet) -> None:
     steps = read_steps(pruned.model)
     meter = Meter(pruned, steps)
     held = measure_held(steps, next(iter(calibration))[:1])
-    whole_from = find_late_position(held.during, LATE_FACTOR) or len(steps.steps)
+    whole_from = find_whole_position(held, find_late_position(held.during, LATE_FACTOR))
     kernels = tuple(i for i, spec in enumerate(meter.kernels.specs) if spec.path in pruned.masks)
     work = Measuring(
         Carried(pruned.model, crew.address), pruned.dense_weights, kernels, calibration, whole_from, pruned.task
     )
     with crew.begin(work) as site:
-        course = Course(site, crew, meter.networks, held, len(calibration), crew.memory // 4)
+        course = Course(site, crew, meter.networks, held, len(calibration), crew.memory // 4, CHUNK)
         course.add(course.num_shards)
         for position in range(len(steps.steps)):
             if position in meter.specs or meter.find_norm(position) is not None:

@@ -31,6 +31,7 @@ class Course:
         held: of the model, as `measure_held` finds it.
         num_inputs: in all shards together.
         memory_budget: bytes of a machine; half of it may hold what lies between steps from one pass to the next.
+        at_a_time: inputs that are led through the widest step together.
 
     Attributes:
         num_inputs: as given.
@@ -40,17 +41,24 @@ class Course:
         InputError: no room for one shard.
     """
 
-    def __init__(self, site: Site, crew: Crew, networks: Networks, held: Held, num_inputs: int, memory_budget: int):
+    def __init__(
+        self,
+        site: Site,
+        crew: Crew,
+        networks: Networks,
+        held: Held,
+        num_inputs: int,
+        memory_budget: int,
+        at_a_time: int,
+    ):
         self._site, self._networks, self._held = site, networks, held
         self._num_workers = crew.num_workers
         self._most_bytes = memory_budget / crew.crowding / 2
-        needed = (
-            crew.crowding * _ITEM_BYTES * (streaming.SHARD * held.between[0] + 2 * streaming.CHUNK * max(held.during))
-        )
+        needed = crew.crowding * _ITEM_BYTES * (streaming.SHARD * held.between[0] + 2 * at_a_time * max(held.during))
         if memory_budget < needed:
             raise InputError(
                 f"--memory_budget must be at least {needed:,} for this network, which is what {streaming.SHARD} inputs "
-                f"and what its widest layer makes of {streaming.CHUNK} of them take"
+                f"and what its widest layer makes of {at_a_time} of them take"
                 f"{f' in each of {crew.crowding} workers' if crew.crowding > 1 else ''}. "
                 f"Received: {memory_budget:,}"
             )

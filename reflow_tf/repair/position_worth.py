@@ -35,15 +35,14 @@ class PositionWorth:
         pruned: its model may be in any state when the worth is asked for.
         specs: position of a step -> the kernel of its layer.
         late: the step from which on the worth is found by itself: most inputs are asked for no other, and the way back
-            from the prediction to there is short.
+            from the prediction to there is short. 0: maps are small throughout.
     """
 
     def __init__(self, pruned: PrunedModel, specs: Mapping[int, LayerSpec], late: int = 0):
-        self._pruned, self._late = pruned, late
-        self._stretches = [
-            _Stretch(pruned, {step: spec for step, spec in specs.items() if (step >= late) == is_late})
-            for is_late in (True, False)
-        ]
+        self._late = late
+        stretches = ({step: spec for step, spec in specs.items() if (step >= late) == is_late} for is_late in (1, 0))
+        at_a_time = _INPUTS_AT_A_TIME if late else None
+        self._stretches = [_Stretch(pruned, of_stretch, at_a_time) for of_stretch in stretches]
 
     def __call__(self, inputs: np.ndarray, draw: int, position: int = 0) -> dict[int, tf.Tensor]:
         """Of each step: what the positions of its layer's outputs are worth.
@@ -65,10 +64,10 @@ class PositionWorth:
 
 
 class _Stretch:
-    """Steps of which the worth is found together."""
+    """Steps of which the worth is found together, so many inputs at a time; None: all."""
 
-    def __init__(self, pruned: PrunedModel, specs: Mapping[int, LayerSpec]):
-        self._pruned = pruned
+    def __init__(self, pruned: PrunedModel, specs: Mapping[int, LayerSpec], at_a_time: int | None):
+        self._pruned, self._at_a_time = pruned, at_a_time
         self._layers = find_layers(pruned.model, [spec.path for spec in specs.values()])
         self._steps = {spec.path.rpartition("/")[0]: step for step, spec in specs.items()}
         self._gradients: OutputGradients | None = None
@@ -78,8 +77,9 @@ class _Stretch:
             return {}
         found: dict[int, list[np.ndarray]] = {}
         with self._pruned.as_dense() as model:
-            for start in range(0, len(inputs), _INPUTS_AT_A_TIME):
-                batch = inputs[start : start + _INPUTS_AT_A_TIME]
+            size = self._at_a_time or len(inputs)
+            for start in range(0, len(inputs), size):
+                batch = inputs[start : start + size]
                 if self._gradients is None:
                     outputs = infer(model, tf.convert_to_tensor(batch[:1]))
                     given = batch.shape[1:], outputs, _sum_over_channels, self._pruned.task

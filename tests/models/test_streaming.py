@@ -14,7 +14,7 @@ from keras import layers
 from reflow_tf.crew import ALONE
 from reflow_tf.errors import InputError
 from reflow_tf.models.course import Course
-from reflow_tf.models.execution import read_steps
+from reflow_tf.models.execution import CHUNK, read_steps
 from reflow_tf.models.ledger import measure_held
 from reflow_tf.models.sidebyside import Networks
 from reflow_tf.models.streaming import SHARD, Stream
@@ -72,7 +72,7 @@ def open_course(batches=(INPUTS,), memory_budget=10**9, whole_from=6, vary=lambd
     held = measure_held(steps, INPUTS[:1])
     stream = Stream(networks, measure, batches, vary, weigh, whole_from)
     with ALONE.begin(Leading(stream)) as site:
-        yield Course(site, ALONE, networks, held, NUM_INPUTS, memory_budget), stream
+        yield Course(site, ALONE, networks, held, NUM_INPUTS, memory_budget, CHUNK), stream
 
 
 def find_worth(inputs):
