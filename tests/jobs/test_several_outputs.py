@@ -133,7 +133,7 @@ def test_from_the_model_to_the_report(folder, tmp_path, quantize, target):
     file = LiteRT((tmp_path / "out/model.tflite").read_bytes())
     assert file.output_shape == (1, 69) and file.output_sizes == (64, 5)
     rows = np.concatenate([output.reshape(80, -1) for output in flatten(ours(X))], axis=1)
-    tolerance = {"none": 1e-4, "float16": 1e-2, "int8": 0.2}[quantize]
+    tolerance = {"none": 1e-4, "float16": 1e-2, "int8": 0.25}[quantize]
     for part in (slice(0, 64), slice(64, 69)):  # in the order of Keras, each as Keras computes it
         difference = np.abs(file.run(X)[:, part] - rows[:, part]).max()
         assert difference <= tolerance * np.abs(rows[:, part]).max()
