@@ -33,18 +33,15 @@ from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.scoring import rank_files
-from reflow_tf.models.carrying import Address, Carried
-from reflow_tf.models.course import Course
-from reflow_tf.models.execution import CHUNK, read_steps
+from reflow_tf.models.carrying import Address
+from reflow_tf.models.execution import read_steps
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.ledger import find_late_position, measure_held
 from reflow_tf.models.loading import LoadedModel, load_model
 from reflow_tf.models.streaming import SHARD
 from reflow_tf.models.surgery import write_masks
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
-from reflow_tf.repair.least_squares import LATE_FACTOR, find_whole_position
-from reflow_tf.repair.sweep_sums import Measuring, Meter
+from reflow_tf.repair.least_squares import begin_course
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.patterns import Unstructured
@@ -117,15 +114,8 @@ def lead(crew: Crew, pruned: PrunedModel, calibration: CalibrationSet) -> None:
     """All that the least-squares sweep does with images, views left out, and nothing of what it decides."""
     SUMS.clear()
     steps = read_steps(pruned.model)
-    meter = Meter(pruned, steps)
-    held = measure_held(steps, next(iter(calibration))[:1])
-    whole_from = find_whole_position(held, find_late_position(held.during, LATE_FACTOR))
-    kernels = tuple(i for i, spec in enumerate(meter.kernels.specs) if spec.path in pruned.masks)
-    work = Measuring(
-        Carried(pruned.model, crew.address), pruned.dense_weights, kernels, calibration, whole_from, pruned.task
-    )
-    with crew.begin(work) as site:
-        course = Course(site, crew, meter.networks, held, len(calibration), crew.memory // 4, CHUNK)
+    first = next(iter(calibration))[:1]
+    with begin_course(pruned, steps, first, calibration, None, crew) as (meter, course, _):
         course.add(course.num_shards)
         for position in range(len(steps.steps)):
             if position in meter.specs or meter.find_norm(position) is not None:

@@ -267,7 +267,22 @@ def differentiate_outputs(
         inputs did not run through is missing.
     """
     read = find_reading(model, shape, outputs.shape[-1], task)
-    return _make_output_gradients(model, watched, read, are_probabilities(np.array(read(outputs))), reduce)
+    probabilities = are_probabilities(np.array(read(outputs)))
+
+    def differentiate(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tuple[tf.Tensor, ...]]:
+        given: dict[str, list[tf.Tensor]] = {path: [] for path in watched}
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            calls = {layer: _watched_call(layer, given[path], tape) for path, layer in watched.items()}
+            with replaced_calls(calls):
+                score = _draw_score(read(infer(model, inputs)), read.task, probabilities, draw)
+        gradients = tape.gradient(score, given, unconnected_gradients="zero")
+        return {
+            path: tuple(tf.add_n(calls) for calls in zip(*map(reduce, of_layer), strict=True))
+            for path, of_layer in gradients.items()
+            if of_layer
+        }
+
+    return tf.function(differentiate, autograph=False, reduce_retracing=True)
 
 
 def _sum_squares(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -288,25 +303,6 @@ def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:
         return np.ones(num_outputs)
     gains = np.sqrt(squares)
     return np.maximum(gains / gains.mean(), _LEAST_GAIN)
-
-
-def _make_output_gradients(
-    model: keras.Model, watched: Mapping[str, keras.Layer], read: Reading, probabilities: bool, reduce: Reduction
-) -> OutputGradients:
-    def differentiate(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tuple[tf.Tensor, ...]]:
-        given: dict[str, list[tf.Tensor]] = {path: [] for path in watched}
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            calls = {layer: _watched_call(layer, given[path], tape) for path, layer in watched.items()}
-            with replaced_calls(calls):
-                score = _draw_score(read(infer(model, inputs)), read.task, probabilities, draw)
-        gradients = tape.gradient(score, given, unconnected_gradients="zero")
-        return {
-            path: tuple(tf.add_n(calls) for calls in zip(*map(reduce, of_layer), strict=True))
-            for path, of_layer in gradients.items()
-            if of_layer
-        }
-
-    return tf.function(differentiate, autograph=False, reduce_retracing=True)
 
 
 def _watched_call(layer: keras.Layer, outputs: list[tf.Tensor], tape: tf.GradientTape) -> LayerCall:

@@ -138,34 +138,57 @@ def _values(sums: RunningSums) -> list[Any]:
     return [getattr(sums, field.name) for field in dataclasses.fields(sums)]
 
 
-def sum_up(
-    layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets: tf.Tensor, worth: tf.Tensor | None = None
-) -> RunningSums:
-    """What the normal equations of one layer are made of, at the positions that `models.gram` looks at.
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What a kernel multiplies and what it is to give, at the positions that `models.gram` looks at.
+
+    Attributes:
+        num_inputs: that the positions are of, one after the other.
+        inputs: (groups, samples, d).
+        targets: (groups, samples, outputs of a group).
+    """
+
+    num_inputs: int
+    inputs: tf.Tensor
+    targets: tf.Tensor
+
+
+def take_samples(layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets: tf.Tensor) -> Samples:
+    """Of one layer.
 
     Args:
         layer: one that has patches, see `models.gram.find_patches`, channels last.
         spec: of its kernel.
         inputs: (n, ...) of the layer, few: they are summed up in float32.
         targets: (n, ..., outputs).
-        worth: how often each position counts, (n, ...); None: once.
     """
     patches = find_patches(layer, spec.path.rpartition("/")[2])
     assert patches is not None
     x = patches(inputs)
     groups, samples, _ = x.shape
     t = tf.transpose(tf.reshape(_pick(targets, len(inputs), samples), [samples, groups, -1]), [1, 0, 2])
-    roots = tf.ones([1, samples, 1])
+    return Samples(len(inputs), x, t)
+
+
+def sum_up(samples: Samples, worth: tf.Tensor | None = None) -> RunningSums:
+    """What the normal equations of one layer are made of.
+
+    Args:
+        samples: of the layer.
+        worth: how often each position counts, (n, ...), thinned out or not; None: once.
+    """
+    x, t, num_inputs = samples.inputs, samples.targets, samples.num_inputs
+    roots = tf.ones([1, x.shape[1], 1])
     if worth is not None:
-        roots = tf.sqrt(_pick(worth[..., None], len(inputs), samples))[None]
+        roots = tf.sqrt(_pick(worth[..., None], num_inputs, x.shape[1]))[None]
         x, t = x * roots, t * roots
-    counts, of_x, of_t = (_sum_by_input(v, roots, len(inputs)) for v in (roots, x, t))
+    counts, of_x, of_t = (_sum_by_input(v, roots, num_inputs) for v in (roots, x, t))
     gram, cross, power = _multiply(x, t)
     mean_gram, mean_cross, mean_power = _multiply(of_x / counts, of_t / counts)
     return RunningSums(
         float(_wide(counts).sum()),
         *(gram, cross, power, _wide(tf.reduce_sum(of_x, axis=1)), _wide(tf.reduce_sum(of_t, axis=1))),
-        *(len(inputs), mean_gram, mean_cross, mean_power),
+        *(num_inputs, mean_gram, mean_cross, mean_power),
     )
 
 
@@ -211,7 +234,7 @@ def gather_own_equations(
             with without_activation(step.operation) if wanted else contextlib.nullcontext():
                 outputs = step.call(*inputs)
             for spec in wanted:
-                sums = sum_up(step.operation, spec, inputs[0], outputs)
+                sums = sum_up(take_samples(step.operation, spec, inputs[0], outputs))
                 found[spec.path] = sums if spec.path not in found else found[spec.path] + sums
             activation = find_activation(step.operation) if wanted else None
             ledger.enter(step, outputs if activation is None else activation(outputs))

@@ -118,7 +118,8 @@ def least_squares(
     with pruned.restored_on_error():
         pruned.write_weights(pruned.dense_weights)
         write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
-        with _begin(pruned, plan, steps, first, batches, memory_budget, crew) as sweep:
+        with begin_course(pruned, steps, first[:1], batches, memory_budget, crew) as begun:
+            sweep = _Sweep(pruned, plan, steps, first, *begun)
             for position in progress(range(len(steps.steps)), "Refitting layer by layer"):
                 sweep.take(position)
     masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
@@ -128,20 +129,34 @@ def least_squares(
 
 
 @contextlib.contextmanager
-def _begin(
+def begin_course(
     pruned: PrunedModel,
-    plan: PruningPlan,
     steps: Steps,
     first: np.ndarray,
     batches: Iterable[np.ndarray],
     memory_budget: int | None,
     crew: Crew,
-) -> Iterator["_Sweep"]:
-    """A sweep, whose images are on their way for the time of the block."""
+) -> Iterator[tuple[Meter, Course, int | None]]:
+    """Images on their way through both networks for the time of the block: those that early layers are fitted to.
+
+    Args:
+        pruned: as for `least_squares`.
+        steps: of its model.
+        first: one input, (1, ...).
+        batches: as for `least_squares`.
+        memory_budget: as for `least_squares`.
+        crew: as for `least_squares`.
+
+    Yields:
+        What is measured, the images, and the step from which on all of them are fitted to; None: there is none.
+
+    Raises:
+        InputError: no room for one shard.
+    """
     meter = Meter(pruned, steps)
-    held = measure_held(steps, first[:1])
+    held = measure_held(steps, first)
     late = find_late_position(held.during, LATE_FACTOR)
-    whole_from = find_whole_position(held, late)
+    whole_from = _find_whole_position(held, late)
     kernels = tuple(i for i, spec in enumerate(meter.kernels.specs) if spec.path in pruned.masks)
     carried = Carried(pruned.model, crew.address)
     with crew.begin(Measuring(carried, pruned.dense_weights, kernels, batches, whole_from, pruned.task)) as site:
@@ -150,7 +165,7 @@ def _begin(
         at_a_time = CHUNK if whole_from else SHARD
         course = Course(site, crew, meter.networks, with_worth, count_inputs(batches), budget, at_a_time)
         course.add(course.num_shards if late is None else min(course.num_shards, count_early(held)))
-        yield _Sweep(pruned, plan, steps, first, meter, course, late)
+        yield meter, course, late
 
 
 class _Sweep:
@@ -246,7 +261,7 @@ def find_shrinkage(num_images: int) -> float:
     return max(LEAST_SHRINKAGE, min(SHRINKAGE, 50 / num_images))
 
 
-def find_whole_position(held: Held, late: int | None) -> int:
+def _find_whole_position(held: Held, late: int | None) -> int:
     """The step from which on shards are led as a whole: maps are small there, in small networks from the first on."""
     if max(held.during) <= FEW_NUMBERS:
         return 0

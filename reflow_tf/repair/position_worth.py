@@ -41,7 +41,9 @@ class PositionWorth:
 
     def __init__(self, pruned: PrunedModel, specs: Mapping[int, LayerSpec], late: int = 0):
         self._late = late
-        stretches = ({step: spec for step, spec in specs.items() if (step >= late) == is_late} for is_late in (1, 0))
+        stretches = (
+            {step: spec for step, spec in specs.items() if (step >= late) == is_late} for is_late in (True, False)
+        )
         at_a_time = _INPUTS_AT_A_TIME if late else None
         self._stretches = [_Stretch(pruned, of_stretch, at_a_time) for of_stretch in stretches]
 

@@ -28,7 +28,7 @@ from reflow_tf.models.precision import read_wide
 from reflow_tf.models.sidebyside import Networks, Pair
 from reflow_tf.models.streaming import Stream, Values
 from reflow_tf.repair.contract import PrunedModel
-from reflow_tf.repair.layer_fitting import RunningSums, sum_up
+from reflow_tf.repair.layer_fitting import RunningSums, sum_up, take_samples
 from reflow_tf.repair.position_worth import PositionWorth
 from reflow_tf.repair.views import make_view
 from reflow_tf.sparsity.layers import Kind, LayerSpec
@@ -137,9 +137,9 @@ class Meter:
         dense = self.networks.compute_dense(step, ledger, activated=False)
         lost = self._find_loss(step, ledger, dense)
         targets = dense if lost is None else dense + lost
-        given = step.operation, spec, ledger[step.inputs[0]].pruned, targets
-        plain = sum_up(*given)
-        return AtLayer(plain if worth is None else sum_up(*given, worth), plain, PartialMoments.of(dense, -1))
+        samples = take_samples(step.operation, spec, ledger[step.inputs[0]].pruned, targets)
+        plain = sum_up(samples)
+        return AtLayer(plain if worth is None else sum_up(samples, worth), plain, PartialMoments.of(dense, -1))
 
     def _find_loss(self, step: Step, ledger: Ledger[Pair], given: tf.Tensor) -> tf.Tensor | None:
         """What the shortcut that is added behind the step's batch norm has lost, in the units of the step's output."""

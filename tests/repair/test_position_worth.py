@@ -14,7 +14,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.ledger import measure_held
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.repair.contract import PrunedModel, read_weights
-from reflow_tf.repair.layer_fitting import sum_up
+from reflow_tf.repair.layer_fitting import sum_up, take_samples
 from reflow_tf.repair.position_worth import PositionWorth, add_worth
 from reflow_tf.task import Task
 
@@ -97,9 +97,9 @@ def test_a_position_counts_as_often_as_it_is_worth(worth):
     (spec,) = find_kernels(model).specs
     rng = np.random.default_rng(0)
     inputs, targets = (rng.normal(size=(2, 3, size)).astype(np.float32) for size in (2, 4))
-    weighed = sum_up(layer, spec, inputs, targets, tf.constant(worth, tf.float32, (2, 3)))
+    weighed = sum_up(take_samples(layer, spec, inputs, targets), tf.constant(worth, tf.float32, (2, 3)))
     repeated = [np.repeat(values.reshape(6, -1), worth, axis=0)[None] for values in (inputs, targets)]
-    plain = sum_up(layer, spec, *repeated)
+    plain = sum_up(take_samples(layer, spec, *repeated))
     for name in ("count", "gram", "cross", "power", "inputs", "targets"):
         np.testing.assert_allclose(getattr(weighed, name), getattr(plain, name), rtol=1e-5, atol=1e-5)
 
@@ -111,7 +111,7 @@ def test_of_thinned_positions_those_count_that_are_looked_at():
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(2, 40, 40, 3)).astype(np.float32)
     targets, worth = layer(inputs), rng.uniform(size=(2, 40, 40)).astype(np.float32)
-    sums = sum_up(layer, spec, inputs, targets, worth)
+    sums = sum_up(take_samples(layer, spec, inputs, targets), worth)
     assert sums.count == pytest.approx(worth[:, ::2, ::2].sum(), rel=1e-5)
     expected = np.einsum("nhw,nhwc->c", worth[:, ::2, ::2], inputs[:, ::2, ::2])
     np.testing.assert_allclose(sums.inputs[0], expected, rtol=1e-4)
