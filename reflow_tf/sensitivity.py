@@ -23,7 +23,8 @@ from reflow_tf.models.predictions import find_reading
 from reflow_tf.models.surgery import write_values
 from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.divergence import measure_divergence
-from reflow_tf.repair.layer_fitting import LayerSums, fit_kernel, gather_own_equations
+from reflow_tf.repair.layer_fitting import fit_kernel
+from reflow_tf.repair.layer_sums import LayerSums, gather_own_equations
 from reflow_tf.repair.least_squares import follow_moments
 from reflow_tf.repair.sweep_sums import find_norm
 from reflow_tf.sparsity.budget import SensitivityCurve
@@ -150,7 +151,7 @@ def _measure_kernel(
     variables = [variable, *((norm.moving_mean, norm.moving_variance) if norm else ())]
     before = [np.array(v) for v in variables]
     kernel = spec.to_canonical(before[0]).astype(np.float64)
-    problem, (dense_mean, dense_variance) = sums.regularize(kernel), sums.predict_moments(kernel)
+    problem, (dense_mean, dense_variance) = sums.regularize(kernel), sums.moments.predict(kernel)
     divergences = []
     try:
         for sparsity in SPARSITIES:
@@ -159,7 +160,7 @@ def _measure_kernel(
                 v.assign(value)
             write_values(variable, spec.from_canonical(fit.kernel))
             if norm:
-                mean, variance = sums.predict_moments(fit.kernel)
+                mean, variance = sums.moments.predict(fit.kernel)
                 moments = follow_moments(norm, mean - dense_mean, variance, dense_variance)
                 write_values(norm.moving_mean, moments[0])
                 write_values(norm.moving_variance, moments[1])

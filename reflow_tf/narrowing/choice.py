@@ -16,15 +16,12 @@ import numpy as np
 from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.channels.narrowing import narrow
-from reflow_tf.models.execution import CHUNK
-from reflow_tf.models.fisher import OutputErrors, believe, find_layers, gather_output_errors
-from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.observation import check_batch
 from reflow_tf.narrowing.candidates import Candidate, find_sizes, find_workloads, require_candidates
+from reflow_tf.narrowing.prices import JUDGED_EVERY, Prices
 from reflow_tf.repair.contract import Progress
-from reflow_tf.repair.layer_fitting import gather_own_equations
-from reflow_tf.sparsity.channels import CHANNEL_CRITERIA, ELIMINATION, Elimination, Members, Reader, eliminate
-from reflow_tf.sparsity.layers import LayerSpec, Skipped
+from reflow_tf.sparsity.channels import ELIMINATION, Elimination
+from reflow_tf.sparsity.layers import Skipped
 from reflow_tf.sparsity.widths import Width, Workload, choose_widths, count_macs, find_least_share
 from reflow_tf.task import Task
 
@@ -37,10 +34,6 @@ Complain = Callable[[keras.Model], str | None]
 NUM_TRIES = 7
 MOST_GATHERED = 512
 """Calibration inputs that say what readers can make up for."""
-MOST_GRADED = 128
-"""Those that say what errors do to the prediction."""
-JUDGED_EVERY = 4
-"""One part in so many of those judges what readers that were refitted to the others miss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +114,7 @@ def weigh_channels(
         "weights": [dataclasses.replace(workload, positions=1) for workload in workloads],
         "values": find_sizes(model, candidates),
     }
-    prices = _Prices(model, candidates, images, progress, task, criterion)
+    prices = Prices(model, candidates, images, progress, task, criterion)
     eliminations = [prices.eliminate(candidate) for candidate in progress(candidates, "Weighing channels")]
     return Weighed(candidates, held, eliminations, counted)
 
@@ -212,89 +205,3 @@ def find_widest(
                 complained.add(found.widths)
                 high = middle
     return best
-
-
-class _Prices:
-    """What readers can make up for, and what their errors cost."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        candidates: Sequence[Candidate],
-        images: np.ndarray,
-        progress: Progress,
-        task: Task,
-        criterion: str,
-    ):
-        self._criterion = CHANNEL_CRITERIA[criterion]
-        specs = {spec.path: spec for candidate in candidates for spec, _ in candidate.readers}
-        kernels = find_kernels(model)
-        self._kernels, self._is_kernel = kernels.read(), kernels.by_variable.keys()
-        # Parts of the same size, one of which judges: neighbours in a folder are often of a kind.
-        judges = np.arange(len(images)) // CHUNK % JUDGED_EVERY == JUDGED_EVERY - 1
-        if not judges.any() or judges.all():
-            judges = np.arange(len(images)) % JUDGED_EVERY == JUDGED_EVERY - 1
-        self._fitted, self._judging = (
-            gather_own_equations(model, specs, images[part], progress, "Watching what channels are read for")
-            for part in (~judges, judges)
-        )
-        layers = find_layers(model, specs)
-        graded = images[~judges][:MOST_GRADED], images[judges][:MOST_GRADED]
-        self._errors: list[dict[str, OutputErrors]] = gather_output_errors(model, layers, graded, task)
-        # A network of one class has no Fisher: each reader's misses count as a share of what it gives.
-        self._is_blind = not any(found.fisher.any() for errors in self._errors for found in errors.values())
-
-    def eliminate(self, candidate: Candidate) -> Elimination:
-        readers = [self._read(spec, starts, candidate.group.size) for spec, starts in candidate.readers]
-        return eliminate(readers, None if self._criterion is None else self._criterion(self._describe(candidate)))
-
-    def _describe(self, candidate: Candidate) -> Members:
-        size = candidate.group.size
-        weights, read, powers = [], [], []
-        for span in candidate.group.spans:
-            if id(span.variable) in self._is_kernel:  # and not of a bias or a batch norm
-                values = np.moveaxis(np.array(span.variable, np.float64), span.axis, 0)
-                weights.append(values[span.start : span.start + size].reshape(size, -1))
-        for spec, starts in candidate.readers:
-            kernel = self._kernels[spec.path].astype(np.float64)
-            places = _find_places(kernel, starts, size)
-            sums = self._fitted[spec.path]
-            (gram,), (mean,) = sums.equations.gram, sums.input_mean
-            read.append(kernel.reshape(len(kernel), -1)[:, places])
-            powers.append((np.diagonal(gram) + mean**2)[places])
-        return Members(tuple(weights), tuple(read), tuple(powers))
-
-    def _read(self, spec: LayerSpec, starts: tuple[int, ...], size: int) -> Reader:
-        kernel = self._kernels[spec.path].astype(np.float64)
-        outputs = len(kernel)
-        (gram,) = self._fitted[spec.path].regularize(kernel).regularized.gram
-        layer = spec.path.rpartition("/")[0]
-        fitting = self._errors[0].get(layer)
-        (judging,) = self._judging[spec.path].weigh(fitting.coherence if fitting else 1.0).gram
-        places = _find_places(kernel, starts, size)
-        rows = kernel.reshape(outputs, -1)
-        if self._is_blind:
-            power = float(np.sum(self._judging[spec.path].equations.power))
-            fitted = judged = rows / np.sqrt(power or 1.0)
-        else:
-            fitted, judged = (_find_root(errors.get(layer), outputs) @ rows for errors in self._errors)
-        return Reader(fitted, judged, gram, judging, places)
-
-
-def _find_places(kernel: np.ndarray, starts: tuple[int, ...], size: int) -> np.ndarray:
-    """The columns of each channel of a group in a kernel (canonical layout), (channels, taps).
-
-    Of a channel that is read in several places, `starts` along the inputs, all of them.
-    """
-    inputs = kernel.shape[-1]
-    taps = kernel[0].size // inputs
-    begins = (np.arange(taps)[:, None] * inputs + np.array(starts)).ravel()
-    return np.arange(size)[:, None] + begins
-
-
-def _find_root(errors: OutputErrors | None, outputs: int) -> np.ndarray:
-    """A root of what errors of two outputs cost together, in nats; 0 where the prediction does not depend on it."""
-    if errors is None or len(errors.fisher) != outputs:
-        return np.zeros((1, outputs))
-    values, vectors = np.linalg.eigh(believe(errors.fisher) / 2)
-    return (vectors * np.sqrt(np.maximum(values, 0))).T

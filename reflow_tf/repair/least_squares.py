@@ -234,10 +234,10 @@ class _Sweep:
 
     def _move_mean(self, step: Step, fit: Fit, own: AtLayer, path: str) -> None:
         """Settles the layer's bias, or the batch norm behind it if all positions were summed up; by images alone."""
-        layer, norm, sums = step.operation, find_norm(step, self._steps), own.plain.finish(path)
-        bias, (mean, variance) = getattr(layer, "bias", None), sums.predict_moments(fit.kernel)
+        layer, norm, moments = step.operation, find_norm(step, self._steps), own.plain.finish(path)
+        bias, (mean, variance) = getattr(layer, "bias", None), moments.predict(fit.kernel)
         if norm is None and bias is not None:
-            self._write(bias, sums.target_mean - mean)
+            self._write(bias, moments.target_mean - mean)
         elif norm is not None and own.plain.count == own.given.count and norm.axis in (-1, len(layer.output.shape) - 1):
             added = 0.0 if bias is None else read_wide(bias)
             self._follow(norm, mean + added - own.given.mean, variance, own.given.variance)

@@ -28,7 +28,7 @@ from reflow_tf.models.precision import read_wide
 from reflow_tf.models.sidebyside import Networks, Pair
 from reflow_tf.models.streaming import Stream, Values
 from reflow_tf.repair.contract import PrunedModel
-from reflow_tf.repair.layer_fitting import RunningSums, sum_up, take_samples
+from reflow_tf.repair.layer_sums import InputSums, RunningSums, sum_inputs, sum_up, take_samples
 from reflow_tf.repair.position_worth import PositionWorth
 from reflow_tf.repair.views import make_view
 from reflow_tf.sparsity.layers import Kind, LayerSpec
@@ -43,12 +43,12 @@ class AtLayer:
 
     Attributes:
         sums: of its normal equations, positions counted by what they are worth.
-        plain: the same, all positions alike.
+        plain: of what it takes and is to give, all positions alike.
         given: moments of all that it gives in the dense network.
     """
 
     sums: RunningSums
-    plain: RunningSums
+    plain: InputSums
     given: PartialMoments
 
     def __add__(self, other: "AtLayer") -> "AtLayer":
@@ -138,8 +138,8 @@ class Meter:
         lost = self._find_loss(step, ledger, dense)
         targets = dense if lost is None else dense + lost
         samples = take_samples(step.operation, spec, ledger[step.inputs[0]].pruned, targets)
-        plain = sum_up(samples)
-        return AtLayer(plain if worth is None else sum_up(samples, worth), plain, PartialMoments.of(dense, -1))
+        sums, given = sum_up(samples, worth), PartialMoments.of(dense, -1)
+        return AtLayer(sums, sums.moments if worth is None else sum_inputs(samples), given)
 
     def _find_loss(self, step: Step, ledger: Ledger[Pair], given: tf.Tensor) -> tf.Tensor | None:
         """What the shortcut that is added behind the step's batch norm has lost, in the units of the step's output."""

@@ -48,13 +48,6 @@ class NormalEquations:
         cross = weights @ gram
         return cls(gram, cross, np.einsum("god,god->go", cross, weights))
 
-    def __add__(self, other: "NormalEquations") -> "NormalEquations":
-        return NormalEquations(self.gram + other.gram, self.cross + other.cross, self.power + other.power)
-
-    def scaled(self, factor: float) -> "NormalEquations":
-        """Those of errors that cost so many times as much."""
-        return NormalEquations(factor * self.gram, factor * self.cross, factor * self.power)
-
     def regularized(self, weights: np.ndarray, shrinkage: float = SHRINKAGE, ridge: float = RIDGE) -> "NormalEquations":
         """Correlations shrunk towards none and weights towards `weights`, (groups, outputs of a group, d).
 

@@ -3,9 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from keras import layers
 
 from reflow_tf.errors import InputError
@@ -14,7 +11,6 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.ledger import measure_held
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.repair.contract import PrunedModel, read_weights
-from reflow_tf.repair.layer_fitting import sum_up, take_samples
 from reflow_tf.repair.position_worth import PositionWorth, add_worth
 from reflow_tf.task import Task
 
@@ -86,35 +82,6 @@ def test_gradients_that_are_not_finite_are_refused():
     worth, _, _ = open_worth(build(np.where(MAP.max() == MAP, np.inf, MAP)))
     with pytest.raises(InputError, match="must be finite"):
         worth(INPUTS, 0)
-
-
-@settings(max_examples=20)
-@given(st.lists(st.integers(1, 4), min_size=6, max_size=6))
-def test_a_position_counts_as_often_as_it_is_worth(worth):
-    """So many times as much as if it had been there so often."""
-    layer = layers.Dense(4)
-    model = keras.Sequential([keras.Input((3, 2)), layer])
-    (spec,) = find_kernels(model).specs
-    rng = np.random.default_rng(0)
-    inputs, targets = (rng.normal(size=(2, 3, size)).astype(np.float32) for size in (2, 4))
-    weighed = sum_up(take_samples(layer, spec, inputs, targets), tf.constant(worth, tf.float32, (2, 3)))
-    repeated = [np.repeat(values.reshape(6, -1), worth, axis=0)[None] for values in (inputs, targets)]
-    plain = sum_up(take_samples(layer, spec, *repeated))
-    for name in ("count", "gram", "cross", "power", "inputs", "targets"):
-        np.testing.assert_allclose(getattr(weighed, name), getattr(plain, name), rtol=1e-5, atol=1e-5)
-
-
-def test_of_thinned_positions_those_count_that_are_looked_at():
-    layer = layers.Conv2D(2, 1)
-    model = keras.Sequential([keras.Input((40, 40, 3)), layer])  # every second row and column is looked at
-    (spec,) = find_kernels(model).specs
-    rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(2, 40, 40, 3)).astype(np.float32)
-    targets, worth = layer(inputs), rng.uniform(size=(2, 40, 40)).astype(np.float32)
-    sums = sum_up(take_samples(layer, spec, inputs, targets), worth)
-    assert sums.count == pytest.approx(worth[:, ::2, ::2].sum(), rel=1e-5)
-    expected = np.einsum("nhw,nhwc->c", worth[:, ::2, ::2], inputs[:, ::2, ::2])
-    np.testing.assert_allclose(sums.inputs[0], expected, rtol=1e-4)
 
 
 def test_it_takes_room_until_its_step_is_done():
