@@ -61,12 +61,12 @@ class OutputErrors:
     """What errors in the outputs of a layer do to the prediction, before an activation of its own.
 
     Attributes:
-        fisher: what errors in two outputs cost together, (channels, channels) float64: the mean over inputs of the sum
-            over positions of g g^T, where every input has the same share of it. Of an input of which the network is
-            sure hardly anything would be left otherwise, and errors that are large make it unsure.
-        coherence: how many times as much as others errors cost that are the same at all positions of an input: the mean
-            over inputs of |sum over positions of g|^2 / sum over positions of |g|^2. 1 where signs are independent, the
-            number of positions where all are the same, as before a global average; never less than 1.
+        fisher: what errors in two outputs cost together: the mean over inputs of the sum over positions of g g^T,
+            (channels, channels) float64; its diagonal are the squares of `gather_output_gains`, but for what those are
+            divided by.
+        coherence: how many times as much as others errors cost that are the same at all positions of an input: sum
+            E (sum over positions of g)^2 / sum E (sum over positions of g^2). 1 where signs are independent, the number
+            of positions where all are the same, as before a global average; never less than 1.
     """
 
     fisher: np.ndarray
@@ -145,6 +145,11 @@ def gather_output_worth(
 ) -> dict[str, np.ndarray]:
     """What errors in two outputs of a kernel's layer cost together: the Fisher of outputs, before its activation.
 
+    Every input has the same share of it: of one of which the network is sure hardly anything would be left otherwise,
+    and errors that are large make it unsure. Where errors are small that is not so, and `gather_output_errors` says
+    what they cost: MobileNet with 75 % of its multiply-adds, divergence from the dense network on 400 images 0.189
+    where channels are chosen by that, 0.203 with the same share for each input.
+
     Of the correlations WORTH_BELIEVED is believed: what two errors add up to in the prediction is known from few
     inputs, and layers behind change it.
 
@@ -174,8 +179,8 @@ def gather_output_worth(
                 f"Least squares and --allocation=auto take layers with their channels last. {REMEDY}. "
                 f"Received: layer {path!r} with data_format='{CHANNELS_FIRST}'"
             )
-    (found,) = gather_output_errors(model, watched, [inputs], task)
-    fishers = {name: errors.fisher for name, errors in found.items()}
+    (found,) = _sum_over_inputs(model, watched, [inputs], _sum_alike, task)
+    fishers = {name: products for name, (products,) in found.items()}
     return {spec.path: _as_worth(fishers.get(spec.path.rpartition("/")[0]), spec.canonical_shape[0]) for spec in specs}
 
 
@@ -218,9 +223,8 @@ def gather_output_errors(
     found = []
     for inputs, totals in zip(parts, _sum_over_inputs(model, watched, parts, _sum_errors, task), strict=True):
         of_part = {}
-        for name, (products, same, size, count) in totals.items():
-            reached = max(1.0, float(count))
-            of_part[name] = OutputErrors(products * size / reached / len(inputs), max(1.0, float(same) / reached))
+        for name, (products, same, each) in totals.items():
+            of_part[name] = OutputErrors(products / len(inputs), max(1.0, float(same / each)) if each > 0 else 1.0)
         found.append(of_part)
     return found
 
@@ -292,16 +296,19 @@ def _sum_squares(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def _sum_errors(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """(n, ..., channels) -> (channels, channels), each input scaled to 1; of what is so scaled, how large the sum over
-    positions is; what all inputs are together before; how many are more than 0.
-    """
+    """(n, ..., channels) -> (channels, channels), and what errors cost that are the same all over an input, and any."""
     of_input = tf.reshape(gradients, [tf.shape(gradients)[0], -1, gradients.shape[-1]])
-    sizes = tf.reduce_sum(tf.square(of_input), axis=[1, 2], keepdims=True)
-    scaled = tf.math.divide_no_nan(of_input, tf.sqrt(sizes))
-    rows = tf.reshape(scaled, [-1, gradients.shape[-1]])
-    same = tf.reduce_sum(tf.square(tf.reduce_sum(scaled, axis=1)))
-    products = tf.matmul(rows, rows, transpose_a=True)
-    return products, same, tf.reduce_sum(sizes), tf.math.count_nonzero(sizes, dtype=sizes.dtype)
+    rows = tf.reshape(gradients, [-1, gradients.shape[-1]])
+    same, each = tf.reduce_sum(tf.square(tf.reduce_sum(of_input, 1))), tf.reduce_sum(tf.square(of_input))
+    return tf.matmul(rows, rows, transpose_a=True), same, each
+
+
+def _sum_alike(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """(n, ..., channels) -> (channels, channels), the trace of each input's own being 1, or 0."""
+    of_input = tf.reshape(gradients, [tf.shape(gradients)[0], -1, gradients.shape[-1]])
+    sizes = tf.sqrt(tf.reduce_sum(tf.square(of_input), axis=[1, 2], keepdims=True))
+    rows = tf.reshape(tf.math.divide_no_nan(of_input, sizes), [-1, gradients.shape[-1]])
+    return (tf.matmul(rows, rows, transpose_a=True),)
 
 
 def _as_gains(squares: np.ndarray | None, num_outputs: int) -> np.ndarray:

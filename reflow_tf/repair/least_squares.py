@@ -83,8 +83,8 @@ MOST_GRADED = 512
 """Calibration images that say how much each output matters.
 
 MobileNetV2 at 70 %, 194 images fitted to, divergence from the dense network on 400 others: 0.917 with 128, 0.883 with
-all of them; without the same share for each input (`fisher.OutputErrors`) 0.940 and 0.903. EfficientNet-Lite0, 1,100
-images: 0.815 with 128 and no such share, 0.690 with 512 and it.
+all of them; without the same share for each input (`fisher.gather_output_worth`) 0.940 and 0.903. EfficientNet-Lite0,
+1,100 images: 0.815 with 128 and no such share, 0.690 with 512 and it.
 """
 
 

@@ -181,40 +181,49 @@ def test_gains_of_nothing_finite_are_refused():
         fisher.gather_output_gains(model, find_kernels(model).specs, np.full((2, 5), np.nan, np.float32))
 
 
-def share_alike(jacobians, draws):
-    """The mean size of g = J u times the mean of g g^T / |g|^2, where g is not 0; of J (n, channels, numbers)."""
-    gradients = np.einsum("nhc,dnc->dnh", jacobians, draws)
-    sizes = np.square(gradients).sum(axis=-1)
-    scaled = gradients[sizes > 0] / np.sqrt(sizes[sizes > 0])[:, None]
-    return scaled.T @ scaled / len(scaled) * sizes.mean()
-
-
-def draw_of_classes(logits, rng):
-    """Weights u with E u u^T = diag p - p p^T, (draws, n, classes)."""
-    p = softmax(logits.astype(float))
-    noise = np.sqrt(p) * rng.normal(size=(20, *p.shape))
-    return noise - p * noise.sum(axis=-1, keepdims=True)
-
-
-def test_what_errors_cost_together_is_the_fisher_of_which_each_input_has_the_same_share():
+def test_what_errors_cost_together_is_the_exact_fisher_over_many_inputs():
     """Softmax over W2 relu(x W1): gradients of the logits come to the hidden outputs through W2, where they are on."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, activation="relu"), layers.Dense(3, "softmax")])
+    inputs = np.random.default_rng(0).normal(size=(4000, 5)).astype(np.float32)
+    hidden = inputs @ model.layers[0].kernel.numpy()
+    weights = (hidden > 0)[:, :, None] * model.layers[1].kernel.numpy()
+    expected = exact_fisher(np.maximum(hidden, 0) @ model.layers[1].kernel.numpy(), weights)
+    (errors,) = fisher.gather_output_errors(model, {"hidden": model.layers[0]}, [inputs])
+    np.testing.assert_allclose(errors["hidden"].fisher, expected, atol=0.05 * expected.max())
+
+
+def test_outputs_are_worth_what_each_input_says_with_the_same_voice():
+    """Of g = W u, where u are weights of the logits, the mean of g g^T / |g|^2 over inputs at which any is on."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5,)), layers.Dense(4, activation="relu"), layers.Dense(3, "softmax")])
     specs = find_kernels(model).specs
     inputs = np.random.default_rng(0).normal(size=(4000, 5)).astype(np.float32)
-    hidden = inputs @ model.layers[0].kernel.numpy()
-    weights = (hidden > 0)[:, :, None] * model.layers[1].kernel.numpy()
-    draws = draw_of_classes(np.maximum(hidden, 0) @ model.layers[1].kernel.numpy(), np.random.default_rng(1))
-    expected = share_alike(weights, draws)
-    (errors,) = fisher.gather_output_errors(model, {"hidden": model.layers[0]}, [inputs])
-    found = errors["hidden"].fisher
-    np.testing.assert_allclose(found, expected, atol=0.05 * expected.max())
+    hidden, kernel = inputs @ model.layers[0].kernel.numpy(), model.layers[1].kernel.numpy()
+    p = softmax((np.maximum(hidden, 0) @ kernel).astype(float))
+    noise = np.sqrt(p) * np.random.default_rng(1).normal(size=(20, *p.shape))
+    weights = noise - p * noise.sum(axis=-1, keepdims=True)
+    gradients = ((hidden > 0) * (weights @ kernel.T))[:, (hidden > 0).any(axis=1)]
+    scaled = (gradients / np.linalg.norm(gradients, axis=-1, keepdims=True)).reshape(-1, 4)
+    expected = scaled.T @ scaled / len(scaled)
+    gains = np.sqrt(np.diag(expected)) / np.sqrt(np.diag(expected)).mean()
     worth = fisher.gather_output_worth(model, specs, inputs)[specs[0].path]
-    gains = np.sqrt(np.diag(found)) / np.sqrt(np.diag(found)).mean()
-    np.testing.assert_allclose(np.diag(worth), gains**2, rtol=1e-5)
+    correlations = expected / np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    believed = fisher.WORTH_BELIEVED * correlations + (1 - fisher.WORTH_BELIEVED) * np.eye(4)
+    np.testing.assert_allclose(worth, believed * np.outer(gains, gains), atol=0.03)
     assert np.linalg.eigvalsh(worth).min() > 0
-    correlation = fisher.WORTH_BELIEVED * found[0, 1] / np.sqrt(found[0, 0] * found[1, 1])
-    assert worth[0, 1] == pytest.approx(correlation * gains[0] * gains[1], rel=1e-3)
+
+
+def test_an_input_of_which_the_network_is_sure_says_as_much_as_any():
+    """One of two inputs has all of the gradients but a millionth; either has one channel on."""
+    inputs = keras.Input((2,))
+    hidden = layers.Dense(2, use_bias=False, activation="relu", name="hidden")(inputs)
+    model = keras.Model(inputs, layers.Dense(1, use_bias=False, name="number")(hidden))
+    model.get_layer("hidden").kernel.assign(np.eye(2))
+    model.get_layer("number").kernel.assign([[1.0], [1e-3]])
+    each = np.array([[1, -1], [-1, 1]], np.float32)
+    worth = fisher.gather_output_worth(model, find_kernels(model).specs, each, Task.FIDELITY)
+    np.testing.assert_allclose(worth["hidden/kernel"], np.eye(2), rtol=1e-4)
 
 
 def test_of_numbers_it_is_what_the_jacobians_come_to():
@@ -228,22 +237,8 @@ def test_of_numbers_it_is_what_the_jacobians_come_to():
     (errors,) = fisher.gather_output_errors(model, {"hidden": model.layers[0]}, [inputs], Task.FIDELITY)
     # Before its activation a hidden output says something where it is on.
     on = (inputs @ model.layers[0].kernel.numpy() > 0).astype(np.float64)
-    expected = share_alike(on[:, :, None] * kernel, np.random.default_rng(1).normal(size=(20, len(on), 3)))
+    expected = (on.T @ on / len(on)) * (kernel @ kernel.T)
     np.testing.assert_allclose(errors["hidden"].fisher, expected, atol=0.06 * np.abs(expected).max())
-
-
-def test_an_input_of_which_the_network_is_sure_has_its_share():
-    """One of two inputs has all the gradients but a thousandth: its channel would be the only one that counts."""
-    inputs = keras.Input((2,))
-    hidden = layers.Dense(2, use_bias=False, activation="relu", name="hidden")(inputs)
-    model = keras.Model(inputs, layers.Dense(1, use_bias=False, name="number")(hidden))
-    model.get_layer("hidden").kernel.assign(np.eye(2))
-    model.get_layer("number").kernel.assign([[1.0], [1e-3]])
-    watched = {"hidden": model.get_layer("hidden")}
-    each = np.array([[1, -1], [-1, 1]], np.float32)  # either has one channel on
-    (errors,) = fisher.gather_output_errors(model, watched, [each], Task.FIDELITY)
-    found = errors["hidden"].fisher
-    assert found[0, 0] == pytest.approx(found[1, 1], rel=1e-4) and found[0, 1] == 0
 
 
 def test_kernels_of_a_network_of_numbers_have_a_fisher():
