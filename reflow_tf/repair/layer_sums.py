@@ -119,7 +119,7 @@ class RunningSums:
         return LayerSums(NormalEquations(moments.covariance, cross, self.power / count - target_mean**2), moments)
 
 
-S = TypeVar("S", InputSums, RunningSums)
+_Sums = TypeVar("_Sums", InputSums, RunningSums)
 
 
 def _require_finite(path: str, *sums: np.ndarray) -> None:
@@ -238,7 +238,7 @@ def watch_kernels(
             ledger.enter(step, outputs if activation is None else activation(outputs))
 
 
-def add_up(found: dict[str, S], path: str, sums: S) -> None:
+def add_up(found: dict[str, _Sums], path: str, sums: _Sums) -> None:
     """Adds to what was found of this kernel."""
     found[path] = found[path] + sums if path in found else sums
 
