@@ -1,9 +1,7 @@
 """Channels removed: which groups lose how many, and which ones, for a share of the network's multiply-adds.
 
-What a channel's removal costs is what the kernels that read it cannot make up for with the channels that are left
-(`sparsity.channels`), weighed by what errors of their outputs do to the prediction and by how much more those cost that
-are the same all over an image, as those of a missing channel are (`fisher.gather_output_errors`). So it is in nats, of
-every group, and widths can be chosen by it (`sparsity.widths`).
+What a channel's removal costs is known in nats, of every group (`narrowing.prices`): so widths can be chosen by it
+(`sparsity.widths`).
 """
 
 import dataclasses

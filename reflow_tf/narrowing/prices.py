@@ -1,4 +1,9 @@
-"""What each group's channels cost: what readers can make up for, and what their errors do to the prediction."""
+"""What each group's channels cost to remove.
+
+It is what the kernels that read them cannot make up for with the channels that are left (`sparsity.channels`), weighed
+by what errors of their outputs do to the prediction and by how much more those cost that are the same all over an
+image, as those of a missing channel are (`fisher.gather_output_errors`). So it is in nats, of every group.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,12 +19,9 @@ from reflow_tf.repair.contract import Progress
 from reflow_tf.repair.layer_sums import (
     InputMoments,
     InputSums,
-    LayerSums,
-    RunningSums,
     add_up,
     gather_own_equations,
     sum_inputs,
-    sum_up,
     watch_kernels,
 )
 from reflow_tf.sparsity.channels import CHANNEL_CRITERIA, Elimination, Members, Reader, eliminate
@@ -101,7 +103,8 @@ class Prices:
         places = _find_places(kernel, starts, size)
         rows = kernel.reshape(outputs, -1)
         if self._is_blind:
-            power = float(np.sum(self._judging[spec.path].of_positions.equations.power))
+            _, variances = self._judging[spec.path].of_positions.predict(kernel)
+            power = float(np.sum(variances))
             fitted = judged = rows / np.sqrt(power or 1.0)
         else:
             fitted, judged = (_find_root(errors.get(layer), outputs) @ rows for errors in self._errors)
@@ -117,7 +120,7 @@ class _Judging:
         of_means: over the means of each input's positions.
     """
 
-    of_positions: LayerSums
+    of_positions: InputMoments
     of_means: InputMoments
 
     def weigh(self, coherence: float) -> np.ndarray:
@@ -128,16 +131,16 @@ class _Judging:
         70 %, 500 images, 1,000 others: 59.3 % classed as by the dense network with 1, 57.8 % with 2, 53.6 % with
         what `fisher.gather_output_errors` finds (5 to 37).
         """
-        return self.of_positions.moments.covariance + (coherence - 1) * self.of_means.covariance
+        return self.of_positions.covariance + (coherence - 1) * self.of_means.covariance
 
 
 def _gather_judging(
     model: keras.Model, specs: Mapping[str, LayerSpec], images: np.ndarray, progress: Progress, description: str
 ) -> dict[str, _Judging]:
-    positions: dict[str, RunningSums] = {}
+    positions: dict[str, InputSums] = {}
     means: dict[str, InputSums] = {}
     for path, samples in watch_kernels(model, specs, images, progress, description):
-        add_up(positions, path, sum_up(samples))
+        add_up(positions, path, sum_inputs(samples))
         add_up(means, path, sum_inputs(samples.average()))
     return {path: _Judging(positions[path].finish(path), means[path].finish(path)) for path in positions}
 

@@ -116,7 +116,7 @@ def least_squares(
             budget that has no room for one shard; a full disk.
     """
     steps = read_steps(pruned.model)
-    first = take_first(batches, MOST_GRADED)
+    first = take_first(batches, SHARD)
     if not len(first):
         raise InputError("Least squares needs at least one calibration batch. Received: none")
     check_batch(pruned.model, first)
@@ -124,7 +124,7 @@ def least_squares(
         pruned.write_weights(pruned.dense_weights)
         write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
         with begin_course(pruned, steps, first[:1], batches, memory_budget, crew) as begun:
-            sweep = _Sweep(pruned, plan, steps, first, *begun)
+            sweep = _Sweep(pruned, plan, steps, batches, *begun)
             for position in progress(range(len(steps.steps)), "Refitting layer by layer"):
                 sweep.take(position)
     masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
@@ -181,7 +181,7 @@ class _Sweep:
         pruned: PrunedModel,
         plan: PruningPlan,
         steps: Steps,
-        first: np.ndarray,
+        batches: Iterable[np.ndarray],
         meter: Meter,
         course: Course,
         late: int | None,
@@ -190,11 +190,12 @@ class _Sweep:
         self.has_followed = False  # any batch norm's moments
         self.pruned = pruned
         self._plan, self._steps, self._meter, self._course, self._late = plan, steps, meter, course, late
+        graded = take_first(batches, MOST_GRADED)  # not kept: hundreds of megabytes
         few = min(NUM_VIEWS, ENOUGH_LATE // course.num_inputs - 1)
-        self._num_views = max(0, few) if have_views(first.shape) else 0
+        self._num_views = max(0, few) if have_views(graded.shape) else 0
         with pruned.as_dense() as model:
             chosen = [spec for spec in meter.kernels.specs if spec.path in pruned.masks]
-            self._worth = gather_output_worth(model, chosen, first, pruned.task)
+            self._worth = gather_output_worth(model, chosen, graded, pruned.task)
         self._settled: set[int] = set()  # batch norms whose moments followed from a refit
         self._positions = {id(variable): i for i, variable in enumerate(pruned.model.variables)}
         self._moved: dict[int, keras.Variable] = {}  # positions of variables that whoever leads images must be told of
