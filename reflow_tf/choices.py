@@ -1,11 +1,13 @@
 """The names that a user may choose from, and checks that something is one of them, or within its limits."""
 
 import math
+import numbers
 import re
 from collections.abc import Collection, Mapping
 
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.allocation import ALLOCATIONS
+from reflow_tf.sparsity.plan import is_number
 from reflow_tf.targets.cortex_m import CortexM
 from reflow_tf.targets.cpu import CPU
 from reflow_tf.targets.ethos_u import EthosU
@@ -56,15 +58,21 @@ DEFAULT_SPARSITY = 0.7
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raises InputError unless the value is one of the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"--{name} must be one of {', '.join(choices)}. Received: {value}")
 
 
 def check_between(name: str, value: float | None, least: float, most: float = math.inf) -> None:
-    """Raises InputError unless the value is None or from `least` to `most`."""
-    if value is not None and not least <= value <= most:  # written so that NaN fails
+    """Raises InputError unless the value is None or a number from `least` to `most`."""
+    if value is not None and not (is_number(value) and least <= value <= most):  # written so that NaN fails
         limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise InputError(f"--{name} must be {limits}. Received: {value}")
+
+
+def check_whole(name: str, value: int | None, least: int) -> None:
+    """Raises InputError unless the value is None or a whole number of at least `least`."""
+    if value is not None and not (isinstance(value, numbers.Integral) and is_number(value) and value >= least):
+        raise InputError(f"--{name} must be a whole number, at least {least}. Received: {value}")
 
 
 def check_workers(workers: str | None, threads_per_worker: int | None) -> None:

@@ -16,13 +16,14 @@ from reflow_tf.choices import (
     TASKS,
     check_between,
     check_choice,
+    check_whole,
 )
 from reflow_tf.errors import InputError
 from reflow_tf.sparsity.channels import CHANNEL_CRITERIA, ELIMINATION
 from reflow_tf.sparsity.criteria import CRITERIA
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Pattern, Unstructured
-from reflow_tf.sparsity.plan import check_sparsity
+from reflow_tf.sparsity.plan import check_sparsity, is_number
 from reflow_tf.targets.target import HardwareTarget
 from reflow_tf.targets.xnnpack import DEVICES, XNNPack
 from reflow_tf.task import Task
@@ -92,11 +93,12 @@ class PruneConfig:
         self._check_device()
         check_choice("ballast", self.ballast, BALLASTS)
         check_between("memory_budget", self.memory_budget, 1)
+        if not isinstance(self.prunable, str):
+            raise InputError(f"--prunable must be target, all or a regular expression. Received: {self.prunable}")
+        self._check_pattern()
         self._check_repairs()
         self._check_budget()
         self._check_channels()
-        if isinstance(self.pattern, str):
-            raise InputError(f"A pattern is a noun: patterns.parse({self.pattern!r}). Received: {self.pattern!r}")
         self._check_existing()
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
         if implied is not None and self.budget is not None:
@@ -112,6 +114,13 @@ class PruneConfig:
                 f"Received: --sparsity={given:g}"
             )
         check_sparsity(self.requested_sparsity)
+        _ = self.stages  # each is checked as well
+
+    def _check_pattern(self) -> None:
+        if isinstance(self.pattern, str):
+            raise InputError(f"A pattern is a noun: patterns.parse({self.pattern!r}). Received: {self.pattern!r}")
+        if self.pattern is not None and (isinstance(self.pattern, type) or not hasattr(self.pattern, "pool")):
+            raise InputError(f"A pattern is one of reflow_tf.patterns, such as NM(2, 4). Received: {self.pattern!r}")
 
     def _check_criterion(self) -> None:
         if not self.sets_zeros:
@@ -155,6 +164,11 @@ class PruneConfig:
             )
 
     def _check_repairs(self) -> None:
+        if not isinstance(self.requested_repair, str):
+            raise InputError(
+                f"--repair must be names of repairs, joined by commas where there are several. "
+                f"Received: {self.requested_repair}"
+            )
         for name in self.repairs:
             check_choice("repair", name, REPAIRS)
         if len(self.repairs) > 1 and (alone := [name for name in ALONE if name in self.repairs]):
@@ -178,7 +192,7 @@ class PruneConfig:
             )
         if self.min_speedup is None:
             return
-        if not 1 < self.min_speedup < math.inf:
+        if not is_number(self.min_speedup) or not 1 < self.min_speedup < math.inf:
             raise InputError(f"--min_speedup must be a number over 1. Received: {self.min_speedup}")
         if not TARGETS[self.target].promises_speed:
             raise InputError(
@@ -187,10 +201,10 @@ class PruneConfig:
             )
 
     def _check_channels(self) -> None:
-        check_between("channel_multiple", self.channel_multiple, 1)
+        check_whole("channel_multiple", self.channel_multiple, 1)
         if self.max_macs is None:
             return
-        if self.max_macs != AUTO and (isinstance(self.max_macs, str) or not 0 < self.max_macs < 1):
+        if self.max_macs != AUTO and not (is_number(self.max_macs) and 0 < self.max_macs < 1):
             raise InputError(
                 f"--max_macs is a share of the network's multiply-adds and must be in (0, 1), or {AUTO}. "
                 f"Received: {self.max_macs}"

@@ -12,14 +12,13 @@ import numpy as np
 from reflow_tf.choices import AUTO, TARGETS
 from reflow_tf.config import PruneConfig
 from reflow_tf.crew import ALONE, Crew, Readdressed
-from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError
 from reflow_tf.export.limits import Foreseen, Limit, open_limit, require_reachable
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite
-from reflow_tf.models.packing import as_rows, count_outputs, is_plain, pack, read_scales, unpack
+from reflow_tf.models.packing import as_inputs, count_outputs, is_plain, pack, read_scales, unpack
 from reflow_tf.models.predictions import require_numbers, settle_task
 from reflow_tf.models.surgery import copy_model, write_masks
 from reflow_tf.narrowing.candidates import require_candidates
@@ -35,7 +34,6 @@ from reflow_tf.signal import Signal
 from reflow_tf.signal import measure_signal as _measure_signal
 from reflow_tf.sparsity.criteria import NEEDS
 from reflow_tf.sparsity.layers import LayerSpec, Skipped
-from reflow_tf.sparsity.masks import count_masked
 from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.stopwatch import Stopwatch
 from reflow_tf.targets.selection import Selection, leave_dense, select_kernels
@@ -153,9 +151,12 @@ def prune(
             zeros when a later stage fails.
     """
     config = config or PruneConfig()
+    if not isinstance(model, keras.Model) or not isinstance(config, PruneConfig):
+        raise InputError(
+            f"prune takes a Keras model, and a PruneConfig. Received: {type(model).__name__}, {type(config).__name__}"
+        )
     calibration, evaluation = (
-        None if data is None else as_batches(as_rows(model, data), batch_size=batch_size)
-        for data in (calibration, evaluation)
+        None if data is None else as_inputs(model, data, batch_size=batch_size) for data in (calibration, evaluation)
     )
     if calibration is None:
         _require_none_needed(config)
@@ -249,8 +250,9 @@ def _prune(
     given = selection.chosen, config, limit, calibration, progress, stopwatch, complain, weighings
     planned = plan_masks(model, *given)
     pruned = PrunedModel(model, planned.masks, read_weights(model), config.known_task)
-    write_masks(find_kernels(model), planned.masks)
-    removed = any(count_masked({path: mask}) > planned.zeros_before[path] for path, mask in planned.masks.items())
+    before = kernels.read()
+    write_masks(kernels, planned.masks)
+    removed = any(before[path][~mask].any() for path, mask in planned.masks.items())
     signals.measure("pruned", model, unchanged_from=None if removed else "dense")
     with stopwatch.timed("repair"):
         pruned, repair = _repair(pruned, config, planned.plan, calibration, progress, crew)

@@ -15,7 +15,7 @@ from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, Stretch, read_steps
 from reflow_tf.models.fisher import gather_output_worth
-from reflow_tf.models.gram import MOST_READ, is_too_wide
+from reflow_tf.models.gram import MOST_READ, is_solvable
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.observation import check_batch
@@ -45,6 +45,7 @@ MOST_FITTED, MOST_JUDGED = 512, 256
 MobileNetV2 at 70 %, 1,100 images to refit, divergence from the dense network on 400 others: 0.757 with 128 and 64,
 0.741 with 256 and 256, 0.736 with 512 and 256.
 """
+_MOST_NAMED = 5
 MOST_GROWTH = 1.5
 """What is kept of the judging images is moved on where it gets at most so many times as large.
 
@@ -73,17 +74,13 @@ def measure_sensitivity(
     Raises:
         InputError: the model is subclassed, there are too few inputs, or a kernel has no rule for least squares.
     """
-    if wide := [spec.path for spec in specs if is_too_wide(spec)]:
-        raise InputError(
-            f"--allocation=auto needs kernels of which an output reads at most {MOST_READ:,} numbers; leave the others "
-            f"out with --prunable=REGEX, or take another --allocation. Received: {', '.join(wide)}"
-        )
+    steps, kernels = read_steps(model), find_kernels(model)
+    _require_solvable(steps, kernels, specs)
     images = take_first(batches, MOST_FITTED + MOST_JUDGED)
     if len(images) < 4:
         raise InputError(f"--allocation=auto needs at least 4 calibration inputs. Received: {len(images)}")
     check_batch(model, images)
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
-    steps, kernels = read_steps(model), find_kernels(model)
     worth = gather_output_worth(model, specs, images[:-num_judged], task)
     fitted = images[:-num_judged], progress, "Watching what kernels compute"
     sums = gather_own_equations(model, {spec.path: spec for spec in specs}, *fitted)
@@ -92,14 +89,25 @@ def measure_sensitivity(
     curves = {}
     for step in progress(steps.steps, "Measuring sensitivity layer by layer"):
         for variable in getattr(step.operation, "_trainable_variables", ()):
-            if (spec := chosen.get(id(variable))) is not None:
+            spec = chosen.get(id(variable))
+            if spec is not None and spec.path not in curves:  # a shared one the first time, when all uses are ahead
                 known = patterns[spec.path], sums[spec.path], worth[spec.path]
                 curves[spec.path] = _measure_kernel(step, steps, kernels, spec, *known, judge)
         judge.pass_by(step)
-    missing = [spec.path for spec in specs if spec.path not in curves]
-    if missing:
-        raise InputError(f"Sensitivity needs kernels of the model's own layers. Received: {', '.join(missing)}")
     return curves
+
+
+def _require_solvable(steps: Steps, kernels: KernelMap, specs: Sequence[LayerSpec]) -> None:
+    owners = {id(v): step.operation for step in steps for v in getattr(step.operation, "_trainable_variables", ())}
+    of_each = ((spec, owners.get(id(kernels.variables[spec.path]))) for spec in specs)
+    refused = [spec.path for spec, owner in of_each if owner is None or not is_solvable(owner, spec)]
+    if refused:
+        others = f", and {len(refused) - _MOST_NAMED} more" if len(refused) > _MOST_NAMED else ""
+        raise InputError(
+            f"--allocation=auto needs kernels that least squares can fit: of the model's own layers, none inside a "
+            f"separable or recurrent one, an output of which reads at most {MOST_READ:,} numbers; leave the others out "
+            f"with --prunable=REGEX, or take another --allocation. Received: {', '.join(refused[:_MOST_NAMED])}{others}"
+        )
 
 
 class _Judge:
@@ -115,7 +123,7 @@ class _Judge:
         self._source, self._known = steps.input, [images]
         self._rest = Stretch(self._waiting, [steps.input], [steps.output])
         (dense,) = self._rest(self._known)
-        self._reading = find_reading(model, images.shape[1:], dense.shape[-1], task)
+        self._reading = find_reading(model, images.shape[1:], dense.shape, task)
         self._dense = np.array(self._reading(dense))
 
     def pass_by(self, step: Step) -> None:

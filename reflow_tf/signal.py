@@ -111,7 +111,7 @@ def measure_signal(model: keras.Model, batches: Iterable[np.ndarray], task: Task
         task: what its outputs are taken for.
 
     Raises:
-        InputError: a batch does not fit the model, or an output is NaN or infinite.
+        InputError: a batch does not fit the model, its outputs have no axis of classes, or one is NaN or infinite.
     """
     norms = find_batch_norms(model)
     accumulators = {norm.path: PooledMoments(norm.layer.moving_mean.shape[0]) for norm in norms}

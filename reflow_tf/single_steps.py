@@ -4,11 +4,10 @@ from typing import Any
 
 import keras
 
-from reflow_tf.choices import AUTO
-from reflow_tf.data.batches import as_batches
+from reflow_tf.choices import AUTO, TASKS, check_choice
 from reflow_tf.errors import InputError
-from reflow_tf.models.packing import as_plain, as_rows, count_outputs, pack
-from reflow_tf.models.predictions import settle_task
+from reflow_tf.models.packing import as_inputs, as_plain, count_outputs, pack
+from reflow_tf.models.predictions import require_numbers, settle_task
 from reflow_tf.models.surgery import copy_model
 from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.repair import batchnorm
@@ -47,7 +46,7 @@ def recalibrate(
     """
     require_unmerged(model)
     recalibrated = model if inplace else copy_model(model)
-    inputs = as_batches(as_rows(model, batches), batch_size=batch_size)
+    inputs = as_inputs(model, batches, batch_size=batch_size)
     plain, references = as_plain(recalibrated), None
     if dense is not None:
         references = batchnorm.observe_dense(as_plain(dense), inputs)
@@ -78,8 +77,13 @@ def measure_signal(model: keras.Model, batches: Any, *, batch_size: int = 64, ta
         batches: as for `prune`.
         batch_size: for arrays.
         task: as in `PruneConfig`.
+
+    Raises:
+        InputError: no such task, or none for several outputs; or bad data.
     """
-    inputs = as_batches(as_rows(model, batches), batch_size=batch_size)
+    check_choice("task", task, TASKS)
+    require_numbers(task, model.name, count_outputs(model))
+    inputs = as_inputs(model, batches, batch_size=batch_size)
     if count_outputs(model) > 1:
         return _measure_signal(pack(model, next(iter(inputs))), inputs, Task.FIDELITY)
     return _measure_signal(model, inputs, settle_task(model, task, inputs))

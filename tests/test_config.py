@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from reflow_tf.choices import CPUS, TARGETS
@@ -140,6 +141,35 @@ def test_no_chain_of_repairs(repair, message):
 def test_a_pattern_is_no_text():
     with pytest.raises(InputError, match=r"parse\(.+. Received: 'nm:2,4'"):
         PruneConfig(pattern="nm:2,4")
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"repair": ("least_squares", "reflow")}, r"--repair must be names of repairs, joined by commas"),
+        ({"target": {}}, r"--target must be one of .+\. Received: \{\}"),
+        ({"memory_budget": "1G"}, r"--memory_budget must be at least 1\. Received: 1G"),
+        ({"max_size_bytes": "100k"}, r"--max_size_bytes must be at least 1\. Received: 100k"),
+        ({"min_speedup": "2"}, r"--min_speedup must be a number over 1\. Received: 2"),
+        ({"max_macs": [0.5], "pattern": Channel()}, r"--max_macs is a share .+\. Received: \[0.5\]"),
+        ({"channel_multiple": 2.5}, r"--channel_multiple must be a whole number, at least 1\. Received: 2.5"),
+        ({"pattern": Channel}, r"A pattern is one of .+\. Received: <class .+Channel"),
+        ({"prunable": None}, r"--prunable must be target, all or a regular expression\. Received: None"),
+        ({"sparsity": "0.5"}, r"--sparsity must be a number, or existing\. Received: 0.5"),
+    ],
+)
+def test_what_is_no_number_or_no_name_is_told_at_once(given, message):
+    with pytest.raises(InputError, match=message):
+        PruneConfig(**given)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert PruneConfig(sparsity=np.float32(0.5), channel_multiple=np.int64(4)).requested_sparsity == 0.5
+
+
+def test_all_stages_are_checked_at_once():
+    with pytest.raises(InputError, match=r"sparsity 0.5 and no other: leave --max_size_bytes out"):
+        PruneConfig(pattern=NM(2, 4), max_macs="auto", max_size_bytes=10_000, target="storage")
 
 
 STORED = PruneConfig(target="storage")
@@ -296,7 +326,7 @@ def test_ballast_is_a_rewrite():
             {"max_macs": 0.7, "sparsity": 0.5, "criterion": "elimination"},
             r"chooses channels .+, and no weights\. Received: --criterion=elimination --max_macs=0.7 --sparsity=0.5",
         ),
-        ({"channel_multiple": 0}, r"--channel_multiple must be at least 1\. Received: 0"),
+        ({"channel_multiple": 0}, r"--channel_multiple must be a whole number, at least 1\. Received: 0"),
     ],
 )
 def test_channels_that_are_asked_for_in_a_way_that_cannot_be(given, message):

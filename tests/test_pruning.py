@@ -505,3 +505,114 @@ def test_zeros_that_came_are_not_turned_away(inputs):
     kernel.assign(np.where(np.arange(8) % 4 == 0, 0, np.array(kernel)))
     result = reflow_tf.prune(model, config, inputs)
     assert result.report.num_turned == 0 and not result.masks["second/kernel"][::4].any()
+
+
+@pytest.mark.parametrize("pattern", [patterns.NM(2, 4), patterns.Block(4, 1)])
+def test_zeros_elsewhere_are_a_change_however_many_were_there(inputs, pattern):
+    """As many zeros as the model came with, but not the same: the network is another."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(16, 1), layers.ReLU(), layers.Conv2D(16, 1)])
+    for layer in (layers.ReLU(), layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")):
+        model.add(layer)
+    kernel = model.layers[2].kernel
+    kernel.assign(np.where(np.random.default_rng(0).random(kernel.shape) < 0.7, 0, np.array(kernel)))
+    sparsity = None if isinstance(pattern, patterns.NM) else 0.6
+    config = reflow_tf.PruneConfig(
+        sparsity=sparsity, pattern=pattern, target="storage", prunable=model.layers[2].name + "/", repair="none"
+    )
+    result = reflow_tf.prune(model, config, evaluation=inputs)
+    expected = reflow_tf.measure_signal(result.model, inputs)
+    for stage in ("pruned", "repaired"):
+        assert result.report.signals[stage].confidence == expected.confidence
+    assert result.report.signals["dense"].confidence != expected.confidence
+
+
+def build_of_two():
+    keras.utils.set_random_seed(0)
+    image, vector = keras.Input((8, 8, 3), name="image"), keras.Input((5,), name="vector")
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Conv2D(8, 1, name="conv")(image)))
+    return keras.Model([image, vector], layers.Dense(3, "softmax")(layers.Concatenate()([x, vector])))
+
+
+def test_all_ways_of_giving_several_inputs(inputs):
+    model, config = build_of_two(), reflow_tf.PruneConfig(sparsity=0.5, target="storage", repair="least_squares")
+    images, vectors = inputs[:32], np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
+    named, labels = {"image": images, "vector": vectors}, np.zeros(32)
+    parts = [slice(0, 16), slice(16, 32)]
+    ways = [
+        named,
+        tf.data.Dataset.from_tensor_slices((named, labels)).batch(16),
+        tf.data.Dataset.from_tensor_slices(((images, vectors), labels)).batch(16),
+        [({"image": images[part], "vector": vectors[part]}, labels[part]) for part in parts],
+        [((images[part], vectors[part]),) for part in parts],
+        (((images[part], vectors[part]), labels[part]) for part in parts),
+    ]
+    found = [read_bits(reflow_tf.prune(model, config, data, batch_size=16).model.weights) for data in ways]
+    assert all(bits == found[0] for bits in found)
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ({"image": np.zeros((4, 8, 8, 3))}, r"\(n, 5\) for the input 'vector'.* Received: none"),
+        ({"image": np.zeros((4, 8, 8, 3)), "vector": [["a"] * 5] * 4}, r"the input 'vector' must be numeric"),
+        ({"image": np.zeros((4, 8, 8, 3)), "vector": [[1], [2, 3]]}, r"'vector' must be one array"),
+        ({"image": np.zeros((0, 8, 8, 3)), "vector": np.zeros((0, 5))}, r"'image' must hold at least one sample"),
+        ({"image": np.zeros((4, 8, 8, 3)), "vector": np.zeros((3, 5))}, r"samples as the others\. Received: shape"),
+        ([((np.zeros((4, 8, 8, 3)),), 0)], r"\(n, 5\) for the input 'vector'.* Received: none"),
+    ],
+)
+def test_several_inputs_that_do_not_fit(data, words):
+    with pytest.raises(reflow_tf.InputError, match=words):
+        reflow_tf.prune(build_of_two(), reflow_tf.PruneConfig(sparsity=0.5, target="storage"), data)
+
+
+def test_a_name_stands_for_an_input_whose_axes_are_open(inputs):
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 1)(image))
+    model, config = keras.Model(image, layers.Dense(3)(x)), reflow_tf.PruneConfig(sparsity=0.5, target="storage")
+    results = [reflow_tf.prune(model, config, data) for data in (inputs, {"image": inputs})]
+    assert read_bits(results[0].model.weights) == read_bits(results[1].model.weights)
+
+
+@pytest.mark.parametrize("data", [[np.zeros((4, 8, 8, 3)), np.zeros((0, 8, 8, 3))], [np.zeros((0, 8, 8, 3))]])
+def test_batches_of_nothing_are_refused(model, data):
+    for call in (reflow_tf.measure_signal, reflow_tf.recalibrate):
+        with pytest.raises(reflow_tf.InputError, match=r"must hold at least one sample\. Received: shape \(0, "):
+            call(model, data)
+
+
+def test_indices_that_an_embedding_has_not_are_told():
+    words = keras.Input((4,), dtype="int32")
+    model = keras.Model(words, layers.Dense(3)(layers.Flatten()(layers.Embedding(20, 6)(words))), name="words")
+    with pytest.raises(reflow_tf.InputError, match=r"such as words can compute.* Received: .*101 is not in \[0, 20\)"):
+        reflow_tf.measure_signal(model, np.full((3, 4), 101))
+
+
+def test_one_number_an_input_is_no_class(inputs):
+    image = keras.Input((8, 8, 3))
+    x = layers.Dense(1, "sigmoid")(layers.GlobalAveragePooling2D()(layers.Conv2D(8, 1)(image)))
+    model = keras.Model(image, x[:, 0], name="flat")
+    for loss in (None, "binary_focal_crossentropy"):
+        if loss:
+            model.compile(loss=loss)
+        assert reflow_tf.measure_signal(model, inputs).num_classes == 0
+    with pytest.raises(reflow_tf.InputError, match=r"needs outputs with an axis of classes.* Received: flat"):
+        reflow_tf.measure_signal(model, inputs, task="classification")
+
+
+def test_the_signal_of_several_outputs_is_of_numbers(inputs):
+    image = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(image)
+    model = keras.Model(image, [layers.Dense(2)(x), layers.Dense(3)(x)], name="two")
+    with pytest.raises(reflow_tf.InputError, match=r"--task=classification needs one output\. Received: two with 2"):
+        reflow_tf.measure_signal(model, inputs, task="classification")
+    with pytest.raises(reflow_tf.InputError, match=r"--task must be one of .+\. Received: magic"):
+        reflow_tf.measure_signal(model, inputs, task="magic")
+
+
+@pytest.mark.parametrize("given", [("mobilenet_v2", CONFIG), (build_of_two, {"sparsity": 0.5})])
+def test_what_is_no_model_or_no_configuration_is_told(given, inputs):
+    model, config = given
+    with pytest.raises(reflow_tf.InputError, match=r"takes a Keras model, and a PruneConfig\. Received: "):
+        reflow_tf.prune(model() if callable(model) else model, config, inputs)

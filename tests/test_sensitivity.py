@@ -87,3 +87,44 @@ def test_auto_needs_calibration(model):
         prune(model, PruneConfig(allocation="auto", repair="none"))
     with pytest.raises(InputError, match=r"at least 4 calibration inputs\. Received: 3"):
         prune(model, PruneConfig(allocation="auto", repair="none"), images(0, 3))
+
+
+def measure(layer_or_layers, prunable=lambda spec: True):
+    keras.utils.set_random_seed(0)
+    image = x = keras.Input((8, 8, 3))
+    for layer in layer_or_layers:
+        x = layer(x)
+    model = keras.Model(image, layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(x)))
+    specs = [spec for spec in find_kernels(model).specs if prunable(spec)]
+    return measure_sensitivity(model, specs, {spec.path: Unstructured() for spec in specs}, [images(1)], show_nothing)
+
+
+@pytest.mark.parametrize(
+    "layer, refused",
+    [
+        (layers.SeparableConv2D(3, 3, padding="same", name="it"), "it/depthwise_kernel"),
+        (layers.SeparableConv2D(8, 3, padding="same", name="it"), "it/depthwise_kernel"),
+        (layers.Conv2DTranspose(4, 3, strides=2, output_padding=1, name="it"), "it/kernel"),
+        (layers.EinsumDense("bhwc,hcd->bhwd", output_shape=(8, 8, 6), name="it"), "it/kernel"),
+        (keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 1, name="inner")], name="it"), "it/inner/kernel"),
+    ],
+)
+def test_kernels_that_nothing_is_fitted_to_are_named_before_anything_is_computed(layer, refused):
+    with pytest.raises(InputError, match=rf"needs kernels that least squares can fit.* Received: {refused}$"):
+        measure([layer])
+
+
+def test_the_second_half_of_a_separable_layer_is_measured():
+    curves = measure([layers.SeparableConv2D(8, 3, name="it")], lambda spec: "depthwise" not in spec.path)
+    assert curves["it/pointwise_kernel"].divergences[-1] > 0
+
+
+def test_a_kernel_that_is_used_twice_is_pruned_in_both_places():
+    shared = layers.Dense(3, "tanh", name="shared", kernel_initializer=keras.initializers.Orthogonal(2, seed=1))
+    first, second = (
+        layers.Dense(3, "tanh", name=name, kernel_initializer=keras.initializers.Orthogonal(2, seed=1))
+        for name in ("first", "second")
+    )
+    both = measure([shared, shared])["shared/kernel"].divergences
+    alone = measure([first, second], lambda spec: "second" in spec.path)["second/kernel"].divergences
+    assert both[1] > 1.2 * alone[1]

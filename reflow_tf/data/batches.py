@@ -7,7 +7,7 @@ many images there are, memory holds the caller's batch, the one decoded ahead, a
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.data.sources import ImageSource, Targets
 from reflow_tf.data.split import even_batches
 from reflow_tf.errors import InputError
+
+Join = Callable[[Any], np.ndarray]
 
 _NUM_THREADS = min(8, count_threads())
 # 32 images of 224x224. Beyond it a network's activations leave the processor's caches: MobileNetV2 took 1.4 times as
@@ -172,8 +174,6 @@ class ArrayBatches(Counted):
     def __init__(self, array: np.ndarray, batch_size: int):
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1. Received: {batch_size}")
-        if len(array) == 0:
-            raise InputError(f"data must hold at least one sample. Received: shape {array.shape}")
         self.array = array
         self.batch_size = batch_size
 
@@ -189,21 +189,25 @@ class StreamBatches:
     """The batches of an iterable that can be iterated again, such as a tf.data.Dataset; read anew each time.
 
     Attributes:
-        batches: yields x or (x, y), x being (n, ...) of rank 2 or more; y is not looked at.
+        batches: yields x or (x, y), x being (n, ...) of rank 2 or more, or what `join` takes; y is not looked at.
+        join: makes x of a dict, tuple or list of arrays, of a model with several inputs; None: there are none.
     """
 
-    def __init__(self, batches: Iterable[Any]):
+    def __init__(self, batches: Iterable[Any], join: Join | None = None):
         self.batches = batches
+        self.join = join
 
     def __iter__(self) -> Iterator[np.ndarray]:
         number = -1
         for number, element in enumerate(self.batches):
-            yield _as_float_batch(_inputs_of(element, number), number)
+            yield _as_float_batch(_inputs_of(element, number, self.join), number)
         if number < 0:
             raise InputError(f"data must yield at least one batch. Received: {type(self.batches).__name__}, none")
 
 
-def as_batches(data: Any, *, batch_size: int = 64) -> ImageStream | ArrayBatches | StreamBatches:
+def as_batches(
+    data: Any, *, batch_size: int = 64, join: Join | None = None
+) -> ImageStream | ArrayBatches | StreamBatches:
     """Makes re-iterable float32 batches of what a caller has.
 
     Args:
@@ -215,6 +219,7 @@ def as_batches(data: Any, *, batch_size: int = 64) -> ImageStream | ArrayBatches
             - a one-shot generator of such batches: it is read to its end, and its batches are kept in memory;
             - a set from `reflow_tf.data`, returned as it is.
         batch_size: for arrays only.
+        join: as for `StreamBatches`.
 
     Raises:
         InputError: if the data is none of these, is empty or infinite, is not numeric, has a batch of rank below 2, or
@@ -231,8 +236,8 @@ def as_batches(data: Any, *, batch_size: int = 64) -> ImageStream | ArrayBatches
     if _is_infinite(data):
         raise InputError("data must end; limit a repeated dataset with take(). Received: an infinite tf.data.Dataset")
     if iter(data) is data:
-        return StreamBatches(list(StreamBatches(data)))
-    return StreamBatches(data)
+        return StreamBatches(list(StreamBatches(data, join)))
+    return StreamBatches(data, join)
 
 
 def _is_infinite(data: Any) -> bool:
@@ -240,12 +245,31 @@ def _is_infinite(data: Any) -> bool:
     return cardinality is not None and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
 
 
-def _inputs_of(element: Any, number: int) -> np.ndarray:
+def _inputs_of(element: Any, number: int, join: Join | None) -> np.ndarray:
     if isinstance(element, tuple | list) and element:
         element = element[0]
+    if isinstance(element, dict | tuple | list) and join is not None:
+        return join(element)
     if isinstance(element, dict):
         raise InputError(f"a batch must be x or (x, y), not a dict. Received: keys {list(element)} in batch {number}")
-    return np.asarray(element.numpy() if hasattr(element, "numpy") else element)
+    return as_numbers(element, f"batch {number}")
+
+
+def as_numbers(values: Any, where: str) -> np.ndarray:
+    """Values, or a tensor with `.numpy()`, as an array of numbers, (n, ...), rank 2 or more.
+
+    Args:
+        values: what a caller has.
+        where: what it is, for messages.
+
+    Raises:
+        InputError: rows of different lengths; no numbers; no axis beside that of the samples; no samples.
+    """
+    try:
+        array = np.asarray(values.numpy() if hasattr(values, "numpy") else values)
+    except ValueError as error:
+        raise InputError(f"{where} must be one array, all samples of one shape. Received: {error}") from error
+    return _require_numeric(array, where)
 
 
 def _require_numeric(array: np.ndarray, where: str) -> np.ndarray:
@@ -254,11 +278,13 @@ def _require_numeric(array: np.ndarray, where: str) -> np.ndarray:
         raise InputError(f"{where} must be numeric. Received: {array.dtype}")
     if array.ndim < 2:
         raise InputError(f"{where} must have a batch axis and at least one more. Received: shape {array.shape}")
+    if not len(array):
+        raise InputError(f"{where} must hold at least one sample. Received: shape {array.shape}")
     return array
 
 
 def _as_float_batch(array: np.ndarray, number: int) -> np.ndarray:
-    batch = _require_numeric(array, f"batch {number}").astype(np.float32)
+    batch = array.astype(np.float32)
     if not np.isfinite(batch).all():
         raise InputError(f"data must be finite. Received: NaN or infinity in batch {number}")
     return batch

@@ -271,7 +271,7 @@ def differentiate_outputs(
         A function of inputs (n, ...) and the number of a draw that gives, by name, what was wanted; a layer that the
         inputs did not run through is missing.
     """
-    read = find_reading(model, shape, outputs.shape[-1], task)
+    read = find_reading(model, shape, outputs.shape, task)
     probabilities = are_probabilities(np.array(read(outputs)))
 
     def differentiate(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tuple[tf.Tensor, ...]]:
@@ -377,7 +377,7 @@ def _each_gradient(
         shape = tuple(samples.shape[1:])
         if shape not in by_shape:
             (outputs,) = run(model, [batch])  # which also checks that the batch fits
-            read = find_reading(model, shape, outputs.shape[-1], task)
+            read = find_reading(model, shape, outputs.shape, task)
             by_shape[shape] = _make_gradients(model, variables, read, are_probabilities(np.array(read(outputs))))
         for sample in samples:
             gradients = by_shape[shape](sample[None], tf.constant(next(draws)))

@@ -69,6 +69,17 @@ def is_too_wide(spec: LayerSpec) -> bool:
     return spec.num_weights // spec.canonical_shape[0] > MOST_READ
 
 
+def is_solvable(layer: keras.Layer, spec: LayerSpec) -> bool:
+    """Whether a kernel can be fitted to what its layer gives.
+
+    There has to be a rule for what it multiplies, and that may not be too much; and the layer has to give what the
+    kernel makes of it, as a separable convolution does with its second kernel alone.
+    """
+    name = spec.path.rpartition("/")[2]
+    is_inside = isinstance(layer, layers.SeparableConv1D | layers.SeparableConv2D) and name != "pointwise_kernel"
+    return not is_inside and not is_too_wide(spec) and find_patches(layer, name) is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class _GramSum:
     """The running sum for one kernel.

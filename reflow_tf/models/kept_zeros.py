@@ -51,16 +51,18 @@ def keep_zeros(model: keras.Model, masks: Mapping[str, np.ndarray] | None = None
             kernel that is zero now stays so.
 
     Raises:
-        InputError: a mask is of no kernel of the model, or of another shape.
+        InputError: a mask is of no kernel of the model, not boolean, or of another shape.
     """
     kernels = find_kernels(model)
     if masks is None:
         masks = {path: kernel != 0 for path, kernel in kernels.read().items()}
     specs = {spec.path: spec for spec in kernels.specs}
     pruned = []
-    for path, mask in masks.items():
+    for path, given in masks.items():
         if path not in specs:
             raise InputError(f"A mask must be of a kernel of the model. Received: {path}, which {model.name} has not")
+        if (mask := np.asarray(given)).dtype != bool:
+            raise InputError(f"The mask of {path} must be boolean, True = kept. Received: {mask.dtype}")
         if mask.shape != specs[path].canonical_shape:
             raise InputError(
                 f"The mask of {path} must have the kernel's shape {specs[path].canonical_shape} (output, *spatial, "

@@ -109,6 +109,10 @@ def load_model(
     if preprocess != AUTO:
         check_scaling(preprocess)
     if model in ARCHITECTURES:
+        if custom_objects is not None:
+            raise InputError(
+                f"--custom_objects belongs to a model file. Received: {custom_objects}, and --model={model}"
+            )
         weights = weights or choose_weights(ARCHITECTURES[model])
         built = build_pretrained(ARCHITECTURES[model], weights, image_size)
         num_classes = built.model.output_shape[-1]

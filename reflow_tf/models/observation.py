@@ -1,7 +1,7 @@
 """Running a model at inference while something else happens at chosen layers."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import keras
@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from reflow_tf.errors import InputError
+from reflow_tf.foreign import say_why
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.inference import infer, input_sizes
 
@@ -30,6 +31,7 @@ def replaced_calls(calls: Mapping[keras.Layer, LayerCall]) -> Iterator[None]:
 
     Every other layer, and `training`, stay as they are; the layers' own `call` is back afterwards, whatever happens.
     """
+    before = {layer: layer.__dict__["call"] for layer in calls if "call" in layer.__dict__}  # somebody's own
     try:
         for layer, call in calls.items():
             layer.call = call
@@ -37,6 +39,8 @@ def replaced_calls(calls: Mapping[keras.Layer, LayerCall]) -> Iterator[None]:
     finally:
         for layer in calls:
             layer.__dict__.pop("call", None)
+        for layer, call in before.items():
+            layer.call = call
 
 
 def find_activation(layer: keras.Operation) -> Callable[[tf.Tensor], tf.Tensor] | None:
@@ -69,7 +73,7 @@ def run(model: keras.Model, batches: Iterable[np.ndarray], call: ModelCall = inf
         call: what is yielded for the model and a batch, in place of the model's output.
 
     Raises:
-        InputError: a batch does not fit the model, or the model has several outputs.
+        InputError: a batch does not fit the model or is nothing that it computes, or the model has several outputs.
     """
     check_channel_order(model)
     # No XLA: compiling MobileNetV2 for CPUs takes longer than a whole calibration pass.
@@ -83,7 +87,13 @@ def run(model: keras.Model, batches: Iterable[np.ndarray], call: ModelCall = inf
         with graphs_as_they_are():
             if shape not in traces:
                 traces[shape] = infer_batch.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
-            outputs = traces[shape](inputs)
+            try:
+                outputs = traces[shape](inputs)
+            except tf.errors.InvalidArgumentError as error:
+                raise InputError(
+                    f"Inputs must be such as {model.name} can compute, indices within what an embedding has. "
+                    f"Received: {say_why(error)}"
+                ) from error
         yield outputs
 
 
@@ -124,16 +134,19 @@ def graphs_as_they_are() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False} | before)
 
 
+def fits(expected: Sequence[int | None], shape: Sequence[int]) -> bool:
+    """Whether a shape is the one that is expected, in which None stands for any length."""
+    lengths = zip(expected, shape, strict=False)
+    return len(expected) == len(shape) and all(want in (None, got) for want, got in lengths)
+
+
 def check_batch(model: keras.Model, batch: np.ndarray) -> None:
     """Raises InputError unless the model takes such a batch."""
     sizes = input_sizes(model)
     expected = getattr(model, "input_shape", None)  # of the only input, in whatever it is wrapped
     if len(sizes) > 1:
         expected = None, sum(size or 0 for size in sizes)
-    if not isinstance(expected, tuple):
-        return
-    fits = len(expected) == len(batch.shape) and all(
-        want in (None, got) for want, got in zip(expected[1:], batch.shape[1:], strict=True)
-    )
-    if not fits:
+    if not len(batch):
+        raise InputError(f"Batches for {model.name} must hold at least one input. Received: {tuple(batch.shape)}")
+    if isinstance(expected, tuple) and not fits(expected[1:], batch.shape[1:]):
         raise InputError(f"Batches for {model.name} must have the shape {expected}. Received: {tuple(batch.shape)}")

@@ -6,17 +6,22 @@ outputs, each scaled to a root mean square of 1, so that none counts for more be
 layers, and their variables, are its own. Afterwards those layers are taken off again.
 """
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from reflow_tf.data.as_stored import spell_batch
+from reflow_tf.data.batches import ArrayBatches, ImageStream, StreamBatches, as_batches, as_numbers
 from reflow_tf.errors import InputError
 from reflow_tf.models.calls import functional_of
 from reflow_tf.models.inference import give, infer_all, inputs_of
 from reflow_tf.models.joining import JOINED, TAKEN, Join, Take
-from reflow_tf.models.observation import check_batch
+from reflow_tf.models.observation import check_batch, fits
 
 
 def count_outputs(model: keras.Model) -> int:
@@ -24,28 +29,45 @@ def count_outputs(model: keras.Model) -> int:
     return len(getattr(model, "outputs", None) or [None])
 
 
-def as_rows(model: keras.Model, data: object) -> object:
-    """A dict of arrays (n, ...), one for each of the model's inputs, as rows of numbers (n, numbers); else the data.
+def as_inputs(model: keras.Model, data: Any, *, batch_size: int) -> ImageStream | ArrayBatches | StreamBatches:
+    """`as_batches` of what a caller has for a model; several inputs become rows of numbers, (n, numbers).
+
+    Args:
+        model: what the data is for.
+        data: as `as_batches` takes it; or a dict of arrays (n, ...), one for each of the model's inputs. Of an iterable
+            of batches x or (x, y), x may be such a dict too, or a tuple or list in the order of `model.inputs`.
+        batch_size: for arrays.
 
     Raises:
-        InputError: an input is missing, or has another shape or number of samples.
+        InputError: an input is missing, is not of numbers, or has another shape or number of samples; and as
+            `as_batches` does.
     """
-    if not isinstance(data, dict):
-        return data
-    rows: list[np.ndarray] = []
-    for tensor in inputs_of(model):
-        array = np.asarray(data[tensor.name]) if tensor.name in data else None
+    join = functools.partial(_join_inputs, model)
+    return as_batches(join(data) if isinstance(data, dict) else data, batch_size=batch_size, join=join)
+
+
+def _join_inputs(model: keras.Model, given: Mapping[str, Any] | Sequence[Any]) -> np.ndarray:
+    tensors = inputs_of(model)
+    if len(tensors) < 2 and not isinstance(given, Mapping):  # rows of numbers
+        return as_numbers(given, "a batch")
+    if not tensors:
+        raise InputError(f"inputs by name are for functional models. Received: {model.name}, {type(model).__name__}")
+    named = given if isinstance(given, Mapping) else {t.name: x for t, x in zip(tensors, given, strict=False)}
+    arrays: list[np.ndarray] = []
+    for tensor in tensors:
+        array = as_numbers(named[tensor.name], f"the input {tensor.name!r}") if tensor.name in named else None
         shape = tuple(tensor.shape[1:])
-        if array is None or array.shape[1:] != shape or (rows and len(array) != len(rows[0])):
+        if array is None or not fits(shape, array.shape[1:]) or (arrays and len(array) != len(arrays[0])):
             found = "none" if array is None else f"shape {array.shape}"
             raise InputError(
-                f"data must have an array (n, {', '.join(map(str, shape))}) for the input {tensor.name!r}, of as "
+                f"data must have an array {spell_batch(shape)} for the input {tensor.name!r}, of as "
                 f"many samples as the others. Received: {found}"
             )
-        rows.append(array.reshape(len(array), -1).astype(np.float32))
-    if not rows:
-        raise InputError(f"a dict of arrays is for functional models. Received: {model.name}, {type(model).__name__}")
-    return np.concatenate(rows, axis=1) if len(rows) > 1 else data[inputs_of(model)[0].name]
+        arrays.append(array)
+    if len(arrays) == 1:
+        return arrays[0]
+    rows = [array.reshape(len(array), math.prod(array.shape[1:])).astype(np.float32) for array in arrays]
+    return np.concatenate(rows, axis=1)
 
 
 def is_plain(model: keras.Model) -> bool:

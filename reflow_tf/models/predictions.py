@@ -8,7 +8,7 @@ Numbers are put into one row an input, whatever their shape: each counts as much
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -76,7 +76,7 @@ def name_predictions(
 def find_reading(
     model: keras.Model,
     sample_shape: tuple[int | None, ...],
-    num_outputs: int | None,
+    outputs_shape: Sequence[int | None],
     task: Task = Task.CLASSIFICATION,
 ) -> Reading:
     """How the outputs of this model are read.
@@ -84,17 +84,22 @@ def find_reading(
     Args:
         model: with one input and one output.
         sample_shape: of an input, without the batch axis.
-        num_outputs: length of the output's last axis.
+        outputs_shape: of the outputs of some inputs, the batch axis included.
         task: what they are taken for.
 
     Raises:
-        InputError: they are to be labels, and are no sigmoids.
+        InputError: they are to be labels, and are no sigmoids; or classes, and there is one number an input.
     """
     if task is Task.MULTI_LABEL:
         require_labels(count_sigmoids(model, sample_shape), model.name)
     if task is not Task.CLASSIFICATION:
         return Reading(task)
-    return Reading(is_sigmoid=num_outputs == 1 and count_sigmoids(model, sample_shape) == 1)
+    if len(outputs_shape) < 2:
+        raise InputError(
+            f"--task={Task.CLASSIFICATION} needs outputs with an axis of classes, (n, ..., classes). "
+            f"Received: {model.name}, which gives (n,)"
+        )
+    return Reading(is_sigmoid=outputs_shape[-1] == 1 and count_sigmoids(model, sample_shape) == 1)
 
 
 def require_labels(num_sigmoids: int, model: str) -> None:
@@ -138,15 +143,32 @@ def find_task(model: keras.Model, sample_shape: tuple[int | None, ...], loss: ob
         loss: that it was trained with, as `keras.Model.compile` takes it or as files spell it, where somebody knows.
     """
     graph = _trace(model, sample_shape)
+    if len(graph.outputs[0].shape) < 2:  # no axis of classes
+        return Task.FIDELITY
     last, num_outputs = _find_last_function(graph), graph.outputs[0].shape[-1]
     if last == "Softmax" or (last == "Sigmoid" and num_outputs == 1):
         return Task.CLASSIFICATION
     loss = loss or (model.loss if getattr(model, "compiled", False) else None)
-    name = loss.get("class_name", "") if isinstance(loss, dict) else getattr(loss, "name", None) or str(loss or "")
-    name = str(name).lower().replace("_", "")
-    if not name or (name == "binarycrossentropy" and num_outputs != 1):  # several labels an input, or pixels
+    name = _name_loss(loss).lower().replace("_", "")
+    if "crossentropy" in name and name.startswith("binary") and num_outputs != 1:  # labels of an input, or pixels
         return None
-    return Task.CLASSIFICATION if "crossentropy" in name else Task.FIDELITY
+    return None if not name else Task.CLASSIFICATION if "crossentropy" in name else Task.FIDELITY
+
+
+def _name_loss(loss: object) -> str:
+    """Of its function or class, whatever it is called besides; '' where there is none, or one for each output."""
+    if isinstance(loss, dict) and "class_name" in loss:  # as files spell it; of a function the name is beside
+        return loss["config"] if isinstance(loss.get("config"), str) else str(loss["class_name"])
+    if isinstance(loss, dict | list | tuple):
+        each = list(loss.values() if isinstance(loss, dict) else loss)
+        return _name_loss(each[0]) if len(each) == 1 else ""
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)  # what abbreviations stand for
+        except ValueError:  # somebody's own
+            return str(loss)
+    loss = getattr(loss, "fn", loss)  # that a loss of Keras wraps
+    return "" if loss is None else getattr(loss, "__name__", type(loss).__name__)
 
 
 def settle_task(model: keras.Model, asked: str, *inputs: Iterable[np.ndarray] | None) -> Task:
@@ -223,5 +245,5 @@ def run_predictions(
 
     reading: Reading | None = None
     for outputs in run(model, remembered()):
-        reading = reading or find_reading(model, shapes[0], outputs.shape[-1], task)
+        reading = reading or find_reading(model, shapes[0], outputs.shape, task)
         yield reading(outputs).numpy()

@@ -71,6 +71,18 @@ def write_values(variable: keras.Variable, values: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
+def restored_on_error(variables: Iterable[keras.Variable]) -> Iterator[None]:
+    """Whatever ends the block but its end, Ctrl-C included, leaves the variables as they were before it."""
+    before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, values in before:
+            variable.assign(values)
+        raise
+
+
+@contextlib.contextmanager
 def without_zero_biases(model: keras.Model) -> Iterator[None]:
     """For the time of the block, biases that are all zero are numbers of their own.
 

@@ -33,7 +33,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.carrying import Carried
 from reflow_tf.models.moments import Merged, MergedMoments, Moments, MovingAverage, PartialMoments, PooledMoments
 from reflow_tf.models.observation import LayerCall, OneByOne, replaced_calls, run
-from reflow_tf.models.surgery import read_bits, write_values
+from reflow_tf.models.surgery import read_bits, restored_on_error, write_values
 from reflow_tf.models.walking import PlacedLayer, find_batch_norms
 from reflow_tf.repair.contract import Progress, RepairOutcome, show_nothing
 from reflow_tf.repair.passing import pass_over
@@ -288,16 +288,10 @@ def _write_moments(norms: tuple[PlacedLayer, ...], merged: Mapping[str, MergedMo
         if path in moments:
             mean, variance = reference.follow(moments[path].mean, moments[path].variance)
             moments[path] = dataclasses.replace(moments[path], mean=mean, variance=variance)
-    before = {norm.path: _read_moments(norm.layer) for norm in norms}
-    try:
+    with restored_on_error([v for norm in norms for v in (norm.layer.moving_mean, norm.layer.moving_variance)]):
         for norm in norms:
             write_values(norm.layer.moving_mean, moments[norm.path].mean)
             write_values(norm.layer.moving_variance, moments[norm.path].variance)
-    except BaseException:  # Ctrl-C between two layers
-        for norm in norms:
-            norm.layer.moving_mean.assign(before[norm.path][0])
-            norm.layer.moving_variance.assign(before[norm.path][1])
-        raise
 
 
 def _require_finite(moments: Mapping[str, Moments]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import keras
 import numpy as np
 
+from reflow_tf.models.surgery import restored_on_error
 from reflow_tf.sparsity.masks import Masks
 from reflow_tf.task import Task
 
@@ -69,15 +70,9 @@ class PrunedModel:
         finally:
             self.write_weights(before)
 
-    @contextlib.contextmanager
-    def restored_on_error(self) -> Iterator[None]:
+    def restored_on_error(self) -> contextlib.AbstractContextManager[None]:
         """Whatever ends the block but its end, Ctrl-C included, leaves the model as it was before it."""
-        before = self.read_weights()
-        try:
-            yield
-        except BaseException:
-            self.write_weights(before)
-            raise
+        return restored_on_error(self.model.variables)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,7 @@ def distill(
         InputError: too few inputs, a batch of the wrong shape, nothing to train, dense outputs or activations that are
             not finite, a full disk.
     """
-    if seconds <= 0 or (epochs is not None and epochs < 1):
+    if not seconds > 0 or (epochs is not None and epochs < 1):
         raise InputError(f"The budget must be positive. Received: seconds={seconds}, epochs={epochs}")
     num_inputs = count_inputs(batches)
     if num_inputs < HELD_OUT_EVERY:
@@ -130,7 +130,7 @@ def _distill(
     held_out = inputs[judged[:_MOST_JUDGED]]
     with pruned.as_dense():
         outputs = np.concatenate([outputs.numpy() for outputs in run(pruned.model, _cut(held_out))])
-    reading = find_reading(pruned.model, inputs.shape[1:], outputs.shape[-1], pruned.task)
+    reading = find_reading(pruned.model, inputs.shape[1:], outputs.shape, pruned.task)
     targets = np.array(reading(outputs))
     if not np.isfinite(targets).all():
         raise InputError("The dense network's outputs must be finite. Received: NaN or infinity")

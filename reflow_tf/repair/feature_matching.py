@@ -17,7 +17,7 @@ they will in the exported network; gamma and beta are trained like any other wei
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
@@ -147,7 +147,17 @@ def _find_observed(pruned: PrunedModel) -> tuple[keras.Layer, ...]:
     cover = find_norm_cover(pruned.model, pruned.masks)
     paths = {path.rpartition("/")[0] for path in cover.bare + cover.unknown}
     paths |= {norm.path for norm in find_batch_norms(pruned.model)}
-    return tuple(placed.layer for placed in walk(pruned.model) if placed.path in paths)
+    placed = {place.path: place.layer for place in walk(pruned.model)}
+    around = {_find_loop(path, placed) for path in paths}
+    return tuple(layer for path, layer in placed.items() if path in around)
+
+
+def _find_loop(path: str, placed: Mapping[str, keras.Layer]) -> str:
+    """The path of the outermost layer around this one that calls it from inside a loop, which nothing gets out of."""
+    names = path.split("/")
+    around = ("/".join(names[:count]) for count in range(1, len(names)))
+    loops = keras.layers.RNN | keras.layers.TimeDistributed
+    return next((outer for outer in around if isinstance(placed.get(outer), loops)), path)
 
 
 def _observed_call(layer: keras.Layer, features: list[tf.Tensor]) -> LayerCall:
@@ -156,7 +166,8 @@ def _observed_call(layer: keras.Layer, features: list[tf.Tensor]) -> LayerCall:
 
     def call(*args: object, **options: object) -> tf.Tensor:
         outputs = inference_call(*args, **options)
-        features.append(tf.experimental.numpy.moveaxis(outputs, axis, -1))
+        given, *_ = keras.tree.flatten(outputs)  # without the states of a recurrent layer
+        features.append(tf.experimental.numpy.moveaxis(given, axis, -1))
         return outputs
 
     return call

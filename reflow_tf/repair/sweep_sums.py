@@ -19,7 +19,7 @@ from reflow_tf.crew import State
 from reflow_tf.models.carrying import Carried
 from reflow_tf.models.channel_order import CHANNELS_FIRST
 from reflow_tf.models.execution import Step, Steps, read_steps
-from reflow_tf.models.gram import find_patches, is_too_wide
+from reflow_tf.models.gram import is_solvable
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.moments import PartialMoments
@@ -33,8 +33,6 @@ from reflow_tf.repair.position_worth import PositionWorth
 from reflow_tf.repair.views import make_view
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.task import Task
-
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +96,8 @@ class Meter:
     def _find_spec(self, layer: keras.Operation, specs: list[LayerSpec]) -> LayerSpec | None:
         own = [id(variable) for variable in getattr(layer, "_trainable_variables", ())]
         found = [spec for spec in specs if id(self.kernels.variables[spec.path]) in own]
-        name = found[0].path.rpartition("/")[2] if len(found) == 1 else None
-        is_inside = isinstance(layer, _SEPARABLE) and name != "pointwise_kernel"  # the layer gives something else
         is_turned = getattr(layer, "data_format", None) == CHANNELS_FIRST
-        if name is None or is_inside or is_turned or is_too_wide(found[0]):
-            return None
-        return found[0] if find_patches(layer, name) else None
+        return found[0] if len(found) == 1 and not is_turned and is_solvable(layer, found[0]) else None
 
     @property
     def weighed(self) -> Mapping[int, LayerSpec]:

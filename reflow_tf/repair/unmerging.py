@@ -13,7 +13,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.precision import read_wide
-from reflow_tf.models.surgery import write_values
+from reflow_tf.models.surgery import restored_on_error, write_values
 from reflow_tf.models.walking import PlacedLayer, find_batch_norms
 from reflow_tf.repair.batchnorm import Reference, observe_dense
 from reflow_tf.repair.contract import Progress, show_nothing
@@ -50,15 +50,17 @@ def unmerge(model: keras.Model, batches: Iterable[np.ndarray], progress: Progres
         Paths of the batch norms; where there is none, no pass was made.
 
     Raises:
-        InputError: no batches, batches that do not fit, or activations that are not finite.
+        InputError: no batches, batches that do not fit, activations that are not finite, or moments that the variables
+            cannot hold; the model is as it was.
     """
     norms = find_merged(model)
     if not norms:
         return ()
     references = observe_dense(model, batches, progress=progress)
     reached = [norm for norm in norms if norm.path in references]
-    for norm in reached:
-        _adapt(norm.layer, references[norm.path])
+    with restored_on_error([variable for norm in reached for variable in norm.layer.variables]):
+        for norm in reached:
+            _adapt(norm.layer, references[norm.path])
     return tuple(norm.path for norm in reached)
 
 

@@ -1,8 +1,9 @@
 """Criteria: how much each weight matters.
 
 Every criterion is a function `(kernel, statistics) -> scores` of the kernel's shape and dtype, finite and not negative;
-higher = keep. Kernels are in canonical layout (output, *spatial, input). `statistics` are plain arrays from a
-calibration pass, those that `NEEDS` names; a criterion raises `InputError` where one is missing or does not fit.
+higher = keep, and 0 is for weights that are zero already. Kernels are in canonical layout (output, *spatial, input).
+`statistics` are plain arrays from a calibration pass, those that `NEEDS` names; a criterion raises `InputError` where
+one is missing or does not fit.
 
 Scores are meant to be ranked within a layer. Those of different layers compare only as far as their quadratics do: the
 Fisher is about the network's output, the Gram about the layer's own.
@@ -40,14 +41,14 @@ def activation(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
     """
     gram = read_statistic(statistics, "input_gram")
     rows = np.abs(quadratic.split_groups(kernel, gram))
-    return _finite(rows * np.sqrt(np.einsum("gii->gi", gram))[:, None, :], kernel)
+    return _as_scores(rows * np.sqrt(np.einsum("gii->gi", gram))[:, None, :], kernel)
 
 
 def fisher(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
     """w^2 F_ii / 2: what a weight costs alone, none of the others moving (Theis et al., arXiv 1801.05787)."""
     blocks = read_statistic(statistics, "fisher_blocks")
     rows = quadratic.split_blocks(kernel, blocks).astype(np.float64)
-    return _finite(np.square(rows) * np.einsum("bii->bi", blocks) / 2, kernel)
+    return _as_scores(np.square(rows) * np.einsum("bii->bi", blocks) / 2, kernel)
 
 
 def woodfisher(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
@@ -62,7 +63,7 @@ def woodfisher(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
     for part in quadratic.cut(len(blocks), blocks[0].size):
         inverses = np.linalg.inv(quadratic.damp(blocks[part], damping))
         rows[part] = np.square(rows[part]) / (2 * np.einsum("bii->bi", inverses))
-    return _finite(rows, kernel)
+    return _as_scores(rows, kernel)
 
 
 def cbs(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
@@ -77,7 +78,7 @@ def cbs(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
     scores = np.empty(rows.shape, np.float32)
     for part in quadratic.cut(len(blocks), blocks[0].size):
         scores[part] = eliminate_without_updates(rows[part], blocks[part].astype(np.float64))
-    return _finite(scores, kernel)
+    return _as_scores(scores, kernel)
 
 
 def obs(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
@@ -105,7 +106,7 @@ def obs(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
             groups = np.arange(len(problems))[part] // rows.shape[1]
             found[part] = eliminate_with_updates(problems[part].astype(np.float64), inverses[groups])
         scores[:, :, inputs] = found.reshape(rows.shape[0], rows.shape[1], inputs.size)
-    return _finite(scores, kernel)
+    return _as_scores(scores, kernel)
 
 
 def find_obs_width(num_weights: int, inputs: int) -> int:
@@ -133,7 +134,12 @@ NEEDS: Mapping[str, frozenset[str]] = {
 """Name of a criterion -> names of the statistics that it reads."""
 
 
-def _finite(scores: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """The scores in the kernel's shape and dtype, cut off at its largest number."""
-    flat = scores.ravel()[: kernel.size]
-    return np.clip(flat, 0.0, np.finfo(kernel.dtype).max).astype(kernel.dtype).reshape(kernel.shape)
+def _as_scores(found: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """What was found in the kernel's shape and dtype, cut off at its largest number.
+
+    Weights that are zero alone have 0, and all others more, even those of inputs that are always zero.
+    """
+    limits = np.finfo(kernel.dtype)
+    flat = found.ravel()[: kernel.size]
+    scores = np.clip(flat, 0.0, limits.max).astype(kernel.dtype).reshape(kernel.shape)
+    return np.where(kernel == 0, np.zeros_like(scores), scores + limits.tiny)

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import numbers
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
@@ -108,13 +110,18 @@ def keep_zeros(plan: PruningPlan, kernels: Mapping[str, np.ndarray]) -> PruningP
     return PruningPlan({path: raised(path, layer) for path, layer in plan.layers.items()})
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, of Python or of NumPy."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def check_sparsity(sparsity: float, most: float = math.nextafter(1, 0)) -> float:
     """Returns the sparsity as it is. A single layer may end up with `most` = 1; a request must leave something.
 
     Raises:
         InputError: not a number in [0, most].
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity <= most:
+    if not is_number(sparsity) or not 0 <= sparsity <= most:
         interval = "[0, 1]" if most == 1 else "[0, 1)"
         raise InputError(f"sparsity is the fraction of zeros and must be in {interval}. Received: {sparsity}")
     return float(sparsity)

@@ -120,13 +120,23 @@ def test_who_decides_what_outputs_are(folder, tmp_path, model, data, task, expec
         ([], {"class_name": "SparseCategoricalCrossentropy", "config": {}}, Task.CLASSIFICATION),
         ([], {"class_name": "MeanSquaredError", "config": {}}, Task.FIDELITY),
         ([layers.Activation("sigmoid")], None, None),
+        ([], "bce", None),
+        ([], keras.losses.binary_crossentropy, None),
+        ([], ["binary_crossentropy"], None),
+        ([], keras.losses.BinaryFocalCrossentropy(), None),
+        ([layers.Dense(1)], ["bce"], Task.CLASSIFICATION),
+        ([], {"last": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}, Task.CLASSIFICATION),
+        ([], {"last": "mse"}, Task.FIDELITY),
+        ([], keras.losses.SparseCategoricalCrossentropy(name="main"), Task.CLASSIFICATION),
+        ([], {"class_name": "function", "config": "sparse_categorical_crossentropy"}, Task.CLASSIFICATION),
+        ([], lambda truth, given: given, Task.FIDELITY),
     ],
 )
 def test_the_graph_and_the_loss_say_what_outputs_are(last, loss, expected):
     model = keras.Sequential([layers.Input((12,)), *build().layers, *last])
     assert find_task(model, (12,), loss) is expected
-    if loss is not None and not isinstance(loss, dict):
-        model.compile(loss=loss)
+    if loss is not None and not (isinstance(loss, dict) and "class_name" in loss):
+        model.compile(loss=dict.fromkeys([model.layers[-1].name], *loss.values()) if isinstance(loss, dict) else loss)
         assert find_task(model, (12,)) is expected
 
 

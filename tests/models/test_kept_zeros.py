@@ -51,3 +51,7 @@ def test_masks_of_other_models_are_refused():
         reflow_tf.keep_zeros(model, {"other/kernel": np.ones(1, bool)})
     with pytest.raises(InputError, match=r"\(8, 3, 3, 3\) \(output, \*spatial, input\)\. Received: \(2, 2\)"):
         reflow_tf.keep_zeros(model, {"conv/kernel": np.ones((2, 2), bool)})
+    with pytest.raises(InputError, match=r"of conv/kernel must be boolean, True = kept\. Received: uint8"):
+        reflow_tf.keep_zeros(model, {"conv/kernel": np.ones((8, 3, 3, 3), np.uint8)})
+    with pytest.raises(InputError, match=r"of conv/kernel must be boolean, True = kept\. Received: int64"):
+        reflow_tf.keep_zeros(model, {"conv/kernel": [1, 0]})

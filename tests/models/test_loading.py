@@ -262,6 +262,13 @@ def test_an_unknown_preprocess_is_refused():
         load_model("resnet20", weights="random", preprocess="imagenet")
 
 
+def test_layers_of_ones_own_are_of_a_file():
+    with pytest.raises(
+        InputError, match=r"--custom_objects belongs to a model file\. Received: my_layers, and --model"
+    ):
+        load_model("resnet20", weights="random", custom_objects="my_layers")
+
+
 def test_weights_with_a_path_are_refused(tmp_path):
     with pytest.raises(InputError, match="--weights belongs to a zoo name"):
         load_model(save(build_small(), tmp_path / "m.keras"), weights="random")

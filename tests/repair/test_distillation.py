@@ -268,3 +268,25 @@ def test_inputs_that_do_not_fit_into_memory_are_learnt_from_all_the_same():
         weights.append(pruned.read_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "recurrent",
+    [
+        layers.LSTM(6),
+        layers.Bidirectional(layers.GRU(4)),
+        layers.LSTM(6, return_sequences=True, return_state=True),
+        layers.TimeDistributed(layers.Dense(4)),
+    ],
+)
+def test_what_a_loop_computes_is_learnt_from_what_the_layer_around_it_gives(recurrent):
+    keras.utils.set_random_seed(1)
+    sequence = keras.Input((6, 5))
+    x, *_ = keras.tree.flatten(recurrent(sequence))
+    model = keras.Model(sequence, layers.Dense(3)(layers.Flatten()(x)))
+    pruned = prune(model)
+    inputs = RNG.normal(size=(48, 6, 5)).astype(np.float32)
+    outcome = distill(pruned, [inputs], epochs=4, recipe=FAST)
+    assert outcome.name == "distill" and any("kernel" in path for path in pruned.masks)
+    for path, kernel in find_kernels(model).read().items():
+        assert not kernel[~pruned.masks[path]].any()

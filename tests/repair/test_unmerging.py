@@ -103,3 +103,19 @@ def test_activations_that_are_not_finite_leave_the_model_as_it_was(original):
     with pytest.raises(InputError, match=r"must be finite"):
         unmerge(merged, [np.full((4, 8, 8, 3), 1e38, np.float32)])
     assert read_bits(merged.variables) == bits
+
+
+def test_moments_that_the_variables_cannot_hold_leave_the_model_as_it_was():
+    inputs = keras.Input((8, 8, 3), dtype="float16")
+    options = {"dtype": "float16"}
+    x = layers.BatchNormalization(name="a", **options)(layers.Conv2D(4, 1, name="conv", **options)(inputs))
+    x = layers.BatchNormalization(name="b", **options)(layers.Conv2D(4, 1, **options)(x))
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D(**options)(x))
+    for name in "ab":
+        model.get_layer(name).gamma.assign(np.full(4, 0.01))
+        model.get_layer(name).beta.assign(np.full(4, 0.5))
+    model.get_layer("conv").kernel.assign(np.full((1, 1, 3, 4), 300))
+    bits = read_bits(model.variables)
+    with pytest.raises(InputError, match=r"float16 variable moving_variance of layer a cannot hold"):
+        unmerge(model, [draw(0)])
+    assert read_bits(model.variables) == bits

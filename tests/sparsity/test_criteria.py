@@ -146,8 +146,22 @@ def test_obs_beyond_its_limit_eliminates_block_by_block(monkeypatch):
     kernel=hnp.arrays(np.float32, SHAPE, elements=st.integers(-2, 2).map(float)), name=st.sampled_from(["cbs", "obs"])
 )
 def test_elimination_scores_rise_strictly_within_a_block(kernel, name):
-    """Equal and zero weights included: a tie would be broken by position, not by the order of elimination."""
+    """Equal weights included: a tie would be broken by position, not by the order of elimination."""
     scores = CRITERIA[name](kernel, STATISTICS).ravel()
     width = 5 if name == "cbs" else 16
     for start in range(0, 45, width):
-        assert len(set(scores[start : start + width])) == len(scores[start : start + width])
+        of_weights = scores[start : start + width][kernel.ravel()[start : start + width] != 0]
+        assert len(set(of_weights)) == len(of_weights)
+
+
+@pytest.mark.parametrize("name", list(CRITERIA))
+@settings(max_examples=20)
+@given(kernel=hnp.arrays(np.float32, SHAPE, elements=st.integers(-2, 2).map(float)), dead=st.integers(0, 15))
+def test_weights_that_are_zero_alone_score_nothing(name, kernel, dead):
+    """Or a kernel that came with zeros would lose weights of inputs that are always zero in their place."""
+    statistics = {need: STATISTICS[need].copy() for need in NEEDS[name]}
+    for array in statistics.values():
+        array[:, : min(dead, array.shape[1])] = 0
+        array[:, :, : min(dead, array.shape[1])] = 0
+    scores = CRITERIA[name](kernel, statistics)
+    np.testing.assert_array_equal(scores == 0, kernel == 0)

@@ -6,7 +6,7 @@ what matters is in few channels: kernels that write the others, and weights that
 same few inputs then, so that blocks of outputs lose little as well.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ from reflow_tf.models.fisher import gather_output_errors
 from reflow_tf.models.moments import PooledMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls, run
 from reflow_tf.models.precision import read_wide
+from reflow_tf.models.surgery import restored_on_error
 from reflow_tf.task import Task
 
 
@@ -50,16 +51,16 @@ def rotate_streams(
     ]
     if not streams:
         return 0
-    watched = {writer.layer.name: writer.end for stream in streams for writer in stream.writers}
+    # By numbers: a name is a layer's own in its model alone, and there may be models in it.
+    watched = {f"{s}/{w}": writer.end for s, stream in enumerate(streams) for w, writer in enumerate(stream.writers)}
     (errors,) = gather_output_errors(model, watched, [images], task)
-    norms: dict[str, keras.layers.BatchNormalization] = {}
-    for stream in streams:
-        reached = [errors[writer.layer.name].fisher for writer in stream.writers if writer.layer.name in errors]
+    bases = []
+    for s, stream in enumerate(streams):
+        reached = [errors[key].fisher for w in range(len(stream.writers)) if (key := f"{s}/{w}") in errors]
         total = sum(reached, np.zeros((stream.size,) * 2))
         _, vectors = np.linalg.eigh(total)
-        change_basis(stream, vectors.T[::-1])
-        norms |= {writer.layer.name: writer.norm for writer in stream.writers if writer.norm is not None}
-    _record_variances(model, norms, images)
+        bases.append(vectors.T[::-1])
+    _turn(model, streams, bases, images)
     return len(streams)
 
 
@@ -80,37 +81,48 @@ def spread_streams(model: keras.Model, images: np.ndarray, kept: Iterable[keras.
     """
     fixed = {id(variable) for variable in kept}
     streams = [stream for stream in find_streams(model) if not _touches(stream, fixed) and _is_exact(stream)]
-    norms: dict[str, keras.layers.BatchNormalization] = {}
+    bases = []
     for stream in streams:
         rotation, signs = np.linalg.qr(np.random.default_rng(0).normal(size=(stream.size,) * 2))
-        change_basis(stream, rotation * np.sign(np.diag(signs)))
-        norms |= {writer.layer.name: writer.norm for writer in stream.writers if writer.norm is not None}
-    _record_variances(model, norms, images)
+        bases.append(rotation * np.sign(np.diag(signs)))
+    _turn(model, streams, bases, images)
     return len(streams)
+
+
+def _turn(model: keras.Model, streams: Sequence[Stream], bases: Sequence[np.ndarray], images: np.ndarray) -> None:
+    """All streams or, on an error, none."""
+    layers = [layer for stream in streams for layer in _list_layers(stream)]
+    norms = [writer.norm for stream in streams for writer in stream.writers if writer.norm is not None]
+    with restored_on_error([variable for layer in layers + norms for variable in layer.weights]):
+        for stream, basis in zip(streams, bases, strict=True):
+            change_basis(stream, basis)
+        _record_variances(model, norms, images)
+
+
+def _list_layers(stream: Stream) -> list[keras.Layer]:
+    """Those that write it, then those that read it."""
+    return [writer.layer for writer in stream.writers] + list(stream.readers)
 
 
 def _is_exact(stream: Stream) -> bool:
     """Whether its variables hold what is computed for them: rounded to 16 bits the network would be another."""
-    layers = [writer.layer for writer in stream.writers] + list(stream.readers)
-    return all(variable.dtype in ("float32", "float64") for layer in layers for variable in layer.weights)
+    variables = (variable for layer in _list_layers(stream) for variable in layer.weights)
+    return all(variable.dtype in ("float32", "float64") for variable in variables)
 
 
 def _touches(stream: Stream, chosen: set[int]) -> bool:
     """Whether one of these kernels writes or reads the stream."""
-    layers = [writer.layer for writer in stream.writers] + list(stream.readers)
-    return any(id(layer._kernel) in chosen for layer in layers)
+    return any(id(layer._kernel) in chosen for layer in _list_layers(stream))
 
 
-def _record_variances(
-    model: keras.Model, norms: Mapping[str, keras.layers.BatchNormalization], images: np.ndarray
-) -> None:
+def _record_variances(model: keras.Model, norms: Sequence[keras.layers.BatchNormalization], images: np.ndarray) -> None:
     """Gives batch norms the variances that their inputs have, so that REFLOW finds what it expects."""
-    found = {name: PooledMoments(norm.moving_mean.shape[0]) for name, norm in norms.items()}
-    with replaced_calls({norm: _watch(norm, found[name]) for name, norm in norms.items()}):
+    found = {norm: PooledMoments(norm.moving_mean.shape[0]) for norm in norms}
+    with replaced_calls({norm: _watch(norm, found[norm]) for norm in norms}):
         for _ in run(model, [images]):
             pass
-    for name, norm in norms.items():
-        moments = found[name].moments()
+    for norm, pooled in found.items():
+        moments = pooled.moments()
         if moments.count:
             scale = read_wide(norm.gamma) / np.sqrt(read_wide(norm.moving_variance) + norm.epsilon)
             write_norm(norm, moments.variance, float(scale.mean()))

@@ -119,3 +119,23 @@ def test_streams_of_few_digits_stay(bottlenecks):
         for variable in layer.weights:
             variable._dtype = "bfloat16"  # what a layer of the policy bfloat16 says of itself
     assert rotate_streams(model, SAMPLES, find_kernels(model).variables.values()) == 0
+
+
+@pytest.mark.parametrize("sizes", [(8, 12), (8, 8)])
+def test_streams_of_nested_models_do_not_mix_though_layers_have_one_name(randomize, sizes):
+    def build_block(number, channels, size):
+        inner = keras.Input((SIZE, SIZE, channels))
+        x = layers.ReLU()(layers.BatchNormalization(name="norm_1")(layers.Conv2D(16, 1, name="expand")(inner)))
+        x = layers.BatchNormalization(name="norm_2")(layers.Conv2D(size, 1, name="project")(x))
+        return keras.Model(inner, x, name=f"block_{number}")
+
+    inputs = x = keras.Input((SIZE, SIZE, 3))
+    for number, (channels, size) in enumerate(zip((3, *sizes), sizes, strict=False)):
+        x = build_block(number, channels, size)(x)
+    x = layers.ReLU()(layers.Conv2D(6, 1)(x))
+    model = randomize(keras.Model(inputs, layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(x))))
+    kernels = find_kernels(model)
+    assert assert_same_outputs(model, lambda m: rotate_streams(m, SAMPLES, kernels.variables.values())) == 2
+    for number in range(2):  # each has the variances of its own inputs on record, and none the 1 of before
+        norm = model.get_layer(f"block_{number}").get_layer("norm_2")
+        assert not np.allclose(norm.moving_variance, 1)
