@@ -37,6 +37,9 @@ STORAGES = ("sparse", "bitmap", "dense")
 # Where the file is timed or its instructions are counted, if asked: what has the sparse kernels that x86 lacks.
 BENCHMARKS = ("web", "aarch64")
 
+# Beyond these the runtimes and the converter end without a word.
+MOST_THREADS, MOST_IN_A_BATCH = 256, 65_536
+
 _WORKERS = re.compile(r"[1-9][0-9]{0,3}|(?:tcp|tls)://.+:[0-9]{1,5}")
 
 # The Cortex-Ms for which instructions are counted.
@@ -77,7 +80,7 @@ def check_whole(name: str, value: int | None, least: int) -> None:
 
 def check_workers(workers: str | None, threads_per_worker: int | None) -> None:
     """Raises InputError unless these are what `JobConfig` says."""
-    check_between("threads_per_worker", threads_per_worker, 1)
+    check_between("threads_per_worker", threads_per_worker, 1, MOST_THREADS)
     if workers is None:
         if threads_per_worker is not None:
             raise InputError(f"--threads_per_worker needs --workers. Received: {threads_per_worker}, and no --workers")

@@ -9,6 +9,7 @@ from reflow_tf.choices import (
     BOARDS,
     CPUS,
     IOS,
+    MOST_IN_A_BATCH,
     QUANTIZATIONS,
     REWRITES,
     TARGETS,
@@ -98,8 +99,9 @@ class JobConfig:
         for name in self.boards:
             check_choice("boards", name, BOARDS)
         check_choice("accelerator", self.accelerator, ACCELERATORS)
-        for name in ("calibration_samples", "batch_size", "export_batch_size", "image_size"):
+        for name in ("calibration_samples", "batch_size", "image_size"):
             check_between(name, getattr(self, name), 1)
+        check_between("export_batch_size", self.export_batch_size, 1, MOST_IN_A_BATCH)
         if self.target.is_microcontroller and self.export_batch_size != 1:
             raise InputError(
                 f"--export_batch_size must be 1 for --target={self.target.name}. Received: {self.export_batch_size}"

@@ -17,7 +17,7 @@ from reflow_tf.export.limits import Foreseen, Limit, open_limit, require_reachab
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
 from reflow_tf.models.graph import KernelMap, find_kernels
-from reflow_tf.models.loading import check_finite
+from reflow_tf.models.loading import check_finite, check_kind
 from reflow_tf.models.packing import as_inputs, count_outputs, is_plain, pack, read_scales, unpack
 from reflow_tf.models.predictions import require_numbers, settle_task
 from reflow_tf.models.surgery import copy_model, write_masks
@@ -160,6 +160,7 @@ def prune(
     )
     if calibration is None:
         _require_none_needed(config)
+    check_kind(model)
     check_finite(model)
     check_channel_order(model)
     select(model, config)

@@ -3,15 +3,35 @@
 Importing a module runs it. That happens where a flag names it, and never because of what a file says.
 """
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
+
+
+@contextlib.contextmanager
+def blamed(requirement: str, received: str) -> Iterator[None]:
+    """Whatever the user's code raises in the block, `sys.exit` as well, is an error in words.
+
+    Args:
+        requirement: what it should have done.
+        received: the value of the flag that names it.
+
+    Raises:
+        InputError: it raised something.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise InputError(f"{requirement} (it ends the program, by sys.exit). Received: {received}") from error
+    except Exception as error:
+        raise InputError(f"{requirement} ({say_why(error)}). Received: {received}") from error
 
 
 def import_module(name: str, what: str, received: str) -> ModuleType:
@@ -27,12 +47,8 @@ def import_module(name: str, what: str, received: str) -> ModuleType:
     """
     if (here := os.getcwd()) not in sys.path and "" not in sys.path:
         sys.path.append(here)
-    try:
+    with blamed(f"{what} must name a module that Python can import", received):
         return importlib.import_module(name)
-    except Exception as error:  # whatever the module raises while it runs
-        raise InputError(
-            f"{what} must name a module that Python can import ({say_why(error)}). Received: {received}"
-        ) from error
 
 
 def find_function(text: str, what: str) -> Callable[..., Any]:

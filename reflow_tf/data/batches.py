@@ -233,14 +233,15 @@ def as_batches(
         return ArrayBatches(_require_numeric(data, "data"), batch_size)
     if isinstance(data, str | bytes | dict) or not hasattr(data, "__iter__"):
         raise InputError(f"data must be an array or an iterable of batches. Received: {type(data).__name__}")
-    if _is_infinite(data):
+    if is_infinite(data):
         raise InputError("data must end; limit a repeated dataset with take(). Received: an infinite tf.data.Dataset")
     if iter(data) is data:
         return StreamBatches(list(StreamBatches(data, join)))
     return StreamBatches(data, join)
 
 
-def _is_infinite(data: Any) -> bool:
+def is_infinite(data: Any) -> bool:
+    """Whether it is a tf.data.Dataset that says that it never ends."""
     cardinality = getattr(data, "cardinality", None)
     return cardinality is not None and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
 

@@ -119,7 +119,7 @@ def _visible(folder: Path) -> list[Path]:
 
 def _is_image(path: Path) -> bool:
     # A dangling link counts: it is reported as unreadable by its name instead of being passed over.
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or not path.exists())
 
 
 def _find_images(folder: Path) -> list[Path]:

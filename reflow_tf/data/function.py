@@ -15,10 +15,10 @@ from typing import Any, Self
 import numpy as np
 
 from reflow_tf.data.arrays import ArraySource, is_read, name_inputs
+from reflow_tf.data.batches import is_infinite
 from reflow_tf.data.sources import SourceRequest
 from reflow_tf.errors import InputError
-from reflow_tf.foreign import say_why
-from reflow_tf.user_code import find_function
+from reflow_tf.user_code import blamed, find_function
 
 PREFIX = "python:"
 MOST_INPUTS = 10_000_000
@@ -43,16 +43,14 @@ class FunctionSource(ArraySource):
         """
         function = find_function(request.text.removeprefix(PREFIX), "data of python:MODULE:FUNCTION")
         spools: dict[str, _Spool] = {}
-        try:
+        with blamed("data must be a function that yields batches, x or (x, y)", request.text):
             batches = function()
             if not isinstance(batches, Iterable):
                 raise InputError(f"it must give something to pass over. Received: {type(batches).__name__}")
+            if is_infinite(batches):
+                raise InputError("it must end: leave repeat() out. Received: an infinite tf.data.Dataset")
             for batch in batches:
                 _copy(_name(batch), request, spools)
-        except Exception as error:  # whatever the function raises
-            raise InputError(
-                f"data must be a function that yields batches, x or (x, y) ({say_why(error)}). Received: {request.text}"
-            ) from error
         if not spools:
             raise InputError(f"data must yield at least one batch. Received: none from {request.text}")
         return cls.of({name: spool.read() for name, spool in spools.items()}, request, request.text)

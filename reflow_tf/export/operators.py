@@ -26,6 +26,7 @@ _REQUIRED = {
     "AVERAGE_POOL_2D": ("padding", "strides", "window"),
     "CONCATENATION": ("axis",),
 }
+_OF_MAPS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "AVERAGE_POOL_2D", "TRANSPOSE_CONV"})
 # What may stand between the last function and the output without changing a number.
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST"})
 # What Keras and the converter call a tensor that no layer names.
@@ -136,6 +137,9 @@ def _expands(model: schema.ModelT, operator: schema.OperatorT, values: list[Valu
 def _read_operator(model: schema.ModelT, index: int, operator: schema.OperatorT, naming: "_Naming") -> Operator:
     kind = flatbuffer.operator_kind(model, operator)
     inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
+    ends = (model.subgraphs[0].tensors[end[0]] for end in (inputs, outputs) if end)
+    if kind in _OF_MAPS and any(len(_indices(tensor.shape)) != 4 for tensor in ends):
+        raise ValueError(f"{kind} of no maps")
     return Operator(
         index=index,
         kind=kind,

@@ -14,11 +14,10 @@ import numpy as np
 from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.errors import InputError
-from reflow_tf.foreign import say_why
 from reflow_tf.jobs.scoring import Runner, collect_outputs, spread
 from reflow_tf.repair.contract import Progress
 from reflow_tf.report.scores import MetricScore
-from reflow_tf.user_code import find_function
+from reflow_tf.user_code import blamed, find_function
 
 MOST_BYTES = 1 << 31
 """Of the outputs of one file: of larger ones, evenly spread inputs are scored."""
@@ -62,12 +61,8 @@ def measure_metric(
 
 
 def _call(text: str, function: Callable[..., Any], outputs: object, labels: object) -> float:
-    try:
+    with blamed("--metric must give one number for (outputs, labels)", text):
         value = float(function(outputs, labels))
-    except Exception as error:  # whatever the function raises
-        raise InputError(
-            f"--metric must give one number for (outputs, labels) ({say_why(error)}). Received: {text}"
-        ) from error
     if not math.isfinite(value):
         raise InputError(f"--metric must give a finite number. Received: {value} from {text}")
     return value

@@ -22,12 +22,14 @@ from reflow_tf.models.keras2.files import is_keras2, read_loss, read_version
 from reflow_tf.models.keras2.loading import load_keras2
 from reflow_tf.models.keras2.saved_model import METADATA
 from reflow_tf.models.predictions import count_sigmoids, find_task, name_predictions
+from reflow_tf.models.walking import walk
 from reflow_tf.models.zoo.architectures import ARCHITECTURES
 from reflow_tf.models.zoo.pretrained import build_pretrained, choose_weights
 from reflow_tf.models.zoo.resizing import resize_input
 from reflow_tf.task import Task
 
 AUTO = "auto"
+_NUMBERS = ("float", "bfloat", "int", "uint", "bool")
 SUFFIXES = (".keras", ".h5")
 _UNKNOWN_CLASS = re.compile(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'")
 
@@ -109,6 +111,11 @@ def load_model(
     if preprocess != AUTO:
         check_scaling(preprocess)
     if model in ARCHITECTURES:
+        if (order := keras.config.image_data_format()) != "channels_last":
+            raise InputError(
+                f"The zoo's networks have their channels last: let image_data_format in ~/.keras/keras.json say so. "
+                f"Received: {order}"
+            )
         if custom_objects is not None:
             raise InputError(
                 f"--custom_objects belongs to a model file. Received: {custom_objects}, and --model={model}"
@@ -139,6 +146,36 @@ def load_model(
         scaled = dataclasses.replace(loaded.preprocessing, scaling=preprocess)
         loaded = dataclasses.replace(loaded, preprocessing=scaled)
     return loaded
+
+
+def check_kind(model: keras.Model) -> None:
+    """Refuses models that are none of those that this package is made for.
+
+    Raises:
+        InputError: inputs or outputs that are no numbers, or have no axis of samples; layers that keep a state between
+            batches; weights that Keras itself quantized.
+    """
+    for what, tensors in (("input", inputs_of(model)), ("output", getattr(model, "outputs", None) or [])):
+        for tensor in tensors:
+            dtype = keras.backend.standardize_dtype(tensor.dtype)
+            if not dtype.startswith(_NUMBERS):
+                raise InputError(f"Every {what} must be of real numbers. Received: {tensor.name} of {dtype}")
+            if len(tensor.shape) < (2 if what == "input" else 1):
+                raise InputError(
+                    f"Every {what} must have an axis of samples{' and another' if what == 'input' else ''}. "
+                    f"Received: {tensor.name} of shape {tuple(tensor.shape)}"
+                )
+    for placed in walk(model) if model.built else ():  # others are refused where their inputs are read
+        if isinstance(placed.layer, keras.layers.RNN) and placed.layer.stateful:
+            raise InputError(
+                f"Layers must not keep a state from one batch to the next: build the model with stateful=False and "
+                f"load the weights into it. Received: {placed.path}"
+            )
+        if getattr(placed.layer, "quantization_mode", None) is not None:
+            raise InputError(
+                f"Weights must be floats, which --quantize turns into integers: give the model that Keras had not "
+                f"quantized yet. Received: {placed.path}, {placed.layer.quantization_mode}"
+            )
 
 
 def check_finite(model: keras.Model) -> None:
@@ -174,6 +211,7 @@ def _is_path(model: str) -> bool:
 def _load_file(path: pathlib.Path, image_size: int | None) -> LoadedModel:
     _check_file(path)
     model = _deserialize(path)
+    check_kind(model)
     parts = _read_parts(model, path) if len(inputs_of(model)) > 1 else ()
     shape = (sum(part.size for part in parts),) if parts else _read_input_shape(model, path)
     *positions, num_classes = _read_output_shape(model, shape) or (None,)

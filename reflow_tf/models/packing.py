@@ -143,10 +143,10 @@ def unpack(packed: keras.Model, like: keras.Model) -> keras.Model:
         outputs = list(layers[JOINED]._inbound_nodes[-1].arguments.keras_tensors)
     inputs = _inputs_of(packed)
     if any(isinstance(layer, Take) for layer in packed.layers):
-        taken = [layers[TAKEN + tensor.name]._inbound_nodes[-1].outputs[0] for tensor in like.inputs]
         given = [keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name) for tensor in like.inputs]
-        inner = keras.Model(taken, outputs)
-        outputs = keras.tree.flatten(inner._run_through_graph(given, operation_fn=lambda layer: layer))
+        read = [tensor for tensor in given if TAKEN + tensor.name in layers]  # an output need not depend on all inputs
+        inner = keras.Model([layers[TAKEN + tensor.name]._inbound_nodes[-1].outputs[0] for tensor in read], outputs)
+        outputs = keras.tree.flatten(inner._run_through_graph(read, operation_fn=lambda layer: layer))
         inputs = give(like, given)
     return keras.Model(inputs, keras.tree.pack_sequence_as(like._outputs_struct, outputs), name=like.name)
 

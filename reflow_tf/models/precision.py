@@ -67,8 +67,8 @@ def built_with(policy: keras.DTypePolicy | str) -> Iterator[None]:
 
 
 def to_float32(tensors: Any) -> Any:
-    """A tensor, or a structure of them, floating ones in float32, others as they are."""
-    return tf.nest.map_structure(lambda t: tf.cast(t, DTYPE) if t.dtype.is_floating else t, tensors)
+    """A tensor, or a structure of them, floating ones and those of true and false in float32, others as they are."""
+    return tf.nest.map_structure(lambda t: tf.cast(t, DTYPE) if t.dtype.is_floating or t.dtype.is_bool else t, tensors)
 
 
 def read_wide(variable: keras.Variable) -> np.ndarray:

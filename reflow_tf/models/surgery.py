@@ -56,8 +56,14 @@ def write_values(variable: keras.Variable, values: np.ndarray) -> None:
     """Writes finite values of any floating dtype, rounded to the variable's; zeros stay zero.
 
     Raises:
-        InputError: a value is too large for the dtype; the variable is as it was.
+        InputError: a value is not finite, or too large for the dtype; the variable is as it was.
     """
+    if not np.isfinite(values).all():
+        layer, _, name = variable.path.rpartition("/")
+        raise InputError(
+            f"What is computed for the variable {name} of layer {layer} must be finite: its inputs have to vary, or "
+            "its epsilon be more than 0. Received: NaN or infinity"
+        )
     with np.errstate(over="ignore"):
         rounded = values.astype(keras.ops.convert_to_numpy(variable).dtype)
     if not np.isfinite(rounded).all():

@@ -39,6 +39,8 @@ from reflow_tf.repair.contract import Progress, RepairOutcome, show_nothing
 from reflow_tf.repair.passing import pass_over
 
 Mode = Literal["pooled", "moving_average"]
+LEAST_EPSILON = 1e-12
+"""Beside variances; of channels that never vary, in either network, all that is known is that nothing changed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +69,11 @@ class Reference:
 
         epsilon added to each variance. Takes and gives tensors as well as arrays.
         """
-        ratio = (self.variance + self.epsilon) / (self.taken_variance + self.epsilon)
-        wanted = (variance + self.epsilon) * ratio - self.epsilon
+        epsilon = max(self.epsilon, LEAST_EPSILON)
+        ratio = (self.variance + epsilon) / (self.taken_variance + epsilon)
+        wanted = (variance + epsilon) * ratio - epsilon
         wanted = wanted * (wanted > 0) if isinstance(wanted, np.ndarray) else tf.maximum(wanted, 0)
-        root = ((wanted + self.epsilon) / (self.variance + self.epsilon)) ** 0.5
+        root = ((wanted + epsilon) / (self.variance + epsilon)) ** 0.5
         return mean - root * (self.taken_mean - self.mean), wanted
 
 

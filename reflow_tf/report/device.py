@@ -63,7 +63,7 @@ def differences(report: Report) -> list[str]:
 def misses(report: Report) -> list[str]:
     """The budgets that were missed, each with what takes most."""
     return [
-        f"{count(taken)} bytes of {what} are needed; --{flag} allows {count(budget)}. Most go to "
+        f"{count(taken)} bytes of {what} are needed; --{flag} allows {count(budget)}. The largest parts are "
         + ", ".join(f"{part['name']} ({size(part['size_bytes'])})" for part in largest)
         + "."
         for what, flag, taken, budget, largest in _budgets(report)

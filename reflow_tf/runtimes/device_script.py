@@ -103,7 +103,7 @@ def to_floats(outputs: list[np.ndarray], results: list[Any]) -> np.ndarray:
 def to_type(values: np.ndarray, details: Any) -> np.ndarray:
     """Float32 as the file takes it; integers through their scale and zero point."""
     dtype = np.dtype(details["dtype"])
-    if dtype.kind == "f":
+    if dtype.kind in "fb":
         return values.astype(dtype)
     scale, zero_point = details["quantization"]
     limits = np.iinfo(dtype)

@@ -92,7 +92,13 @@ class LiteRT(SeveralOfEach):
 
     def _run_piece(self, piece: np.ndarray) -> np.ndarray:
         self._set(to_types(piece, self._inputs))
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise InputError(
+                f"Inputs must be such as the file can compute, indices within what an embedding has. "
+                f"Received: {say_why(error)}"
+            ) from error
         found = [self._interpreter.get_tensor(output["index"]) for output in self._outputs]
         return to_floats(found, self._outputs)
 

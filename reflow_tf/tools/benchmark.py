@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 
 from absl import flags
 
-from reflow_tf.choices import CPUS, check_between, check_choice
+from reflow_tf.choices import CPUS, MOST_THREADS, check_between, check_choice
 from reflow_tf.jobs.benchmark import RUNTIMES, Benchmark, Candidate, Measured, describe, measure_files
 from reflow_tf.report.progress import track
 from reflow_tf.runtimes.latency import Spread
@@ -75,7 +75,7 @@ class Job:
         check_choice("runtime", self.runtime, RUNTIMES)
         check_between("rounds", self.rounds, 1)
         check_between("warm_up", self.warm_up, 0)
-        check_between("threads", self.threads, 1)
+        check_between("threads", self.threads, 1, MOST_THREADS)
         if self.cpu is not None:
             check_choice("cpu", self.cpu, CPUS)
 
@@ -90,7 +90,7 @@ def read_config() -> Job:
         warm_up=WARM_UP.value,
         threads=THREADS.value,
         cpu=CPU.value,
-        output=check_output(OUTPUT.value) if OUTPUT.value else None,
+        output=check_output(OUTPUT.value, [*command_line.require(MODEL), BASELINE.value]) if OUTPUT.value else None,
     )
 
 

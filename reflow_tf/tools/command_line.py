@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from absl import flags
 
+from reflow_tf.choices import MOST_THREADS
 from reflow_tf.errors import InputError
 from reflow_tf.keras_backend import require_tensorflow
 from reflow_tf.native_stderr import native_stderr_dropped
@@ -47,7 +48,7 @@ def new_flags() -> flags.FlagValues:
 def run(
     read_config: Callable[[], Config],
     work: Callable[[Config], int],
-    description: str,
+    description: str | None,
     own: flags.FlagValues,
     argv: Sequence[str],
     *,
@@ -60,7 +61,7 @@ def run(
     Args:
         read_config: makes a checked configuration of the parsed flags, without TensorFlow: bad flags answer at once.
         work: does what the configuration says and returns an exit code.
-        description: first part of the help text.
+        description: first part of the help text; Python leaves docstrings out where it is told to.
         own: the flags of this command, from `new_flags`; the help text shows them in the order of their definition.
         argv: the command line, the program's name first.
         tensorflow: whether the work needs it; it takes seconds to start.
@@ -111,9 +112,9 @@ def require(flag: flags.FlagHolder[Value | None]) -> Value:
     return flag.value
 
 
-def format_help(description: str, own: flags.FlagValues, unmet: str | None = None) -> str:
+def format_help(description: str | None, own: flags.FlagValues, unmet: str | None = None) -> str:
     """The help text: the description, each flag with its default, the exit codes."""
-    lines = [textwrap.dedent(description).strip(), ""]
+    lines = [textwrap.dedent(description or "").strip(), ""]
     for flag in (own[name] for name in own):
         default = "" if flag.default in (None, []) or flag.boolean else f" (default: {_spell(flag.default)})"
         lines.append(f"  --{flag.name}" + ("" if flag.boolean else "=" + flag.name.upper()))
@@ -163,6 +164,9 @@ def _require_text(name: str, value: str) -> None:
 
 def start_tensorflow() -> None:
     """Imports TensorFlow and finds its devices without the dozen lines that it logs on the way."""
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):  # of which TensorFlow dies where they are wrong
+        if (value := os.environ.get(name, "0")) and not (value.isdecimal() and int(value) <= MOST_THREADS):
+            raise InputError(f"{name} must be a number of threads, at most {MOST_THREADS}. Received: {value}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_dropped():
         require_tensorflow()

@@ -102,7 +102,7 @@ def read_config() -> ExplainConfig:
         WEIGHTS.value,
         IMAGE_SIZE.value,
         TARGET.value or _recorded_target(pathlib.Path(command_line.require(MODEL)).expanduser()),
-        check_output(OUTPUT.value) if OUTPUT.value else None,
+        check_output(OUTPUT.value, [command_line.require(MODEL), WEIGHTS.value]) if OUTPUT.value else None,
         PATTERN.value,
         CUSTOM_OBJECTS.value,
     )
@@ -178,8 +178,8 @@ def _read(config: ExplainConfig) -> bytes:
     shape = tuple(axis for axis in loaded.sample_shape if axis is not None)
     if len(shape) < len(loaded.sample_shape):
         raise InputError(
-            f"--image_size must say the input size that the model leaves open. Received: none, for an input of shape "
-            f"{loaded.sample_shape}"
+            f"The model must fix every dimension of its input, or leave height and width open, for which --image_size "
+            f"stands. Received: an input of shape {loaded.sample_shape}"
         )
     target = TARGETS[config.target]
     # Only the structure is judged, so any numbers do to find the ranges of activations.

@@ -4,20 +4,32 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterable
 from typing import Any
 
 from reflow_tf.errors import InputError
 
 
-def check_output(path: str) -> pathlib.Path:
+def check_output(path: str, inputs: Iterable[str | None]) -> pathlib.Path:
     """What `--output` names, with ~ expanded.
 
+    Args:
+        path: the value of the flag.
+        inputs: paths that are read, or names that are none.
+
     Raises:
-        InputError: no file can be written there.
+        InputError: no file can be written there, or what is there is no file or an input.
     """
-    file = pathlib.Path(os.path.expanduser(path)).absolute()
-    if file.is_dir() or not os.access(file.parent, os.W_OK) or not file.parent.is_dir():
+    file = pathlib.Path(os.path.realpath(os.path.expanduser(path)))  # or a link would be replaced
+    if not os.access(file.parent, os.W_OK) or not file.parent.is_dir():
         raise InputError(f"--output must be a file in a folder that exists and is yours to write. Received: {path}")
+    if not file.exists():
+        return file
+    if not file.is_file():  # of a pipe or a device nothing would be left
+        raise InputError(f"--output must be a file, new or to be replaced. Received: {path}, which is none")
+    given = (os.path.expanduser(name) for name in inputs if name is not None)
+    if any(os.path.exists(name) and file.samefile(name) for name in given):
+        raise InputError(f"--output must not be a file that is read. Received: {path}")
     return file
 
 

@@ -8,7 +8,6 @@ python -m reflow_tf.tools.rewrite --model=any.tflite --output=sparse.tflite
 """
 
 import dataclasses
-import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -69,10 +68,9 @@ class RewriteConfig:
                 f"--model must be a .tflite file; for what Keras saved, prune --sparsity=existing keeps its zeros. "
                 f"Received: {self.model}"
             )
-        if self.output.exists() and (not self.overwrite or self.output.samefile(os.path.expanduser(self.model))):
+        if self.output.exists() and not self.overwrite:
             raise InputError(
-                f"--output must be a new file, or one that --overwrite may replace, and not --model itself. "
-                f"Received: {self.output}"
+                f"--output must be a new file, or one that --overwrite may replace. Received: {self.output}"
             )
 
 
@@ -80,7 +78,7 @@ def read_config() -> RewriteConfig:
     """The parsed flags as a checked configuration; raises InputError."""
     return RewriteConfig(
         command_line.require(MODEL),
-        check_output(command_line.require(OUTPUT)),
+        check_output(command_line.require(OUTPUT), [command_line.require(MODEL)]),
         TARGET.value,
         DEVICE.value,
         BALLAST.value,

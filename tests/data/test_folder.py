@@ -123,3 +123,9 @@ def test_sub_folders_are_no_classes_where_nobody_asks_for_any(class_folder):
     request = SourceRequest(str(class_folder), Preprocessing((8, 8)), 99, None, labels=Labels.NONE)
     source = FolderSource.open(request)
     assert source.labels is None and len(source) == len(open_folder(class_folder))
+
+
+def test_pipes_are_no_images(tmp_path, save_image):
+    save_image(tmp_path / "a.png", 1)
+    os.mkfifo(tmp_path / "b.png")
+    assert len(open_folder(tmp_path)) == 1

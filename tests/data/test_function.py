@@ -104,6 +104,11 @@ def fail():
         (lambda: 3, r"something to pass over\. Received: int\)\. Received: python:made:give"),
         (list, r"at least one batch\. Received: none from python:made:give"),
         (fail, r"\(no camera\)\. Received: python:made:give"),
+        (lambda: sys.exit(0), r"\(it ends the program, by sys\.exit\)\. Received: python:made:give"),
+        (
+            lambda: tf.data.Dataset.from_tensor_slices(X).batch(3).repeat(),
+            r"it must end: leave repeat\(\) out\. Received: an infinite tf\.data\.Dataset",
+        ),
         (lambda number: [X], r"missing 1 required positional argument"),
         (lambda: [X, X.astype(np.float32)], r"uint8 of shape \(n, 4, 5, 3\) in all batches.*Received: float32"),
         (lambda: [X, X[:, :2]], r"Received: uint8 of shape \(10, 2, 5, 3\)"),

@@ -132,14 +132,32 @@ def test_negative_axes_are_counted_from_the_front(conv_file, weights):
     assert read_operators(flatbuffer.serialize(model)).operators[1].attributes["axes"] == (1, 2)
 
 
-@pytest.mark.parametrize("damage", ["options", "tensor"])
-def test_a_damaged_file_is_refused(conv_file, weights, damage):
+def damage(model, what):
+    graph = model.subgraphs[0]
+    operator = graph.operators[0]
+    match what:
+        case "options":
+            operator.builtinOptions, operator.builtinOptionsType = None, 0
+        case "output":
+            operator.outputs = [99]
+        case "input":
+            operator.inputs = [operator.inputs[0], 589_824, -1]
+        case "first input":
+            operator.inputs = [-1, *operator.inputs[1:]]
+        case "code":
+            operator.opcodeIndex = 7
+        case "buffer":
+            graph.tensors[0].buffer = 99
+        case "end":
+            graph.outputs = [99]
+        case "shape":
+            graph.tensors[operator.inputs[0]].shape = []
+
+
+@pytest.mark.parametrize("what", ["options", "output", "input", "first input", "code", "buffer", "end", "shape"])
+def test_a_damaged_file_is_refused(conv_file, weights, what):
     model = flatbuffer.parse(conv_file(weights((4, 1, 1, 4), 0.5)))
-    operator = model.subgraphs[0].operators[0]
-    if damage == "options":
-        operator.builtinOptions, operator.builtinOptionsType = None, 0
-    else:
-        operator.outputs = [99]
+    damage(model, what)
     with pytest.raises(InputError, match="must be whole"):
         read_operators(flatbuffer.serialize(model))
 

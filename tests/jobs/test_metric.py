@@ -112,6 +112,7 @@ def fail(outputs, labels):
         (fail, r"one number for \(outputs, labels\) \(boxes are missing\)\. Received: scorer:score"),
         (lambda outputs, labels: np.nan, r"must give a finite number\. Received: nan from scorer:score"),
         (lambda outputs, labels: None, r"--metric must give one number"),
+        (lambda outputs, labels: sys.exit(0), r"\(it ends the program, by sys\.exit\)\. Received: scorer:score"),
         (lambda outputs, labels: outputs, r"--metric must give one number"),
     ],
 )

@@ -9,11 +9,13 @@ from keras import layers
 
 from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
+from reflow_tf.export.tflite import export_tflite
 from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import comparison, pipeline
 from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.jobs.evaluation import evaluate
 from reflow_tf.jobs.firmware.packing import write_firmware
+from reflow_tf.runtimes.litert import LiteRT
 
 
 def dense_block(width):
@@ -201,3 +203,28 @@ def test_a_config_json_of_images_is_not_taken(make, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"preprocessing": recorded}))
     with pytest.raises(InputError, match=r"config\.json beside a model must be the one"):
         evaluate(EvaluateConfig(str(path), str(make("vectors") / "data.npz")))
+
+
+def test_true_and_false_go_in_and_come_out(tmp_path):
+    inputs = keras.Input((12,), dtype="bool")
+    scores = layers.Dense(3)(layers.ReLU()(layers.Dense(16)(keras.ops.cast(inputs, "float32"))))
+    keras.Model(inputs, scores > 0).save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).random((80, 12)) < 0.5)
+    report = pipeline.run(
+        JobConfig(
+            str(tmp_path / "model.keras"),
+            str(tmp_path / "out"),
+            data=str(tmp_path / "data.npz"),
+            prune=PruneConfig(target="storage", sparsity=0.5),
+        )
+    )
+    assert report["fidelity"]["file"]["relative_error"] < 0.7 and report["parity"]["n"] > 0
+
+
+def test_indices_that_an_embedding_has_not(tmp_path):
+    words = keras.Input((4,), dtype="int32")
+    model = keras.Model(words, layers.Dense(3, "softmax")(layers.Flatten()(layers.Embedding(20, 6)(words))))
+    file = tmp_path / "model.tflite"
+    file.write_bytes(export_tflite(model, calibration=[np.zeros((4, 4), np.float32)]).content)
+    with pytest.raises(InputError, match=r"such as the file can compute, indices within what an embedding has\. "):
+        LiteRT(file.read_bytes()).run(np.full((2, 4), 101, np.float32))

@@ -327,3 +327,20 @@ def test_open_sizes_and_subclassed_models_are_refused(tmp_path):
     keras.Model([first, second], layers.Add()([pooled, second])).save(tmp_path / "open.keras")
     with pytest.raises(InputError, match="must fix every dimension of its inputs"):
         load_model(str(tmp_path / "open.keras"))
+
+
+def test_an_input_that_no_output_depends_on(tmp_path):
+    image, vector = keras.Input((8, 8, 3), name="image"), keras.Input((6,), name="vector")
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Conv2D(8, 1)(image)))
+    keras.Model([image, vector], layers.Dense(3, "softmax")(x)).save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x_image=DATA["image"], x_vector=DATA["vector"])
+    job = JobConfig(
+        str(tmp_path / "model.keras"),
+        str(tmp_path / "out"),
+        data=str(tmp_path / "data.npz"),
+        prune=PruneConfig(target="storage", sparsity=0.5, repair="least_squares"),
+    )
+    report = pipeline.run(job)
+    assert report["agreement"]["file"]["top1"] > 0.7 and report["parity"]["max_abs"] < 1e-4
+    loaded = keras.models.load_model(tmp_path / "out" / "model.keras")
+    assert [tensor.name for tensor in loaded.inputs] == ["image", "vector"]

@@ -5,7 +5,7 @@ from keras import layers
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.surgery import copy_model, read_bits, write_masks
+from reflow_tf.models.surgery import copy_model, read_bits, write_masks, write_values
 
 
 @pytest.fixture
@@ -86,3 +86,10 @@ def test_masked_weights_are_plus_zero_and_kept_ones_bit_identical(model):
         np.testing.assert_array_equal(kernel[masks[path]].view(np.int32), before[path][masks[path]].view(np.int32))
         assert not kernel[~masks[path]].view(np.int32).any()  # -0.0 has a sign bit
     assert [v.numpy().tobytes() for v in model.variables if len(v.shape) < 2] == biases
+
+
+def test_what_is_no_number_is_not_written(model):
+    variable = model.get_layer("conv").bias
+    with pytest.raises(InputError, match=r"variable bias of layer .*conv must be finite.* Received: NaN or infinity"):
+        write_values(variable, np.array([1, np.inf, 2, 3]))
+    assert not np.any(variable)

@@ -274,3 +274,13 @@ def test_a_channel_that_died_gives_what_it_gave_in_the_mean():
 def test_dense_activations_that_are_not_finite_are_refused():
     with pytest.raises(InputError, match="Activations must be finite"):
         observe_dense(trained_elsewhere(), [np.full((2, 6, 6, 3), np.inf, np.float32)])
+
+
+def test_channels_that_never_vary_keep_their_moments_without_an_epsilon():
+    inputs = keras.Input((6, 6, 3))
+    conv = layers.Conv2D(4, 1, name="conv", kernel_initializer="zeros")
+    model = keras.Model(inputs, layers.BatchNormalization(epsilon=0.0, name="norm")(conv(inputs)))
+    references = observe_dense(model, [IMAGES])
+    recalibrate(model, [IMAGES], references=references)
+    np.testing.assert_allclose(model.get_layer("norm").moving_variance, 1, rtol=1e-6)
+    np.testing.assert_allclose(model.get_layer("norm").moving_mean, 0, atol=1e-6)

@@ -37,6 +37,14 @@ def bad_models(classifier, settled, tmp_path_factory):
     keras.Model(image, layers.Dense(4)(normed)).save(folder / "dense_norm.keras")
     keras.Model(image, layers.Conv2D(4, 1)(layers.Conv2D(4, 1)(image))).save(folder / "segmentation.keras")
     classifier(widths=(6, 6)).save(folder / "six_channels.keras")
+    steps = keras.Input(batch_shape=(1, 5, 3))
+    keras.Model(steps, layers.Dense(4)(layers.LSTM(4, stateful=True)(steps))).save(folder / "stateful.keras")
+    waves = keras.Input((8,), dtype="complex64")
+    keras.Model(waves, layers.Dense(4)(keras.ops.real(waves))).save(folder / "complex.keras")
+    keras.Model(image, keras.ops.mean(pooled)).save(folder / "of_batch.keras")
+    quantized = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
+    quantized.quantize("int8")
+    quantized.save(folder / "quantized.keras")
     return folder
 
 

@@ -24,6 +24,10 @@ MODELS = {
     "one output unit": ("--model={m}/one_output.keras", "must be a classifier"),
     "two inputs": ("--model={m}/two_inputs.keras", "must hold each of them: x_"),
     "two heads": ("--model={m}/two_heads.keras --task=classification", "needs one output. Received: {m}/two_heads"),
+    "a state between batches": ("--model={m}/stateful.keras", "must not keep a state from one batch to the next"),
+    "complex numbers": ("--model={m}/complex.keras", "Every input must be of real numbers. Received: "),
+    "one number for all images": ("--model={m}/of_batch.keras", "Every output must have an axis of samples. "),
+    "quantized by Keras": ("--model={m}/quantized.keras", "Weights must be floats, which --quantize turns into"),
     "an output for each pixel": ("--model={m}/segmentation.keras", "y must hold a map of class indices"),
     "weights for a file": ("--weights=random", "--weights belongs to a zoo name"),
     "unknown weights": ("--model=resnet20 --weights=none.h5", "Received: none.h5"),
@@ -104,7 +108,7 @@ PRUNING = {
     "no seed": ("--seed=-1", "--seed must be from 0 to 4294967295. Received: -1"),
     "a gate below zero": ("--max_accuracy_drop=-1", "from 0 to 100. Received: -1.0"),
     "a batch of nothing": ("--batch_size=0", "--batch_size must be at least 1. Received: 0"),
-    "an export batch of nothing": ("--export_batch_size=0", "--export_batch_size must be at least 1. Received: 0"),
+    "an export batch of nothing": ("--export_batch_size=0", "--export_batch_size must be from 1 to 65536. Received: 0"),
 }
 FLAGS = {
     "unknown": ("--modle=x", "Unknown command line flag 'modle'. Did you mean: model; see --help. Received: --modle=x"),

@@ -1,4 +1,6 @@
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -82,7 +84,8 @@ def test_other_outputs_are_an_error(command, model, monkeypatch, tmp_path):
         ({"runtime": "tpu"}, "web, aarch64, litert. Received: tpu"),
         ({"rounds": 0}, "--rounds must be at least 1"),
         ({"warm_up": -1}, "--warm_up must be at least 0"),
-        ({"threads": 0}, "--threads must be at least 1"),
+        ({"threads": 0}, "--threads must be from 1 to 256"),
+        ({"threads": 100_000}, "--threads must be from 1 to 256. Received: 100000"),
         ({"output": "/no/folder/x.json"}, "a folder that exists"),
         ({"output": "/"}, "--output must be a file"),
     ],
@@ -91,6 +94,25 @@ def test_bad_input(command, model, flags, message):
     given = {name: value for name, value in ({"model": model} | flags).items() if value is not None}
     done = command(benchmark, **given)
     assert done.code == 2 and message in done.error and not done.out
+
+
+def test_what_is_measured_is_not_written_over(command, model, tmp_path):
+    before = pathlib.Path(model).read_bytes()
+    (tmp_path / "linked.json").symlink_to(model)
+    for output, flags in ((model, {}), (tmp_path / "linked.json", {}), (model, {"baseline": model})):
+        done = command(benchmark, model=model, output=output, rounds=3, **flags)
+        assert done.code == 2 and "--output must not be a file that is read. Received: " in done.error
+    assert pathlib.Path(model).read_bytes() == before
+
+
+def test_a_link_is_followed_and_what_is_no_file_stays(command, model, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    done = command(benchmark, model=model, output=tmp_path / "pipe")
+    assert done.code == 2 and "--output must be a file, new or to be replaced. Received: " in done.error
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link.json").symlink_to(tmp_path / "there.json")
+    assert command(benchmark, model=model, output=tmp_path / "link.json", rounds=3).code == 0
+    assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "there.json").read_text())
 
 
 def test_a_runtime_that_is_not_set_up(command, model, monkeypatch, tmp_path):

@@ -147,7 +147,7 @@ def test_nothing_but_a_keras_model_needs_tensorflow(folder, arguments):
         ({"model": "bad.tflite", "output": "/no/folder/x.json"}, "--output must be a file in a folder that exists"),
         ({"model": "bad.tflite", "output": "/"}, "--output must be a file"),
         ({"model": "good.keras", "image_size": 0}, "--image_size must be at least 1"),
-        ({"model": "open.keras"}, "--image_size must say the input size that the model leaves open"),
+        ({"model": "open.keras"}, "or leave height and width open, for which --image_size stands"),
     ],
 )
 def test_bad_input_is_exit_code_2(command, folder, flags, message):

@@ -29,7 +29,7 @@ from reflow_tf.jobs.frontier.costs import Costs
 from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.objections import Objections, read_row
 from reflow_tf.jobs.frontier.request import Search
-from reflow_tf.jobs.frontier.shipping import ship
+from reflow_tf.jobs.frontier.shipping import require_own, ship
 from reflow_tf.jobs.frontier.workshop import Workshop
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import doubt_inputs
@@ -58,6 +58,8 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
     """
     job, started = search.job, time.monotonic()
     folders = [open_folder(search.job_on(device), (JSON, PAGE, CELLS, BEST, LOCK)).path for device in search.devices]
+    for folder in folders:
+        require_own(folder / BEST)
     for device in search.devices:
         _require_device(search, device)
     _require_no_other(folders)

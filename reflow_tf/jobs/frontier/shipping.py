@@ -7,7 +7,8 @@ from reflow_tf.errors import InputError
 from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.jobs.firmware.packing import write_firmware
-from reflow_tf.jobs.frontier.devices import DEVICE_KIT, Device
+from reflow_tf.jobs.frontier.devices import DEVICE_KIT, FIRMWARE, Device
+from reflow_tf.jobs.pipeline import FILES
 from reflow_tf.jobs.resuming import name_part
 from reflow_tf.targets.tflm import TFLM
 
@@ -38,6 +39,17 @@ def ship(cell: pathlib.Path, best: pathlib.Path, device: Device, job: JobConfig,
     shutil.rmtree(best, ignore_errors=True)
     part.rename(best)
     return missing
+
+
+def require_own(best: pathlib.Path) -> None:
+    """Refuses to make the folder anew, if an earlier search left one, where somebody keeps something else in it.
+
+    Raises:
+        InputError: with the name of what is not ours.
+    """
+    found = {entry.name for entry in best.iterdir()} if best.is_dir() else set()
+    if odd := sorted(found - {*FILES, DEVICE_KIT, FIRMWARE}):
+        raise InputError(f"{best} is made anew by each search: keep what is yours elsewhere. Received: {odd[0]} in it")
 
 
 def _write_kit(source: EvaluateConfig, folder: str, device: Device) -> None:

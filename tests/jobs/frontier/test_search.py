@@ -286,6 +286,16 @@ def test_somebody_elses_folder(job, tmp_path):
         run(job)
 
 
+def test_what_somebody_keeps_beside_the_file_to_ship_stays(job, tmp_path):
+    best = tmp_path / "out" / "best"
+    best.mkdir(parents=True)
+    (best / "notes.txt").write_text("mine")
+    (best / "model.tflite").write_text("an earlier one")
+    with pytest.raises(InputError, match=r"best is made anew by each search.* Received: notes\.txt in it"):
+        run(job)
+    assert (best / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_killed_it_goes_on(job, inputs, tmp_path, wait_until):
     """kill -9 after the first candidate: it is not made again, and the rest is, as far as time allows."""
