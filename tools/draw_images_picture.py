@@ -26,6 +26,7 @@ flags.DEFINE_string("output", "docs/images/images.svg", "The SVG file to write."
 
 WIDTH, HEIGHT = 640.0, 430.0
 TOP, BOTTOM, LEFT, RIGHT = 92.0, 360.0, 68.0, WIDTH - 150.0
+APART = 8.0
 COLOURS = ("repaired", "file", "pruned")
 NAMES = {"mobilenet_v2": "MobileNetV2", "efficientnet_lite0": "EfficientNet-Lite0"}
 
@@ -55,8 +56,9 @@ def draw(reports: Sequence[dict[str, Any]]) -> str:
     for step in range(round(lowest * 20), round(highest * 20) + 1):
         parts.append(svg.line(LEFT, y(step / 20), RIGHT, y(step / 20), "grid"))
         parts.append(svg.text(LEFT - 8, y(step / 20) + 4, percent(step / 20, 0), "tick", "end"))
-    for (name, found), colour in zip(sorted(points.items()), COLOURS, strict=False):
-        parts += draw_curve(NAMES.get(name, name), sorted(found, key=lambda point: point[0]), x, y, colour)
+    for place, ((name, found), colour) in enumerate(zip(sorted(points.items()), COLOURS, strict=False)):
+        beside = APART * (place - (len(points) - 1) / 2)
+        parts += draw_curve(NAMES.get(name, name), sorted(found, key=lambda point: point[0]), x, y, colour, beside)
     words = "; ".join(
         f"{NAMES.get(name, name)}: " + ", ".join(f"{number} images {percent(score['top1'])}" for number, score in found)
         for name, found in sorted(points.items())
@@ -65,21 +67,21 @@ def draw(reports: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_curve(
-    name: str, found: Sequence[tuple[int, dict[str, Any]]], x: svg.Scale, y: svg.Scale, colour: str
+    name: str, found: Sequence[tuple[int, dict[str, Any]]], x: svg.Scale, y: svg.Scale, colour: str, beside: float
 ) -> list[Markup]:
-    """One model: its curve, whiskers, and the score at the end."""
-    places = [(x(math.log(number)), y(score["top1"])) for number, score in found]
+    """One model: its curve, whiskers, and the score at the end; so far beside where it is, to be told from others."""
+    places = [(x(math.log(number)) + beside, y(score["top1"])) for number, score in found]
     parts = [svg.path(places, f"curve stroke-{colour}")]
     for (across, down), (number, score) in zip(places, found, strict=True):
         low, high = score["top1_interval"]
-        parts.append(svg.line(across, y(low), across, y(high), "whisker"))
+        parts.append(svg.line(across, y(low), across, y(high), f"whisker stroke-{colour}"))
         title = f"{name}, {number} images: {percent(score['top1'])} ({interval(score['top1_interval'])})"
         parts.append(
             svg.element("circle", svg.element("title", title), cx=across, cy=down, r=4, class_=f"fill-{colour}")
         )
-    across, down = places[-1]
-    parts.append(svg.text(across + 10, down - 2, name, f"ink-{colour}"))
-    parts.append(svg.text(across + 10, down + 14, percent(found[-1][1]["top1"]), "tick"))
+    _, down = places[-1]
+    parts.append(svg.text(RIGHT + 16, down - 2, name, f"ink-{colour}"))
+    parts.append(svg.text(RIGHT + 16, down + 14, percent(found[-1][1]["top1"]), "tick"))
     return parts
 
 
