@@ -5,7 +5,6 @@ channel is dropped, of an animation the first frame is taken.
 """
 
 import struct
-import warnings
 from typing import BinaryIO
 
 import numpy as np
@@ -13,9 +12,6 @@ from PIL import Image
 
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
-
-# Pillow warns of photographs of 90 megapixels, as phones take them; of those twice as large it raises.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # What Pillow's plug-ins raise on files that are damaged in one way or another.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)

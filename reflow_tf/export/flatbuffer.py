@@ -104,33 +104,33 @@ def parse(content: bytes) -> schema.ModelT:
         raise _damaged(content, "no graph in it")
     if not model.operatorCodes:
         raise InputError(f"A network must compute something. Received: {len(content)} bytes without an operator")
-    for graph in model.subgraphs:
-        for found in _find_dangling(model, graph):
-            raise _damaged(content, found)
+    dangling = (found for graph in model.subgraphs for found in _find_dangling(model, graph))
+    if (first := next(dangling, None)) is not None:
+        raise _damaged(content, first)
     return model
 
 
 def _find_dangling(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[str]:
     """What points to something that is not there."""
-    count = len(_or_none(graph.tensors))
-    for tensor in _or_none(graph.tensors):
+    count = len(_or_empty(graph.tensors))
+    for tensor in _or_empty(graph.tensors):
         if not 0 <= tensor.buffer < len(model.buffers):
             yield f"a tensor that points to buffer {tensor.buffer} of {len(model.buffers)}"
-    for operator in _or_none(graph.operators):
+    for operator in _or_empty(graph.operators):
         if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
             yield f"an operator that points to code {operator.opcodeIndex} of {len(model.operatorCodes)}"
-        inputs = _or_none(operator.inputs)
+        inputs = _or_empty(operator.inputs)
         least = [0, *[-1] * len(inputs)]  # any but the first may be left out
         if any(not low <= index < count for low, index in zip(least, inputs, strict=False)):
             yield f"an operator that reads tensors {list(inputs)} of {count}"
-        if any(not 0 <= index < count for index in _or_none(operator.outputs)):
+        if any(not 0 <= index < count for index in _or_empty(operator.outputs)):
             yield f"an operator that writes tensors {list(operator.outputs)} of {count}"
-    for index in (*_or_none(graph.inputs), *_or_none(graph.outputs)):
+    for index in (*_or_empty(graph.inputs), *_or_empty(graph.outputs)):
         if not 0 <= index < count:
             yield f"an end of the network at tensor {index} of {count}"
 
 
-def _or_none(vector: Any) -> Any:
+def _or_empty(vector: Any) -> Any:
     """A vector of a table; () where the file leaves it out."""
     return () if vector is None else vector
 

@@ -75,6 +75,8 @@ def run(
                 print(format_help(description, own, unmet))
             return DONE
         config = read_config()
+        # Pillow warns of photographs of 90 megapixels, which phones take; of those twice as large it raises.
+        warnings.filterwarnings("ignore", message="Image size .+ exceeds limit")
         with _terminate_as_interrupt():
             if tensorflow:
                 start_tensorflow()
