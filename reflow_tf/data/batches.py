@@ -129,6 +129,9 @@ class CalibrationSet(ImageStream):
         super().__init__(source, indices, preprocessing, batch_size)
         self.num_dropped = num_dropped
 
+    def select(self, positions: np.ndarray) -> Self:
+        return type(self)(self.source, self.indices[positions], self.preprocessing, self.batch_size, self.num_dropped)
+
 
 class EvaluationSet(ImageStream):
     """The images that the network is judged on; none of them calibrates."""

@@ -23,7 +23,8 @@ class EmbeddedSource(ImageSource):
         with resources.files("reflow_tf.data").joinpath("fashion_mnist", "images.npz").open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             self.images = archive[f"x_{part}"]
-            self.labels = check_labels(archive[f"y_{part}"], num_classes, NAME) if labelled else None
+            self.classes = archive[f"y_{part}"]
+            self.labels = check_labels(self.classes, num_classes, NAME) if labelled else None
 
     @classmethod
     def accepts(cls, text: str) -> bool:

@@ -27,9 +27,10 @@ class FolderSource(ImageSource):
         paths: the image files, in the source's order.
     """
 
-    def __init__(self, paths: list[Path], labels: np.ndarray | None):
+    def __init__(self, paths: list[Path], labels: np.ndarray | None, classes: np.ndarray | None = None):
         self.paths = paths
         self.labels = labels
+        self.classes = classes
 
     @classmethod
     def accepts(cls, text: str) -> bool:
@@ -62,10 +63,10 @@ class FolderSource(ImageSource):
                 f"Received: {folder}, with the sub-folder {next(iter(classes))!r} and the image {plain[0].name!r}"
             )
         paths = [path for images in classes.values() for path in images]
+        counts = [len(images) for images in classes.values()]
         if request.labels is Labels.NONE:
-            return cls(paths, None)
-        indices = _class_indices(list(classes), folder, request)
-        labels = np.repeat(indices, [len(images) for images in classes.values()])
+            return cls(paths, None, np.repeat(_number_classes(list(classes), folder, request), counts))
+        labels = np.repeat(_class_indices(list(classes), folder, request), counts)
         return cls(paths, check_labels(labels, request.num_classes, str(folder)))
 
     def __len__(self) -> int:
@@ -94,6 +95,13 @@ class FolderSource(ImageSource):
                 return decoding.read_size(file, self.name_of(index))
         except OSError as error:
             raise decoding.unreadable(self.name_of(index), error) from error
+
+
+def _number_classes(sub_folders: list[str], folder: Path, request: SourceRequest) -> list[int]:
+    """Of sub-folders that are no outputs of the network: by --class_names, or in their order."""
+    if request.class_names is not None:
+        return [index_of_class(name, request.class_names, str(folder)) for name in sub_folders]
+    return list(range(len(sub_folders)))
 
 
 def _class_indices(sub_folders: list[str], folder: Path, request: SourceRequest) -> list[int]:

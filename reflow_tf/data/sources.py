@@ -65,11 +65,13 @@ class ImageSource(Protocol):
         only_images: whether it has nothing for networks that take no images.
         labels: int64 (N,), the index of each image's class among the network's outputs, or (N, *positions), one at each
             position of a map; None if there are no labels.
+        classes: where the network names no classes and the data does: (N,), as the data numbers them.
         place: where it was opened from, by `remember`; pickled, a source is its place, and none of its images.
     """
 
     only_images: ClassVar[bool] = True
     labels: np.ndarray | None
+    classes: np.ndarray | None = None
     place: "Place | None" = None
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -80,7 +82,7 @@ class ImageSource(Protocol):
     @property
     def targets(self) -> "Targets | None":
         """What there is beside the inputs, of any kind, as a metric of the user's own takes it."""
-        return self.labels
+        return self.classes if self.labels is None else self.labels
 
     @classmethod
     def accepts(cls, text: str) -> bool:

@@ -36,9 +36,9 @@ class TfdsSource(ImageSource):
         text: the flag's value, for error messages.
     """
 
-    def __init__(self, text: str, labels: np.ndarray | None, spool: "_Spool"):
+    def __init__(self, text: str, labels: np.ndarray | None, spool: "_Spool", classes: np.ndarray | None = None):
         self.text = text
-        self.labels = labels
+        self.labels, self.classes = labels, classes
         self._spool = spool
 
     @classmethod
@@ -72,8 +72,9 @@ class TfdsSource(ImageSource):
             ) from error
         if not labels:
             raise InputError(f"data must hold at least one image. Received: {request.text}, which is empty")
-        wanted = None if request.labels is Labels.NONE else _network_labels(builder, labels, request)
-        return cls(request.text, wanted, spool)
+        if request.labels is Labels.NONE:
+            return cls(request.text, None, spool, np.asarray(labels))
+        return cls(request.text, _network_labels(builder, labels, request), spool)
 
     def __len__(self) -> int:
         return len(self._spool)

@@ -34,7 +34,8 @@ def relative_difference(first: bytes, second: bytes) -> float:
     relative ones of the probabilities, however small, and hides others.
 
     Returns:
-        The worst of the images; infinity where LiteRT cannot run one of the files, or gives NaN.
+        The worst of the images; infinity where LiteRT cannot run one of the files, or where what is no number is not
+        the same in both.
     """
     if _gives_probabilities(first) and _gives_probabilities(second):
         first, second = _end_at_logits(first), _end_at_logits(second)
@@ -48,8 +49,12 @@ def relative_difference(first: bytes, second: bytes) -> float:
             if any(a.shape != b.shape for a, b in pairs):
                 return math.inf
             for a, b in pairs:  # an output of small numbers is not to hide behind another
-                largest = float(np.max(np.abs(a.astype(np.float64)), initial=0))
-                apart = float(np.max(np.abs(a.astype(np.float64) - b), initial=0))
+                a, b = (values.astype(np.float64) for values in (a, b))
+                numbers = np.isfinite(a)
+                if not np.array_equal(a[~numbers], b[~numbers], equal_nan=True):
+                    return math.inf
+                largest = float(np.max(np.abs(a[numbers]), initial=0))
+                apart = float(np.max(np.abs(a[numbers] - b[numbers]), initial=0))
                 if math.isnan(apart):
                     return math.inf
                 worst = max(worst, apart / largest if largest else apart)

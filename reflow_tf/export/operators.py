@@ -26,7 +26,8 @@ _REQUIRED = {
     "AVERAGE_POOL_2D": ("padding", "strides", "window"),
     "CONCATENATION": ("axis",),
 }
-_OF_MAPS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "AVERAGE_POOL_2D", "TRANSPOSE_CONV"})
+# Which input of an operator is a map, (n, height, width, channels); of a transposed one the first is a shape.
+_OF_MAPS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "MAX_POOL_2D": 0, "AVERAGE_POOL_2D": 0, "TRANSPOSE_CONV": 2}
 # What may stand between the last function and the output without changing a number.
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST"})
 # What Keras and the converter call a tensor that no layer names.
@@ -137,9 +138,10 @@ def _expands(model: schema.ModelT, operator: schema.OperatorT, values: list[Valu
 def _read_operator(model: schema.ModelT, index: int, operator: schema.OperatorT, naming: "_Naming") -> Operator:
     kind = flatbuffer.operator_kind(model, operator)
     inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
-    ends = (model.subgraphs[0].tensors[end[0]] for end in (inputs, outputs) if end)
-    if kind in _OF_MAPS and any(len(_indices(tensor.shape)) != 4 for tensor in ends):
-        raise ValueError(f"{kind} of no maps")
+    if kind in _OF_MAPS:
+        ends = (model.subgraphs[0].tensors[index] for index in (inputs[_OF_MAPS[kind]], outputs[0]))
+        if any(len(_indices(tensor.shape)) != 4 for tensor in ends):
+            raise ValueError(f"{kind} of no maps")
     return Operator(
         index=index,
         kind=kind,

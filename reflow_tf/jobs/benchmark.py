@@ -221,7 +221,7 @@ def _describe_file(candidate: Candidate, costs: np.ndarray, difference: float | 
         cost=summarize(costs),
         speedup=None,
         difference=difference,
-        tolerance=_choose_tolerance(candidate.content),
+        tolerance=choose_tolerance(candidate.content),
         memory_bytes=runtime.memory_bytes(),
     )
 
@@ -301,7 +301,7 @@ def _difference(runtime: Runtime, known: tuple[np.ndarray, np.ndarray]) -> float
     return absolute and (absolute / largest if largest else math.inf)
 
 
-def _choose_tolerance(content: bytes) -> float | None:
+def choose_tolerance(content: bytes) -> float | None:
     """Of `Measured`; a tensor with small integers is one of a quantized network."""
     types = {NUMPY_TYPES.get(tensor.type) for graph in parse(content).subgraphs for tensor in graph.tensors}
     if types & _QUANTIZED:

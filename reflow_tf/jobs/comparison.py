@@ -25,7 +25,7 @@ from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.inputs import foresee_task, open_sets
-from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
+from reflow_tf.jobs.resuming import describe_settings, locked, open_folder, require_same, write_texts
 from reflow_tf.jobs.scoring import measure_distances, spread
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.graph import find_kernels
@@ -53,7 +53,7 @@ from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.plan import keep_zeros, make_plan
 from reflow_tf.task import Task
 
-JSON, PAGE = "compare.json", "compare.html"
+JSON, PAGE, LOCK = "compare.json", "compare.html", "compare.lock"
 DRAWN = {name: f"{name}.{'csv' if figure.draw is None else 'svg'}" for name, figure in figures.FIGURES.items()}
 """Name of a figure -> its file."""
 
@@ -241,8 +241,8 @@ def run(
 ) -> Document:
     """Measures every method at every sparsity that the output folder does not hold yet; progress on standard error.
 
-    The folder holds compare.json and compare.html. Methods and sparsities may differ from run to run: what is there
-    stays. Anything else that a cell depends on must be the same.
+    The folder holds compare.json, compare.html and a lock. Methods and sparsities may differ from run to run: what is
+    there stays. Anything else that a cell depends on must be the same.
 
     Args:
         job: model, images, folder; of `job.prune`, all that is neither criterion nor repair nor sparsity.
@@ -256,15 +256,17 @@ def run(
         What compare.json holds.
 
     Raises:
-        InputError: something given cannot be used, or the folder holds a comparison with other settings.
+        InputError: something given cannot be used, or the folder holds a comparison with other settings, or one that
+            is running.
     """
-    folder = open_folder(job, (JSON, PAGE, *DRAWN.values()))
+    folder = open_folder(job, (JSON, PAGE, LOCK, *DRAWN.values()))
     keras.utils.set_random_seed(job.seed)
     address = Address.of(job.model, **job.model_options)
-    with open_crew(job.workers, job.threads_per_worker, address) as crew:
-        document = _run(job, methods, sparsities, version, folder, crew, figure)
-    if figure is not None:
-        write_texts(folder.path, {DRAWN[figure]: _draw(document, figure)})
+    with locked(folder.path, LOCK, "comparison"):
+        with open_crew(job.workers, job.threads_per_worker, address) as crew:
+            document = _run(job, methods, sparsities, version, folder, crew, figure)
+        if figure is not None:
+            write_texts(folder.path, {DRAWN[figure]: _draw(document, figure)})
     return document
 
 
@@ -294,7 +296,7 @@ def _run(
             evaluation = evaluation.select(spread(len(evaluation), NUM_KEPT))
         settings = describe_settings(job, loaded, version, calibration, evaluation)
         settings |= {name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")}
-        settings |= {"pattern": str(job.prune.requested_pattern)}
+        settings |= {"pattern": str(job.prune.requested_pattern), "task": str(task)}
     document = _start(settings, calibration, evaluation, task)
     if folder.path.joinpath(JSON).exists() and not job.overwrite:
         document = _take_over(folder.path / JSON, settings)

@@ -12,6 +12,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.export.flatbuffer import parse
 from reflow_tf.export.half_precision import allows_float16, stores_sparse
 from reflow_tf.job_config import EvaluateConfig
+from reflow_tf.jobs.benchmark import choose_tolerance
 from reflow_tf.jobs.finished import draw_inputs
 from reflow_tf.report.folder import Content, OutputFolder
 from reflow_tf.runtimes import device_script
@@ -82,7 +83,7 @@ def _pack(arrays: Mapping[str, Any]) -> bytes:
 def describe(runtime: LiteRT, num_inputs: int, has_baseline: bool, content: bytes) -> str:
     """The README of the folder."""
     baseline, in_float16 = device_script.BASELINE, allows_float16(content)
-    tolerance = device_script.FLOAT16_TOLERANCE if in_float16 else device_script.RELATIVE_TOLERANCE
+    tolerance = choose_tolerance(content) or device_script.INTEGER_TOLERANCE
     arithmetic = _IN_FLOAT16 if in_float16 else _NEVER_IN_FLOAT16 if stores_sparse(parse(content)) else ""
     return _README.format(
         input_shape="x".join(map(str, runtime.input_shape)),

@@ -1,8 +1,10 @@
 """Jobs that go on where they were interrupted: what they depend on, and how they write what is done so far."""
 
+import contextlib
+import fcntl
 import hashlib
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +27,43 @@ def open_folder(job: JobConfig, names: Collection[str]) -> OutputFolder:
     folder = OutputFolder(job.output_dir, frozenset(), True, optional=frozenset({*names, *map(name_part, names)}))
     folder.require_outside(job.brought)
     return folder
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, name: str, what: str) -> Iterator[None]:
+    """Two jobs in one folder would write over each other; the lock of one that was killed is free.
+
+    A folder that was made for the lock and holds nothing else in the end goes away again.
+
+    Args:
+        folder: the job's.
+        name: of the file that is locked in it.
+        what: the job is.
+
+    Raises:
+        InputError: another one is at work there.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, folder, name, made)
+        file = stack.enter_context((folder / name).open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"--output_dir must be a folder in which no other {what} is running. Received: {folder}"
+            ) from error
+        yield
+
+
+def _remove_empty(folder: pathlib.Path, lock: str, made: Sequence[pathlib.Path]) -> None:
+    if not made or list(folder.iterdir()) != [folder / lock]:
+        return
+    (folder / lock).unlink()
+    for path in made:
+        with contextlib.suppress(OSError):  # another job's is in it
+            path.rmdir()
 
 
 def write_texts(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
@@ -62,8 +101,11 @@ def describe_settings(job: JobConfig, loaded: LoadedModel, version: str, *sets: 
 
 
 def _digest(model: keras.Model, *sets: ImageStream) -> str:
-    """SHA-256 of the weights, the images and their labels: a file may change behind its name."""
-    found = hashlib.sha256()
+    """SHA-256 of the network, the images and their labels: a file may change behind its name."""
+    try:
+        found = hashlib.sha256(model.to_json().encode())
+    except Exception:  # whatever a layer's get_config raises: a subclassed model tells its weights alone
+        found = hashlib.sha256(type(model).__qualname__.encode())
     for bits in read_bits(model.weights):
         found.update(bits)
     for images in sets:
@@ -85,7 +127,7 @@ def require_same(settings: Mapping[str, Any], before: Mapping[str, Any], what: s
     """
     for name in {**settings, **before}:
         if settings.get(name) != before.get(name):
-            shown = "other weights or images" if name == "sha256" else f"{name}={before.get(name)}"
+            shown = "another network or other images" if name == "sha256" else f"{name}={before.get(name)}"
             raise InputError(
                 f"--output_dir holds {what} with other settings, {shown}: name another folder, or --overwrite to "
                 f"start anew. Received: {folder}"

@@ -167,7 +167,7 @@ def _numbers(document: Document, cell: dict[str, Any]) -> tuple[str, ...]:
         *([f"{cell['cycles_share']:.2f}"] if document["device"]["estimates_cycles"] else []),
         count(cell["size_bytes"]),
         percent(share_of(cell["score"])),
-        f"{cell['score']['drop_points']:.1f}",
+        f"{round(cell['score']['drop_points'], 1) + 0.0:.1f}",  # no -0.0
         _expected(cell),
     )
 
@@ -303,9 +303,9 @@ def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
     height, left, right, top, bottom = 380.0, 48.0, width - 12, 18.0, 330.0
     most = max(map(price, cells), default=1.0)
     x = svg.linear((0.0, max(1.05, 1.05 * most)), (left, right))
-    lows = [(bounds_of(cell["score"]) or [share_of(cell["score"])])[0] for cell in cells] or [0.0]
-    least = max(0.0, min(lows) - 0.02)
-    y = svg.linear((least, 1.0 if max(lows) > 0.9 else max(lows) + 0.08), (bottom, top))
+    marked = [mark for cell in cells for mark in (bounds_of(cell["score"]) or [share_of(cell["score"])])] or [0.0, 1.0]
+    least = max(0.0, min(marked) - 0.02)
+    y = svg.linear((least, min(1.0, max(marked) + 0.02)), (bottom, top))
     parts: list[Markup] = []
     for tick in range(0, int(max(1.05, 1.05 * most) / 0.25) + 1):
         share = 0.25 * tick

@@ -13,9 +13,10 @@ def gate_sentence(report: Report) -> str | None:
     gate = report["gate"]
     if gate["passed"] is None:
         return None
-    allowed = f"a drop of {significant(gate['max_accuracy_drop'])} is allowed"
+    allowed, drop = gate["max_accuracy_drop"], gate["drop_points"]
     outcome = "passed" if gate["passed"] else "missed"
-    return f"The accuracy gate was {outcome}: the file is at {points(-gate['drop_points'])} against dense, {allowed}."
+    at = points(-drop, _find_digits(drop, allowed))
+    return f"The accuracy gate was {outcome}: the file is at {at} against dense, a drop of {allowed:g} is allowed."
 
 
 def metric_sentence(report: Report) -> str | None:
@@ -31,8 +32,18 @@ def metric_sentence(report: Report) -> str | None:
     gate = ""
     if metric["passed"] is not None:
         outcome = "passed" if metric["passed"] else "missed"
-        gate = f" --max_metric_drop={metric['max_metric_drop']:g} was {outcome}: the file lost {metric['drop']:.4g}."
+        change = f"{'lost' if metric['drop'] >= 0 else 'gained'} {abs(metric['drop']):.4g}"
+        gate = f" --max_metric_drop={metric['max_metric_drop']:g} was {outcome}: the file {change}."
     return f"By {metric['name']}: {stages}{within}.{gate}"
+
+
+def _find_digits(drop: float, limit: float) -> int:
+    """Behind the point: so many that a drop on one side of the limit is not shown on the other, or at it."""
+    for digits in (1, 2, 3):
+        shown = round(drop, digits)
+        if (shown > limit) == (drop > limit) and (shown == limit) == (drop == limit):
+            return digits
+    return 4
 
 
 def budget_sentence(report: Report) -> str | None:

@@ -175,7 +175,13 @@ def accuracy_sentence(report: Report) -> str:
     pruned, repaired, final = (step(report, name) for name in ("pruned", "repaired", "file"))
     if report["fidelity"]:
         errors = {stage: _relative_error(report, stage) for stage in ("pruned", "repaired", "file")}
-        worst, share = (percent(report["fidelity"]["file"][key]) for key in ("worst", "share_of_variation"))
+        worst, share = (report["fidelity"]["file"][key] for key in ("worst", "share_of_variation"))
+        of_spread = (
+            ""
+            if share is None
+            # of a single input, outputs vary by nothing
+            else (f"; of what the dense model's outputs vary by from one to the next, it is {percent(share)}")
+        )
         before = (
             ""
             if is_plain(report)
@@ -184,8 +190,7 @@ def accuracy_sentence(report: Report) -> str:
         )
         return (
             f"{before}The file, run by itself, has a relative error of {errors['file']}, for the worst "
-            f"{nouns.sample(report)} {worst}; of what the dense model's outputs vary by from one to the next, it is "
-            f"{share}."
+            f"{nouns.sample(report)} {percent(worst)}{of_spread}."
         )
     if report["agreement"]:
         return (
@@ -286,7 +291,7 @@ def narrowing_sentence(report: Report) -> str | None:
         first = narrowing["held"][0]
         held = f" {plural(len(narrowing['held']), 'group')} had to stay; the first: {first['path']} {first['reason']}."
     return (
-        f"{count(gone)} channels were removed, in {count(len(narrower))} of "
+        f"{plural(gone, 'channel')} {'was' if gone == 1 else 'were'} removed, in {count(len(narrower))} of "
         f"{plural(len(narrowing['groups']), 'group')}: {percent(_macs_left(report))} of the multiply-adds are "
         f"left ({large_count(narrowing['macs_before'])} before, {large_count(narrowing['macs_after'])} now), and "
         f"{large_count(report['model']['num_parameters'])} of {large_count(narrowing['num_parameters_before'])} "

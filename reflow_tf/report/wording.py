@@ -31,17 +31,18 @@ def interval(bounds: list[float] | None) -> str:
     return f"{100 * bounds[0]:.1f}{EN_DASH}{100 * bounds[1]:.1f}{SPACE}%"
 
 
-def points(drop: float) -> str:
+def points(difference: float, digits: int = 1) -> str:
     """A signed difference of two percentages: -1.6 -> '−1.6 points'."""
-    sign = "±" if abs(drop) < 0.05 else MINUS if drop < 0 else "+"
-    return f"{sign}{abs(drop):.1f}{SPACE}points"
+    shown = f"{abs(difference):.{digits}f}"
+    sign = "±" if float(shown) == 0 else MINUS if difference < 0 else "+"
+    return f"{sign}{shown}{SPACE}points"
 
 
 def size(size_bytes: int) -> str:
     """Bytes in steps of a thousand: 8868352 -> '8.87 MB'."""
     if size_bytes < 1000:
         return f"{size_bytes}{SPACE}B"
-    value, unit = (size_bytes / 1e3, "kB") if size_bytes < 1e6 else (size_bytes / 1e6, "MB")
+    value, unit = (size_bytes / 1e3, "kB") if size_bytes < 999_500 else (size_bytes / 1e6, "MB")  # 1.00 MB
     return f"{significant(value, 3)}{SPACE}{unit}"
 
 

@@ -12,7 +12,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.native_stderr import native_stderr_dropped
 from reflow_tf.runtimes.device_script import to_floats, to_types
-from reflow_tf.runtimes.runtime import SeveralOfEach, make_inputs, run_in_pieces
+from reflow_tf.runtimes.runtime import SeveralOfEach, check_ends, make_inputs, run_in_pieces
 
 _FILE_IDENTIFIER = b"TFL3"
 
@@ -49,6 +49,7 @@ class LiteRT(SeveralOfEach):
         self._input_shapes, self._output_shapes = (
             [tuple(int(size) for size in details["shape"]) for details in ends] for ends in (inputs, outputs)
         )
+        check_ends(self._input_shapes, self._output_shapes)
         self._timed: list[np.ndarray] | None = None
 
     @property

@@ -103,6 +103,17 @@ def join_shapes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return shapes[0] if len(shapes) == 1 else (shapes[0][0], sum(math.prod(shape[1:]) for shape in shapes))
 
 
+def check_ends(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> None:
+    """Checks that every input and output of a file has the axis of one batch; raises InputError."""
+    firsts = {shape[0] if shape else None for shape in (*inputs, *outputs)}
+    if len(firsts) != 1 or None in firsts:
+        spelled = " -> ".join(", ".join(map(str, shapes)) for shapes in (inputs, outputs))
+        raise InputError(
+            f"A .tflite file must have an axis of samples first in every input and output, of one length. "
+            f"Received: {spelled}"
+        )
+
+
 def check_batch(batch: np.ndarray, input_shape: tuple[int, ...]) -> None:
     """Checks that there are samples, and of the shape that the file takes; raises InputError."""
     _, *sample = input_shape

@@ -135,7 +135,7 @@ def _show_rounds(rounds: Iterable[int]) -> Iterator[int]:
 def format_table(found: Benchmark) -> list[str]:
     """The lines that a person reads: a head, and for each file its cost, how often it is cheaper, and its outputs."""
     is_exact = found.unit == "instructions"
-    heading = ("", "cost", "quartiles", "faster", "quartiles", "difference")
+    heading = ("", "cost", "quartiles", "fewer" if is_exact else "faster", "quartiles", "difference")
     rows: list[tuple[str, ...]] = [heading, *(_format_row(file, found) for file in found.all_files)]
     if is_exact:
         rows = [tuple(cell for cell, title in zip(row, heading, strict=True) if title != "quartiles") for row in rows]

@@ -123,6 +123,11 @@ def test_sub_folders_are_no_classes_where_nobody_asks_for_any(class_folder):
     request = SourceRequest(str(class_folder), Preprocessing((8, 8)), 99, None, labels=Labels.NONE)
     source = FolderSource.open(request)
     assert source.labels is None and len(source) == len(open_folder(class_folder))
+    np.testing.assert_array_equal(source.targets, np.repeat([0, 1, 2], 4))  # a metric of the user's own may
+    named = FolderSource.open(
+        SourceRequest(str(class_folder), Preprocessing((8, 8)), 99, ("cow", "emu", "bee", "ant"), labels=Labels.NONE)
+    )
+    np.testing.assert_array_equal(named.targets, np.repeat([3, 2, 0], 4))
 
 
 def test_pipes_are_no_images(tmp_path, save_image):

@@ -165,3 +165,21 @@ def test_a_damaged_file_is_refused(conv_file, weights, what):
 def test_no_file_at_all():
     with pytest.raises(InputError, match="TFL3"):
         read_operators(b"hello, hello")
+
+
+@pytest.mark.parametrize(
+    "layer, kind",
+    [
+        (layers.Conv2D(4, 3), "CONV_2D"),
+        (layers.Conv1D(4, 3), "CONV_2D"),
+        (layers.DepthwiseConv2D(3), "DEPTHWISE_CONV_2D"),
+        (layers.MaxPooling2D(), "MAX_POOL_2D"),
+        (layers.AveragePooling2D(2), "AVERAGE_POOL_2D"),
+        (layers.Conv2DTranspose(4, 3, strides=2), "TRANSPOSE_CONV"),
+        (layers.Conv1DTranspose(4, 3, strides=2), "TRANSPOSE_CONV"),
+    ],
+)
+def test_operators_of_maps_are_read_as_the_converter_writes_them(layer, kind):
+    shape = (8, 3) if "1D" in type(layer).__name__ else (8, 8, 3)
+    file = export_tflite(keras.Sequential([keras.Input(shape), layer]))
+    assert kind in [operator.kind for operator in read_operators(file.content).operators]

@@ -12,6 +12,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import comparison
 from reflow_tf.jobs.comparison import Bench, Cell, Outcome, run, study_kernels
+from reflow_tf.jobs.resuming import locked
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import read_bits
@@ -155,7 +156,7 @@ def test_an_interrupted_run_goes_on_where_it_was(job, tmp_path, monkeypatch):
     path = tmp_path / "out" / "compare.json"
     left = from_json(path.read_bytes())
     assert [(cell["method"], cell["sparsity"]) for cell in left["cells"]] == [("magnitude", 0.5), ("activation", 0.5)]
-    assert sorted(file.name for file in path.parent.iterdir()) == ["compare.html", "compare.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["compare.html", "compare.json", "compare.lock"]
     second = canned_cells(monkeypatch)
     done = run(job, METHODS, [0.5, 0.8], "1")
     assert len(first) == 2 and len(second) == 4 and not set(first) & set(second)
@@ -221,7 +222,7 @@ def test_other_images_behind_the_same_name_are_refused(job, inputs, tmp_path, mo
     job = dataclasses.replace(job, data=str(tmp_path / "mine.npz"))
     run(job, MAGNITUDE, [0.5], "1")
     np.savez(tmp_path / "mine.npz", x=x, y=np.roll(y, 1))
-    with pytest.raises(InputError, match="other weights or images"):
+    with pytest.raises(InputError, match="another network or other images"):
         run(job, METHODS, [0.5], "1")
 
 
@@ -288,3 +289,32 @@ def test_closeness_is_what_the_relative_error_leaves():
     found = score_closeness(sums)
     assert found.top1 == pytest.approx(1 - np.sqrt(1 / 8)) and found.n == 2
     assert score_closeness(np.array([[[9.0, 4.0, 1.0]]])).top1 == 0.0
+
+
+def test_two_in_one_folder(job, tmp_path, monkeypatch):
+    canned_cells(monkeypatch)
+    words = r"in which no other comparison is running\. Received: "
+    with locked(tmp_path / "out", comparison.LOCK, "comparison"), pytest.raises(InputError, match=words):
+        run(job, MAGNITUDE, [0.5], "1")
+
+
+def test_another_network_with_the_same_weights_is_another_one(job, tmp_path, monkeypatch):
+    def rebuild(layer):
+        return layers.ELU() if isinstance(layer, layers.ReLU) else type(layer).from_config(layer.get_config())
+
+    canned_cells(monkeypatch)
+    model, path = keras.models.load_model(job.model), tmp_path / "model.keras"
+    job = dataclasses.replace(job, model=str(path))
+    model.save(path)
+    run(job, MAGNITUDE, [0.5], "1")
+    twin = keras.models.clone_model(model, clone_function=rebuild)
+    twin.set_weights(model.get_weights())
+    twin.save(path)
+    with pytest.raises(InputError, match=r"other settings, another network or other images"):
+        run(job, METHODS, [0.5], "1")
+
+
+def test_what_outputs_are_taken_for_is_a_setting(numbers, tmp_path, monkeypatch):
+    canned_cells(monkeypatch)
+    run(numbers, MAGNITUDE, [0.5], "1")
+    assert from_json((tmp_path / "out" / comparison.JSON).read_bytes())["settings"]["task"] == "fidelity"

@@ -71,6 +71,19 @@ def test_labels_are_a_map(segmentation, tmp_path):
         assert score.top1_interval == pytest.approx(mean_interval(shares), abs=1e-6)
 
 
+def test_labels_with_an_axis_of_their_own_are_the_same_labels(segmentation, tmp_path):
+    """As Keras takes masks; enough images for the dense model to be doubted by."""
+    model = keras.models.load_model(segmentation / "model.keras")
+    x = np.random.default_rng(1).uniform(-1, 1, (160, 8, 8, 3)).astype(np.float32)
+    y = model(x).numpy().argmax(-1).astype(np.uint8)
+    reports = []
+    for name, labels in (("flat", y), ("deep", y[..., None])):
+        np.savez(tmp_path / f"{name}.npz", x=x, y=labels)
+        reports.append(run(segmentation, tmp_path / f"{name}.npz", tmp_path / name))
+    for key in ("accuracy", "notes"):
+        assert reports[0][key] == reports[1][key]
+
+
 def test_methods_are_compared(segmentation, tmp_path):
     job = JobConfig(
         str(segmentation / "model.keras"),

@@ -133,6 +133,14 @@ def test_numbers_do_not_lie_on_each_other(document):
     assert len(numbers) == 3 and len(set(numbers)) == 3
 
 
+def test_few_images_stay_in_the_picture(document):
+    for cell, share in zip(document["cells"], (0.85, 0.9, 0.6), strict=True):
+        cell["score"] |= {"top1": share, "top1_interval": [share - 0.2, min(1.0, share + 0.15)]}
+    _, parts = frontier.draw(document, 800)
+    marks = re.findall(r' (?:y|y1|y2|cy)="([-\d.]+)"', "".join(map(str, parts)))
+    assert marks and all(0 <= float(mark) <= 380 for mark in marks)
+
+
 def test_doubts_come_first(document):
     document["notes"] = [doubt := "Check --preprocess."]
     assert doubt in frontier.format_table(document) and doubt in frontier.render(document)

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reflow_tf.report import page
+from reflow_tf.report import limits, page
 
 from .sample import NARROWING
 
@@ -281,3 +281,20 @@ def test_channels_that_were_removed_take_the_place_of_zeros(make_report):
 def _sections(report):
     reader = Reader(page.render(report))
     return {attributes["id"] for tag, attributes in reader.attributes if tag == "section"}
+
+
+@pytest.mark.parametrize(
+    "limit, drop, words",
+    [
+        (10.5, 10.4, "passed: the file is at \u221210.4 points against dense, a drop of 10.5 is allowed"),
+        (2.75, 2.78, "missed: the file is at \u22122.8 points against dense, a drop of 2.75 is allowed"),
+        (2.75, 2.751, "missed: the file is at \u22122.8 points against dense, a drop of 2.75 is allowed"),
+        (2, 2.03, "missed: the file is at \u22122.03 points against dense, a drop of 2 is allowed"),
+        (1.25, 1.249, "passed: the file is at \u22121.2 points against dense, a drop of 1.25 is allowed"),
+        (1, 0.99, "passed: the file is at \u22120.99 points against dense, a drop of 1 is allowed"),
+        (1, -0.5, "passed: the file is at +0.5 points against dense, a drop of 1 is allowed"),
+    ],
+)
+def test_the_gate_says_what_is_allowed_and_on_which_side_of_it_the_file_is(limit, drop, words):
+    gate = {"passed": drop <= limit, "max_accuracy_drop": limit, "drop_points": drop}
+    assert words in limits.gate_sentence({"gate": gate}).replace("\u00a0", " ")

@@ -63,3 +63,15 @@ def test_plural(number, noun, shown):
 def test_skips_are_grouped_by_reason_most_frequent_first():
     skipped = [{"path": path, "reason": reason} for path, reason in (("a", "x"), ("b", "y"), ("c", "y"))]
     assert wording.grouped_skips(skipped) == [("y", ["b", "c"]), ("x", ["a"])]
+
+
+def test_a_megabyte_is_none_of_a_thousand_kilobytes():
+    assert [wording.size(n).replace("\u00a0", " ") for n in (999_499, 999_500, 1_000_000)] == [
+        "999 kB",
+        "1.00 MB",
+        "1.00 MB",
+    ]
+
+
+def test_points_that_are_shown_as_none_have_no_sign():
+    assert wording.points(-0.04) == "±0.0\u00a0points" and wording.points(-0.04, 2) == "\u22120.04\u00a0points"

@@ -79,6 +79,14 @@ def test_integers_are_handed_over_as_litert_does(files, kit, capfd, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), LiteRT(files["int8"]).run(images(5)))
 
 
+def test_integers_may_be_some_steps_apart_and_no_more(files, kit, capfd):
+    outputs = LiteRT(files["int8"]).run(images(5))
+    for apart, code in ((0.08, 0), (0.15, 1)):
+        expected = outputs.copy()
+        expected[2, 1] += apart * np.abs(outputs).max()
+        assert run(capfd, *kit("int8", expected))[0] == code
+
+
 @pytest.mark.parametrize("wrong", [0.02, np.nan])
 def test_wrong_outputs_fail(files, kit, capfd, wrong):
     outputs = LiteRT(files["float"]).run(images(5))

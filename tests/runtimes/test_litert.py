@@ -142,3 +142,19 @@ def test_a_file_that_leaves_the_size_of_images_open_is_refused():
     content = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(spec)]).convert()
     with pytest.raises(InputError, match=r"fix every dimension.*Received: \(1, -1, -1, 3\)"):
         LiteRT(content)
+
+
+@pytest.mark.parametrize(
+    "function, shapes",
+    [
+        (lambda x: tf.reduce_mean(x), r"\(1, 6, 6, 3\) -> \(\)"),
+        (lambda x: tf.reshape(x, [-1])[:5], r"\(1, 6, 6, 3\) -> \(5,\)"),
+        (lambda x: (tf.reduce_mean(x, [1, 2]), tf.reduce_mean(x)), r"-> .*\(\)"),
+    ],
+)
+def test_files_without_an_axis_of_samples_are_refused(function, shapes):
+    """Or outputs would be cut as if each number were one sample's."""
+    found = tf.function(function).get_concrete_function(tf.TensorSpec((1, 6, 6, 3), tf.float32))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([found]).convert()
+    with pytest.raises(InputError, match=rf"an axis of samples first in every input and output.* Received: .*{shapes}"):
+        LiteRT(content)

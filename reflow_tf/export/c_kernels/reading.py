@@ -40,7 +40,8 @@ _INT8 = schema.TensorType.INT8
 _WHOLE = ("int32", "int64", "uint8")
 _ACTIVATIONS = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 _MOST_RATIO = 2.0**30
-_MOST_SIZE = 32767  # the kernels' structures hold sizes in 16 bits
+_MOST_SIZE = 32767  # these kernels' structures hold sizes in 16 bits
+_OF_SMALL_SIZES = ("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD")
 
 
 def read_network(content: bytes) -> Network:
@@ -122,7 +123,7 @@ class _Reader:
         activations = [i for i in operator.inputs if i >= 0 and not self.graph.values[i].constant]
         inputs = tuple(self.activation(index, str(place)) for index in activations)
         output = self.activation(operator.outputs[0], str(place))
-        for tensor in (*inputs, output):
+        for tensor in (*inputs, output) if operator.kind in _OF_SMALL_SIZES else ():
             place.demand(max(tensor.shape, default=1) <= _MOST_SIZE, f"sizes up to {_MOST_SIZE}", tensor.shape)
         place.demand(bool(inputs), "an input that is no constant", "constants")
         activation = operator.kind if operator.kind in _RELUS else operator.attributes.get("activation", "NONE")
@@ -150,7 +151,10 @@ class _Reader:
         if tensor.quantization is None or tensor.quantization.scale is None or len(tensor.quantization.scale) != 1:
             raise InputError(f"An int8 activation must have one scale. Received: another number at {where}")
         if shape[:1] != (1,) or min(shape) < 1:
-            raise InputError(f"C is generated for a batch of 1 and fixed sizes. Received: {shape} at {where}")
+            raise InputError(
+                f"C is generated for a batch of 1, an axis that every layer keeps, and fixed sizes. "
+                f"Received: {shape} at {where}"
+            )
         scale, zero_point = tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]
         _demand_scales(tensor.quantization.scale, where)
         return Tensor(index, shape, float(np.float32(scale)), int(zero_point))
@@ -239,7 +243,9 @@ def _dense(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: T
 
 
 def _addition(reader: _Reader, place: _Place, inputs: tuple[Tensor, ...], output: Tensor) -> Operation:
-    place.demand([tensor.shape for tensor in inputs] == [output.shape] * 2, "two tensors of one shape", inputs)
+    shapes = [tensor.shape for tensor in inputs]
+    place.demand(len(inputs) == 2, "two operands that are no constants", f"{len(inputs)}")
+    place.demand(shapes == [output.shape] * 2, "two tensors of one shape", ", ".join(map(str, shapes)))
     return Addition()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ from reflow_tf.foreign import say_why
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import find_device
 from reflow_tf.jobs.frontier.request import Search, require_budgets
-from reflow_tf.jobs.frontier.search import BEST, run
+from reflow_tf.jobs.frontier.search import BEST, NAMES, run
+from reflow_tf.jobs.resuming import open_folder
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.report.folder import PREFIX
 from reflow_tf.report.frontier import Document, headline
@@ -85,7 +87,9 @@ def frontier(
     """
     found = find_device(device)
     require_budgets([found], flash_budget, ram_budget)
-    out = pathlib.Path(output_dir).expanduser()
+    out = pathlib.Path(os.path.abspath(os.path.expanduser(output_dir)))
+    if not out.name:
+        raise InputError(f"output_dir must be a folder inside another. Received: {output_dir}")
     fitted, scored = read_inputs(calibration), read_scored(evaluation)
     sets = {CALIBRATION: fitted, EVALUATION: scored}
     given = out.with_name(f"{out.name}-given") / digest(model, sets)
@@ -102,6 +106,7 @@ def frontier(
         overwrite=overwrite,
     )
     search = Search(job, (found,), max_accuracy_drop, repair, minutes, metadata.version("reflow_tf"))
+    open_folder(job, NAMES)
     if not given.is_dir():
         write(given, model, sets)
     (document,) = run(search, ["reflow_tf.frontier"])

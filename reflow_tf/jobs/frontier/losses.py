@@ -7,7 +7,7 @@ probabilities can be believed; of two files it says which loses more from far fe
 Where outputs are numbers and no classes, what a file loses is its relative error.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from reflow_tf.crew import ALONE
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.jobs.finished import OpenedFile
-from reflow_tf.jobs.scoring import Runner, compare_files, rank_files
+from reflow_tf.jobs.scoring import Runner, compare_files
 from reflow_tf.models.outputs import as_probabilities
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import show_nothing
@@ -59,22 +59,34 @@ class ExpectedLoss:
 
     def __init__(self, dense: Runner, images: EvaluationSet, num_classes: int, task: Task = Task.CLASSIFICATION):
         self._images, self._num_classes, self._task = images, num_classes, task
-        outputs = np.concatenate([read_outputs(dense.run(batch), num_classes, task) for batch in images])
+        outputs = np.concatenate([self._read(dense, batch) for batch in images])
         self._probabilities = as_probabilities(outputs)
-        self._best = rank_classes(outputs)[..., :1]
+        self._best = rank_classes(outputs)[..., :2]
 
     def measure(self, file: Runner) -> tuple[float, float]:
-        """Of `Loss`."""
-        found = rank_files(
-            {"file": file}, {}, self._images, self._num_classes, show_nothing, task=self._task, crew=ALONE
-        )["file"]
-        losses = 100 * (self._of(self._best) - self._of(found.classes[..., :1])).reshape(len(self._best), -1).mean(
-            axis=1
-        )
-        return float(losses.mean()), float(losses.std(ddof=1) / np.sqrt(len(losses)))
+        """Of `Loss`.
+
+        Where few images are classed otherwise, or none, how the losses vary says nothing: the error is at least what
+        one image more would lose. Classed otherwise is one whose probabilities move by half its margin, so that it
+        loses no more than twice what they move by, and no more than its margin.
+        """
+        outputs = np.concatenate([self._read(file, batch) for batch in self._images])
+        classes = rank_classes(outputs)[..., :1]
+        losses = self._average(self._of(self._best[..., :1]) - self._of(classes))
+        moved = np.abs(as_probabilities(outputs) - self._probabilities).max(axis=-1, keepdims=True)
+        margins = self._of(self._best[..., :1]) - self._of(self._best[..., 1:2])
+        one_more = self._average(np.minimum(margins, 2 * moved)).mean() / len(losses)
+        return float(losses.mean()), float(max(losses.std(ddof=1) / np.sqrt(len(losses)), one_more))
+
+    def _read(self, runner: Runner, batch: np.ndarray) -> np.ndarray:
+        return read_outputs(runner.run(batch), self._num_classes, self._task)
 
     def _of(self, classes: np.ndarray) -> np.ndarray:
         return np.take_along_axis(self._probabilities, classes.astype(np.int64), axis=-1)
+
+    def _average(self, shares: np.ndarray) -> np.ndarray:
+        """Percentage points of each image, whatever positions it has."""
+        return 100 * shares.reshape(len(self._best), -1).mean(axis=1)
 
 
 class ExpectedError:
@@ -99,8 +111,14 @@ class ExpectedError:
         return 100 * float(np.sqrt(share)), 100 * of_share / (2 * float(np.sqrt(share)))
 
 
-def split(positions: Iterable[int], every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to fit to, and one in `every` to judge by: spread evenly, because neighbours are often of a kind."""
-    positions = np.asarray(list(positions), np.int64)
-    judged = np.arange(len(positions)) % every == every - 1
-    return positions[~judged], positions[judged]
+def split(digests: Sequence[bytes], every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to fit to, and one in `every` to judge by: spread evenly, because neighbours are often of a kind.
+
+    Args:
+        digests: of each input: copies of those that judge are not fitted to.
+        every: as above.
+    """
+    positions = np.arange(len(digests))
+    judged = positions % every == every - 1
+    seen = {digests[position] for position in positions[judged]}
+    return np.array([p for p in positions[~judged] if digests[p] not in seen], np.int64), positions[judged]

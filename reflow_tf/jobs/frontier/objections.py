@@ -64,7 +64,7 @@ class Objections:
         least = self._foresee(candidate, best, cells)
         if least is not None and least >= report.price(best):
             return (
-                f"it would cost {least:.2f} of {self._device.formats[0]}, and {best['name']} costs "
+                f"it would cost about {least:.2f} of {self._device.formats[0]}, and {best['name']} costs "
                 f"{report.price(best):.2f}"
             )
         return None
@@ -104,14 +104,17 @@ class Objections:
         return [cell for cell in cells if cell["name"] in names]
 
     def _foresee(self, candidate: Candidate, best: Cell, cells: Sequence[Cell]) -> float | None:
-        """At least so much it will cost, as a share of the first plain conversion; None where nobody knows.
+        """About so much it will cost, as a share of the first plain conversion; None where nobody knows.
 
-        Cycles do not depend on the values of weights: a file with zeros is estimated before anything is repaired.
+        Bytes do not go by multiply-adds: layers on small maps have few of them, and most of the weights. Cycles do not
+        depend on the values of weights: a file with zeros is estimated before anything is repaired.
         """
         share = candidate.prune.max_macs
         if share == AUTO:
             return None
         if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
+            if self._device.unit == "bytes":
+                return None
             own = self._select(cells, PLAIN, (candidate.number_format,))
             return report.price(own[0]) * float(share or 1) if own else None
         if not self._device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):

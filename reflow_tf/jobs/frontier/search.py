@@ -7,12 +7,11 @@ if their files are what they were.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -33,7 +32,7 @@ from reflow_tf.jobs.frontier.shipping import require_own, ship
 from reflow_tf.jobs.frontier.workshop import Workshop
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import doubt_inputs
-from reflow_tf.jobs.resuming import describe_settings, open_folder, require_same, write_texts
+from reflow_tf.jobs.resuming import describe_settings, locked, open_folder, require_same, write_texts
 from reflow_tf.models.carrying import Address
 from reflow_tf.report import frontier as report
 from reflow_tf.report.folder import PREFIX, OutputFolder
@@ -41,9 +40,10 @@ from reflow_tf.report.frontier import VERSION, Document
 from reflow_tf.report.measures import find_measure
 from reflow_tf.report.progress import announce, stage
 from reflow_tf.report.resumable import to_json
+from reflow_tf.report.wording import SPACE, plural
 from reflow_tf.runtimes.aarch64.cycles import find_tools
 
-JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
+NAMES = JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
 
 
 def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
@@ -57,9 +57,11 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
             one that is running; the time is too short for one candidate.
     """
     job, started = search.job, time.monotonic()
-    folders = [open_folder(search.job_on(device), (JSON, PAGE, CELLS, BEST, LOCK)).path for device in search.devices]
+    folders = [open_folder(search.job_on(device), NAMES).path for device in search.devices]
     for folder in folders:
-        require_own(folder / BEST)
+        replaced = [folder / BEST, *((folder / CELLS).glob("[!.]*") if job.overwrite else ())]
+        for path in replaced:
+            require_own(path)
     for device in search.devices:
         _require_device(search, device)
     _require_no_other(folders)
@@ -68,7 +70,7 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
         address = Address.of(job.model, **job.model_options)
         workshop = Workshop(job, stack.enter_context(open_crew(job.workers, job.threads_per_worker, address)))
         for folder in folders:
-            stack.enter_context(_locked(folder))
+            stack.enter_context(locked(folder, LOCK, "search"))
         searches: list[_Searching] = []
         failures: list[InputError] = []
         for device, folder in zip(search.devices, folders, strict=True):
@@ -133,6 +135,9 @@ class _Searching:
             self._costs = Costs(device, workshop.dense(self.job(self.candidates[0])).float_content)
         except InputError as error:
             raise _CannotRun(f"--device={device.name} must be able to run the network. {error}") from error
+        if copies := workshop.num_copies:
+            inputs = plural(copies, f"calibration {given.evaluation.unit}").replace(SPACE, " ")
+            self._note(f"Fitted to nothing, as copies of what judges: {inputs}.")
         self._objections = Objections(search, device, self.candidates, given, self._costs)
 
     def consider(self, candidate: Candidate) -> None:
@@ -229,14 +234,19 @@ class _Searching:
         """The run of the pruning tool that makes a candidate."""
         return candidate.job(self._search.job, self._device, str(self._folder / CELLS / candidate.folder))
 
+    def _note(self, text: str) -> None:
+        """Says once what is not of a single candidate."""
+        if text not in self.document["notes"]:
+            announce(text)
+            self.document["notes"].append(text)
+
     def _make(self, candidate: Candidate) -> dict[str, Any]:
         """The candidate's folder, and what is told of it."""
         job, started = self.job(candidate), time.monotonic()
         made = self._workshop.make(job)
         described = describe(made)
-        if (doubt := doubt_inputs(made)) is not None and not self.document["notes"]:
-            announce(doubt)
-            self.document["notes"].append(doubt)
+        if (doubt := doubt_inputs(made)) is not None:
+            self._note(doubt)
         cost = self._costs.measure(made)
         loss, error = self._workshop.judge(made)
         shutil.rmtree(job.output_dir, ignore_errors=True)  # of a run that was interrupted after the writing
@@ -305,32 +315,3 @@ def _require_no_other(folders: Sequence[pathlib.Path]) -> None:
         raise InputError(
             f"--output_dir holds a search for one device: name another folder for several. Received: {whole}"
         )
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Two searches in one folder would write over each other; the lock of one that was killed is free.
-
-    A folder that was made for the lock and holds nothing else in the end goes away again.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, folder, made)
-        file = stack.enter_context((folder / LOCK).open("w"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"--output_dir must be a folder in which no other search is running. Received: {folder}"
-            ) from error
-        yield
-
-
-def _remove_empty(folder: pathlib.Path, made: Sequence[pathlib.Path]) -> None:
-    if not made or list(folder.iterdir()) != [folder / LOCK]:
-        return
-    (folder / LOCK).unlink()
-    for path in made:
-        with contextlib.suppress(OSError):  # another device's is in it
-            path.rmdir()

@@ -41,15 +41,17 @@ def ship(cell: pathlib.Path, best: pathlib.Path, device: Device, job: JobConfig,
     return missing
 
 
-def require_own(best: pathlib.Path) -> None:
-    """Refuses to make the folder anew, if an earlier search left one, where somebody keeps something else in it.
+def require_own(folder: pathlib.Path) -> None:
+    """Refuses to make the folder of a candidate anew, if there is one, where somebody keeps something else in it.
 
     Raises:
         InputError: with the name of what is not ours.
     """
-    found = {entry.name for entry in best.iterdir()} if best.is_dir() else set()
-    if odd := sorted(found - {*FILES, DEVICE_KIT, FIRMWARE}):
-        raise InputError(f"{best} is made anew by each search: keep what is yours elsewhere. Received: {odd[0]} in it")
+    if not folder.exists():
+        return
+    inside = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    if odd := [entry for entry in inside if entry.name not in {*FILES, DEVICE_KIT, FIRMWARE}]:
+        raise InputError(f"What a search made is made anew: keep what is yours elsewhere. Received: {odd[0]}")
 
 
 def _write_kit(source: EvaluateConfig, folder: str, device: Device) -> None:

@@ -35,6 +35,7 @@ class Workshop:
         given: the model and the images, of which calibration has those that candidates are fitted to.
         calibration: all calibration images.
         num_judged: calibration images that judge.
+        num_copies: others that neither judge nor are fitted to, as copies of those.
 
     Raises:
         InputError: the model or the images cannot be used; there are too few to judge by.
@@ -43,7 +44,9 @@ class Workshop:
     def __init__(self, job: JobConfig, crew: Crew):
         loaded = pipeline.open_given(job, Stopwatch())
         self.calibration: CalibrationSet = loaded.calibration
-        fitted, judged = split(range(len(self.calibration)), HELD_OUT_EVERY)
+        digests = [self.calibration.source.digest(int(index)) for index in self.calibration.indices]
+        fitted, judged = split(digests, HELD_OUT_EVERY)
+        self.num_copies = len(digests) - len(fitted) - len(judged)
         if len(self.calibration) < LEAST_IMAGES:
             raise InputError(
                 f"A search needs at least {LEAST_IMAGES} calibration {loaded.evaluation.unit}s, of which it judges by "

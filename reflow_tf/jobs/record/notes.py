@@ -56,7 +56,8 @@ def doubt_inputs(run: Run) -> str | None:
     labels, dense = run.given.evaluation.labels, run.result.report.signals["dense"]
     if labels is None or len(dense.ranked) < _FEWEST_INPUTS:
         return None
-    right = float(np.mean(dense.ranked[..., 0] == labels[run.given.looked_into]))
+    best = dense.ranked[..., 0]
+    right = float(np.mean(best == labels[run.given.looked_into].reshape(best.shape)))  # labels may have axes of 1
     if dense.confidence - right < _MOST_OVERCONFIDENT:
         return None
     return (

@@ -8,7 +8,7 @@ import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.runtimes.device_script import to_floats, to_types
-from reflow_tf.runtimes.runtime import SeveralOfEach, make_inputs, run_in_pieces
+from reflow_tf.runtimes.runtime import SeveralOfEach, check_ends, make_inputs, run_in_pieces
 from reflow_tf.runtimes.tflm.arena import AMPLE_BYTES, find_arena, require_survivable
 from reflow_tf.runtimes.tflm.interpreter import describe_ends, invoke, name_tflm, open_interpreter, require_tflm
 
@@ -37,6 +37,7 @@ class TFLM(SeveralOfEach):
         self._input_shapes, self._output_shapes = (
             [details["shape"] for details in ends] for ends in (self._inputs, self._outputs)
         )
+        check_ends(self._input_shapes, self._output_shapes)
         for details in self._inputs:
             is_index = details["dtype"].kind in "iu" and not details["quantization"][0]
             if details["shape"][0] != 1 or not (details["dtype"] == np.int8 or is_index):

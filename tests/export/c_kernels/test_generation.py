@@ -137,7 +137,7 @@ def test_operators_without_a_kernel_are_named(drawing):
     ("arguments", "message"),
     [
         ({"kind": schema.TensorType.FLOAT32}, r"export with quantize='int8'\. Received: float32 at the input"),
-        ({"batch": 2}, r"a batch of 1 .* Received: \(2, 4, 4, 16\)"),
+        ({"batch": 2}, r"a batch of 1, .* Received: \(2, 4, 4, 16\)"),
         ({"dilation": 2}, r"CONV_2D only with dilation 1: change layer 'tensor1'\. Received: \(2, 2\)"),
     ],
 )
@@ -231,3 +231,20 @@ def test_an_output_that_is_another_one_reshaped_is_refused(drawing):
 def test_arguments_are_checked(drawing, arguments, message):
     with pytest.raises(InputError, match=message):
         generate_c(draw_convolution(drawing, 0.8), **arguments)
+
+
+def test_only_kernels_that_hold_sizes_in_16_bits_limit_them(drawing):
+    source = drawing.activation((1, 200, 200, 1), 0.05, 0)
+    flat = drawing.operator(
+        "RESHAPE", [source, drawing.constant(np.array([1, 40_000], np.int32))], drawing.activation((1, 40_000), 0.05, 0)
+    )
+    output = drawing.operator("RELU", [flat], drawing.activation((1, 40_000), 0.05, 0))
+    assert generate_c(drawing.finish(source, output))
+
+
+def test_a_constant_to_add_is_named(drawing):
+    source = drawing.activation((1, 4), 0.05, 0)
+    added = drawing.constant(np.array([[1, 2, 3, 4]], np.int8))
+    output = drawing.operator("ADD", [source, added], drawing.activation((1, 4), 0.05, 0))
+    with pytest.raises(InputError, match=r"ADD only with two operands that are no constants.* Received: 1$"):
+        generate_c(drawing.finish(source, output))

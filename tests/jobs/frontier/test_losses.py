@@ -51,9 +51,23 @@ def test_it_is_the_difference_of_probabilities(images, outputs):
     assert error == pytest.approx(100 * losses.std(ddof=1) / 2, abs=1e-3)
 
 
+def test_where_none_is_classed_otherwise_one_might_be(images):
+    """Or four images would be certain of any file that happens to class them alike."""
+    loss = ExpectedLoss(Fixed(PROBABILITIES), images, 3)
+    moved = PROBABILITIES + np.array([[-0.1, 0.1, 0.0], [0.0, 0.0, 0.0], [0.02, 0.0, -0.02], [0.15, -0.15, 0.0]])
+    expected, error = loss.measure(Fixed(moved))
+    least = np.mean([min(0.5, 0.2), 0, min(0.7, 0.04), min(0.2, 0.3)]) / 4
+    assert expected == 0 and error == pytest.approx(100 * least, rel=1e-4)
+
+
 def test_one_in_so_many_judges():
-    fitted, judged = split(range(10), 4)
+    fitted, judged = split([bytes([number]) for number in range(10)], 4)
     assert judged.tolist() == [3, 7] and sorted([*fitted, *judged]) == list(range(10))
+
+
+def test_nothing_is_fitted_to_copies_of_what_judges():
+    fitted, judged = split([b"a", b"b", b"c", b"b", b"b", b"d", b"d", b"a"], 4)
+    assert judged.tolist() == [3, 7] and fitted.tolist() == [2, 5, 6]
 
 
 def test_of_numbers_it_is_the_relative_error(images):

@@ -65,7 +65,7 @@ def test_a_network_that_fits_is_not_narrowed_to_fit():
 def test_what_would_cost_more_than_a_plain_conversion_is_not_made():
     cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.5)]
     reason = object_to("narrow 80 %, float32", "browser", build(1), cells)
-    assert reason == "it would cost 0.80 of float32, and plain int8 costs 0.50"
+    assert reason == "it would cost about 0.80 of float32, and plain int8 costs 0.50"
     assert object_to("narrow 80 %, int8", "browser", build(1), cells) is None
 
 
@@ -73,7 +73,7 @@ def test_zeros_are_priced_by_the_estimate_and_with_fewer_channels_less():
     costs = types.SimpleNamespace(foresee_zeros=lambda *_: 0.7)
     cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.6)]
     reason = object_to("sparse 50 %, float32", "raspberry_pi_4", build(1), cells, costs)
-    assert reason == "it would cost 0.70 of float32, and plain int8 costs 0.60"
+    assert reason == "it would cost about 0.70 of float32, and plain int8 costs 0.60"
     both = object_to("narrow 80 % and sparse 50 %, float32", "raspberry_pi_4", build(1), cells, costs)
     assert both is None  # 0.56
 
