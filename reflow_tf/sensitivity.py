@@ -2,11 +2,12 @@
 
 One kernel at a time is pruned and refitted (`sparsity.reconstruction`) at several sparsities while everything else
 stays dense; the batch norm behind it gets the moments that its new output has, which follow from the Gram of its input.
+A kernel that nothing can be fitted to (`gram.is_solvable`), such as a recurrent one, is pruned and left as it is.
 What is measured is the divergence of the outputs from the dense network's, on calibration images that nothing was
 fitted to.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -15,10 +16,11 @@ from reflow_tf.data.portions import take_first
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import Step, Steps, Stretch, read_steps
 from reflow_tf.models.fisher import gather_output_worth
-from reflow_tf.models.gram import MOST_READ, is_solvable
+from reflow_tf.models.gram import is_solvable
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.observation import check_batch
+from reflow_tf.models.precision import read_wide
 from reflow_tf.models.predictions import find_reading
 from reflow_tf.models.surgery import write_values
 from reflow_tf.repair.contract import Progress
@@ -45,7 +47,6 @@ MOST_FITTED, MOST_JUDGED = 512, 256
 MobileNetV2 at 70 %, 1,100 images to refit, divergence from the dense network on 400 others: 0.757 with 128 and 64,
 0.741 with 256 and 256, 0.736 with 512 and 256.
 """
-_MOST_NAMED = 5
 MOST_GROWTH = 1.5
 """What is kept of the judging images is moved on where it gets at most so many times as large.
 
@@ -72,21 +73,25 @@ def measure_sensitivity(
         task: what the model's outputs are taken for.
 
     Raises:
-        InputError: the model is subclassed, there are too few inputs, or a kernel has no rule for least squares.
+        InputError: the model is subclassed, there are too few inputs, or a layer is none that least squares takes (see
+            `fisher.gather_output_worth`).
     """
     steps, kernels = read_steps(model), find_kernels(model)
-    _require_solvable(steps, kernels, specs)
+    solvable = _find_solvable(steps, kernels, specs)
     images = take_first(batches, MOST_FITTED + MOST_JUDGED)
     if len(images) < 4:
         raise InputError(f"--allocation=auto needs at least 4 calibration inputs. Received: {len(images)}")
     check_batch(model, images)
     num_judged = max(1, min(len(images) // 3, MOST_JUDGED))
-    worth = gather_output_worth(model, specs, images[:-num_judged], task)
+    worth = gather_output_worth(model, list(solvable.values()), images[:-num_judged], task)
     fitted = images[:-num_judged], progress, "Watching what kernels compute"
-    sums = gather_own_equations(model, {spec.path: spec for spec in specs}, *fitted)
+    sums = gather_own_equations(model, solvable, *fitted)
     judge = _Judge(steps, images[-num_judged:], model, task)
-    chosen = {id(kernels.variables[spec.path]): spec for spec in specs}
+    chosen = {id(kernels.variables[path]): spec for path, spec in solvable.items()}
     curves = {}
+    for left in specs:
+        if left.path not in solvable:  # measured now, while everything is still ahead
+            curves[left.path] = _measure_masked(kernels.variables[left.path], left, patterns[left.path], judge)
     for step in progress(steps.steps, "Measuring sensitivity layer by layer"):
         for variable in getattr(step.operation, "_trainable_variables", ()):
             spec = chosen.get(id(variable))
@@ -97,17 +102,11 @@ def measure_sensitivity(
     return curves
 
 
-def _require_solvable(steps: Steps, kernels: KernelMap, specs: Sequence[LayerSpec]) -> None:
+def _find_solvable(steps: Steps, kernels: KernelMap, specs: Sequence[LayerSpec]) -> dict[str, LayerSpec]:
+    """Those that least squares refits, by their paths: of the model's own layers."""
     owners = {id(v): step.operation for step in steps for v in getattr(step.operation, "_trainable_variables", ())}
     of_each = ((spec, owners.get(id(kernels.variables[spec.path]))) for spec in specs)
-    refused = [spec.path for spec, owner in of_each if owner is None or not is_solvable(owner, spec)]
-    if refused:
-        others = f", and {len(refused) - _MOST_NAMED} more" if len(refused) > _MOST_NAMED else ""
-        raise InputError(
-            f"--allocation=auto needs kernels that least squares can fit: of the model's own layers, none inside a "
-            f"separable or recurrent one, an output of which reads at most {MOST_READ:,} numbers; leave the others out "
-            f"with --prunable=REGEX, or take another --allocation. Received: {', '.join(refused[:_MOST_NAMED])}{others}"
-        )
+    return {spec.path: spec for spec, owner in of_each if owner is not None and is_solvable(owner, spec)}
 
 
 class _Judge:
@@ -156,24 +155,46 @@ def _measure_kernel(
     judge: _Judge,
 ) -> SensitivityCurve:
     variable, norm = kernels.variables[spec.path], find_norm(step, steps)
-    variables = [variable, *((norm.moving_mean, norm.moving_variance) if norm else ())]
-    before = [np.array(v) for v in variables]
-    kernel = spec.to_canonical(before[0]).astype(np.float64)
+    kernel = spec.to_canonical(np.array(variable)).astype(np.float64)
     problem, (dense_mean, dense_variance) = sums.regularize(kernel), sums.moments.predict(kernel)
+
+    def settle(sparsity: float) -> None:
+        fit = fit_kernel(problem, kernel, worth, PlannedLayer(pattern, sparsity))
+        write_values(variable, spec.from_canonical(fit.kernel))
+        if norm:
+            mean, variance = sums.moments.predict(fit.kernel)
+            moments = follow_moments(norm, mean - dense_mean, variance, dense_variance)
+            write_values(norm.moving_mean, moments[0])
+            write_values(norm.moving_variance, moments[1])
+
+    return _try_each([variable, *((norm.moving_mean, norm.moving_variance) if norm else ())], settle, judge)
+
+
+def _measure_masked(variable: keras.Variable, spec: LayerSpec, pattern: Pattern, judge: _Judge) -> SensitivityCurve:
+    """Of a kernel that nothing refits: it is masked, and a batch norm behind it keeps its moments."""
+    kernel = spec.to_canonical(read_wide(variable))
+
+    def settle(sparsity: float) -> None:
+        mask = pattern.select(np.abs(kernel), sparsity)
+        write_values(variable, spec.from_canonical(np.where(mask, kernel, 0)))
+
+    return _try_each([variable], settle, judge)
+
+
+def _try_each(variables: Sequence[keras.Variable], settle: Callable[[float], None], judge: _Judge) -> SensitivityCurve:
+    """The curve, each sparsity settled from what the variables held before; they hold it again afterwards."""
+    before = [np.array(v) for v in variables]
+
+    def restore() -> None:
+        for v, value in zip(variables, before, strict=True):
+            v.assign(value)
+
     divergences = []
     try:
         for sparsity in SPARSITIES:
-            fit = fit_kernel(problem, kernel, worth, PlannedLayer(pattern, sparsity))
-            for v, value in zip(variables, before, strict=True):
-                v.assign(value)
-            write_values(variable, spec.from_canonical(fit.kernel))
-            if norm:
-                mean, variance = sums.moments.predict(fit.kernel)
-                moments = follow_moments(norm, mean - dense_mean, variance, dense_variance)
-                write_values(norm.moving_mean, moments[0])
-                write_values(norm.moving_variance, moments[1])
+            restore()
+            settle(sparsity)
             divergences.append(judge())
     finally:
-        for v, value in zip(variables, before, strict=True):
-            v.assign(value)
+        restore()
     return SensitivityCurve(SPARSITIES, tuple(divergences))

@@ -114,7 +114,10 @@ DISTRIBUTIONS = {
     "tensorflow_datasets": "tensorflow-datasets",
 }
 # What others have, that tools/ and benchmarks/ compare with, in environments of their own that they say how to make.
-INDEPENDENT = {"torch", "torchvision", "timm", "torch_pruning", "tensorflow_model_optimization"}
+INDEPENDENT = {
+    *("torch", "torchvision", "timm", "torch_pruning", "efficientnet_lite_pytorch"),
+    "tensorflow_model_optimization",
+}
 TOOL_EXTRAS = {"test", "dev", "docs"}  # every other extra is an optional integration
 
 

@@ -230,7 +230,7 @@ def test_cpus_are_those_that_can_be_emulated():
         ),
         ({"calibration_samples": 0}, "--calibration_samples must be at least 1. Received: 0"),
         ({"batch_size": 0}, "--batch_size must be at least 1. Received: 0"),
-        ({"export_batch_size": -1}, "--export_batch_size must be at least 1. Received: -1"),
+        ({"export_batch_size": -1}, "--export_batch_size must be from 1 to 65536. Received: -1"),
         ({"image_size": 0}, "--image_size must be at least 1. Received: 0"),
         ({"seed": -1}, "--seed must be from 0 to 4294967295. Received: -1"),
         ({"seed": 2**32}, "--seed must be from 0 to 4294967295. Received: 4294967296"),

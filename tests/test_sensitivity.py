@@ -7,15 +7,16 @@ from keras import layers
 
 from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
-from reflow_tf.models.gram import MOST_READ
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.pruning import prune
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import show_nothing
+from reflow_tf.repair.divergence import measure_divergence
 from reflow_tf.sensitivity import SPARSITIES, measure_sensitivity
 from reflow_tf.sparsity.layers import Kind
 from reflow_tf.sparsity.patterns import Unstructured
+from reflow_tf.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +76,6 @@ def test_an_activation_of_a_layers_own_changes_nothing():
         np.testing.assert_allclose(found[True][path].divergences, found[False][path].divergences, rtol=1e-3, atol=1e-7)
 
 
-def test_kernels_too_wide_to_be_solved_for_are_named_before_anything_is_computed():
-    wide = keras.Sequential([keras.Input((MOST_READ + 1,)), layers.Dense(2, name="wide")])
-    specs = find_kernels(wide).specs
-    with pytest.raises(InputError, match=r"at most 8,192 numbers; leave .* Received: wide/kernel"):
-        measure_sensitivity(wide, specs, {}, [np.zeros((4, MOST_READ + 1), np.float32)], show_nothing)
-
-
 def test_auto_needs_calibration(model):
     with pytest.raises(InputError, match=r"'auto' needs calibration inputs"):
         prune(model, PruneConfig(allocation="auto", repair="none"))
@@ -100,18 +94,32 @@ def measure(layer_or_layers, prunable=lambda spec: True):
 
 
 @pytest.mark.parametrize(
-    "layer, refused",
+    "layer, path",
     [
         (layers.SeparableConv2D(3, 3, padding="same", name="it"), "it/depthwise_kernel"),
         (layers.SeparableConv2D(8, 3, padding="same", name="it"), "it/depthwise_kernel"),
         (layers.Conv2DTranspose(4, 3, strides=2, output_padding=1, name="it"), "it/kernel"),
         (layers.EinsumDense("bhwc,hcd->bhwd", output_shape=(8, 8, 6), name="it"), "it/kernel"),
         (keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 1, name="inner")], name="it"), "it/inner/kernel"),
+        (layers.ConvLSTM1D(4, 3, name="it", return_sequences=True), "it/conv_lstm_cell/kernel"),
     ],
 )
-def test_kernels_that_nothing_is_fitted_to_are_named_before_anything_is_computed(layer, refused):
-    with pytest.raises(InputError, match=rf"needs kernels that least squares can fit.* Received: {refused}$"):
-        measure([layer])
+def test_what_nothing_is_fitted_to_is_measured_as_it_is_masked(layer, path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layers.Dense(3, "softmax")(layers.Flatten()(layer(image))))
+    kernels = find_kernels(model)
+    spec = next(spec for spec in kernels.specs if spec.path == path)
+    bits = read_bits(model.variables)
+    curve = measure_sensitivity(model, [spec], {spec.path: Unstructured()}, [images(1)], show_nothing)[spec.path]
+    assert read_bits(model.variables) == bits
+    judged, variable = images(1)[-32:], kernels.variables[spec.path]
+    dense, kernel = model(judged).numpy(), spec.to_canonical(np.array(variable))
+    for sparsity, found in zip(SPARSITIES, curve.divergences, strict=True):
+        mask = Unstructured().select(np.abs(kernel), sparsity)
+        variable.assign(spec.from_canonical(np.where(mask, kernel, 0)))
+        expected = measure_divergence(model(judged).numpy(), dense, Task.CLASSIFICATION)
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
 def test_the_second_half_of_a_separable_layer_is_measured():
