@@ -30,6 +30,7 @@ from reflow_tf.sparsity.masks import Masks, build_masks, count_zeros, is_sparse
 from reflow_tf.sparsity.patterns import Block
 from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
+from reflow_tf.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Weighing:
     weighed: Weighed
 
 
-Weighings = dict[tuple[bool, str], Weighing]
-"""Whether linear streams were turned, and the criterion -> what was found then."""
+Weighings = dict[tuple[bool, str, Task], Weighing]
+"""Whether linear streams were turned, the criterion, and what outputs are taken for -> what was found then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _plan_channels(
 ) -> Planned:
     """Which channels leave, and the masks with which they are neither computed nor read."""
     assert config.max_macs is not None and calibration is not None
-    asked = config.turns_streams, config.requested_criterion
+    asked = config.turns_streams, config.requested_criterion, config.known_task
     if (known := weighings.get(asked)) is not None:
         model.set_weights(known.weights)
     else:
