@@ -135,7 +135,7 @@ class Constant:
 
 def test_points_that_a_file_is_expected_to_lose():
     loss = ExpectedLoss(Constant([0.9, 0.2]), [np.zeros((3, 1))], 2, Task.MULTI_LABEL)
-    assert loss._best.tolist() == [[[1], [0]]] * 3
+    assert loss._best.tolist() == [[[1, 0], [0, 1]]] * 3  # on and not, the likelier first
     np.testing.assert_allclose(loss._of(np.array([[[0], [0]]] * 3))[0, :, 0], [0.1, 0.8], rtol=1e-6)
 
 

@@ -221,6 +221,7 @@ def test_a_preset_is_a_figure_of_its_own_on_every_kernel(command, given, tmp_pat
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "compare.html",
         "compare.json",
+        "compare.lock",
         "figure_3.svg",
     ]
     document = json.loads((tmp_path / "out" / "compare.json").read_text())
