@@ -251,9 +251,7 @@ def _prune(
     given = selection.chosen, config, limit, calibration, progress, stopwatch, complain, weighings
     planned = plan_masks(model, *given)
     pruned = PrunedModel(model, planned.masks, read_weights(model), config.known_task)
-    before = kernels.read()
-    write_masks(kernels, planned.masks)
-    removed = any(before[path][~mask].any() for path, mask in planned.masks.items())
+    removed = write_masks(kernels, planned.masks)
     signals.measure("pruned", model, unchanged_from=None if removed else "dense")
     with stopwatch.timed("repair"):
         pruned, repair = _repair(pruned, config, planned.plan, calibration, progress, crew)

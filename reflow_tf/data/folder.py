@@ -64,10 +64,10 @@ class FolderSource(ImageSource):
             )
         paths = [path for images in classes.values() for path in images]
         counts = [len(images) for images in classes.values()]
+        numbers = np.repeat(_class_indices(list(classes), folder, request), counts)
         if request.labels is Labels.NONE:
-            return cls(paths, None, np.repeat(_number_classes(list(classes), folder, request), counts))
-        labels = np.repeat(_class_indices(list(classes), folder, request), counts)
-        return cls(paths, check_labels(labels, request.num_classes, str(folder)))
+            return cls(paths, None, numbers)
+        return cls(paths, check_labels(numbers, request.num_classes, str(folder)))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -97,18 +97,12 @@ class FolderSource(ImageSource):
             raise decoding.unreadable(self.name_of(index), error) from error
 
 
-def _number_classes(sub_folders: list[str], folder: Path, request: SourceRequest) -> list[int]:
-    """Of sub-folders that are no outputs of the network: by --class_names, or in their order."""
-    if request.class_names is not None:
-        return [index_of_class(name, request.class_names, str(folder)) for name in sub_folders]
-    return list(range(len(sub_folders)))
-
-
 def _class_indices(sub_folders: list[str], folder: Path, request: SourceRequest) -> list[int]:
-    """The network's output for each sub-folder."""
+    """The network's output for each sub-folder; where it names no classes, their order."""
     if request.class_names is not None:
         return [index_of_class(name, request.class_names, str(folder)) for name in sub_folders]
-    if request.num_classes is not None and len(sub_folders) != request.num_classes:
+    are_outputs = request.labels is not Labels.NONE
+    if are_outputs and request.num_classes is not None and len(sub_folders) != request.num_classes:
         raise InputError(
             f"without --class_names, a data folder must have one sub-folder for each of the model's "
             f"{request.num_classes} classes. A folder with only some of them needs --class_names=FILE, one class "

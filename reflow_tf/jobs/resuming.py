@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from reflow_tf.data.batches import ImageStream
@@ -96,17 +95,19 @@ def describe_settings(job: JobConfig, loaded: LoadedModel, version: str, *sets: 
         "weights": loaded.weights,
         "data": job.data or loaded.default_data,
         "reflow_tf": version,
-        "sha256": _digest(loaded.model, *sets),
+        "sha256": _digest(loaded, *sets),
     }
 
 
-def _digest(model: keras.Model, *sets: ImageStream) -> str:
+def _digest(loaded: LoadedModel, *sets: ImageStream) -> str:
     """SHA-256 of the network, the images and their labels: a file may change behind its name."""
-    try:
-        found = hashlib.sha256(model.to_json().encode())
-    except Exception:  # whatever a layer's get_config raises: a subclassed model tells its weights alone
-        found = hashlib.sha256(type(model).__qualname__.encode())
-    for bits in read_bits(model.weights):
+    found = hashlib.sha256()
+    if loaded.weights is None:  # a file; what the zoo builds is known by its name, and Keras numbers its layers anew
+        try:
+            found.update(loaded.model.to_json().encode())
+        except Exception:  # whatever a layer's get_config raises: a subclassed model tells its weights alone
+            found.update(type(loaded.model).__qualname__.encode())
+    for bits in read_bits(loaded.model.weights):
         found.update(bits)
     for images in sets:
         for index in images.indices:

@@ -106,16 +106,22 @@ def without_zero_biases(model: keras.Model) -> Iterator[None]:
             bias.assign(np.zeros(bias.shape))
 
 
-def write_masks(kernels: KernelMap, masks: Masks) -> None:
+def write_masks(kernels: KernelMap, masks: Masks) -> bool:
     """Zeroes the masked weights in place; every kept weight stays bit-identical.
 
     Args:
         kernels: of the model that is written to.
         masks: path -> boolean mask in canonical layout.
+
+    Returns:
+        Whether any of those weights was not zero already.
     """
+    removed = False
     for spec in kernels.specs:
         if spec.path in masks:
             variable = kernels.variables[spec.path]
-            kernel = keras.ops.convert_to_numpy(variable)
+            kernel, kept = keras.ops.convert_to_numpy(variable), spec.from_canonical(masks[spec.path])
+            removed = removed or bool(np.any(kernel[~kept]))
             # A product would leave -0.0 where a negative weight was.
-            variable.assign(np.where(spec.from_canonical(masks[spec.path]), kernel, np.zeros_like(kernel)))
+            variable.assign(np.where(kept, kernel, np.zeros_like(kernel)))
+    return removed

@@ -176,12 +176,9 @@ def accuracy_sentence(report: Report) -> str:
     if report["fidelity"]:
         errors = {stage: _relative_error(report, stage) for stage in ("pruned", "repaired", "file")}
         worst, share = (report["fidelity"]["file"][key] for key in ("worst", "share_of_variation"))
-        of_spread = (
-            ""
-            if share is None
-            # of a single input, outputs vary by nothing
-            else (f"; of what the dense model's outputs vary by from one to the next, it is {percent(share)}")
-        )
+        of_spread = ""
+        if share is not None:  # as of a single input, whose outputs vary by nothing
+            of_spread = f"; of what the dense model's outputs vary by from one to the next, it is {percent(share)}"
         before = (
             ""
             if is_plain(report)

@@ -12,8 +12,9 @@ from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import comparison
 from reflow_tf.jobs.comparison import Bench, Cell, Outcome, run, study_kernels
-from reflow_tf.jobs.resuming import locked
+from reflow_tf.jobs.resuming import describe_settings, locked
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.loading import load_model
 from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.pruning import prune
@@ -318,3 +319,9 @@ def test_what_outputs_are_taken_for_is_a_setting(numbers, tmp_path, monkeypatch)
     canned_cells(monkeypatch)
     run(numbers, MAGNITUDE, [0.5], "1")
     assert from_json((tmp_path / "out" / comparison.JSON).read_bytes())["settings"]["task"] == "fidelity"
+
+
+def test_a_network_of_the_zoo_is_the_same_however_often_it_was_built(job):
+    """Keras numbers layers that have no name of their own through the whole process."""
+    digests = {describe_settings(job, load_model("mobilenet_v2"), "1")["sha256"] for _ in range(2)}
+    assert len(digests) == 1

@@ -44,14 +44,14 @@ class Workshop:
     def __init__(self, job: JobConfig, crew: Crew):
         loaded = pipeline.open_given(job, Stopwatch())
         self.calibration: CalibrationSet = loaded.calibration
-        digests = [self.calibration.source.digest(int(index)) for index in self.calibration.indices]
-        fitted, judged = split(digests, HELD_OUT_EVERY)
-        self.num_copies = len(digests) - len(fitted) - len(judged)
         if len(self.calibration) < LEAST_IMAGES:
             raise InputError(
                 f"A search needs at least {LEAST_IMAGES} calibration {loaded.evaluation.unit}s, of which it judges by "
                 f"one in {HELD_OUT_EVERY}. Received: {len(self.calibration)}"
             )
+        digests = [self.calibration.source.digest(int(index)) for index in self.calibration.indices]
+        fitted, judged = split(digests, HELD_OUT_EVERY)
+        self.num_copies = len(digests) - len(fitted) - len(judged)
         self.given: Given = dataclasses.replace(loaded, calibration=self.calibration.select(fitted))
         self.num_judged = len(judged)
         self._held = EvaluationSet(
