@@ -111,7 +111,7 @@ def test_a_link_is_followed_and_what_is_no_file_stays(command, model, tmp_path):
     assert done.code == 2 and "--output must be a file, new or to be replaced. Received: " in done.error
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "link.json").symlink_to(tmp_path / "there.json")
-    assert command(benchmark, model=model, output=tmp_path / "link.json", rounds=3).code == 0
+    assert command(benchmark, model=model, runtime="litert", output=tmp_path / "link.json", rounds=3).code == 0
     assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "there.json").read_text())
 
 
