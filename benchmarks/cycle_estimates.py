@@ -20,8 +20,8 @@ import keras
 import numpy as np
 from absl import app, flags
 
+from reflow_tf.choices import FORMATS
 from reflow_tf.export.tflite import export_tflite
-from reflow_tf.jobs.frontier.devices import FORMATS
 from reflow_tf.models.loading import load_model
 from reflow_tf.runtimes.aarch64 import cpus
 from reflow_tf.runtimes.aarch64.runtime import AArch64

@@ -51,6 +51,8 @@ IOS = ("int8", "float")
 
 # Found by what the file is to fit into; or by what the network and its data look like.
 AUTO = "auto"
+# Number formats of a file -> how --quantize spells them.
+FORMATS = {"float32": "none", "float16": "float16", "int8": "int8"}
 # What a network's outputs are taken for.
 TASKS = (AUTO, *Task)
 # As a sparsity: the zeros that the model came with.

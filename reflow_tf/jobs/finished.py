@@ -189,18 +189,22 @@ def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...], n
     return recorded or Preprocessing((height, width), channels, scaling)
 
 
+def require_preparation(config: EvaluateConfig, *, are_images: bool) -> None:
+    """Raises InputError where nothing says how the network of a file wants the pixels of its images."""
+    if are_images and config.preprocess == "auto" and _recorded_preprocessing(config, False) is None:
+        raise InputError(
+            f"--preprocess must say how pixels are scaled where no config.json of the pruning tool is beside the model "
+            f"('none' where they are not). Received: {config.model}, alone"
+        )
+
+
 def draw_inputs(source: EvaluateConfig, runtime: Runtime, num_inputs: int) -> np.ndarray:
     """Real images as the network of a file takes them, float32 (num_inputs, *sample), drawn evenly from all.
 
     Raises:
         InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
     """
-    are_images = len(runtime.input_shape) == 1 + IMAGE_RANK
-    if are_images and source.preprocess == "auto" and _recorded_preprocessing(source, False) is None:
-        raise InputError(
-            f"--preprocess must say how pixels are scaled where no config.json of the pruning tool is beside the model "
-            f"('none' where they are not). Received: {source.model}, alone"
-        )
+    require_preparation(source, are_images=len(runtime.input_shape) == 1 + IMAGE_RANK)
     images = load_evaluation(
         source.data,
         preprocessing=choose_preprocessing(source, runtime.input_shape, runtime.num_inputs),

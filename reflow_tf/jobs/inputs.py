@@ -1,7 +1,9 @@
 """What a job calibrates and what it scores with, and what the network's outputs are taken for there."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
+from reflow_tf.data.as_stored import Preparation
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.data.loading import load_sets
 from reflow_tf.data.sources import Labels
@@ -46,20 +48,50 @@ def open_sets(job: JobConfig, loaded: LoadedModel, foreseen: Task | None) -> tup
     data = job.data or loaded.default_data
     if data is None:
         raise InputError("--data is needed: only the embedded weights come with data of their own. Received: none")
+    calibration, evaluation, task = read_sets(job, data, loaded, foreseen)
+    if task.names_classes:
+        require_classifier(loaded.num_classes, job.model)
+        require_label_maps(loaded.model, loaded.positions, evaluation, task)
+    return calibration, evaluation, task
+
+
+class Network(Protocol):
+    """What reading data needs to know of whatever the data is for.
+
+    Attributes:
+        preprocessing: stored input -> what it takes.
+        num_classes: length of the output's last axis; None where it is not known.
+        positions: the output's axes between the first and the last.
+    """
+
+    @property
+    def preprocessing(self) -> Preparation: ...
+
+    @property
+    def num_classes(self) -> int | None: ...
+
+    @property
+    def positions(self) -> tuple[int | None, ...]: ...
+
+
+def read_sets(
+    job: JobConfig, data: str, network: Network, foreseen: Task | None
+) -> tuple[CalibrationSet, EvaluationSet, Task]:
+    """The two sets that the job names, of a network in Keras or in a file, and the task; no input is in both.
+
+    Raises:
+        InputError: they cannot be used with the network.
+    """
     calibration, evaluation = load_sets(
         data,
         job.eval_data,
-        preprocessing=loaded.preprocessing,
-        num_classes=None if foreseen is None and loaded.num_classes == 1 else loaded.num_classes,
-        positions=loaded.positions,
+        preprocessing=network.preprocessing,
+        num_classes=None if foreseen is None and network.num_classes == 1 else network.num_classes,
+        positions=network.positions,
         class_names_path=job.class_names,
         calibration_samples=job.calibration_samples,
         batch_size=job.batch_size,
         seed=job.seed,
         labels=_READ[foreseen],
     )
-    task = foreseen or (Task.FIDELITY if evaluation.labels is None else Task.CLASSIFICATION)
-    if task.names_classes:
-        require_classifier(loaded.num_classes, job.model)
-        require_label_maps(loaded.model, loaded.positions, evaluation, task)
-    return calibration, evaluation, task
+    return calibration, evaluation, foreseen or (Task.FIDELITY if evaluation.labels is None else Task.CLASSIFICATION)

@@ -258,9 +258,9 @@ def build(content: bytes, sources: CSources, board: str) -> CortexM:
     return CortexM(sources.files, inputs, outputs, board=board)
 
 
-def require_measure(job: JobConfig) -> None:
-    """Checks, before the long work, that what measures the target's files is installed; raises InputError."""
-    if (require := _REQUIRED.get(job.target.name)) is not None:
+def require_measure(target: str) -> None:
+    """Checks, before the long work, that what measures a target's files is installed; raises InputError."""
+    if (require := _REQUIRED.get(target)) is not None:
         require()
 
 

@@ -75,7 +75,7 @@ def run(job: JobConfig, command: Sequence[str] = ()) -> Report:
     folder = _open_folder(job)
     for name in job.benchmark:
         require_runtime(name)
-    microcontroller.require_measure(job)
+    microcontroller.require_measure(job.target.name)
     keras.utils.set_random_seed(job.seed)
     stopwatch = Stopwatch()
     address = Address.of(job.model, **job.model_options)

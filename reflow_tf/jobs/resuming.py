@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,19 +88,31 @@ def describe_settings(job: JobConfig, loaded: LoadedModel, version: str, *sets: 
         version: of this package.
         sets: the images.
     """
+    own = {"weights": loaded.weights, "data": job.data or loaded.default_data}
+    return _describe(job, own, version, _hash_network(loaded), sets)
+
+
+def describe_file_settings(job: JobConfig, content: bytes, version: str, *sets: ImageStream) -> dict[str, Any]:
+    """The same where the job's model is a finished file, `content`."""
+    return _describe(job, {}, version, hashlib.sha256(content), sets)
+
+
+def _describe(
+    job: JobConfig, own: dict[str, Any], version: str, digest: "hashlib._Hash", sets: Iterable[ImageStream]
+) -> dict[str, Any]:
+    """The flags, and SHA-256 of the network, the images and their labels: a file may change behind its name."""
     names = ("model", "data", "eval_data", "class_names", "preprocess", "image_size", "custom_objects")
     numbers = ("calibration_samples", "batch_size", "seed")
-    return {
-        **{name: getattr(job, name) for name in (*names, *numbers)},
-        "weights": loaded.weights,
-        "data": job.data or loaded.default_data,
-        "reflow_tf": version,
-        "sha256": _digest(loaded, *sets),
-    }
+    for images in sets:
+        for index in images.indices:
+            digest.update(images.source.digest(int(index)))
+        labels = images.source.labels
+        digest.update(b"" if labels is None else np.asarray(labels)[images.indices].tobytes())
+    given = {name: getattr(job, name) for name in (*names, *numbers)}
+    return {**given, "weights": None, **own, "reflow_tf": version, "sha256": digest.hexdigest()}
 
 
-def _digest(loaded: LoadedModel, *sets: ImageStream) -> str:
-    """SHA-256 of the network, the images and their labels: a file may change behind its name."""
+def _hash_network(loaded: LoadedModel) -> "hashlib._Hash":
     found = hashlib.sha256()
     if loaded.weights is None:  # a file; what the zoo builds is known by its name, and Keras numbers its layers anew
         try:
@@ -109,12 +121,7 @@ def _digest(loaded: LoadedModel, *sets: ImageStream) -> str:
             found.update(type(loaded.model).__qualname__.encode())
     for bits in read_bits(loaded.model.weights):
         found.update(bits)
-    for images in sets:
-        for index in images.indices:
-            found.update(images.source.digest(int(index)))
-        labels = images.source.labels
-        found.update(b"" if labels is None else np.asarray(labels)[images.indices].tobytes())
-    return found.hexdigest()
+    return found
 
 
 def require_same(settings: Mapping[str, Any], before: Mapping[str, Any], what: str, folder: pathlib.Path) -> None:

@@ -257,7 +257,7 @@ def _check_file(path: pathlib.Path) -> None:
     if path.suffix == ".tflite":
         raise InputError(
             f"--model must have Keras's layers here, which a .tflite file has no more: explain, evaluate, benchmark, "
-            f"device_kit, firmware and rewrite take it as it is. Received: {path}"
+            f"frontier, device_kit, firmware and rewrite take it as it is. Received: {path}"
         )
     if path.suffix not in SUFFIXES:
         raise InputError(f"--model must be {_list_choices()}.{_suggest(path.name)} Received: {path}")
@@ -281,7 +281,7 @@ def _check_folder(path: pathlib.Path) -> None:
         raise InputError(
             f"--model must have Keras's layers, which this SavedModel does not ({METADATA} is missing; Keras 3's "
             f"model.export and TensorFlow's converters write none): save the model as .keras where it was built. A "
-            f".tflite made of it goes into explain, evaluate, benchmark, device_kit and rewrite as it is. "
+            f".tflite made of it goes into explain, evaluate, benchmark, frontier, device_kit and rewrite as it is. "
             f"Received: {path}"
         )
 

@@ -18,8 +18,9 @@ from reflow_tf.report.wording import SPACE, count, interval, percent, plural, se
 Document = dict[str, Any]
 """Plain JSON: version, command, settings, device, data, cells, what was left out, and the answer."""
 
-VERSION = 4
+VERSION = 5
 _PLAIN = "plain"
+_SHAPES = "Squares: plain conversions; circles: pruned"
 _SAME = 0.02  # costs so close are called the same
 
 
@@ -59,16 +60,23 @@ def headline(document: Document) -> str:
         hope = f" The least is expected of {least['name']}: {_expected(least)}." if least else ""
         return f"{place} nothing that was tried can be trusted to lose at most {_limit(document)} of {what}.{hope}"
     against = _against(document, chosen, 1.0, 1.0 if document["device"]["estimates_cycles"] else None, _first(document))
+    is_file = _is_of_file(document)
+    ship = f"{place} ship {'the file ' if is_file else ''}{chosen['name']}"
     if chosen["kind"] == _PLAIN:
         verb = "is" if document["device"]["unit"] == "ms" else "takes"
         gained = "" if price(chosen) > 1 - _SAME else f" It {verb} {against}."
-        beaten = "nothing that was pruned beats it here."
+        beaten = f"nothing that was {'made of it' if is_file else 'pruned'} beats it here."
         if document["not_tried"]:
             beaten = f"nothing that was tried in time beats it here; not tried: {len(document['not_tried'])}."
-        return f"{place} ship {chosen['name']}: {beaten}{gained} {_loss(document, chosen)}"
-    if plain and abs(price(plain) - 1) > _SAME:
+        return f"{ship}: {beaten}{gained} {_loss(document, chosen)}"
+    if plain and plain is not chosen and abs(price(plain) - 1) > _SAME:
         against += f" and {_against(document, chosen, plain['cost_share'], plain['cycles_share'], plain['name'])}"
-    return f"{place} ship {chosen['name']}: {against}. {_loss(document, chosen)}"
+    return f"{ship}: {against}. {_loss(document, chosen)}"
+
+
+def _is_of_file(document: Document) -> bool:
+    """Whether a finished file was given, of which nothing is pruned."""
+    return bool(document["given"] == "file")
 
 
 def _nearest(document: Document) -> str:
@@ -95,7 +103,10 @@ def _against(document: Document, cell: dict[str, Any], share: float, cycles: flo
 
 
 def _first(document: Document) -> str:
-    return "the float32 file" if document["device"]["runtime"] != "microcontroller" else "the dense int8 file"
+    is_microcontroller = document["device"]["runtime"] == "microcontroller"
+    if _is_of_file(document):
+        return "the file with its zeros stored" if is_microcontroller else "the file as it is"
+    return "the dense int8 file" if is_microcontroller else "the float32 file"
 
 
 def _limit(document: Document) -> str:
@@ -203,16 +214,18 @@ def render(document: Document) -> str:
     judged = plural(data["judged"], f"calibration {unit}")
     scored = plural(data["evaluation"], f"evaluation {unit}")
     as_far_as = ", as far as the dense network's own probabilities can be believed"
+    fitted = f"; {count(data['fitted'])} others were fitted to" if data["fitted"] else ""
+    shapes = "Square: the file as it is; circles: made of it" if _is_of_file(document) else _SHAPES
     lead = (
         f"Measured: {device['description']}. Scores are of {scored}. Files were chosen by what they are expected to "
         f"lose (± a standard error) on {judged} that none was fitted to"
-        f"{'' if data['measure'] == 'fidelity' else as_far_as}; {count(data['fitted'])} others were fitted to. With "
-        f"95 % probability that may be at most {_limit(document)}."
+        f"{'' if data['measure'] == 'fidelity' else as_far_as}{fitted}. With 95 % probability that may be at most "
+        f"{_limit(document)}."
     )
     caption = (
         f"{measure(document).capitalize()} on the evaluation {unit}s against the cost of an inference, as a share of "
-        f"{_first(document)}. Squares: plain conversions; circles: pruned; numbers: rows of the table. Ringed: "
-        f"recommended. Whiskers: {nouns.interval(unit, _positions(document), data['measure'] == 'fidelity')}."
+        f"{_first(document)}. {shapes}; numbers: rows of the table. Ringed: recommended. "
+        f"Whiskers: {nouns.interval(unit, _positions(document), data['measure'] == 'fidelity')}."
     )
     parts = [
         element(
@@ -242,7 +255,8 @@ def _table(document: Document) -> Markup:
         heading = (*heading, "flash", "RAM")
     body = []
     for number, cell in enumerate(ordered(document), start=1):
-        link = element("a", f"{number}. {cell['name']}", href=f"cells/{cell['folder']}/report.html")
+        page = "" if _is_of_file(document) else "report.html"  # a finished file has only itself
+        link = element("a", f"{number}. {cell['name']}", href=f"cells/{cell['folder']}/{page}")
         bounds = bounds_of(cell["score"])
         shown = list(_numbers(document, cell))
         shown[-3] += f" ({interval(bounds)})" if bounds else ""
@@ -255,15 +269,22 @@ def _table(document: Document) -> Markup:
 
 def _commands(document: Document) -> Markup:
     """What makes each file again."""
-    made = (
-        (cell["name"], element("code", "python -m reflow_tf.tools.prune " + shlex.join(_elsewhere(cell))))
+    made = [
+        (cell["name"], element("code", f"python -m reflow_tf.tools.{_tool(document)} {shlex.join(elsewhere)}"))
         for cell in ordered(document)
-    )
-    return table(made, ("file", "made by, here without the images that judge"))
+        if (elsewhere := _elsewhere(document, cell))
+    ]
+    return table(made, ("file", "made by" + ("" if _is_of_file(document) else ", here without the images that judge")))
 
 
-def _elsewhere(cell: dict[str, Any]) -> list[str]:
-    """A cell's command with a folder of its own: the cell's is there already."""
+def _tool(document: Document) -> str:
+    return "rewrite" if _is_of_file(document) else "prune"
+
+
+def _elsewhere(document: Document, cell: dict[str, Any]) -> list[str]:
+    """A cell's command with a place of its own: the cell's is there already; [] for a file that was given."""
+    if _is_of_file(document):
+        return [*cell["command"], f"--output={cell['folder']}.tflite"] if cell["command"] else []
     kept = [flag for flag in cell["command"] if not flag.startswith("--output_dir=")]
     return [*kept, f"--output_dir=reflow_out/{cell['folder']}"]
 

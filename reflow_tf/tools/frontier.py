@@ -11,6 +11,9 @@ Writes frontier.json and frontier.html into --output_dir anew after each candida
 own, as reflow_tf.tools.prune would, and the recommended one into best/, with what proves it on the device: a device
 kit, or C for a microcontroller. Of several devices each has such a folder of its own in --output_dir, and what they
 share is made once. The same command goes on where it was interrupted.
+
+Of a .tflite file there is nothing to prune: candidates are the file as it is, without its zeros, and with float16
+arithmetic, and nothing is fitted to images.
 """
 
 import sys
@@ -30,7 +33,7 @@ from reflow_tf.tools.shared_flags import JobFlags, define_memory_budget, define_
 
 FLAGS = command_line.new_flags()
 
-JOB = JobFlags(FLAGS)
+JOB = JobFlags(FLAGS, ".keras, Keras .h5 or .tflite")
 DEVICE = flags.DEFINE_list(
     "device",
     None,

@@ -30,6 +30,8 @@ FLAGS = command_line.new_flags()
 
 _TARGETS = tuple(name for name, target in TARGETS.items() if target.storage != "dense")
 
+_AS_USUAL = PruneConfig.target, PruneConfig.device, PruneConfig.ballast
+
 MODEL = flags.DEFINE_string("model", None, "The path of a .tflite file.", flag_values=FLAGS)
 OUTPUT = flags.DEFINE_string("output", None, "The .tflite file to write.", flag_values=FLAGS)
 TARGET = flags.DEFINE_string(
@@ -39,6 +41,13 @@ TARGET = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 DEVICE = shared_flags.define_device(FLAGS)
+FLOAT16_ARITHMETIC = flags.DEFINE_bool(
+    "float16_arithmetic",
+    False,
+    "In place of all that: let CPUs that have float16 arithmetic (ARMv8.2 and newer) compute the file in it; elsewhere "
+    "it runs as before. Needs a file without sparse tensors; frontier --device=phone checks what it computes so.",
+    flag_values=FLAGS,
+)
 BALLAST = shared_flags.define_ballast(FLAGS)
 OVERWRITE = shared_flags.define_overwrite(FLAGS, "Replace an --output that exists.")
 
@@ -59,6 +68,7 @@ class RewriteConfig:
     device: str | None
     ballast: str
     overwrite: bool
+    float16_arithmetic: bool = False
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, _TARGETS)
@@ -67,6 +77,11 @@ class RewriteConfig:
             raise InputError(
                 f"--model must be a .tflite file; for what Keras saved, prune --sparsity=existing keeps its zeros. "
                 f"Received: {self.model}"
+            )
+        if self.float16_arithmetic and (self.target, self.device, self.ballast) != _AS_USUAL:
+            raise InputError(
+                f"--float16_arithmetic changes nothing else: it goes without --target, --device and --ballast. "
+                f"Received: --target={self.target} --device={self.device} --ballast={self.ballast}"
             )
         if self.output.exists() and not self.overwrite:
             raise InputError(
@@ -83,27 +98,26 @@ def read_config() -> RewriteConfig:
         DEVICE.value,
         BALLAST.value,
         OVERWRITE.value,
+        FLOAT16_ARITHMETIC.value,
     )
 
 
 def rewrite(config: RewriteConfig) -> int:
     """Writes the file and says what it gained; returns the exit code."""
-    from reflow_tf.export.operators import read_operators  # TensorFlow takes seconds: bad flags answer before it
-    from reflow_tf.export.tflite import rewrite_tflite
-    from reflow_tf.runtimes.litert import read_tflite
+    from reflow_tf.jobs import rewriting  # TensorFlow takes seconds: bad flags answer before it
+    from reflow_tf.runtimes.litert import LiteRT, read_tflite
 
     target = PruneConfig(target=config.target, device=config.device, ballast=config.ballast).hardware
     given = read_tflite(pathlib.Path(config.model).expanduser())
-    file = rewrite_tflite(
-        given, storage=target.storage, rewrite=target.rewrite, ballast=config.ballast, device=config.device
-    )
-    verdict = target.judge(read_operators(file.content))
-    if target.storage == "bitmap" and not verdict.eligible:  # nothing else reads bitmaps
-        reasons = [blocker.reason for blocker in verdict.blockers] or [verdict.statement]
-        raise InputError(
-            f"--target={target.name} needs a file that it runs, and that has zeros enough to save some. "
-            f"Received: {config.model}: {reasons[0].rstrip('.')}"
-        )
+    if config.float16_arithmetic:
+        content = rewriting.change_arithmetic(given, config.model)
+        LiteRT(content)  # refuses what it cannot run
+        write_file(config.output, content)
+        with command_line.printing():
+            print("CPUs with float16 arithmetic compute the file in it; no constant was changed.")
+            print(f"\nWrote {config.output}.")
+        return command_line.UNMET if content is given else command_line.DONE
+    file, verdict = rewriting.rewrite(given, target, config.ballast, config.device, config.model)
     write_file(config.output, file.content)
     with command_line.printing():
         print("\n".join(_describe(len(given), file, verdict)))

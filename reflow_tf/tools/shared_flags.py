@@ -26,11 +26,13 @@ _SOURCES = (
 # What --preprocess=auto means for a file.
 AS_RECORDED = "as the config.json beside the file says, which the pruning tool writes; without one, none"
 
+KERAS_FILES = ".keras or Keras .h5"
+
 Flags = flags.FlagValues
 Flag = flags.FlagHolder
 
 
-def define_model(own: Flags, files: str = ".keras or Keras .h5") -> Flag[str | None]:
+def define_model(own: Flags, files: str = KERAS_FILES) -> Flag[str | None]:
     """--model: a zoo name or a file; `files` says which kinds."""
     described = f"A zoo name ({_ZOO}) or the path of a {files} file, or of a Keras 2 SavedModel folder."
     return flags.DEFINE_string("model", None, described, flag_values=own)
@@ -248,10 +250,11 @@ class JobFlags:
 
     Args:
         own: of the tool.
+        files: kinds of model files that it takes.
     """
 
-    def __init__(self, own: Flags):
-        self._model = define_model(own)
+    def __init__(self, own: Flags, files: str = KERAS_FILES):
+        self._model = define_model(own, files)
         self._others = (
             define_weights(own),
             define_data(own),
@@ -281,4 +284,5 @@ class JobFlags:
 
 def name_model(model: str) -> str:
     """What results are called after: a zoo name as it is, a file without its folder and suffix."""
-    return model.replace("\\", "/").rstrip("/").rpartition("/")[2].removesuffix(".keras").removesuffix(".h5")
+    name = model.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return name.removesuffix(".keras").removesuffix(".h5").removesuffix(".tflite")

@@ -15,7 +15,7 @@ from reflow_tf.data.split import split_indices
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
-from reflow_tf.jobs.frontier import search
+from reflow_tf.jobs.frontier import network_workshop, search
 from reflow_tf.jobs.frontier.devices import find_devices
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.predictions import find_task
@@ -242,9 +242,11 @@ def test_a_gate_counts_the_relative_error(folder, tmp_path):
 
 def test_a_search_for_the_file_to_ship(folder, tmp_path, monkeypatch):
     wanted = ("plain float32", "plain int8", "narrow 80 %, int8")
-    every = search.list_candidates
+    every = network_workshop.list_candidates
     monkeypatch.setattr(
-        search, "list_candidates", lambda *args, **options: [c for c in every(*args, **options) if c.name in wanted]
+        network_workshop,
+        "list_candidates",
+        lambda *args, **options: [c for c in every(*args, **options) if c.name in wanted],
     )
     base = PruneConfig(target="storage", sparsity=0.0, repair="none")
     job = JobConfig(str(folder / "model.keras"), str(tmp_path / "out"), base, data=str(folder / "data.npz"))

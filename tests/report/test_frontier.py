@@ -42,6 +42,7 @@ def document():
     return {
         "version": frontier.VERSION,
         "command": ["frontier"],
+        "given": "network",
         "settings": {"model": "net<script>", "seed": 0, "flash_budget": None, "ram_budget": None},
         "device": {
             "name": "phone",
@@ -226,3 +227,25 @@ def test_the_picture_stands_alone_and_names_every_file(document, load_tool):
     classes = {name for element in picture.iter() for name in element.get("class", "").split()}
     assert {name for name in classes if f".{name}" not in style} <= {"value", "label"}
     assert picture.get("aria-label").startswith("On a Cortex-A76 ship narrow 80 %, int8")
+
+
+def test_of_a_finished_file_nothing_was_pruned(document):
+    cells = [
+        make_cell("as it is", "plain", 1.0, 0.8, 0.0),
+        make_cell("without its zeros", "sparse", 0.5, 0.8, 0.0),
+        make_cell("with float16 arithmetic", "converted", 0.6, 0.8, 0.0),
+    ]
+    cells[0]["command"] = []
+    answer = {"recommended": "without its zeros", "best_plain": "as it is"}
+    document |= {"given": "file", "cells": cells, "not_tried": [], "answer": document["answer"] | answer}
+    sentence = frontier.headline(document)
+    assert sentence.startswith(
+        "On a Cortex-A76 ship the file without its zeros: 2.0 times fewer instructions than the file"
+    )
+    page = frontier.render(document)
+    assert (
+        page.count("reflow_tf.tools.rewrite") == 2 and "circles: pruned" not in page and "images that judge" not in page
+    )
+    document["answer"] |= {"recommended": "as it is"}
+    beaten = "On a Cortex-A76 ship the file as it is: nothing that was made of it beats it here. It lost 0.0 points"
+    assert frontier.headline(document).startswith(beaten)

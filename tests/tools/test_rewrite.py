@@ -6,11 +6,11 @@ import pytest
 from keras import layers
 
 from reflow_tf.export.equivalence import compute_same, relative_difference
-from reflow_tf.export.half_precision import allow_float16
+from reflow_tf.export.half_precision import allow_float16, allows_float16
 from reflow_tf.export.operators import read_operators
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.targets.xnnpack import XNNPack
-from reflow_tf.tools import frontier, rewrite
+from reflow_tf.tools import prune, rewrite
 
 
 def build(share):
@@ -86,6 +86,20 @@ def test_sparse_weights_never_go_with_float16_arithmetic(command, folder, tmp_pa
     assert (tmp_path / "new.tflite").read_bytes() == (folder / "half.tflite").read_bytes()
 
 
+def test_float16_arithmetic_is_allowed_and_no_constant_is_changed(command, folder, tmp_path):
+    given = {"model": folder / "dense.tflite", "float16_arithmetic": True}
+    outcome = command(rewrite, **given, output=tmp_path / "new.tflite")
+    assert outcome.code == 0 and "compute the file in it" in outcome.out
+    content = (tmp_path / "new.tflite").read_bytes()
+    assert allows_float16(content) and compute_same((folder / "dense.tflite").read_bytes(), content)
+    again = command(rewrite, **given | {"model": tmp_path / "new.tflite"}, output=tmp_path / "again.tflite")
+    assert again.code == 3 and (tmp_path / "again.tflite").read_bytes() == content
+    command(rewrite, model=folder / "stock.tflite", output=tmp_path / "sparse.tflite")
+    refused = command(rewrite, **given | {"model": tmp_path / "sparse.tflite"}, output=tmp_path / "none.tflite")
+    assert refused.code == 2 and "float16 arithmetic needs a file without sparse tensors" in refused.error
+    assert not (tmp_path / "none.tflite").exists()
+
+
 def test_it_is_done_once(command, folder, tmp_path):
     command(rewrite, model=folder / "stock.tflite", output=tmp_path / "once.tflite")
     command(rewrite, model=tmp_path / "once.tflite", output=tmp_path / "twice.tflite")
@@ -103,6 +117,13 @@ def test_it_is_done_once(command, folder, tmp_path):
         ("stock.tflite", {"target": "cpu"}, "target must be one of xnnpack, storage, tflm"),
         ("stock.tflite", {"target": "storage", "device": "arm"}, "Received: "),
         ("stock.tflite", {"ballast": "some"}, "ballast must be one of"),
+        ("bad.tflite", {"float16_arithmetic": True}, "Received: "),
+        ("int8.tflite", {"float16_arithmetic": True}, "float16 arithmetic needs a file with float weights. Received: "),
+        (
+            "dense.tflite",
+            {"float16_arithmetic": True, "target": "storage"},
+            "--float16_arithmetic changes nothing else",
+        ),
     ],
 )
 def test_bad_input_writes_nothing(command, folder, tmp_path, left, name, flags, message):
@@ -123,7 +144,6 @@ def test_files_that_are_there_stay(command, folder, tmp_path):
 
 
 def test_what_prunes_says_what_takes_such_files(command, folder, tmp_path):
-    outcome = command(frontier, model=folder / "stock.tflite", device="tflm", data=tmp_path)
-    assert (
-        outcome.code == 2 and "explain, evaluate, benchmark, device_kit, firmware and rewrite take it" in outcome.error
-    )
+    outcome = command(prune, model=folder / "stock.tflite", data=tmp_path)
+    assert outcome.code == 2
+    assert "explain, evaluate, benchmark, frontier, device_kit, firmware and rewrite take it" in outcome.error

@@ -7,6 +7,7 @@ called cheaper than another unless both say so, and the estimate by more than it
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from reflow_tf.jobs.frontier.candidates import BOTH, PLAIN, SPARSE
 from reflow_tf.jobs.frontier.devices import Device
@@ -63,6 +64,12 @@ class Row:
         """Whether the same kernels run both, so that what an estimate is off by is the same for both."""
         kernels = [(row.number_format, row.kind in (SPARSE, BOTH)) for row in (self, other)]
         return kernels[0] == kernels[1]
+
+
+def read_row(cell: dict[str, Any]) -> Row:
+    """A cell of the document as far as the choice is concerned."""
+    expected = cell["expected_drop_points"], cell["expected_error_points"]
+    return Row(cell["name"], cell["kind"], cell["number_format"], cell["cost_share"], *expected, cell["cycles_share"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,15 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from reflow_tf.choices import AUTO
+from reflow_tf.choices import AUTO, FORMATS
 from reflow_tf.config import PruneConfig
 from reflow_tf.job_config import JobConfig
-from reflow_tf.jobs.frontier.devices import FORMATS, Device
+from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.sparsity.patterns import Channel
 
 PLAIN, NARROW, SPARSE, BOTH = "plain", "narrow", "sparse", "narrow and sparse"
-_ORDER = (PLAIN, NARROW, SPARSE, BOTH)
+CONVERTED = "converted"  # of a finished file alone
+_ORDER = (PLAIN, CONVERTED, NARROW, SPARSE, BOTH)
 _SHARES = (0.8, 0.65, 0.5)  # of the multiply-adds that stay
 _SPARSITIES = (0.5, 0.7, 0.8)
 _PAIRS = ((0.8, 0.5), (0.65, 0.7))
@@ -22,7 +23,7 @@ class Candidate:
 
     Attributes:
         name: what a person calls it: 'narrow 80 %, int8'.
-        kind: PLAIN, NARROW, SPARSE or BOTH.
+        kind: PLAIN, NARROW, SPARSE or BOTH; of a finished file PLAIN, as it is, CONVERTED or SPARSE.
         number_format: a key of `FORMATS`.
         step: how far it goes within its kind, from 0: a further one loses more.
         target: of the job.

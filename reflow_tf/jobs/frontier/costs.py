@@ -10,7 +10,7 @@ from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs.benchmark import Candidate as Measurable
 from reflow_tf.jobs.benchmark import measure_files
 from reflow_tf.jobs.frontier.devices import Device
-from reflow_tf.jobs.record.run import Run
+from reflow_tf.jobs.microcontroller import Footprint
 from reflow_tf.pruning import prune
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.runtimes.aarch64.runtime import AArch64
@@ -22,10 +22,10 @@ class Cost:
 
     Attributes:
         cost: in the device's unit.
-        cost_share: of the first plain conversion's.
+        cost_share: of the first file's, see `Costs`.
         differs: the outputs there are wrong.
         cycles: by estimate; None where the cost needs none beside it.
-        cycles_share: of the first plain conversion's.
+        cycles_share: of the first file's.
     """
 
     cost: float
@@ -40,21 +40,24 @@ class Costs:
 
     Args:
         device: where.
-        dense: the dense network's float32 file.
+        first: the file that all are compared with: of a network, the dense one in float32.
     """
 
-    def __init__(self, device: Device, dense: bytes):
-        self._device, self._dense = device, dense
+    def __init__(self, device: Device, first: bytes):
+        self._device, self._first = device, first
 
-    def measure(self, made: Run) -> Cost:
-        """What the file of a run costs.
+    def measure(self, content: bytes, footprint: Footprint | None) -> Cost:
+        """What a file costs.
+
+        Args:
+            content: the file.
+            footprint: what it takes, where the device is a microcontroller.
 
         Raises:
             InputError: the device cannot run it.
         """
-        content, footprint = made.exported.content, made.measured.footprint
         if self._device.runtime == "bytes":
-            return Cost(len(content), len(content) / len(self._dense))
+            return Cost(len(content), len(content) / len(self._first))
         if self._device.estimates_cycles:
             return self._count(content)
         if self._device.runtime != "microcontroller":
@@ -66,22 +69,22 @@ class Costs:
         return Cost(pair.file, pair.file / pair.dense)
 
     def _time(self, content: bytes) -> Cost:
-        """Side by side with the float32 file, turn by turn, so that what else the machine does falls on both."""
-        files = [Measurable("the file", content)], Measurable("float32", self._dense)
+        """Side by side with the first file, turn by turn, so that what else the machine does falls on both."""
+        files = [Measurable("the file", content)], Measurable("the first file", self._first)
         (file,) = measure_files(*files, runtime=self._device.runtime).files
         assert file.speedup is not None
         return Cost(file.cost.median, 1 / file.speedup.median, file.differs)
 
     def _count(self, content: bytes) -> Cost:
-        """Instructions are the same every time: the float32 file's are counted once."""
+        """Instructions are the same every time: the first file's are counted once."""
         cpu = self._device.job["cpu"]
         (file,) = measure_files([Measurable("the file", content)], runtime=self._device.runtime, cpu=cpu).files
-        share, cycles = file.cost.median / self._dense_instructions, self._estimate(content)
-        return Cost(file.cost.median, share, file.differs, cycles, cycles / self._dense_cycles)
+        share, cycles = file.cost.median / self._first_instructions, self._estimate(content)
+        return Cost(file.cost.median, share, file.differs, cycles, cycles / self._first_cycles)
 
     @functools.cached_property
-    def _dense_instructions(self) -> float:
-        return AArch64(self._dense, cpu=self._device.job["cpu"]).measure()
+    def _first_instructions(self) -> float:
+        return AArch64(self._first, cpu=self._device.job["cpu"]).measure()
 
     def foresee_zeros(self, model: keras.Model, config: PruneConfig, input_shape: tuple[int, ...]) -> float:
         """The cycles of a sparse file as a share of the dense one's; known before a repair, which moves no zeros.
@@ -103,11 +106,11 @@ class Costs:
             device=config.device,
             input_shape=input_shape,
         )
-        return self._estimate(file.content) / self._dense_cycles
+        return self._estimate(file.content) / self._first_cycles
 
     def _estimate(self, content: bytes) -> float:
         return AArch64(content, cpu=self._device.job["cpu"]).estimate().cycles
 
     @functools.cached_property
-    def _dense_cycles(self) -> float:
-        return self._estimate(self._dense)
+    def _first_cycles(self) -> float:
+        return self._estimate(self._first)

@@ -7,8 +7,6 @@ from typing import Any
 from reflow_tf.errors import InputError
 
 DEVICE_KIT, FIRMWARE = "device_kit", "firmware"
-FORMATS = {"float32": "none", "float16": "float16", "int8": "int8"}
-"""Number formats -> how `--quantize` spells them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,12 @@ Where outputs are numbers and no classes, what a file loses is its relative erro
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from reflow_tf.crew import ALONE
-from reflow_tf.data.batches import EvaluationSet
+from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.scoring import Runner, compare_files
 from reflow_tf.models.outputs import as_probabilities
@@ -23,6 +23,9 @@ from reflow_tf.report.interval import ratio_error
 from reflow_tf.report.scores import even_out
 from reflow_tf.signal import rank_classes
 from reflow_tf.task import Task
+
+LEAST_IMAGES = 16
+"""Of a calibration set: fewer say too little."""
 
 
 class Loss(Protocol):
@@ -109,6 +112,24 @@ class ExpectedError:
         if not share:
             return 0.0, 0.0
         return 100 * float(np.sqrt(share)), 100 * of_share / (2 * float(np.sqrt(share)))
+
+
+def hold(calibration: CalibrationSet, judged: np.ndarray) -> EvaluationSet:
+    """Those of the calibration images that judge."""
+    return EvaluationSet(
+        calibration.source, calibration.indices[judged], calibration.preprocessing, calibration.batch_size
+    )
+
+
+def describe_data(num_fitted: int, judging: EvaluationSet, evaluation: EvaluationSet, measure: str) -> dict[str, Any]:
+    """The images of a search, in the words of its document; `measure` is what is scored."""
+    return {
+        "unit": evaluation.unit,
+        "fitted": num_fitted,
+        "judged": len(judging),
+        "evaluation": len(evaluation),
+        "measure": measure,
+    }
 
 
 def split(digests: Sequence[bytes], every: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,21 +1,18 @@
 """Why a candidate is not made: the network has no such form, it could not fit, or it cannot win, as far as is known."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from reflow_tf.choices import AUTO
-from reflow_tf.jobs.frontier.answer import Row
+from reflow_tf.choices import AUTO, FORMATS
+from reflow_tf.jobs.frontier.answer import read_row
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate
+from reflow_tf.jobs.frontier.contract import Cell
 from reflow_tf.jobs.frontier.costs import Costs
-from reflow_tf.jobs.frontier.devices import FORMATS, Device
+from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.record.run import Given
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.report import frontier as report
 from reflow_tf.report.progress import stage
-
-Cell = dict[str, Any]
-"""What the document says of a candidate that was made."""
 
 _HOPELESS, _HOPELESS_POINTS = 5, 10.0
 """A kind goes no further once it is expected to lose so many times what is allowed, and so many points."""
@@ -123,9 +120,3 @@ class Objections:
             model, shape = self._given.loaded.model, self._given.calibration.sample_shape
             zeros = self._costs.foresee_zeros(model, candidate.prune, shape)
             return zeros * (float(share) if share else 1.0)
-
-
-def read_row(cell: Cell) -> Row:
-    """A cell as far as the choice is concerned."""
-    expected = cell["expected_drop_points"], cell["expected_error_points"]
-    return Row(cell["name"], cell["kind"], cell["number_format"], cell["cost_share"], *expected, cell["cycles_share"])

@@ -54,6 +54,11 @@ class Search:
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"--minutes must be over 0. Received: {self.minutes:g}")
 
+    @property
+    def is_of_file(self) -> bool:
+        """Whether the model is a finished file, of which nothing is pruned."""
+        return self.job.model.endswith(".tflite")
+
     def job_on(self, device: Device) -> JobConfig:
         """The job with the folder of one device: where there are several, each has its own in the search's."""
         if len(self.devices) == 1:

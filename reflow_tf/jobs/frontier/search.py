@@ -11,7 +11,7 @@ import hashlib
 import pathlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,27 +20,24 @@ from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
-from reflow_tf.jobs import microcontroller, pipeline
+from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import require_runtime
-from reflow_tf.jobs.frontier.answer import choose
-from reflow_tf.jobs.frontier.candidates import Candidate, list_candidates
+from reflow_tf.jobs.frontier.answer import choose, read_row
+from reflow_tf.jobs.frontier.candidates import Candidate
+from reflow_tf.jobs.frontier.contract import Workshop
 from reflow_tf.jobs.frontier.costs import Costs
 from reflow_tf.jobs.frontier.devices import Device
-from reflow_tf.jobs.frontier.objections import Objections, read_row
+from reflow_tf.jobs.frontier.file_workshop import FileWorkshop
+from reflow_tf.jobs.frontier.network_workshop import NetworkWorkshop
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.frontier.shipping import require_own, ship
-from reflow_tf.jobs.frontier.workshop import Workshop
-from reflow_tf.jobs.record.document import describe, render
-from reflow_tf.jobs.record.notes import doubt_inputs
-from reflow_tf.jobs.resuming import describe_settings, locked, open_folder, require_same, write_texts
+from reflow_tf.jobs.resuming import locked, open_folder, require_same, write_texts
 from reflow_tf.models.carrying import Address
 from reflow_tf.report import frontier as report
 from reflow_tf.report.folder import PREFIX, OutputFolder
 from reflow_tf.report.frontier import VERSION, Document
-from reflow_tf.report.measures import find_measure
 from reflow_tf.report.progress import announce, stage
 from reflow_tf.report.resumable import to_json
-from reflow_tf.report.wording import SPACE, plural
 from reflow_tf.runtimes.aarch64.cycles import find_tools
 
 NAMES = JSON, PAGE, CELLS, BEST, LOCK = "frontier.json", "frontier.html", "cells", "best", "frontier.lock"
@@ -67,8 +64,9 @@ def run(search: Search, command: Sequence[str] = ()) -> list[Document]:
     _require_no_other(folders)
     keras.utils.set_random_seed(job.seed)
     with contextlib.ExitStack() as stack:
-        address = Address.of(job.model, **job.model_options)
-        workshop = Workshop(job, stack.enter_context(open_crew(job.workers, job.threads_per_worker, address)))
+        address = None if search.is_of_file else Address.of(job.model, **job.model_options)
+        crew = stack.enter_context(open_crew(job.workers, job.threads_per_worker, address))
+        workshop: Workshop = FileWorkshop(search, crew) if search.is_of_file else NetworkWorkshop(search, crew)
         for folder in folders:
             stack.enter_context(locked(folder, LOCK, "search"))
         searches: list[_Searching] = []
@@ -122,23 +120,26 @@ class _Searching:
     ):
         self._search, self._device, self._folder = search, device, folder
         self._workshop, self._started = workshop, started
-        self.candidates = list_candidates(
-            device, search.repair, search.job.prune.memory_budget, has_budget=search.job.has_budget
-        )
-        job, given = search.job, workshop.given
-        sets = workshop.calibration, given.evaluation
-        self._settings = describe_settings(job, given.loaded, search.version, *sets)
-        self._settings |= {"device": device.name, "repair": search.repair, "task": str(given.task)}
+        with self._running():
+            self.candidates = workshop.list_candidates(device)
+        job = search.job
+        self._settings = workshop.settings | {"device": device.name, "repair": search.repair}
         self._settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
         self.document = self._start(command)
+        with self._running():
+            self._costs = Costs(device, workshop.find_first(self.job(self.candidates[0])))
+        for note in workshop.notes:
+            self._note(note)
+        self._objections = workshop.object_to(self.candidates, device, self._costs)
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Says of what is refused within that the device cannot run it."""
         try:
-            self._costs = Costs(device, workshop.dense(self.job(self.candidates[0])).float_content)
+            yield
         except InputError as error:
-            raise _CannotRun(f"--device={device.name} must be able to run the network. {error}") from error
-        if copies := workshop.num_copies:
-            inputs = plural(copies, f"calibration {given.evaluation.unit}").replace(SPACE, " ")
-            self._note(f"Fitted to nothing, as copies of what judges: {inputs}.")
-        self._objections = Objections(search, device, self.candidates, given, self._costs)
+            name, given = self._device.name, self._workshop.given
+            raise _CannotRun(f"--device={name} must be able to run the {given}. {error}") from error
 
     def consider(self, candidate: Candidate) -> None:
         """Makes a candidate, unless it is there already, cannot win, or would come too late."""
@@ -176,7 +177,7 @@ class _Searching:
         if self.document["dropped"]:
             first = self.document["dropped"][0]
             raise InputError(
-                f"--device={self._device.name} must be able to run the network in some number format. "
+                f"--device={self._device.name} must be able to run the {self._workshop.given} in some form. "
                 f"Received: {first['name']}: {first['reason']}"
             )
         raise InputError(
@@ -184,22 +185,17 @@ class _Searching:
         )
 
     def _start(self, command: Sequence[str]) -> Document:
-        device, data = self._device, self._workshop.given.evaluation
+        device = self._device
         document: Document = {
             "version": VERSION,
             "command": list(command),
+            "given": self._workshop.given,
             "settings": self._settings,
             "device": {
                 name: getattr(device, name)
                 for name in ("name", "place", "description", "runtime", "unit", "is_estimate", "estimates_cycles")
             },
-            "data": {
-                "unit": data.unit,
-                "fitted": len(self._workshop.given.calibration),
-                "judged": self._workshop.num_judged,
-                "evaluation": len(data),
-                "measure": self._workshop.given.measure,
-            },
+            "data": self._workshop.data,
             "max_accuracy_drop": self._search.max_accuracy_drop,
             "cells": [],
             "dropped": [],
@@ -231,7 +227,7 @@ class _Searching:
         return minutes is not None and time.monotonic() - self._started > 60 * minutes
 
     def job(self, candidate: Candidate) -> JobConfig:
-        """The run of the pruning tool that makes a candidate."""
+        """What makes a candidate, as the flags of the pruning tool."""
         return candidate.job(self._search.job, self._device, str(self._folder / CELLS / candidate.folder))
 
     def _note(self, text: str) -> None:
@@ -243,16 +239,14 @@ class _Searching:
     def _make(self, candidate: Candidate) -> dict[str, Any]:
         """The candidate's folder, and what is told of it."""
         job, started = self.job(candidate), time.monotonic()
-        made = self._workshop.make(job)
-        described = describe(made)
-        if (doubt := doubt_inputs(made)) is not None:
-            self._note(doubt)
-        cost = self._costs.measure(made)
+        made = self._workshop.make(candidate, job)
+        for note in made.notes:
+            self._note(note)
+        footprint = made.footprint
+        cost = self._costs.measure(made.content, footprint)
         loss, error = self._workshop.judge(made)
         shutil.rmtree(job.output_dir, ignore_errors=True)  # of a run that was interrupted after the writing
-        OutputFolder(job.output_dir, pipeline.FILES).write(render(described, made))
-        score = described[find_measure(described)]["file"]
-        footprint = made.measured.footprint
+        OutputFolder(job.output_dir, frozenset(made.files)).write(made.files)
         return {
             "name": candidate.name,
             "kind": candidate.kind,
@@ -260,15 +254,15 @@ class _Searching:
             "folder": candidate.folder,
             "command": list(made.command),
             **dataclasses.asdict(cost),
-            "size_bytes": len(made.exported.content),
+            "size_bytes": len(made.content),
             "flash_bytes": footprint and footprint.flash_bytes,
             "ram_bytes": footprint and footprint.arena_bytes,
             "fits": footprint is None or microcontroller.keeps_to_budgets(job, footprint),
             "expected_drop_points": round(loss, 4),
             "expected_error_points": round(error, 4),
-            "score": score,
+            "score": made.score,
             "seconds": round(time.monotonic() - started, 1),
-            "sha256": hashlib.sha256(made.exported.content).hexdigest(),
+            "sha256": hashlib.sha256(made.content).hexdigest(),
         }
 
     def _drop(self, candidate: Candidate, reason: str) -> None:
@@ -290,8 +284,7 @@ class _Searching:
         if cell is None:
             shutil.rmtree(best, ignore_errors=True)
             return
-        data = job.eval_data or job.data or self._workshop.given.loaded.default_data
-        assert data is not None  # the images came from somewhere
+        data = job.eval_data or self._workshop.drawn_from
         with stage("Copying the file to ship"):
             missing = ship(self._folder / CELLS / cell["folder"], best, self._device, job, data)
         if missing is not None:
@@ -304,8 +297,7 @@ def _require_device(search: Search, device: Device) -> None:
         require_runtime(device.runtime)
     if device.estimates_cycles:
         find_tools()
-    for candidate in list_candidates(device, search.repair):
-        microcontroller.require_measure(candidate.job(search.job, device, search.job.output_dir))
+    microcontroller.require_measure(device.target)
 
 
 def _require_no_other(folders: Sequence[pathlib.Path]) -> None:

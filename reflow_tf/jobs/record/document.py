@@ -104,11 +104,12 @@ def describe_config(run: Run) -> dict[str, Any]:
     config["benchmark"] = list(run.job.benchmark)
     config["threads_per_worker"] = run.num_threads
     config["boards"] = list(run.job.boards)
-    config["preprocessing"] = _describe_preparation(run.given.loaded.preprocessing)
+    config["preprocessing"] = describe_preparation(run.given.loaded.preprocessing)
     return config
 
 
-def _describe_preparation(preparation: Preparation) -> dict[str, Any]:
+def describe_preparation(preparation: Preparation) -> dict[str, Any]:
+    """How inputs are prepared, as `jobs.finished` reads it back."""
     described = plain(preparation)
     parts = described.pop("parts", [])
     if parts:  # of a network with several inputs

@@ -23,7 +23,7 @@ def write_notes(run: Run) -> list[str]:
     if caution := run.job.target.caution(run.job.prune.requested_pattern):
         notes.append(caution)
     notes += run.measured.verdict.warnings
-    notes += _describe_float16(run.in_float16)
+    notes += describe_float16(run.in_float16)
     notes += _changes(run.result.report)
     for name, found in run.measured.benchmarks.items():
         if isinstance(found, str):
@@ -66,7 +66,7 @@ def doubt_inputs(run: Run) -> str | None:
     )
 
 
-def _describe_float16(found: Float16Check | str | None) -> list[str]:
+def describe_float16(found: Float16Check | str | None) -> list[str]:
     """What CPUs with float16 arithmetic make of the file: its accuracy here is that of float32."""
     if found is None:
         return []

@@ -11,7 +11,7 @@ from reflow_tf.jobs.scoring import Ranked, measure_distances, sum_by_output
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.repair.choice import Choice
 from reflow_tf.report.measures import MEASURES, STAGES
-from reflow_tf.report.scores import MetricScore, Score, score_accuracy, score_agreement, score_fidelity, score_iou
+from reflow_tf.report.scores import MetricScore, score_accuracy, score_agreement, score_fidelity, score_iou
 from reflow_tf.signal import VERDICT_RULE, LayerRatio, Signal, compare_signals, has_collapsed
 from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.masks import count_zeros
@@ -37,49 +37,60 @@ def _describe_fidelity(run: Run) -> dict[str, Any]:
     if run.job.requested_quantize == "none":  # the repaired model, to which the parity holds it
         sums["repaired"] = sums["file"]
     powers, variances = (sum_by_output(of, sizes) for of in (np.square(dense).mean(axis=0), dense.var(axis=0)))
+    names = run.given.loaded.output_names
     return {
-        stage: _describe_distance(found, powers, variances, run.given.loaded.output_names)
+        stage: describe_distance(found, names) | {"share_of_variation": _share_of_variation(found, powers, variances)}
         for stage, found in sums.items()
     }
 
 
-def _describe_distance(
-    sums: np.ndarray, powers: np.ndarray, variances: np.ndarray, names: Sequence[str]
-) -> dict[str, Any]:
-    """One stage; `powers` and `variances` of each dense output say how much of it varies from input to input."""
+def describe_distance(sums: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """How far outputs of these names are from others, of which `sums` are as `Distances` has them."""
     score = score_fidelity(sums)
     each = [score_fidelity(sums[:, [place]]) for place in range(sums.shape[1])]
-    errors = np.array([one.relative_error for one in each])
-    varies = bool(variances.all())
-    share = float(np.sqrt(np.mean(np.square(errors) * powers / variances))) if varies else None
     outputs = [
         {"name": name, "relative_error": one.relative_error, "worst": one.worst, "cosine": one.cosine}
         for name, one in zip(names, each, strict=True)
     ]
-    return plain(score) | {
-        "share_of_variation": share,
-        "drop_points": _points(score.relative_error),
-        "outputs": outputs,
-    }
+    return plain(score) | {"drop_points": _points(score.relative_error), "outputs": outputs}
+
+
+def _share_of_variation(sums: np.ndarray, powers: np.ndarray, variances: np.ndarray) -> float | None:
+    """Of one stage; `powers` and `variances` of each dense output say how much of it varies from input to input."""
+    if not variances.all():
+        return None
+    errors = np.array([score_fidelity(sums[:, [place]]).relative_error for place in range(sums.shape[1])])
+    return float(np.sqrt(np.mean(np.square(errors) * powers / variances)))
 
 
 def _describe_classes(run: Run) -> dict[str, Any]:
     """Accuracy where there are labels, else agreement with the dense model; each with the drop from dense."""
     ranked = _stages(run)
     dense = ranked["dense"]
-    if run.given.evaluation.labels is not None:
-        return {stage: _score_accuracy(run, dense, found) for stage, found in ranked.items()}
-    del ranked["dense"]
-    return {stage: _score_agreement(dense, found) for stage, found in ranked.items()}
+    labels, num_classes = run.given.evaluation.labels, run.result.report.signals["dense"].num_classes
+    if labels is None:
+        del ranked["dense"]
+    return {stage: score_classes(labels, num_classes, dense, found) for stage, found in ranked.items()}
 
 
-def _score_accuracy(run: Run, dense: Ranked, found: Ranked) -> dict[str, Any]:
-    score, reference = _accuracy(run, found), _accuracy(run, dense.at(found.positions))
-    return plain(score) | {"drop_points": _points(reference.top1 - score.top1)}
+def score_classes(labels: np.ndarray | None, num_classes: int, dense: Ranked, found: Ranked) -> dict[str, Any]:
+    """How often a network is right or, without labels, names the class that the dense one names; and what it lost.
+
+    Args:
+        labels: of all evaluation images, if they have any.
+        num_classes: of the network.
+        dense: what the dense network names, of these images at least.
+        found: what the other one names.
+    """
+    dense = dense.at(found.positions)
+    if labels is None:
+        return _score_agreement(dense, found)
+    right = [score_accuracy(each.classes, labels[each.positions], num_classes) for each in (found, dense)]
+    return plain(right[0]) | {"drop_points": _points(right[1].top1 - right[0].top1)}
 
 
 def _score_agreement(dense: Ranked, found: Ranked) -> dict[str, Any]:
-    score = score_agreement(found.classes, dense.at(found.positions).classes)
+    score = score_agreement(found.classes, dense.classes)
     described = plain(score) | {"drop_points": _points(1 - score.top1)}
     del described["top5"]
     return described
@@ -101,12 +112,6 @@ def _stages(run: Run) -> dict[str, Ranked]:
     if run.job.requested_quantize == "none":
         files["repaired"] = files["file"]
     return looked | files
-
-
-def _accuracy(run: Run, found: Ranked) -> Score:
-    labels = run.given.evaluation.labels
-    assert labels is not None
-    return score_accuracy(found.classes, labels[found.positions], run.result.report.signals["dense"].num_classes)
 
 
 def describe_gate(limit: float | None, score: dict[str, Any]) -> dict[str, Any]:

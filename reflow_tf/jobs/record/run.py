@@ -39,14 +39,19 @@ class Given:
     @property
     def measure(self) -> str:
         """What is scored, a key of `report.measures.MEASURES`."""
-        if self.task is Task.FIDELITY:
-            return "fidelity"
-        return "agreement" if self.evaluation.labels is None else "accuracy"
+        return name_measure(self.task, self.evaluation)
 
     @property
     def has_label_maps(self) -> bool:
         """Whether each input has a map of classes, and labels for it."""
         return self.measure == "accuracy" and self.evaluation.labels is not None and self.evaluation.labels.ndim > 1
+
+
+def name_measure(task: Task, evaluation: EvaluationSet) -> str:
+    """What is scored, a key of `report.measures.MEASURES`."""
+    if task is Task.FIDELITY:
+        return "fidelity"
+    return "agreement" if evaluation.labels is None else "accuracy"
 
 
 @dataclasses.dataclass(frozen=True)

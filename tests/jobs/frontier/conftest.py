@@ -2,7 +2,7 @@
 
 import pytest
 
-from reflow_tf.jobs.frontier import search
+from reflow_tf.jobs.frontier import network_workshop
 from reflow_tf.jobs.frontier.candidates import list_candidates
 
 
@@ -14,6 +14,6 @@ def only(monkeypatch):
         def few(device, *given, **options):
             return tuple(each for each in list_candidates(device, *given, **options) if each.name in names)
 
-        monkeypatch.setattr(search, "list_candidates", few)
+        monkeypatch.setattr(network_workshop, "list_candidates", few)
 
     return restrict

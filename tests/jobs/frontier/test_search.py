@@ -14,7 +14,7 @@ import pytest
 from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
-from reflow_tf.jobs.frontier import search, workshop
+from reflow_tf.jobs.frontier import network_workshop, search
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, list_candidates
 from reflow_tf.jobs.frontier.devices import DEVICES, find_device, find_devices
 from reflow_tf.jobs.frontier.flagfile import spell
@@ -102,8 +102,10 @@ def test_a_search_is_written_told_and_taken_over(job, inputs, tmp_path, monkeypa
     )
     # Again: nothing is made. With a file that changed: that one.
     made = []
-    finish = workshop.pipeline.finish
-    monkeypatch.setattr(workshop.pipeline, "finish", lambda *given: made.append(given[0].output_dir) or finish(*given))
+    finish = network_workshop.pipeline.finish
+    monkeypatch.setattr(
+        network_workshop.pipeline, "finish", lambda *given: made.append(given[0].output_dir) or finish(*given)
+    )
     again = run(job)
     assert made == [] and again["answer"] == document["answer"]
     (out / "cells" / "plain_int8" / "model.tflite").write_bytes(b"damaged")
@@ -120,9 +122,9 @@ def test_a_search_is_written_told_and_taken_over(job, inputs, tmp_path, monkeypa
 def test_several_devices_share_what_is_pruned_and_answer_alone(job, tmp_path, only, monkeypatch):
     only("plain int8", "plain float32", "narrow 80 %, int8", "narrow 80 %, float32", "sparse 50 %, int8")
     pruned = []
-    prune_given = workshop.pipeline.prune_given
+    prune_given = network_workshop.pipeline.prune_given
     monkeypatch.setattr(
-        workshop.pipeline, "prune_given", lambda *given: pruned.append(given[0].prune) or prune_given(*given)
+        network_workshop.pipeline, "prune_given", lambda *given: pruned.append(given[0].prune) or prune_given(*given)
     )
     documents = run_all(job, "desktop", "tflm", "size", max_accuracy_drop=50.0)
     num_alike = len([config for config in pruned if config.max_macs])
@@ -197,8 +199,8 @@ def test_a_candidate_that_cannot_be_made_costs_the_others_nothing(job, only, mon
             raise InputError("There must be kernels. Received: none")
         return prune_given(made, *given)
 
-    prune_given = workshop.pipeline.prune_given
-    monkeypatch.setattr(workshop.pipeline, "prune_given", fail)
+    prune_given = network_workshop.pipeline.prune_given
+    monkeypatch.setattr(network_workshop.pipeline, "prune_given", fail)
     document = run(job)
     assert [cell["name"] for cell in document["cells"]] == ["plain int8"]
     assert document["dropped"] == [{"name": "sparse 50 %, int8", "reason": "There must be kernels. Received: none"}]
@@ -215,7 +217,7 @@ def test_what_cannot_be_foreseen_costs_the_others_nothing(job, only, monkeypatch
         if candidate.kind == SPARSE:
             raise InputError("There must be kernels. Received: none")
 
-    monkeypatch.setattr(search.Objections, "find", fail)
+    monkeypatch.setattr(network_workshop.Objections, "find", fail)
     document = run(job)
     assert document["dropped"] == [{"name": "sparse 50 %, int8", "reason": "There must be kernels. Received: none"}]
     assert document["answer"]["recommended"] == "plain int8"

@@ -1,0 +1,136 @@
+"""Candidates of a network; what they share is computed once: images, dense files, predictions, channels.
+
+It chooses nothing: that is the search's.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from reflow_tf.config import PruneConfig
+from reflow_tf.crew import Crew
+from reflow_tf.errors import InputError
+from reflow_tf.job_config import JobConfig
+from reflow_tf.jobs import pipeline
+from reflow_tf.jobs.finished import OpenedFile
+from reflow_tf.jobs.frontier.candidates import Candidate, list_candidates
+from reflow_tf.jobs.frontier.contract import NETWORK, Made
+from reflow_tf.jobs.frontier.costs import Costs
+from reflow_tf.jobs.frontier.devices import Device
+from reflow_tf.jobs.frontier.flagfile import spell
+from reflow_tf.jobs.frontier.losses import LEAST_IMAGES, Loss, describe_data, hold, open_loss, split
+from reflow_tf.jobs.frontier.objections import Objections
+from reflow_tf.jobs.frontier.request import Search
+from reflow_tf.jobs.record.document import describe, render
+from reflow_tf.jobs.record.notes import doubt_inputs
+from reflow_tf.jobs.record.run import Dense, Given
+from reflow_tf.jobs.resuming import describe_settings
+from reflow_tf.jobs.scoring import rank_files
+from reflow_tf.pruning import Known, PruneResult
+from reflow_tf.report.measures import find_measure
+from reflow_tf.report.progress import show_progress, stage
+from reflow_tf.report.wording import SPACE, plural
+from reflow_tf.stopwatch import Stopwatch
+
+HELD_OUT_EVERY = 4
+
+
+class NetworkWorkshop:
+    """A `Workshop` of one network and its images.
+
+    Args:
+        search: whose they are.
+        crew: who leads images through networks.
+
+    Raises:
+        InputError: the model or the images cannot be used; there are too few to judge by.
+    """
+
+    given = NETWORK
+
+    def __init__(self, search: Search, crew: Crew):
+        self._search, self._crew = search, crew
+        opened = pipeline.open_given(search.job, Stopwatch())
+        calibration, unit = opened.calibration, opened.evaluation.unit
+        if len(calibration) < LEAST_IMAGES:
+            raise InputError(
+                f"A search needs at least {LEAST_IMAGES} calibration {unit}s, of which it judges by one in "
+                f"{HELD_OUT_EVERY}. Received: {len(calibration)}"
+            )
+        digests = [calibration.source.digest(int(index)) for index in calibration.indices]
+        fitted, judged = split(digests, HELD_OUT_EVERY)
+        self._given: Given = dataclasses.replace(opened, calibration=calibration.select(fitted))
+        self._held = hold(calibration, judged)
+        drawn_from = search.job.data or opened.loaded.default_data
+        assert drawn_from is not None  # the images came from somewhere
+        self.drawn_from = drawn_from
+        self.data = describe_data(len(fitted), self._held, opened.evaluation, opened.measure)
+        self.settings = describe_settings(search.job, opened.loaded, search.version, calibration, opened.evaluation) | {
+            "task": str(opened.task)
+        }
+        copies = len(digests) - len(fitted) - len(judged)
+        told = plural(copies, f"calibration {unit}").replace(SPACE, " ")
+        self.notes: tuple[str, ...] = (f"Fitted to nothing, as copies of what judges: {told}.",) if copies else ()
+        self._denses: dict[tuple[str, str], Dense] = {}
+        self._known = Known()
+        self._last: tuple[PruneConfig, PruneResult] | None = None
+        self._loss: Loss | None = None
+
+    def list_candidates(self, device: Device) -> tuple[Candidate, ...]:
+        """Of `Workshop`."""
+        job = self._search.job
+        return list_candidates(device, self._search.repair, job.prune.memory_budget, has_budget=job.has_budget)
+
+    def find_first(self, job: JobConfig) -> bytes:
+        """Of `Workshop`: the dense network in float32."""
+        return self._find_dense(job).float_content
+
+    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objections:
+        """Of `Workshop`."""
+        return Objections(self._search, device, candidates, self._given, costs)
+
+    def _find_dense(self, job: JobConfig) -> Dense:
+        """The dense network's file in the job's number format; what it predicts is found once for all."""
+        key = job.prune.target, job.requested_quantize
+        if key not in self._denses:
+            known = next(iter(self._denses.values()), None)
+            dense = pipeline.foresee(job, self._given, Stopwatch(), known)
+            if dense.ranked is None and self._given.task.names_classes:
+                runners = {"dense": OpenedFile(dense.float_content, "litert")}
+                given = self._given.evaluation, self._given.loaded.num_classes or 0, show_progress
+                ranked = rank_files(runners, {}, *given, task=self._given.task, crew=self._crew)["dense"]
+                dense = dataclasses.replace(dense, ranked=ranked)
+            self._denses[key] = dense
+        return self._denses[key]
+
+    def make(self, candidate: Candidate, job: JobConfig) -> Made:
+        """Of `Workshop`: what the pruning tool makes of the job."""
+        stopwatch, dense = Stopwatch(), self._find_dense(job)
+        result = self._prune(job, dense)
+        made = pipeline.finish(job, self._given, dense, result, stopwatch, spell(job), self._crew)
+        described = describe(made)
+        return Made(
+            made.exported.content,
+            job.target.runtime,
+            made.measured.footprint,
+            described[find_measure(described)]["file"],
+            tuple(made.command),
+            render(described, made),
+            () if (doubt := doubt_inputs(made)) is None else (doubt,),
+        )
+
+    def _prune(self, job: JobConfig, dense: Dense) -> PruneResult:
+        """The last one is kept: the next candidate may differ in its number format or its device alone."""
+        key = job.prune.without_hardware
+        if self._last is None or self._last[0] != key:
+            self._last = None  # its outputs may take gigabytes
+            self._last = key, pipeline.prune_given(job, self._given, dense, self._crew, self._known)
+        return self._last[1]
+
+    def judge(self, made: Made) -> tuple[float, float]:
+        """Of `Workshop`."""
+        if self._loss is None:
+            with stage("Judging by held-out calibration images"):
+                dense = next(iter(self._denses.values()))
+                runner = OpenedFile(dense.float_content, "litert")
+                self._loss = open_loss(runner, self._held, self._given.loaded.num_classes, self._given.task)
+        return self._loss.measure(OpenedFile(made.content, made.runtime))
