@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -104,7 +105,8 @@ def _open_file(config: EvaluateConfig) -> Finished:
     graph = read_operators(content)
     last = find_last_kind(graph)
     num_sigmoids = (num_outputs or 0) if last == "LOGISTIC" else 0
-    shapes = {graph.values[index].name: graph.values[index].shape[1:] for index in graph.outputs}
+    names = unique([graph.values[index].name for index in graph.outputs])
+    shapes = {name: graph.values[index].shape[1:] for name, index in zip(names, graph.outputs, strict=True)}
     return Finished(
         lambda _: opened,
         preprocessing,
@@ -115,6 +117,15 @@ def _open_file(config: EvaluateConfig) -> Finished:
         lambda: Task.CLASSIFICATION if last == "SOFTMAX" or num_sigmoids == 1 else None,
         lambda: num_sigmoids,
     )
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The same names, where one occurs again with a number behind it: 'scores', 'scores_2'."""
+    found: list[str] = []
+    for name in names:
+        numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+        found.append(next(each for each in numbered if each not in found))
+    return found
 
 
 class OpenedFile:

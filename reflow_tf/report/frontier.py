@@ -21,6 +21,7 @@ Document = dict[str, Any]
 VERSION = 5
 _PLAIN = "plain"
 _SHAPES = "Squares: plain conversions; circles: pruned"
+_DIFFERS = "made; its outputs there are wrong"
 _SAME = 0.02  # costs so close are called the same
 
 
@@ -65,7 +66,7 @@ def headline(document: Document) -> str:
     if chosen["kind"] == _PLAIN:
         verb = "is" if document["device"]["unit"] == "ms" else "takes"
         gained = "" if price(chosen) > 1 - _SAME else f" It {verb} {against}."
-        beaten = f"nothing that was {'made of it' if is_file else 'pruned'} beats it here."
+        beaten = f"nothing that {'could be made of it' if is_file else 'was pruned'} beats it here."
         if document["not_tried"]:
             beaten = f"nothing that was tried in time beats it here; not tried: {len(document['not_tried'])}."
         return f"{ship}: {beaten}{gained} {_loss(document, chosen)}"
@@ -77,6 +78,11 @@ def headline(document: Document) -> str:
 def _is_of_file(document: Document) -> bool:
     """Whether a finished file was given, of which nothing is pruned."""
     return bool(document["given"] == "file")
+
+
+def _dense(document: Document) -> str:
+    """What everything is held to."""
+    return "given file" if _is_of_file(document) else "dense network"
 
 
 def _nearest(document: Document) -> str:
@@ -103,10 +109,11 @@ def _against(document: Document, cell: dict[str, Any], share: float, cycles: flo
 
 
 def _first(document: Document) -> str:
-    is_microcontroller = document["device"]["runtime"] == "microcontroller"
-    if _is_of_file(document):
-        return "the file with its zeros stored" if is_microcontroller else "the file as it is"
-    return "the dense int8 file" if is_microcontroller else "the float32 file"
+    device = document["device"]
+    if _is_of_file(document):  # generated C leaves zeros out in any case
+        is_generated = device["runtime"] == "microcontroller" and device["unit"] == "instructions"
+        return "the file with its zeros stored" if is_generated else "the file as it is"
+    return "the dense int8 file" if device["runtime"] == "microcontroller" else "the float32 file"
 
 
 def _limit(document: Document) -> str:
@@ -117,8 +124,8 @@ def _limit(document: Document) -> str:
 def _loss(document: Document, cell: dict[str, Any]) -> str:
     score, data = cell["score"], document["data"]
     measured = MEASURES[data["measure"]]
-    what = measured.score if data["measure"] == "accuracy" else measured.name.replace("model", "network")
-    lost, held_out = score["drop_points"], f"held-out calibration {data['unit']}"
+    what = measured.score if data["measure"] == "accuracy" else measured.name.replace("dense model", _dense(document))
+    lost, held_out = score["drop_points"], f"{'held-out ' if data['fitted'] else ''}calibration {data['unit']}"
     verb = f"It gained {-lost:.1f}" if lost <= -0.05 else f"It lost {abs(lost):.1f}"
     return (
         f"{verb} points of {what} on {plural(score['n'], data['unit'])}, and was expected to lose "
@@ -152,6 +159,7 @@ def format_table(document: Document) -> list[str]:
     ]
     lines += document["notes"]
     lines += [f"left out: {each['name']}: {each['reason']}" for each in document["dropped"]]
+    lines += [f"left out: {cell['name']}: {_DIFFERS}" for cell in document["cells"] if cell["differs"]]
     if document["not_tried"]:
         lines.append(f"not tried for want of time: {', '.join(document['not_tried'])}")
     return lines
@@ -213,7 +221,7 @@ def render(document: Document) -> str:
     unit = data["unit"]
     judged = plural(data["judged"], f"calibration {unit}")
     scored = plural(data["evaluation"], f"evaluation {unit}")
-    as_far_as = ", as far as the dense network's own probabilities can be believed"
+    as_far_as = f", as far as the {_dense(document)}'s own probabilities can be believed"
     fitted = f"; {count(data['fitted'])} others were fitted to" if data["fitted"] else ""
     shapes = "Square: the file as it is; circles: made of it" if _is_of_file(document) else _SHAPES
     lead = (
@@ -292,7 +300,7 @@ def _elsewhere(document: Document, cell: dict[str, Any]) -> list[str]:
 def _left_out(document: Document) -> Iterator[Markup]:
     found = [(each["name"], each["reason"]) for each in document["dropped"]]
     found += [(name, "not tried for want of time") for name in document["not_tried"]]
-    found += [(c["name"], "made; its outputs there are wrong") for c in document["cells"] if c["differs"]]
+    found += [(c["name"], _DIFFERS) for c in document["cells"] if c["differs"]]
     needs = "made, and beyond a budget: it needs {} of flash and {} of RAM"
     found += [
         (c["name"], needs.format(size(c["flash_bytes"]), size(c["ram_bytes"])))

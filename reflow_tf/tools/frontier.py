@@ -25,7 +25,7 @@ from reflow_tf.choices import REPAIRS
 from reflow_tf.config import PruneConfig
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import DEVICES, find_devices
-from reflow_tf.jobs.frontier.request import Search, require_budgets
+from reflow_tf.jobs.frontier.request import DEFAULT_REPAIR, Search, require_budgets
 from reflow_tf.report.frontier import format_table, headline
 from reflow_tf.report.wording import SPACE
 from reflow_tf.tools import command_line
@@ -50,7 +50,7 @@ MAX_ACCURACY_DROP = flags.DEFINE_float(
 )
 REPAIR = flags.DEFINE_string(
     "repair",
-    "least_squares",
+    DEFAULT_REPAIR,
     f"What restores pruned candidates, in this order, with commas: {', '.join(REPAIRS)}. auto takes longer.",
     flag_values=FLAGS,
 )

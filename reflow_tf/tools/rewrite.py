@@ -113,8 +113,9 @@ def rewrite(config: RewriteConfig) -> int:
         content = rewriting.change_arithmetic(given, config.model)
         LiteRT(content)  # refuses what it cannot run
         write_file(config.output, content)
+        told = "CPUs that have float16 arithmetic compute the file in it"
         with command_line.printing():
-            print("CPUs with float16 arithmetic compute the file in it; no constant was changed.")
+            print(f"{told} as it was given." if content is given else f"{told}; no constant was changed.")
             print(f"\nWrote {config.output}.")
         return command_line.UNMET if content is given else command_line.DONE
     file, verdict = rewriting.rewrite(given, target, config.ballast, config.device, config.model)

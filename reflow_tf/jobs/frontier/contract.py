@@ -59,6 +59,7 @@ class Workshop(Protocol):
 
     Attributes:
         given: NETWORK or FILE.
+        first_name: of the file that all are compared with.
         drawn_from: where inputs are from, as --data spells it.
         data: of the document: the images, and what is scored on them.
         settings: all that the results depend on beside the device.
@@ -66,6 +67,7 @@ class Workshop(Protocol):
     """
 
     given: str
+    first_name: str
     drawn_from: str
     data: dict[str, Any]
     settings: dict[str, Any]
@@ -83,8 +85,8 @@ class Workshop(Protocol):
         """Who knows which of them need not be made."""
         ...
 
-    def make(self, candidate: Candidate, job: JobConfig) -> Made:
-        """Makes one; nothing is written. Raises InputError where there is no such file."""
+    def make(self, candidate: Candidate, device: Device, job: JobConfig) -> Made:
+        """Makes one for a device; nothing is written. Raises InputError where there is no such file."""
         ...
 
     def judge(self, made: Made) -> tuple[float, float]:

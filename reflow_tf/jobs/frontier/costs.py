@@ -6,6 +6,7 @@ import functools
 import keras
 
 from reflow_tf.config import PruneConfig
+from reflow_tf.export import flatbuffer
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs.benchmark import Candidate as Measurable
 from reflow_tf.jobs.benchmark import measure_files
@@ -41,10 +42,11 @@ class Costs:
     Args:
         device: where.
         first: the file that all are compared with: of a network, the dense one in float32.
+        name: of that file, for messages.
     """
 
-    def __init__(self, device: Device, first: bytes):
-        self._device, self._first = device, first
+    def __init__(self, device: Device, first: bytes, name: str):
+        self._device, self._first, self._name = device, first, name
 
     def measure(self, content: bytes, footprint: Footprint | None) -> Cost:
         """What a file costs.
@@ -58,6 +60,7 @@ class Costs:
         """
         if self._device.runtime == "bytes":
             return Cost(len(content), len(content) / len(self._first))
+        content = flatbuffer.fix_batch(content)
         if self._device.estimates_cycles:
             return self._count(content)
         if self._device.runtime != "microcontroller":
@@ -70,7 +73,7 @@ class Costs:
 
     def _time(self, content: bytes) -> Cost:
         """Side by side with the first file, turn by turn, so that what else the machine does falls on both."""
-        files = [Measurable("the file", content)], Measurable("the first file", self._first)
+        files = [Measurable("the file", content)], Measurable(self._name, self._first_of_one)
         (file,) = measure_files(*files, runtime=self._device.runtime).files
         assert file.speedup is not None
         return Cost(file.cost.median, 1 / file.speedup.median, file.differs)
@@ -83,8 +86,13 @@ class Costs:
         return Cost(file.cost.median, share, file.differs, cycles, cycles / self._first_cycles)
 
     @functools.cached_property
+    def _first_of_one(self) -> bytes:
+        """The first file for a batch of 1, where it leaves the batch open: that is what an inference is here."""
+        return flatbuffer.fix_batch(self._first)
+
+    @functools.cached_property
     def _first_instructions(self) -> float:
-        return AArch64(self._first, cpu=self._device.job["cpu"]).measure()
+        return AArch64(self._first_of_one, cpu=self._device.job["cpu"]).measure()
 
     def foresee_zeros(self, model: keras.Model, config: PruneConfig, input_shape: tuple[int, ...]) -> float:
         """The cycles of a sparse file as a share of the dense one's; known before a repair, which moves no zeros.
@@ -113,4 +121,4 @@ class Costs:
 
     @functools.cached_property
     def _first_cycles(self) -> float:
-        return self._estimate(self._first)
+        return self._estimate(self._first_of_one)

@@ -18,7 +18,7 @@ from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.constants import has_bitmaps
-from reflow_tf.export.half_precision import allow_float16, allows_float16
+from reflow_tf.export.half_precision import allow_float16, allows_float16, stores_sparse
 from reflow_tf.export.tflite import ExportedFile, rewrite_tflite
 from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import microcontroller
@@ -30,7 +30,7 @@ from reflow_tf.jobs.frontier.contract import FILE, Cell, Made
 from reflow_tf.jobs.frontier.costs import Costs
 from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.losses import LEAST_IMAGES, Loss, describe_data, hold, open_loss
-from reflow_tf.jobs.frontier.request import Search
+from reflow_tf.jobs.frontier.request import DEFAULT_REPAIR, Search
 from reflow_tf.jobs.inputs import read_sets
 from reflow_tf.jobs.record.document import describe_preparation
 from reflow_tf.jobs.record.notes import describe_float16
@@ -58,17 +58,16 @@ class FileWorkshop:
         InputError: the file or the images cannot be used; there are too few to judge by.
     """
 
-    given = FILE
+    given, first_name = FILE, "the file as it is"
 
     def __init__(self, search: Search, crew: Crew):
         job = search.job
-        _require_no_network(job)
+        _require_no_network(search)
         self._job, self._crew = job, crew
         self._given = read_tflite(pathlib.Path(job.model).expanduser())
         evaluated = _as_evaluated(job)
         finished = open_finished(evaluated)
         require_preparation(evaluated, are_images=isinstance(finished.preprocessing, Preprocessing))
-        self._content = flatbuffer.fix_batch(self._given)
         said = finished.find_task, finished.count_sigmoids
         foreseen = foresee_outputs(job.prune.task, job.model, finished.num_outputs, finished.num_classes, *said)
         finished = finished.read_as(foreseen)
@@ -88,10 +87,11 @@ class FileWorkshop:
         measure = name_measure(self._task, self._evaluation)
         self.data = describe_data(0, self._held, self._evaluation, measure)
         self.settings = describe_file_settings(job, self._given, search.version, calibration, self._evaluation)
-        self.settings |= {"task": str(self._task)}
+        prepared = json.loads(json.dumps(describe_preparation(finished.preprocessing)))  # as a document has it
+        self.settings |= {"task": str(self._task), "preprocessing": prepared}
         self.notes: tuple[str, ...] = ()
         self._runtime = "tflm" if has_bitmaps(self._given) else "litert"
-        self._number_format = find_number_format(self._content)
+        self._number_format = find_number_format(self._given)
         (first,) = self._evaluation.select(np.array([0]))
         self._output_names = tuple(finished.name_outputs(first))
         self._ranked: Ranked | None = None
@@ -104,7 +104,7 @@ class FileWorkshop:
             raise InputError(f"It takes int8 files. Received: {self._job.model}, in {self._number_format}")
         as_it_is = PruneConfig(target=device.dense_target, sparsity=0.0, repair="none")
         found = [Candidate(AS_IT_IS, PLAIN, self._number_format, 0, device.dense_target, as_it_is)]
-        if "float16" in device.formats and device.runtime == "aarch64" and quantize != "int8":
+        if _computes_in_float16(device) and quantize != "int8":
             found.append(Candidate(IN_FLOAT16, CONVERTED, "float16", 0, device.dense_target, as_it_is))
         sparse = PruneConfig(target=device.target, sparsity=EXISTING, repair="none", **device.prune)
         target = sparse.hardware
@@ -115,17 +115,17 @@ class FileWorkshop:
     def find_first(self, job: JobConfig) -> bytes:
         """Of `Workshop`: the file as it is."""
         if job.target.is_microcontroller:
-            microcontroller.require_runnable(job, self._content)
-        return self._content
+            microcontroller.require_runnable(job, self._given)
+        return self._given
 
     def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> "_NoObjection":
         """Of `Workshop`: there are so few that all are made."""
         del candidates, device, costs
         return _NoObjection()
 
-    def make(self, candidate: Candidate, job: JobConfig) -> Made:
+    def make(self, candidate: Candidate, device: Device, job: JobConfig) -> Made:
         """Of `Workshop`."""
-        file, notes, command = self._convert(candidate, job)
+        file, notes, command = self._convert(candidate, device, job)
         runtime = "tflm" if has_bitmaps(file.content) else "litert"
         footprint = None
         if job.target.is_microcontroller:
@@ -144,42 +144,56 @@ class FileWorkshop:
                 self._loss = open_loss(self._open_given(), self._held, self._num_classes, self._task)
         return self._loss.measure(OpenedFile(made.content, made.runtime))
 
-    def _convert(self, candidate: Candidate, job: JobConfig) -> tuple[ExportedFile, list[str], list[str]]:
+    def _convert(
+        self, candidate: Candidate, device: Device, job: JobConfig
+    ) -> tuple[ExportedFile, list[str], list[str]]:
         """The file, what to say of it, and the flags of the rewriting tool that make it again."""
         flags = [f"--model={job.model}", f"--target={candidate.target}"]
         if candidate.kind == CONVERTED:
-            in_float16, note = self._allow_float16()
-            return in_float16, [note], [flags[0], "--float16_arithmetic"]
+            if allows_float16(self._given):
+                raise InputError("the file allows it as it is")
+            content = allow_float16(self._given)
+            note = self._check_float16(candidate, content)
+            return dataclasses.replace(self._as_given(), content=content), [note], [flags[0], "--float16_arithmetic"]
         if candidate.kind == PLAIN:
-            return self._as_given(), [], []
-        file, verdict = rewrite(self._content, job.target, job.prune.ballast, job.prune.device, job.model)
-        if len(file.content) >= len(self._content) and not (file.rewrites and verdict.eligible):
-            raise InputError(f"it has too few zeros. {verdict.statement}")
+            is_in_float16 = _computes_in_float16(device) and allows_float16(self._given)
+            return self._as_given(), [self._check_float16(candidate, self._given)] if is_in_float16 else [], []
+        file, verdict = rewrite(self._given, job.target, job.prune.ballast, job.prune.device, job.model)
+        if len(file.content) >= len(self._given) and not (file.rewrites and verdict.eligible):
+            raise InputError(self._say_why_not(file))
         if job.prune.device is not None:
             flags.append(f"--device={job.prune.device}")
-        return file, [], flags
+        return file, list(file.notes), flags
+
+    def _say_why_not(self, file: ExportedFile) -> str:
+        """Why the file has no smaller or faster form without its zeros, of which `file` is what became."""
+        if file.notes:
+            return file.notes[0].rstrip(".")
+        if has_bitmaps(self._given) or stores_sparse(flatbuffer.parse(self._given)):
+            return "its zeros are left out already"
+        if file.refused:
+            return f"{file.refused[0].operator}: {file.refused[0].reason.rstrip('.')}"
+        return "it has too few zeros, or none where the device could gain by them"
 
     def _as_given(self) -> ExportedFile:
         """The file without a change, as what measures files takes one."""
-        return rewrite_tflite(self._content, storage="dense", rewrite="none", ballast="off")
+        described = rewrite_tflite(self._given, storage="dense", rewrite="none", ballast="off")
+        return dataclasses.replace(described, content=self._given, dense_content=self._given)
 
-    def _allow_float16(self) -> tuple[ExportedFile, str]:
-        """The file with float16 arithmetic, and how that went.
+    def _check_float16(self, candidate: Candidate, content: bytes) -> str:
+        """How a file that allows float16 arithmetic computes in it, in a sentence.
 
         Raises:
-            InputError: it says so already, stores zeros as sparse tensors, or computes no numbers in float16.
+            InputError: to no finite numbers.
         """
-        if allows_float16(self._content):
-            raise InputError("the file allows it as it is")
-        content = allow_float16(self._content)
         with stage("Computing the file in float16"):
             found = check_float16(content, first_images(self._held, CHECKED_INPUTS), self._num_classes, self._task)
         if isinstance(found, Float16Check) and found.difference is None:
             raise InputError("computed in float16 its outputs are not finite")
-        return dataclasses.replace(self._as_given(), content=content), f"{IN_FLOAT16}: {describe_float16(found)[0]}"
+        return f"{candidate.name}: {describe_float16(found)[0]}"
 
     def _open_given(self) -> OpenedFile:
-        return OpenedFile(self._content, self._runtime)
+        return OpenedFile(self._given, self._runtime)
 
     def _score(self, file: OpenedFile, runtime: str) -> dict[str, Any]:
         """What it scores on the evaluation images, and loses against the file that was given."""
@@ -197,6 +211,11 @@ class FileWorkshop:
             most |= {"file": len(self._ranked.positions)} if few else {}
         ranked = rank_files({"file": file}, most, *classes, task=self._task, crew=self._crew)["file"]
         return score_classes(self._evaluation.labels, self._num_classes or 0, self._ranked, ranked)
+
+
+def _computes_in_float16(device: Device) -> bool:
+    """Whether files that allow it are computed in float16 there."""
+    return device.runtime == "aarch64" and "float16" in device.formats
 
 
 class _NoObjection:
@@ -220,16 +239,19 @@ def _as_evaluated(job: JobConfig) -> EvaluateConfig:
         job.data,
         job.class_names,
         job.preprocess,
-        job.image_size,
-        job.batch_size,
+        batch_size=job.batch_size,
         task=job.prune.task,
     )
 
 
-def _require_no_network(job: JobConfig) -> None:
+def _require_no_network(search: Search) -> None:
     """Raises InputError where a flag is given that a file has no use for."""
-    for flag in ("weights", "custom_objects"):
-        if (value := getattr(job, flag)) is not None:
+    job = search.job
+    given: dict[str, object] = {"repair": None if search.repair == DEFAULT_REPAIR else search.repair}
+    given |= {name: getattr(job, name) for name in ("weights", "image_size", "custom_objects")}
+    given |= {"memory_budget": job.prune.memory_budget}
+    for flag, value in given.items():
+        if value is not None:
             raise InputError(
                 f"--{flag} is for networks. Received: --{flag}={value}, with the finished file {job.model}"
             )

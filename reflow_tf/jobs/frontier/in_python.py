@@ -19,7 +19,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import find_device
-from reflow_tf.jobs.frontier.request import Search, require_budgets
+from reflow_tf.jobs.frontier.request import DEFAULT_REPAIR, Search, require_budgets
 from reflow_tf.jobs.frontier.search import BEST, NAMES, run
 from reflow_tf.jobs.resuming import open_folder
 from reflow_tf.models.surgery import read_bits
@@ -52,7 +52,7 @@ def frontier(
     *,
     output_dir: str,
     max_accuracy_drop: float = 1.0,
-    repair: str = "least_squares",
+    repair: str = DEFAULT_REPAIR,
     minutes: float | None = None,
     flash_budget: int | None = None,
     ram_budget: int | None = None,

@@ -45,7 +45,7 @@ class NetworkWorkshop:
         InputError: the model or the images cannot be used; there are too few to judge by.
     """
 
-    given = NETWORK
+    given, first_name = NETWORK, "float32"
 
     def __init__(self, search: Search, crew: Crew):
         self._search, self._crew = search, crew
@@ -65,7 +65,8 @@ class NetworkWorkshop:
         self.drawn_from = drawn_from
         self.data = describe_data(len(fitted), self._held, opened.evaluation, opened.measure)
         self.settings = describe_settings(search.job, opened.loaded, search.version, calibration, opened.evaluation) | {
-            "task": str(opened.task)
+            "repair": search.repair,
+            "task": str(opened.task),
         }
         copies = len(digests) - len(fitted) - len(judged)
         told = plural(copies, f"calibration {unit}").replace(SPACE, " ")
@@ -102,7 +103,7 @@ class NetworkWorkshop:
             self._denses[key] = dense
         return self._denses[key]
 
-    def make(self, candidate: Candidate, job: JobConfig) -> Made:
+    def make(self, candidate: Candidate, device: Device, job: JobConfig) -> Made:
         """Of `Workshop`: what the pruning tool makes of the job."""
         stopwatch, dense = Stopwatch(), self._find_dense(job)
         result = self._prune(job, dense)

@@ -10,6 +10,9 @@ from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import Device
 
+DEFAULT_REPAIR = "least_squares"
+"""Of what is pruned."""
+
 
 def require_budgets(devices: Sequence[Device], flash_budget: int | None, ram_budget: int | None) -> None:
     """Raises InputError where a budget is set and not every device is a microcontroller."""

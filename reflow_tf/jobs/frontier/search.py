@@ -123,11 +123,11 @@ class _Searching:
         with self._running():
             self.candidates = workshop.list_candidates(device)
         job = search.job
-        self._settings = workshop.settings | {"device": device.name, "repair": search.repair}
+        self._settings = workshop.settings | {"device": device.name}
         self._settings |= {"flash_budget": job.flash_budget, "ram_budget": job.ram_budget}
         self.document = self._start(command)
         with self._running():
-            self._costs = Costs(device, workshop.find_first(self.job(self.candidates[0])))
+            self._costs = Costs(device, workshop.find_first(self.job(self.candidates[0])), workshop.first_name)
         for note in workshop.notes:
             self._note(note)
         self._objections = workshop.object_to(self.candidates, device, self._costs)
@@ -239,7 +239,7 @@ class _Searching:
     def _make(self, candidate: Candidate) -> dict[str, Any]:
         """The candidate's folder, and what is told of it."""
         job, started = self.job(candidate), time.monotonic()
-        made = self._workshop.make(candidate, job)
+        made = self._workshop.make(candidate, self._device, job)
         for note in made.notes:
             self._note(note)
         footprint = made.footprint
@@ -266,7 +266,7 @@ class _Searching:
         }
 
     def _drop(self, candidate: Candidate, reason: str) -> None:
-        announce(f"{self._device.name}: {candidate.name} is left out: {reason}.")
+        announce(f"{self._device.name}, left out: {candidate.name}: {reason}.")
         self.document["dropped"].append({"name": candidate.name, "reason": reason})
 
     def _conclude(self) -> None:
