@@ -92,10 +92,14 @@ class Crew(Protocol):
 
 
 class Alone:
-    """The crew of one: this process computes by itself."""
+    """The crew of one: this process computes by itself.
 
-    def __init__(self) -> None:
-        self.num_workers = self.crowding = 1
+    Args:
+        crowding: how many processes do so on this machine.
+    """
+
+    def __init__(self, crowding: int = 1):
+        self.num_workers, self.crowding = 1, crowding
         self.num_threads, self.memory = count_threads(), find_memory()
         self.address: Any = None
 

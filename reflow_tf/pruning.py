@@ -173,7 +173,7 @@ def prune(
     unmerged: tuple[str, ...] = ()
     if calibration is not None and find_merged(model):
         model, inplace = model if inplace else copy_model(model), True
-        unmerged = unmerge(model, calibration, progress)
+        unmerged = unmerge(model, calibration, progress, crew)
     weighings, narrowed = ({}, {}) if known is None else (known.weighings, known.narrowed)
     results: list[PruneResult] = []
     for stage in config.stages:

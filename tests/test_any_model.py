@@ -13,6 +13,7 @@ from keras import layers
 
 import reflow_tf
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.models.inference import list_output_names
 from reflow_tf.runtimes.litert import LiteRT
 
 NUM = 48
@@ -34,6 +35,8 @@ INPUTS = {
     "bytes": lambda: layers.Input((6, 6, 3), dtype="uint8", name="bytes"),
     "vector": lambda: layers.Input((10,), name="vector"),
     "words": lambda: layers.Input((4,), dtype="int32", name="words"),
+    "pixels": lambda: layers.Input((6, 6, 3), dtype="int32", name="pixels"),
+    "user": lambda: layers.Input((), dtype="int32", name="user"),
 }
 HEADS = {
     "classes": lambda x, n: layers.Dense(n, "softmax")(x),
@@ -43,7 +46,9 @@ HEADS = {
 
 tower = st.lists(st.tuples(st.sampled_from(sorted(ON_MAPS)), st.sampled_from([4, 6, 8])), min_size=1, max_size=3)
 model_of = {
-    "inputs": st.lists(st.sampled_from(sorted(INPUTS)), min_size=1, max_size=3, unique=True),
+    "inputs": st.lists(st.sampled_from(sorted(INPUTS)), min_size=1, max_size=3, unique=True).filter(
+        lambda names: names != ["user"]  # alone it has no axis beside that of samples, and is refused
+    ),
     "steps": tower,
     "heads": st.lists(st.tuples(st.sampled_from(sorted(HEADS)), st.integers(2, 5)), min_size=1, max_size=3),
     "is_shared": st.booleans(),  # one layer at the end of all towers
@@ -60,10 +65,12 @@ def build(inputs, steps, heads, is_shared, as_dict):
         if name == "words":
             x = layers.Embedding(10, 4)(x)
             x = layers.Flatten()(layers.Conv1D(4, 2, activation="relu")(x))
+        elif name == "user":
+            x = layers.Dense(6, "relu")(layers.Embedding(10, 4)(x))
         elif name == "vector":
             x = layers.BatchNormalization()(layers.Dense(12)(x))
         else:
-            x = layers.Rescaling(1 / 64 if name == "bytes" else 1.0)(x)
+            x = layers.Rescaling(1.0 if name == "image" else 1 / 64)(x)
             for step, size in steps:
                 x = ON_MAPS[step](x, size)
             x = layers.GlobalAveragePooling2D()(x)
@@ -77,7 +84,7 @@ def build(inputs, steps, heads, is_shared, as_dict):
 
 def draw(model):
     rng = np.random.default_rng(0)
-    tops = {"image": None, "vector": None, "bytes": 255, "words": 10}
+    tops = {"image": None, "vector": None, "bytes": 255, "pixels": 255, "words": 10, "user": 10}
     return {
         tensor.name: (
             rng.normal(size=(NUM, *tensor.shape[1:])).astype(np.float32)
@@ -108,6 +115,8 @@ def may_move(repair, path, masks):
 @given(**model_of, repair=st.sampled_from(["none", "reflow", "least_squares"]))
 def test_any_model(inputs, steps, heads, is_shared, as_dict, repair):
     model = build(inputs, steps, heads, is_shared, as_dict)
+    names = list_output_names(model)
+    assert len(set(names)) == len(heads) and (not as_dict or names == tuple(f"head_{n}" for n in range(len(heads))))
     data = draw(model)
     before = [np.array(variable) for variable in model.variables]
     config = reflow_tf.PruneConfig(sparsity=0.5, target="storage", repair=repair, basis="kept")

@@ -4,14 +4,17 @@ This runs in processes that Dask started. TensorFlow begins here, after the numb
 """
 
 import dataclasses
+import functools
 import os
 import pickle
+import platform
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+from reflow_tf.cluster.census import Resident, make_probe, require_same_versions
 from reflow_tf.crew import THREADS, State
 from reflow_tf.errors import InputError
 from reflow_tf.keras_backend import require_tensorflow
@@ -43,19 +46,21 @@ def keep(payload: bytes) -> bytes:
     return payload
 
 
-def do(name: str, num_threads: int, payloads: Sequence[bytes], item: bytes) -> Any:
+def do(name: str, num_threads: int, here: Resident, payloads: Sequence[bytes], item: bytes) -> Any:
     """What the work's state finds for one item.
 
     Args:
         name: of the work.
         num_threads: for TensorFlow.
+        here: whoever sends it, which must have the same code: workers may come after the others were looked at.
         payloads: the work, then all news so far, pickled.
         item: for the state, pickled: reading it may start TensorFlow.
 
     Raises:
-        InputError: the state says so; TensorFlow runs with another number of threads.
+        InputError: the state says so; TensorFlow runs with another number of threads; the code is another.
     """
     with _LOCK:
+        require_same_versions({platform.node(): _describe_self()}, here)
         _start_tensorflow(num_threads)
         try:
             seat = _SEATS.get(name)
@@ -72,6 +77,11 @@ def do(name: str, num_threads: int, payloads: Sequence[bytes], item: bytes) -> A
         finally:
             if name in _FORGOTTEN:
                 _close(name)
+
+
+@functools.cache
+def _describe_self() -> Resident:
+    return Resident(**make_probe()())
 
 
 def forget(name: str) -> None:

@@ -24,8 +24,10 @@ START_S = 60
 class DaskCrew:
     """See `reflow_tf.crew.Crew`."""
 
-    def __init__(self, client: Any, residents: dict[str, Resident], num_threads: int | None, address: Any):
-        self._client = client
+    def __init__(
+        self, client: Any, residents: dict[str, Resident], here: Resident, num_threads: int | None, address: Any
+    ):
+        self._client, self._here = client, here
         self.address = address
         self.num_workers = len(residents)
         self.crowding = count_crowding(residents)
@@ -35,7 +37,7 @@ class DaskCrew:
 
     @contextlib.contextmanager
     def begin(self, work: Work) -> Iterator[DaskSite]:
-        site = DaskSite(self._client, self.num_threads, self.num_workers, work)
+        site = DaskSite(self._client, self.num_threads, self.num_workers, self._here, work)
         try:
             yield site
         finally:
@@ -69,7 +71,8 @@ def open_crew(workers: str | None, num_threads: int | None = None, address: Any 
             client = _start(int(workers), num_threads, folder, stack)
         else:
             client = _connect(workers, stack)
-        yield DaskCrew(client, _survey(client, workers), num_threads, address)
+        here = Resident(**make_probe()())
+        yield DaskCrew(client, _survey(client, workers, here), here, num_threads, address)
 
 
 # Dask counts as its own the memory of what it keeps, which here is next to nothing: what TensorFlow holds it sees as
@@ -157,15 +160,14 @@ def _connect(address: str, stack: contextlib.ExitStack) -> Any:
     return client
 
 
-def _survey(client: Any, workers: str) -> dict[str, Resident]:
-    """Address of each worker -> what it is."""
+def _survey(client: Any, workers: str, here: Resident) -> dict[str, Resident]:
+    """Address of each worker -> what it is; all have the code of this process."""
     expected = int(workers) if workers.isdecimal() else 1
     seconds = START_S * expected
     try:
         client.wait_for_workers(expected, timeout=seconds)
     except (OSError, TimeoutError) as error:
         raise InputError(f"The scheduler must have workers within {seconds} seconds. Received: {workers}") from error
-    probe = make_probe()
-    residents = {address: Resident(**found) for address, found in client.run(probe).items()}
-    require_same_versions(residents, Resident(**probe()))
+    residents = {address: Resident(**found) for address, found in client.run(make_probe()).items()}
+    require_same_versions(residents, here)
     return residents

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from reflow_tf.cluster import desk
+from reflow_tf.cluster.census import Resident, make_probe, require_same_versions
 from reflow_tf.crew import Work
 from reflow_tf.errors import InputError
 
@@ -19,6 +20,8 @@ READ_S = 10.0
 """How long the results of one item may take to come back."""
 PATIENCE_S = 30.0
 """How long there may be no worker at all: one that died may be started again."""
+AHEAD = 8
+"""Items for each worker that are begun before the first of them is done."""
 MOST_ATTEMPTS = 4
 """How often an item is begun whose worker dies; then it is the item that kills them."""
 
@@ -30,13 +33,14 @@ class DaskSite:
         client: of Dask.
         num_threads: of each worker.
         num_homes: among how many workers items are shared out.
+        here: this process, whose code workers must have.
         work: to be done.
     """
 
     is_here = False
 
-    def __init__(self, client: Any, num_threads: int, num_homes: int, work: Work):
-        self._client, self._num_threads, self._num_homes = client, num_threads, num_homes
+    def __init__(self, client: Any, num_threads: int, num_homes: int, here: Resident, work: Work):
+        self._client, self._num_threads, self._num_homes, self._here = client, num_threads, num_homes, here
         self._name = f"reflow_tf-{uuid.uuid4().hex}"
         self._told: list[Any] = []
         self._homes: list[str] = []
@@ -57,19 +61,20 @@ class DaskSite:
                 self._client.run(desk.forget, self._name, on_error="ignore")
 
     def map(self, items: Iterable[Any], home: Callable[[Any], int] | None = None) -> Iterator[Any]:
-        """Results that came too early wait for their turn."""
+        """Results that came too early wait for their turn, and are few: no item is begun far ahead of the others."""
         early: dict[int, Any] = {}
         following = 0
-        for position, found in self._map(list(items), home):
+        for position, found in self._map(list(items), home, AHEAD * self._num_homes):
             early[position] = found
             while following in early:
                 yield early.pop(following)
                 following += 1
 
     def map_as_done(self, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        return self._map(items, None)
+        return self._map(items, None, len(items))
 
-    def _map(self, items: Sequence[Any], home: Callable[[Any], int] | None) -> Iterator[tuple[int, Any]]:
+    def _map(self, items: Sequence[Any], home: Callable[[Any], int] | None, most: int) -> Iterator[tuple[int, Any]]:
+        """What is found, as it is; at most so many items are begun of which one before them is not done."""
         # Dask gives a task to whoever has what it needs, which is whoever was told first: items are dealt out to all.
         self._settle()
         homes = list(range(len(items))) if home is None else [home(item) for item in items]
@@ -77,9 +82,13 @@ class DaskSite:
         batch = _Batch(submit, [pickle.dumps(item) for item in items], homes)
         self._last_seen = time.monotonic()
         try:
-            for position in range(len(items)):
-                batch.send(position)
-            while batch.waiting:
+            begun = 0
+            while batch.waiting or begun < len(items):
+                first = min(batch.waiting.values(), default=begun)
+                while begun < min(len(items), first + most):
+                    batch.send(begun)
+                    begun += 1
+                    first = min(first, begun - 1)
                 try:
                     future = batch.done.get(timeout=POLL_S)
                 except queue.Empty:
@@ -102,7 +111,7 @@ class DaskSite:
         """Begins an item where it is at home; unless it `stays` there, somebody idle may take it."""
         return self._client.submit(
             desk.do,
-            *(self._name, self._num_threads, self._told, payload),
+            *(self._name, self._num_threads, self._here, self._told, payload),
             key=f"{self._name}-{key}",
             workers=[self._homes[home % len(self._homes)]],
             allow_other_workers=not stays,
@@ -117,7 +126,11 @@ class DaskSite:
             error = future.exception()
             if isinstance(error, distributed.KilledWorker):
                 raise _outlived() from error
-            raise InputError(f"{error} (in a worker)") if isinstance(error, InputError) else error
+            if not isinstance(error, InputError):  # which other code may be the cause of
+                found = self._client.run(make_probe())
+                require_same_versions({address: Resident(**one) for address, one in found.items()}, self._here)
+                raise error
+            raise InputError(f"{error} (in a worker)")
         try:
             return future.result(timeout=READ_S)
         except (distributed.CancelledError, distributed.comm.CommClosedError) as error:

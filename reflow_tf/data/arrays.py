@@ -6,6 +6,8 @@ only the scaling is still applied. What a metric of the user's own takes beside 
 output, of any kind.
 """
 
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Self
@@ -72,6 +74,19 @@ class ArraySource(ImageSource):
     def image(self, index: int) -> np.ndarray:
         return self.images[index]
 
+    def fingerprint(self) -> bytes:
+        """All numbers, hashed once."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> bytes:
+        content = hashlib.blake2b(digest_size=16)
+        for array in (self.images, *(() if self.labels is None else (self.labels,))):
+            content.update(str((array.dtype, array.shape)).encode())
+            for start in range(0, len(array), _CHUNK):
+                content.update(np.ascontiguousarray(array[start : start + _CHUNK]).data)
+        return content.digest()
+
     def adapt(self, preprocessing: Preparation) -> Preparation:
         if isinstance(preprocessing, AsStored):
             return replace(preprocessing, shape=self.images.shape[1:])
@@ -133,8 +148,8 @@ def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -
         raise InputError(f"x must hold at least one image. Received: shape {images.shape} in {path}")
     if images.size == 0:
         raise InputError(f"x must hold images of at least one pixel. Received: shape {images.shape} in {path}")
-    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"x must be uint8 or float. Received: {images.dtype} in {path}")
+    if images.dtype.kind not in "iuf":
+        raise InputError(f"x must be of integers or floats. Received: {images.dtype} in {path}")
     size, channels = preprocessing.size, preprocessing.channels
     if images.shape[3] != channels or (size is not None and images.shape[1:3] != tuple(size)):
         wanted = ("any", "any") if size is None else size
@@ -146,7 +161,7 @@ def _check_images(images: np.ndarray, preprocessing: Preprocessing, path: str) -
 
 
 def _check_samples(samples: np.ndarray, wanted: AsStored, path: str, name: str = "x") -> None:
-    if samples.ndim < 2 or not wanted.fits(samples.shape[1:]):
+    if samples.ndim < 1 or not wanted.fits(samples.shape[1:]):
         raise InputError(
             f"{name} must have the shape that the network takes, {spell_batch(wanted.shape)} (it takes no images of "
             f"height, width and channels, so nothing is resized or scaled). Received: shape {samples.shape} in {path}"

@@ -20,6 +20,9 @@ from reflow_tf.foreign import say_why
 IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
 
 
+_SIZED = 1000  # files whose sizes tell two folders apart
+
+
 class FolderSource(ImageSource):
     """Image files, decoded when asked for. `digest` hashes the bytes of the file, which needs no decoding.
 
@@ -88,6 +91,17 @@ class FolderSource(ImageSource):
                 return hashlib.file_digest(file, "blake2b").digest()
         except OSError as error:
             raise decoding.unreadable(self.name_of(index), error) from error
+
+    def fingerprint(self) -> bytes:
+        """All names, and the sizes of some files, evenly spread: nothing is read."""
+        content = hashlib.blake2b("\n".join(map(str, self.paths)).encode(errors="surrogateescape"), digest_size=16)
+        for place in np.linspace(0, len(self.paths) - 1, min(_SIZED, len(self.paths))).astype(int):
+            try:
+                content.update(self.paths[place].stat().st_size.to_bytes(8))
+            except OSError:  # it went away since; who reads it says so
+                content.update(b"gone")
+        content.update(b"" if self.labels is None else self.labels.tobytes())
+        return content.digest()
 
     def size_of(self, index: int) -> tuple[int, int]:
         try:

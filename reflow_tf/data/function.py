@@ -57,10 +57,14 @@ class FunctionSource(ArraySource):
 
 
 def _name(batch: Any) -> dict[str, Any]:
-    """The arrays of a batch by the names that they have in an `.npz`."""
+    """The arrays of a batch by the names that they have in an `.npz`; a tf.data.Dataset makes tuples of lists."""
     x, y = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
-    if isinstance(x, tuple):
-        raise InputError(f"a batch must be x or (x, y), x a list for several inputs. Received: a tuple of {len(x)}")
+    if x is batch and isinstance(x, tuple):
+        raise InputError(
+            f"a batch must be x or (x, y), x a list, a dict or, beside y, a tuple for several inputs. "
+            f"Received: a tuple of {len(x)}"
+        )
+    x = list(x) if isinstance(x, tuple) else x
     return _name_parts("x", x) | ({} if y is None else _name_parts("y", y))
 
 

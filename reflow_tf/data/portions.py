@@ -143,24 +143,33 @@ def held(batches: Iterable[np.ndarray], most_bytes: float) -> Iterator[np.ndarra
     Raises:
         InputError: inputs of several shapes; fewer of them when they are read again; a disk that is full.
     """
-    first = take_first(batches, 1)
     count = count_inputs(batches)
-    size_bytes = count * first.nbytes
-    if size_bytes <= most_bytes:
-        inputs = take_first(batches, count)
-        _require_same(count, len(inputs))
+    with spooled(itertools.islice(cut(batches, 1), count), count, most_bytes) as inputs:
         yield inputs
+
+
+@contextlib.contextmanager
+def spooled(batches: Iterable[np.ndarray], count: int, most_bytes: float) -> Iterator[np.ndarray]:
+    """What is passed over once, arrays (n, ...) of `count` rows in all, as one; else as `held`."""
+    arrays = iter(batches)
+    first = next(arrays, np.empty(0))
+    size_bytes = count * first[:1].nbytes
+    arrays = itertools.chain([first], arrays)
+    if size_bytes <= most_bytes:
+        rows = np.concatenate(list(arrays))
+        _require_same(count, len(rows))
+        yield rows
         return
     writing = functools.partial(on_disk, "Calibration inputs", f"{size_bytes:,} bytes")
     with contextlib.ExitStack() as stack:
         with writing():
-            path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="reflow_tf-")), "inputs")
+            path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="reflow_tf-")), "rows")
         written = 0
-        for one in itertools.islice(cut(batches, 1), count):
+        for some in arrays:
             # NumPy's tofile() says nothing of a disk that is full when its file is closed.
             with writing(), open(path, "ab") as file:
-                file.write(one.astype(first.dtype).data)
-            written += 1
+                file.write(np.ascontiguousarray(some, first.dtype).data)
+            written += len(some)
         _require_same(count, written)
         yield np.memmap(path, first.dtype, "r", shape=(count, *first.shape[1:]))
 

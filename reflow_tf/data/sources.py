@@ -77,7 +77,7 @@ class ImageSource(Protocol):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.place is None:
             raise TypeError(f"{type(self).__name__} was not opened from anywhere, so that nobody else can open it")
-        return reopen, (self.place, len(self), self.digest(0))
+        return reopen, (self.place, len(self), self.fingerprint())
 
     @property
     def targets(self) -> "Targets | None":
@@ -107,6 +107,10 @@ class ImageSource(Protocol):
     def digest(self, index: int) -> bytes:
         """A hash of the content; equal for equal images within this kind of source."""
         return pixel_digest(self.image(index))
+
+    def fingerprint(self) -> bytes:
+        """By which it is told from another source at the same place, in another process or at another time."""
+        return self.digest(0)
 
     def size_of(self, index: int) -> tuple[int, int]:
         """(height, width), without decoding where the format allows it."""
@@ -152,14 +156,17 @@ def _open_place(place: Place) -> ImageSource:
     return remember(source, place)
 
 
-def reopen(place: Place, num_images: int, first: bytes) -> ImageSource:
+def reopen(place: Place, num_images: int, fingerprint: bytes) -> ImageSource:
     """The source at this place, once it is known to hold what it held where it was pickled.
 
     Raises:
         InputError: it is not there, or holds other images.
     """
     source = _open_place(place)
-    if len(source) != num_images or source.digest(0) != first:
+    if (len(source), source.fingerprint()) != (num_images, fingerprint):
+        _open_place.cache_clear()  # a worker may outlive what it opened
+        source = _open_place(place)
+    if (len(source), source.fingerprint()) != (num_images, fingerprint):
         raise InputError(
             f"data must hold the same images wherever it is read, {num_images} of them. "
             f"Received: {len(source)}{'' if len(source) != num_images else ' others'} at {place.request.text}"

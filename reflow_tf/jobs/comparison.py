@@ -20,7 +20,7 @@ import numpy as np
 
 from reflow_tf.cluster.opening import open_crew
 from reflow_tf.config import PruneConfig
-from reflow_tf.crew import Crew, Site, State
+from reflow_tf.crew import Alone, Crew, Site, State
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
@@ -42,7 +42,7 @@ from reflow_tf.repair.unmerging import unmerge
 from reflow_tf.report import comparison, figures
 from reflow_tf.report.comparison import BASELINE, VERSION, Document
 from reflow_tf.report.folder import OutputFolder
-from reflow_tf.report.progress import show_progress, stage
+from reflow_tf.report.progress import show_progress, stage, track
 from reflow_tf.report.resumable import to_json
 from reflow_tf.report.scores import Score, score_accuracy, score_agreement, score_closeness
 from reflow_tf.signal import NUM_KEPT, Signal, compare_signals, measure_signal
@@ -115,6 +115,7 @@ class Bench:
         labels: (N,) int of the evaluation inputs; None: agreement with the dense model takes the place of accuracy.
         progress: wraps each pass that takes place before the first cell.
         task: what its outputs are taken for; numbers of the first `signal.NUM_KEPT` evaluation inputs are compared.
+        crowding: how many of these share the memory of this machine.
 
     Raises:
         InputError: the batches do not fit, or a kernel has no statistics of the kind that a method needs.
@@ -130,7 +131,9 @@ class Bench:
         labels: np.ndarray | None = None,
         progress: Progress = show_nothing,
         task: Task = Task.CLASSIFICATION,
+        crowding: int = 1,
     ):
+        self._crew = Alone(crowding)
         self._specs, self._calibration, self._evaluation, self._labels = specs, calibration, evaluation, labels
         self._task = task
         self._model = copy_model(model)
@@ -173,6 +176,7 @@ class Bench:
             statistics=self._statistics,
             references=self._references,
             memory_budget=config.memory_budget,
+            crew=self._crew,
         )
         pruned, outcomes = repair(names, pruned, self._calibration, show_nothing)
         seconds = time.perf_counter() - start
@@ -305,7 +309,8 @@ def _run(
     if todo:
         needed = {name: methods[name] for name in dict.fromkeys(name for name, _ in todo)}
         carried = Carried(loaded.model, crew.address)
-        comparing = Comparing(carried, job.prune, tuple(needed.values()), calibration, evaluation, task)
+        given = carried, job.prune, tuple(needed.values()), calibration, evaluation, task
+        comparing = Comparing(*given, crew.crowding, show_progress if job.workers is None else show_nothing)
         with crew.begin(comparing) as site:
             _measure(site, needed, todo, document, folder.path)
     return document
@@ -320,6 +325,8 @@ class Comparing:
         prune: which kernels are pruned.
         methods: all that will be measured.
         task: what the model's outputs are taken for.
+        crowding: how many do so on a machine.
+        progress: of what takes place before the first cell.
     """
 
     carried: Carried
@@ -328,6 +335,8 @@ class Comparing:
     calibration: CalibrationSet
     evaluation: EvaluationSet
     task: Task
+    crowding: int
+    progress: Progress
 
     def prepare(self) -> State:
         model = self.carried.model
@@ -336,7 +345,7 @@ class Comparing:
             model = pack(model, next(iter(self.calibration)))
         labels = self.evaluation.labels if self.task.names_classes else None
         given = self.methods, self.calibration, self.evaluation, labels
-        return _Cells(Bench(model, chosen, *given, show_progress, self.task))
+        return _Cells(Bench(model, chosen, *given, self.progress, self.task, self.crowding))
 
 
 class _Cells(State):
@@ -384,8 +393,12 @@ def _show(
 ) -> Iterator[tuple[int, tuple[Outcome, Cell]]]:
     """What is found, while somebody sees how much is done, and what is being done where that is one cell at a time."""
     found = iter(site.map_as_done(configs))
+    if not site.is_here:
+        with track(found, "Cells", total=len(configs)) as tracked:
+            yield from tracked
+        return
     for number, name in enumerate(names, start=1):
-        with stage(f"{name if site.is_here else 'Cell'} ({number} of {len(names)})"):
+        with stage(f"{name} ({number} of {len(names)})"):
             one = next(found)
         yield one
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from reflow_tf.choices import check_between
 from reflow_tf.errors import InputError
+from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.flatbuffer import parse
 from reflow_tf.export.half_precision import allows_float16, stores_sparse
 from reflow_tf.job_config import EvaluateConfig
@@ -45,6 +46,10 @@ def write_device_kit(
     folder = OutputFolder(output_dir, _FILES, overwrite, optional=frozenset((device_script.BASELINE,)))
     folder.require_outside({"model": source.model, "data": source.data, "baseline": baseline})
     content = read_tflite(pathlib.Path(source.model).expanduser())
+    if has_bitmaps(content):
+        raise InputError(
+            f"A device kit runs files in LiteRT, and this one is for TFLM: firmware takes it. Received: {source.model}"
+        )
     runtime = load_tflite(pathlib.Path(source.model).expanduser(), num_threads=1)
     inputs = draw_inputs(source, runtime, num_inputs)
     files: dict[str, Content] = {

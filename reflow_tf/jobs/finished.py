@@ -1,11 +1,11 @@
 """A finished model of any form: how it is run over inputs, how those are prepared for it, and what it gives."""
 
+import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from reflow_tf.foreign import say_why
 from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.scoring import Runner, spread
 from reflow_tf.models.carrying import Address, Carried
-from reflow_tf.models.inference import name_outputs
+from reflow_tf.models.inference import name_outputs, unique
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.observation import OneByOne, run
 from reflow_tf.models.packing import count_outputs
@@ -29,6 +29,7 @@ from reflow_tf.models.predictions import name_predictions, run_rows
 from reflow_tf.runtimes.litert import LiteRT, read_tflite
 from reflow_tf.runtimes.runtime import Runtime
 from reflow_tf.runtimes.tflm.runtime import TFLM
+from reflow_tf.targets.operators import OperatorGraph
 from reflow_tf.task import Task
 
 MOST_THREADS = 2
@@ -100,12 +101,13 @@ def _open_file(config: EvaluateConfig) -> Finished:
         opened = OpenedFile(content, "tflm" if has_bitmaps(content) else "litert")
     except InputError as error:
         raise InputError(f"{config.model}: {error}") from error
-    preprocessing = choose_preprocessing(config, opened.input_shape, opened.num_inputs)
-    num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
     graph = read_operators(content)
+    preprocessing = choose_preprocessing(config, opened.input_shape, graph)
+    num_outputs = opened.output_shape[-1] if len(opened.output_shape) > 1 else None
     last = find_last_kind(graph)
     num_sigmoids = (num_outputs or 0) if last == "LOGISTIC" else 0
-    names = unique([graph.values[index].name for index in graph.outputs])
+    recorded = _recorded_outputs(config, len(graph.outputs))
+    names = unique(recorded or [graph.values[index].name for index in graph.outputs])
     shapes = {name: graph.values[index].shape[1:] for name, index in zip(names, graph.outputs, strict=True)}
     return Finished(
         lambda _: opened,
@@ -117,15 +119,6 @@ def _open_file(config: EvaluateConfig) -> Finished:
         lambda: Task.CLASSIFICATION if last == "SOFTMAX" or num_sigmoids == 1 else None,
         lambda: num_sigmoids,
     )
-
-
-def unique(names: Sequence[str]) -> list[str]:
-    """The same names, where one occurs again with a number behind it: 'scores', 'scores_2'."""
-    found: list[str] = []
-    for name in names:
-        numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-        found.append(next(each for each in numbered if each not in found))
-    return found
 
 
 class OpenedFile:
@@ -170,25 +163,23 @@ def _run_output(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[n
         yield outputs.numpy()
 
 
-def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...], num_inputs: int = 1) -> Preparation:
+def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...], graph: OperatorGraph) -> Preparation:
     """How images become inputs of a .tflite file: as the config.json beside it says, or as the flags do.
 
-    What is no image is taken as it is, in the shape of the file. The names of several inputs are in the config.json.
+    What is no image is taken as it is, in the shape of the file. Several inputs have the names that the config.json
+    says, or those of the file itself.
 
     Raises:
-        InputError: the config.json is not one of the pruning tool, or pixels of what is no image are to be scaled; a
-            file with several inputs has none beside it.
+        InputError: the config.json is not one of the pruning tool, or pixels of what is no image are to be scaled.
     """
     _, *sample = input_shape
     recorded = _recorded_preprocessing(config, len(sample) != IMAGE_RANK)
     scaling = "none" if config.preprocess == "auto" else config.preprocess
-    if num_inputs > 1 and scaling == "none":
-        if not isinstance(recorded, AsStored) or len(recorded.parts) != num_inputs or recorded.shape != tuple(sample):
-            raise InputError(
-                f"A file with several inputs needs the config.json that the pruning tool wrote beside it, which has "
-                f"their names. Received: {config.model} with {num_inputs} inputs"
-            )
-        return recorded
+    if len(graph.inputs) > 1 and scaling == "none":
+        shape, num_inputs = tuple(sample), len(graph.inputs)
+        if isinstance(recorded, AsStored) and (recorded.shape, len(recorded.parts)) == (shape, num_inputs):
+            return recorded
+        return AsStored(shape, _read_parts(graph))
     if len(sample) != IMAGE_RANK:
         if scaling != "none":
             raise InputError(
@@ -198,6 +189,15 @@ def choose_preprocessing(config: EvaluateConfig, input_shape: tuple[int, ...], n
         return AsStored(tuple(sample))
     height, width, channels = sample
     return recorded or Preprocessing((height, width), channels, scaling)
+
+
+def _read_parts(graph: OperatorGraph) -> tuple[Part, ...]:
+    """The inputs of a file, in its order, by its own names for them."""
+    values = [graph.values[index] for index in graph.inputs]
+    names = unique([value.name.removeprefix("serving_default_").removesuffix(":0") for value in values])
+    # What is stored in 8 bits is fed through its scale.
+    types = ["float32" if value.dtype in ("int8", "uint8") else value.dtype for value in values]
+    return tuple(Part(name, value.shape[1:], dtype) for name, value, dtype in zip(names, values, types, strict=True))
 
 
 def require_preparation(config: EvaluateConfig, *, are_images: bool) -> None:
@@ -216,9 +216,10 @@ def draw_inputs(source: EvaluateConfig, runtime: Runtime, num_inputs: int) -> np
         InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
     """
     require_preparation(source, are_images=len(runtime.input_shape) == 1 + IMAGE_RANK)
+    graph = read_operators(read_tflite(pathlib.Path(source.model).expanduser()))
     images = load_evaluation(
         source.data,
-        preprocessing=choose_preprocessing(source, runtime.input_shape, runtime.num_inputs),
+        preprocessing=choose_preprocessing(source, runtime.input_shape, graph),
         num_classes=None,
         class_names_path=None,
         batch_size=num_inputs,
@@ -237,9 +238,8 @@ def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparat
         config: the file, and what was asked for.
         as_stored: the network takes no images, which is what must be written there.
     """
-    model = pathlib.Path(config.model).expanduser()
-    path = model.parent / "config.json"
-    if config.preprocess != "auto" or not model.is_file() or not path.is_file():
+    path = _config_beside(config)
+    if config.preprocess != "auto" or path is None:
         return None
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
@@ -253,3 +253,22 @@ def _recorded_preprocessing(config: EvaluateConfig, as_stored: bool) -> Preparat
             f"The config.json beside a model must be the one that the pruning tool wrote; --preprocess passes it by. "
             f"Received: {path} ({say_why(error)})"
         ) from error
+
+
+def _recorded_outputs(config: EvaluateConfig, num_outputs: int) -> list[str] | None:
+    """What the pruning tool called so many outputs; None where it wrote nothing that could be that."""
+    path = _config_beside(config)
+    if path is None:
+        return None
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        names = json.loads(path.read_text(encoding="utf-8"))["outputs"]
+        if isinstance(names, list) and len(names) == num_outputs and all(isinstance(name, str) for name in names):
+            return names
+    return None
+
+
+def _config_beside(config: EvaluateConfig) -> pathlib.Path | None:
+    """The config.json in the folder of a model file, if there is one."""
+    model = pathlib.Path(config.model).expanduser()
+    path = model.parent / "config.json"
+    return path if model.is_file() and path.is_file() else None

@@ -279,7 +279,8 @@ def require_runnable(job: JobConfig, content: bytes) -> bytes:
     """
     if job.target.name == "tflm":
         content = settle_operators(content)
-        TFLM(content)
+        runtime = TFLM(content)
+        runtime.run(np.zeros((1, *runtime.input_shape[1:]), np.float32))  # some operators refuse types only then
     elif job.target.name == "cortex_m":
         generate_c(content, storage="dense")
     return content

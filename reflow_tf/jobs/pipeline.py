@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -21,7 +22,7 @@ from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.benchmark import Benchmark, Candidate, measure_files, require_runtime
 from reflow_tf.jobs.evaluation import first_images, measure_parity, require_classifier
 from reflow_tf.jobs.explanation import explain
-from reflow_tf.jobs.finished import OpenedFile
+from reflow_tf.jobs.finished import KerasRunner, OpenedFile
 from reflow_tf.jobs.float16_arithmetic import CHECKED_INPUTS, Float16Check, check_float16
 from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.metric import choose_inputs, measure_metric
@@ -33,11 +34,12 @@ from reflow_tf.jobs.scoring import (
     SIGNAL_IMAGES,
     Distances,
     Ranked,
+    Runner,
     compare_files,
     rank_files,
     spread,
 )
-from reflow_tf.models.carrying import Address
+from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.inference import name_outputs
 from reflow_tf.models.loading import load_model
 from reflow_tf.models.packing import undo_scales
@@ -266,23 +268,22 @@ def _score_by_metric(
     """What --metric makes of the dense and the repaired model, in float32, and of the file; {} without one."""
     if dense.metric is None:
         return {}
-    runners = {"file": runtime}
-    if job.requested_quantize != "none":
-        runners["repaired"] = OpenedFile(
-            _export(job, given, result.model, storage="dense", quantize="none").content, "litert"
-        )
-    found = _measure_metric(job, given, runners, crew)
-    return {"dense": dense.metric, "repaired": found.get("repaired", found["file"]), "file": found["file"]}
+    repaired = KerasRunner(Carried(result.model), Task.FIDELITY)  # which may be narrower than what others can load
+    return {
+        "dense": dense.metric,
+        **_measure_metric(job, given, {"repaired": repaired}),
+        **_measure_metric(job, given, {"file": runtime}, crew),
+    }
 
 
 def _measure_metric(
-    job: JobConfig, given: Given, runners: Mapping[str, OpenedFile], crew: Crew = ALONE
+    job: JobConfig, given: Given, runners: Mapping[str, Runner], crew: Crew = ALONE
 ) -> dict[str, MetricScore]:
     assert job.metric is not None
-    sizes = next(iter(runners.values())).output_sizes
-    images = choose_inputs(given.evaluation, sizes, MOST_IN_TFLM if job.target.runtime == "tflm" else None)
-    (first,) = images.select(np.array([0]))
+    (first,) = given.evaluation.select(np.array([0]))
     shapes = name_outputs(given.loaded.model, first)
+    most = MOST_IN_TFLM if job.target.runtime == "tflm" else None
+    images = choose_inputs(given.evaluation, [math.prod(shape) for shape in shapes.values()], most)
     return measure_metric(job.metric, runners, images, shapes, show_progress, crew=crew)
 
 

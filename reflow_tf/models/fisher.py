@@ -102,8 +102,8 @@ def gather(
     if count == 0:
         raise InputError("Statistics need at least one calibration batch. Received: none")
     _take_in(sums, pending, block_size)
-    for total in sums.values():
-        total /= count
+    for path, total in sums.items():
+        sums[path] = (total / count).astype(np.float32)
     return sums
 
 
@@ -354,6 +354,7 @@ def _draw_score(outputs: tf.Tensor, task: Task, probabilities: bool, draw: tf.Te
 
 
 def _take_in(sums: dict[str, np.ndarray], pending: dict[str, list[np.ndarray]], block_size: int) -> None:
+    """Adds what is pending, in float64: of many inputs float32 would lose the later ones."""
     for path, gradients in pending.items():
         if not gradients:
             continue
@@ -362,7 +363,9 @@ def _take_in(sums: dict[str, np.ndarray], pending: dict[str, list[np.ndarray]], 
         samples[:, : gradients[0].size] = gradients
         blocks = np.ascontiguousarray(samples.reshape(-1, num_blocks, block_size).transpose(1, 0, 2))
         products = blocks.transpose(0, 2, 1) @ blocks
-        sums[path] = sums[path] + products if path in sums else products
+        if path not in sums:
+            sums[path] = np.zeros(products.shape, np.float64)
+        sums[path] += products
         gradients.clear()
 
 

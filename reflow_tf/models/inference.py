@@ -8,6 +8,7 @@ names for its scopes, and inside a graph it refuses spaces, letters outside of A
 """
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -50,8 +51,25 @@ def name_outputs(model: keras.Model, sample: np.ndarray) -> dict[str, tuple[int,
 
 
 def list_output_names(model: keras.Model) -> tuple[str, ...]:
-    """Of each output, in their order; of a subclassed model, which knows none, 'output'."""
-    return tuple(getattr(model, "output_names", None) or ["output"])
+    """Of each output, in their order, each once: the keys of a dict, else as Keras names them.
+
+    A subclassed model knows none: 'output'.
+    """
+    names = list(getattr(model, "output_names", None) or ["output"])
+    structure = getattr(model, "_outputs_struct", None)
+    paths = [] if structure is None else [path for path, _ in keras.tree.flatten_with_path(structure)]
+    if len(paths) == len(names) and all(any(isinstance(key, str) for key in path) for path in paths):
+        names = ["/".join(map(str, path)) for path in paths]
+    return tuple(unique(names))
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The same names, where one occurs again with a number behind it: 'scores', 'scores_2'."""
+    found: list[str] = []
+    for name in names:
+        numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+        found.append(next(each for each in numbered if each not in found))
+    return found
 
 
 def infer_parts(model: keras.Operation, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -160,9 +160,11 @@ def check_kind(model: keras.Model) -> None:
             dtype = keras.backend.standardize_dtype(tensor.dtype)
             if not dtype.startswith(_NUMBERS):
                 raise InputError(f"Every {what} must be of real numbers. Received: {tensor.name} of {dtype}")
-            if len(tensor.shape) < (2 if what == "input" else 1):
+            is_only_input = what == "input" and len(tensors) == 1
+            if len(tensor.shape) < (2 if is_only_input else 1):
                 raise InputError(
-                    f"Every {what} must have an axis of samples{' and another' if what == 'input' else ''}. "
+                    f"Every {what} must have an axis of samples"
+                    f"{', and the only one another: take keras.Input((1,))' if is_only_input else ''}. "
                     f"Received: {tensor.name} of shape {tuple(tensor.shape)}"
                 )
     for placed in walk(model) if model.built else ():  # others are refused where their inputs are read

@@ -26,6 +26,9 @@ LEAST_IN_BLOCK = 16
 LIMIT_BYTES = 4 << 30
 """Most memory that the statistics of one model may take."""
 
+_SUM_BYTES = 8
+"""Of a number while it is summed."""
+
 NAMES = frozenset({"input_gram", "fisher_blocks"})
 
 Gathered = dict[str, dict[str, np.ndarray]]
@@ -74,7 +77,7 @@ def gather(
 
 
 def _choose_block_size(specs: Sequence[LayerSpec]) -> int:
-    fitting = LIMIT_BYTES // (4 * max(1, sum(spec.num_weights for spec in specs)))
+    fitting = LIMIT_BYTES // (_SUM_BYTES * max(1, sum(spec.num_weights for spec in specs)))
     return max(LEAST_IN_BLOCK, min(MOST_IN_BLOCK, fitting))
 
 
@@ -90,7 +93,7 @@ def _check_memory(model: keras.Model, specs: Sequence[LayerSpec], names: frozens
         raise InputError(f"The block size of the Fisher must be at least 1. Received: {block_size}")
     needed = {
         "input_gram": 8 * gram.count_numbers(model, specs),
-        "fisher_blocks": 4 * block_size * sum(spec.num_weights for spec in specs),
+        "fisher_blocks": _SUM_BYTES * block_size * sum(spec.num_weights for spec in specs),
     }
     for name in sorted(names):
         if needed[name] > LIMIT_BYTES:

@@ -5,26 +5,30 @@ counts is how far the outputs are from the dense network's. One calibration imag
 winner stays as it was fitted, on the others, because that is what was judged.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
 
 from reflow_tf.crew import ALONE, Crew
+from reflow_tf.data.portions import spooled
 from reflow_tf.errors import InputError
+from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.predictions import run_predictions
 from reflow_tf.repair.batchnorm import observe_dense
 from reflow_tf.repair.chain import run_chain
-from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome
-from reflow_tf.repair.divergence import measure_divergence
+from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, resolve_memory_budget
+from reflow_tf.repair.divergence import Divergence
 from reflow_tf.repair.holdout import HELD_OUT_EVERY, part_of
 from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.task import Task
 
 # The simplest first: it wins ties. A chain that begins with the one before it goes on from there.
+_JUDGED_BY = 256  # outputs that tell probabilities from logits
 CANDIDATES = ("reflow", "least_squares", "least_squares,reflow", "obs,reflow")
 
 
@@ -91,14 +95,28 @@ def choose(
         InputError: too few images, batches that do not fit, or no chain that can be used.
     """
     fitting, judging = part_of(batches, held_out=False), part_of(batches, held_out=True)
-    with pruned.as_dense() as model:
-        watched = progress(judging, "Evaluating the dense model on held-out calibration inputs")
-        dense = _predict(model, watched, pruned.task)
-        references = observe_dense(model, fitting, progress=progress, crew=crew)
+    budget = resolve_memory_budget(memory_budget, crew.memory) / 2
+    with contextlib.ExitStack() as stack:
+        with pruned.as_dense() as model:
+            watched = progress(judging, "Evaluating the dense model on held-out calibration inputs")
+            dense = stack.enter_context(spooled(_predict(model, watched, pruned.task), len(judging), budget))
+            references = observe_dense(model, fitting, progress=progress, crew=crew)
+        run = functools.partial(run_chain, plan=plan, references=references, memory_budget=memory_budget, crew=crew)
+        return _choose(pruned, run, fitting, functools.partial(_diverge, pruned, judging, dense), len(dense), progress)
+
+
+def _choose(
+    pruned: PrunedModel,
+    run: Callable[..., tuple[PrunedModel, tuple[RepairOutcome, ...]]],
+    fitting: Iterable[np.ndarray],
+    diverge: Callable[[], float],
+    num_judged: int,
+    progress: Progress,
+) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
+    """Runs each chain over `fitting`, and keeps the one after which `diverge` is least."""
     start = now = _State(pruned, pruned.read_weights())
     best, least = start, math.inf
     tried: list[Tried] = []
-    run = functools.partial(run_chain, plan=plan, references=references, memory_budget=memory_budget, crew=crew)
     with pruned.restored_on_error():
         for chain in CANDIDATES:
             names = tuple(chain.split(","))
@@ -112,26 +130,36 @@ def choose(
                 tried.append(Tried(chain, None, str(error)))
                 continue
             now = _State(repaired, pruned.read_weights(), names, now.outcomes + outcomes)
-            divergence = measure_divergence(_predict(pruned.model, judging, pruned.task), dense, pruned.task)
+            divergence = diverge()
             if not math.isfinite(divergence):
                 tried.append(Tried(chain, None, "outputs that are not finite"))
                 continue
             tried.append(Tried(chain, divergence))
             if divergence < least:
                 best, least = now, divergence
-        choice = _describe(tried, len(dense))
+        choice = _describe(tried, num_judged)
         pruned.write_weights(best.weights)
     return best.pruned, (choice, *best.outcomes)
 
 
-def _predict(model: keras.Model, batches: Iterable[np.ndarray], task: Task) -> np.ndarray:
-    outputs = list(run_predictions(model, batches, task))
-    if not outputs:
+def _predict(model: keras.Model, batches: Iterable[np.ndarray], task: Task) -> Iterator[np.ndarray]:
+    outputs = None
+    for outputs in run_predictions(model, batches, task):
+        yield outputs
+    if outputs is None:
         raise InputError(
             f"--repair=auto holds out every {HELD_OUT_EVERY}th calibration image, so it needs at least as many. "
             "Received: fewer"
         )
-    return np.concatenate(outputs)
+
+
+def _diverge(pruned: PrunedModel, judging: Iterable[np.ndarray], dense: np.ndarray) -> float:
+    """How far the model is from the dense one on inputs that nothing is fitted to, `dense` being what that gives."""
+    found, start = Divergence(are_probabilities(dense[:_JUDGED_BY]), pruned.task), 0
+    for outputs in _predict(pruned.model, judging, pruned.task):
+        found.add(outputs, dense[start : start + len(outputs)])
+        start += len(outputs)
+    return found.value
 
 
 def _describe(tried: list[Tried], num_images: int) -> Choice:

@@ -19,12 +19,53 @@ def measure_divergence(outputs: np.ndarray, dense: np.ndarray, task: Task = Task
         dense: of the same shape.
         task: what they are.
     """
-    if task is Task.FIDELITY or outputs.shape[-1] == 1:
-        errors, variance = np.mean(np.square(outputs - dense)), float(np.mean(dense.var(axis=0)))
-        return float(errors / (variance or max(float(np.mean(np.square(dense))), _LEAST_PROBABILITY)))
-    probabilities = are_probabilities(dense)
-    found, reference = (_log_probabilities(values, probabilities) for values in (outputs, dense))
-    return float(np.mean(np.sum(np.exp(reference) * (reference - found), axis=-1)))
+    divergence = Divergence(are_probabilities(dense), task)
+    divergence.add(outputs, dense)
+    return divergence.value
+
+
+class Divergence:
+    """`measure_divergence` of batches, of which float64 sums are kept.
+
+    Args:
+        probabilities: whether outputs are, or logits.
+        task: what they are.
+    """
+
+    def __init__(self, probabilities: bool, task: Task = Task.CLASSIFICATION):
+        self._probabilities, self._task = probabilities, task
+        self._num_rows = self._num_numbers = 0
+        self._sum = self._squares = 0.0
+        self._center: np.ndarray | None = None
+        self._moments: tuple[np.ndarray, np.ndarray] | None = None
+
+    def add(self, outputs: np.ndarray, dense: np.ndarray) -> None:
+        """Takes in a batch, arrays as `measure_divergence` takes them."""
+        if self._task is not Task.FIDELITY and outputs.shape[-1] > 1:
+            found, reference = (_log_probabilities(values, self._probabilities) for values in (outputs, dense))
+            rows = np.sum(np.exp(reference) * (reference - found), axis=-1)
+            self._sum, self._num_rows = self._sum + float(rows.sum()), self._num_rows + rows.size
+            return
+        outputs, dense = outputs.astype(np.float64), dense.astype(np.float64)
+        if self._center is None:  # about which squares are small: a variance is a difference of large sums otherwise
+            self._center = dense.mean(axis=0)
+            self._moments = np.zeros_like(self._center), np.zeros_like(self._center)
+        assert self._moments is not None
+        off = dense - self._center
+        self._moments = self._moments[0] + off.sum(axis=0), self._moments[1] + np.square(off).sum(axis=0)
+        self._sum += float(np.square(outputs - dense).sum())
+        self._squares += float(np.square(dense).sum())
+        self._num_rows, self._num_numbers = self._num_rows + len(dense), self._num_numbers + dense.size
+
+    @property
+    def value(self) -> float:
+        """Of all that was added."""
+        if self._moments is None:
+            return self._sum / self._num_rows
+        sums, squares = (moment / self._num_rows for moment in self._moments)
+        variance = float(np.mean(np.maximum(squares - np.square(sums), 0.0)))
+        mean_square = self._squares / self._num_numbers
+        return self._sum / self._num_numbers / (variance or max(mean_square, _LEAST_PROBABILITY))
 
 
 def _log_probabilities(outputs: np.ndarray, probabilities: bool) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
+from reflow_tf.crew import ALONE, Crew
 from reflow_tf.errors import InputError
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.surgery import restored_on_error, write_values
@@ -36,7 +37,9 @@ def _is_merged(norm: keras.layers.BatchNormalization) -> bool:
     return merged and bool(np.any(scale != 1) or np.any(shift != 0))
 
 
-def unmerge(model: keras.Model, batches: Iterable[np.ndarray], progress: Progress = show_nothing) -> tuple[str, ...]:
+def unmerge(
+    model: keras.Model, batches: Iterable[np.ndarray], progress: Progress = show_nothing, crew: Crew = ALONE
+) -> tuple[str, ...]:
     """Gives merged batch norms the moments of what they take at inference, in place; what the model computes stays.
 
     With moments m, v now and M, V measured: scale a sqrt(V + eps) / sqrt(v + eps), shift b + a (M - m) / sqrt(v + eps).
@@ -45,6 +48,7 @@ def unmerge(model: keras.Model, batches: Iterable[np.ndarray], progress: Progres
         model: a built, dense model.
         batches: float arrays (n, ...), of any sizes.
         progress: wraps the pass.
+        crew: who leads them through the network.
 
     Returns:
         Paths of the batch norms; where there is none, no pass was made.
@@ -56,7 +60,7 @@ def unmerge(model: keras.Model, batches: Iterable[np.ndarray], progress: Progres
     norms = find_merged(model)
     if not norms:
         return ()
-    references = observe_dense(model, batches, progress=progress)
+    references = observe_dense(model, batches, progress=progress, crew=crew)
     reached = [norm for norm in norms if norm.path in references]
     with restored_on_error([variable for norm in reached for variable in norm.layer.variables]):
         for norm in reached:

@@ -191,13 +191,15 @@ def _describe(error: Exception) -> str:
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Lets SIGTERM, which a container or a batch system sends, stop the work as Ctrl-C does."""
+    """Lets what a container or a batch system sends, and a terminal that closes, stop the work as Ctrl-C does."""
 
     def interrupt(signum: int, frame: types.FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    ending = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]  # nohup
+    before = {each: signal.signal(each, interrupt) for each in ending}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

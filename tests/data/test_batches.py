@@ -244,7 +244,7 @@ class Shrinking:
 def test_inputs_that_become_fewer_are_refused(most_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with (
-        pytest.raises(InputError, match=r"the same each time .* Received: 16 inputs, then 8"),
+        pytest.raises(InputError, match=r"the same each time .* Received: 24 inputs, then 16"),
         held(Shrinking(), most_bytes),
     ):
         pass

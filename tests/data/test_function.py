@@ -63,7 +63,7 @@ def test_what_it_yields_is_what_the_network_sees(made, give, labels):
     assert source.name_of(3) == "x[3] of python:made:give"
 
 
-@pytest.mark.parametrize("naming", [lambda a, b: {"wide": a, "ids": b}, lambda a, b: [a, b]])
+@pytest.mark.parametrize("naming", [lambda a, b: {"wide": a, "ids": b}, lambda a, b: [a, b], lambda a, b: (a, b)])
 def test_several_inputs_by_name_or_in_their_order(made, naming):
     rng = np.random.default_rng(0)
     wide, ids = rng.normal(size=(6, 2, 3)), rng.integers(0, 9, (6, 3))
@@ -114,7 +114,7 @@ def fail():
         (lambda: [X, X[:, :2]], r"Received: uint8 of shape \(10, 2, 5, 3\)"),
         (lambda: [(X, Y), X], r"all batches must have x, y\. Received: x"),
         (lambda: [(X, Y[:4])], r"as many inputs each\. Received: x \(10, 4, 5, 3\), y \(4,\)"),
-        (lambda: [(X, Y, Y)], r"x a list for several inputs\. Received: a tuple of 3"),
+        (lambda: [(X, Y, Y)], r"beside y, a tuple for several inputs\. Received: a tuple of 3"),
         (lambda: [{"image": X}], r"a batch must have x\. Received: x_image"),
         (lambda: [X[0, 0, 0, 0]], r"Received: x \(\)"),
         (lambda: ["words"], r"Received: x \(\)"),

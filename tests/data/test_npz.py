@@ -58,7 +58,7 @@ def test_network_of_any_size(save):
         ({"x": X[:0]}, "at least one image"),
         ({"x": X[:, :3]}, r"height 4, width 5 and 3 channels .* Received: shape \(6, 3, 5, 3\)"),
         ({"x": X[..., :1]}, r"3 channels .* Received: shape \(6, 4, 5, 1\)"),
-        ({"x": X.astype(np.int64)}, "uint8 or float. Received: int64"),
+        ({"x": X.astype(complex)}, "of integers or floats. Received: complex128"),
         ({"x": X, "y": Y[:5]}, r"each of the 6 images of x. Received: shape \(5,\)"),
         ({"x": X, "y": np.eye(6)}, r"Received: shape \(6, 6\)"),
         ({"x": X, "y": Y / 2}, "integer class indices. Received: float64"),

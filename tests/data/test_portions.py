@@ -4,11 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from reflow_tf.data.loading import load_sets
+from reflow_tf.data.loading import load_evaluation, load_sets
 from reflow_tf.data.portions import Portion, Selectable, cut, read_shards
 from reflow_tf.data.preprocessing import Preprocessing
-from reflow_tf.data.sources import _open_place
+from reflow_tf.data.sources import Labels, _open_place
 from reflow_tf.errors import InputError
 from reflow_tf.repair.holdout import Part, part_of
 
@@ -90,3 +91,36 @@ def test_a_part_of_batches_that_only_come_one_after_another_is_such_a_one_too():
 def test_shards_that_are_missing_are_told_of():
     with pytest.raises(InputError, match=r"the same each time that they are read\. Received: fewer"):
         list(read_shards([np.zeros((20, 2))], 16, [0, 2]))
+
+
+@pytest.mark.parametrize("kind", ["an archive", "a folder"])
+def test_who_outlives_what_was_opened_reads_what_is_there_now(images, tmp_path, kind):
+    """Same place, same number, same first image: a scheduler's workers stay, and files do not."""
+
+    def write(seed):
+        pixels = images(40, seed=seed)
+        pixels[0] = 7
+        if kind == "an archive":
+            np.savez(tmp_path / "data.npz", x=pixels)
+            return str(tmp_path / "data.npz")
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        for path in (tmp_path / "photos").iterdir():
+            path.unlink()
+        for place, one in enumerate(pixels):
+            Image.fromarray(one).save(tmp_path / "photos" / f"{place:02d}_{seed if place else 0}.png")
+        return str(tmp_path / "photos")
+
+    def open_now(seed):
+        preprocessing = Preprocessing((8, 8), 3)
+        given = {"num_classes": None, "class_names_path": None, "batch_size": 7, "labels": Labels.NONE}
+        return load_evaluation(write(seed), preprocessing=preprocessing, **given)
+
+    _open_place.cache_clear()
+    for seed in (0, 1):
+        opened = open_now(seed)
+        sent = pickle.loads(pickle.dumps(opened))
+        np.testing.assert_array_equal(np.concatenate(list(sent)), np.concatenate(list(opened)))
+    with pytest.raises(InputError, match="must hold the same images"):
+        content = pickle.dumps(open_now(2))
+        write(3)
+        pickle.loads(content)

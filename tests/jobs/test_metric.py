@@ -9,8 +9,9 @@ from keras import layers
 
 from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
-from reflow_tf.job_config import JobConfig
+from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import metric, pipeline
+from reflow_tf.jobs.evaluation import evaluate
 from reflow_tf.tools.prune import main
 
 
@@ -154,3 +155,34 @@ def test_the_gate_is_an_exit_code_and_a_sentence(regressor, scorer, tmp_path, ca
     assert "By scorer:score: dense" in said.out
     assert ("was missed: the file lost" in said.err) == (code == 3)
     assert "By scorer:score" in (tmp_path / "out" / "report.html").read_text().replace("\xa0", " ")
+
+
+def test_outputs_in_a_dict_have_its_keys_in_keras_and_in_the_file(scorer, tmp_path):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((12,))
+    x = layers.Dense(16, activation="relu")(inputs)
+    heads = {"scores": layers.Dense(3, name="last")(x), "boxes": layers.Dense(4, name="first")(x)}
+    keras.Model(inputs, heads).save(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(40, 12)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y_boxes=np.zeros((40, 4)), y_scores=np.zeros((40, 3)))
+    seen = scorer(lambda outputs, labels: -float(np.abs(outputs["boxes"] - labels["boxes"]).mean()))
+    report = run(tmp_path, tmp_path / "out")
+    assert [output["name"] for output in report["fidelity"]["file"]["outputs"]] == ["boxes", "scores"]
+    for model in ("model.keras", "model.tflite"):
+        evaluate(EvaluateConfig(str(tmp_path / "out" / model), str(tmp_path / "data.npz"), metric="scorer:score"))
+    keys = [(list(outputs), outputs["boxes"].shape[1]) for outputs, _ in seen]
+    assert keys == [(["boxes", "scores"], 4)] * 5  # the dense one, the repaired one, the file; then those two again
+
+
+def test_outputs_of_one_shared_layer_are_told_apart(scorer, tmp_path):
+    keras.utils.set_random_seed(1)
+    first, second = keras.Input((12,), name="first"), keras.Input((12,), name="second")
+    tower = layers.Dense(4, name="tower")
+    keras.Model([first, second], [tower(first), tower(second)]).save(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(2, 40, 12)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_first=x[0], x_second=x[1])
+    seen = scorer(lambda outputs, labels: 1.0)
+    run(tmp_path, tmp_path / "out")
+    shapes = [{name: part.shape[1:] for name, part in outputs.items()} for outputs, _ in seen]
+    assert shapes == [{"tower": (4,), "tower_2": (4,)}] * 3
+    assert not np.array_equal(seen[0][0]["tower"], seen[0][0]["tower_2"])

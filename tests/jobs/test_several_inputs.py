@@ -344,3 +344,53 @@ def test_an_input_that_no_output_depends_on(tmp_path):
     assert report["agreement"]["file"]["top1"] > 0.7 and report["parity"]["max_abs"] < 1e-4
     loaded = keras.models.load_model(tmp_path / "out" / "model.keras")
     assert [tensor.name for tensor in loaded.inputs] == ["image", "vector"]
+
+
+def test_a_file_alone_takes_inputs_by_their_place_and_by_its_own_names(folder, tmp_path):
+    model = load_model(str(folder / "heads.keras")).model
+    alone = tmp_path / "alone.tflite"
+    alone.write_bytes(reflow_tf.export_tflite(model, storage="dense").content)
+    reference = str(folder / "heads.keras")
+    for data in ("data.npz", "numbered.npz"):
+        found = evaluate(EvaluateConfig(str(alone), str(folder / data), reference=reference)).fidelity
+        assert found.n == 120 and found.relative_error < 1e-5
+    kit = write_device_kit(EvaluateConfig(str(alone), str(folder / "data.npz")), str(tmp_path / "kit"))
+    assert subprocess.run(["python", kit / "run.py", "--rounds=0"], capture_output=True).returncode == 0
+    np.savez(tmp_path / "fewer.npz", x_0=DATA["image"])
+    with pytest.raises(InputError, match=r"must hold each of them: x_image, x_vector, x_words. Received: no x_vector"):
+        evaluate(EvaluateConfig(str(alone), str(tmp_path / "fewer.npz"), reference=reference))
+
+
+def test_ids_without_an_axis_of_their_own(tmp_path):
+    keras.utils.set_random_seed(0)
+    user, item = (layers.Input((), dtype="int32", name=name) for name in ("user", "item"))
+    towers = [layers.Dense(16, "relu")(layers.Embedding(20, 8)(ids)) for ids in (user, item)]
+    both = layers.Dense(8, "relu")(layers.Concatenate()(towers))
+    model = keras.Model([user, item], layers.Dense(1)(both))
+    model.save(tmp_path / "model.keras")
+    ids = {name: np.random.default_rng(place).integers(0, 20, 200) for place, name in enumerate(("user", "item"))}
+    np.savez(tmp_path / "data.npz", **{f"x_{name}": values for name, values in ids.items()})
+    config = PruneConfig(target="storage", sparsity=0.5, repair="least_squares")
+    job = JobConfig(str(tmp_path / "model.keras"), str(tmp_path / "out"), config, data=str(tmp_path / "data.npz"))
+    report = pipeline.run(job)
+    assert report["parity"]["max_abs"] < 1e-5
+    wanted = np.asarray(keras.models.load_model(tmp_path / "out" / "model.keras")([ids["user"], ids["item"]]))
+    rows = np.stack(list(ids.values()), axis=1).astype(np.float32)
+    found = LiteRT((tmp_path / "out" / "model.tflite").read_bytes()).run(rows)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64"])
+def test_pixels_of_any_integers(tmp_path, dtype):
+    keras.utils.set_random_seed(0)
+    image = layers.Input((8, 8, 3), dtype="int32")
+    x = layers.Conv2D(8, 1, activation="relu")(layers.Rescaling(1 / 127.5, -1)(image))
+    keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x))).save(tmp_path / "model.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 3)).astype(dtype)
+    np.savez(tmp_path / "data.npz", x=pixels)
+    config = PruneConfig(target="storage", sparsity=0.5, repair="least_squares")
+    job = JobConfig(str(tmp_path / "model.keras"), str(tmp_path / "out"), config, data=str(tmp_path / "data.npz"))
+    assert pipeline.run(job)["parity"]["max_abs"] < 1e-5
+    wanted = np.asarray(keras.models.load_model(tmp_path / "out" / "model.keras")(pixels))
+    found = LiteRT((tmp_path / "out" / "model.tflite").read_bytes()).run(pixels.astype(np.float32))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -80,8 +80,8 @@ def test_blocks_of_the_fisher_are_as_wide_as_memory_allows(model, monkeypatch):
     num_weights = sum(spec.num_weights for spec in specs)
     for limit, expected in (
         (statistics.LIMIT_BYTES, MOST_IN_BLOCK),
-        (4 * 40 * num_weights, 40),
-        (4 * 2 * num_weights, 0),
+        (8 * 40 * num_weights, 40),
+        (8 * 2 * num_weights, 0),
     ):
         monkeypatch.setattr(statistics, "LIMIT_BYTES", limit)
         if not expected:

@@ -8,6 +8,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.export import flatbuffer
 from reflow_tf.export.bitmap_storage import store_bitmaps
 from reflow_tf.export.tflite import export_tflite
+from reflow_tf.export.tflm_operators import settle_operators
 from reflow_tf.runtimes.device_script import to_type
 from reflow_tf.runtimes.tflm import arena, interpreter
 from reflow_tf.runtimes.tflm.arena import STEP_BYTES, find_arena
@@ -108,6 +109,15 @@ def test_sparse_tensors_are_refused_by_name(settled):
         kernel.assign(before)
     with pytest.raises(InputError, match=r"--target=tflm or cortex_m writes a file.*DENSIFY"):
         TFLM(content)
+
+
+def test_what_tflm_takes_and_cannot_compute_is_refused(images):
+    raw = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 127.5, -1)(raw))
+    model = keras.Model(raw, keras.layers.GlobalAveragePooling2D()(x))
+    content = export_tflite(model, quantize="int8", calibration=[images(16, seed=0)], storage="dense").content
+    with pytest.raises(InputError, match=r"TFLM must be able to compute the file\. Received: Input type UINT8.*CAST"):
+        TFLM(settle_operators(content)).run(images(2, seed=0).astype(np.float32))
 
 
 def test_a_float_file_is_refused(settled):

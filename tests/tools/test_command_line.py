@@ -243,7 +243,7 @@ def test_tensorflow_can_still_complain_afterwards(command, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_real_signal_while_it_works(inputs, tmp_path, left, finish, number):
     out = tmp_path / "x" / "out"
     # The repair of a small model is over in a moment; this one says where it is and then takes its time.

@@ -77,7 +77,7 @@ def write_firmware(
     words = {
         "num_images": num_inputs,
         "tflm": runtime.name,
-        "ends": _describe_ends(runtime, choose_preprocessing(source, runtime.input_shape, runtime.num_inputs)),
+        "ends": _describe_ends(runtime, choose_preprocessing(source, runtime.input_shape, read_operators(content))),
     }
     files = _write_array(in_tflm, words) if is_array else _write_sources(content, BOARDS[board], words)
     folder.write({"images.h": pairs, **files})

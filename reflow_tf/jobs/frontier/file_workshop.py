@@ -132,7 +132,8 @@ class FileWorkshop:
             with stage("Measuring flash and RAM"):
                 files = microcontroller.Files(file, self._as_given(), first_images(self._evaluation))
                 footprint = microcontroller.measure(job, files)
-        config = {"model": job.model, "command": command, "preprocessing": describe_preparation(self._preparation)}
+        config: dict[str, Any] = {"model": job.model, "command": command, "outputs": list(self._output_names)}
+        config["preprocessing"] = describe_preparation(self._preparation)
         written: dict[str, Content] = {"model.tflite": file.content, "config.json": json.dumps(config, indent=2) + "\n"}
         score = self._score(OpenedFile(file.content, runtime), runtime)
         return Made(file.content, runtime, footprint, score, tuple(command), written, tuple(notes))

@@ -88,7 +88,7 @@ def render(report: Report, run: Run) -> dict[str, Content]:
 
 
 def describe_config(run: Run) -> dict[str, Any]:
-    """The flags as they were resolved, and how images are prepared, which evaluation reads back."""
+    """The flags as they were resolved; how images are prepared and what outputs are called, which is read back."""
     config = dataclasses.asdict(run.job) | dataclasses.asdict(run.job.prune)
     del config["prune"]
     config["pattern"] = str(run.job.prune.requested_pattern)
@@ -104,6 +104,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     config["benchmark"] = list(run.job.benchmark)
     config["threads_per_worker"] = run.num_threads
     config["boards"] = list(run.job.boards)
+    config["outputs"] = list(run.given.loaded.output_names)
     config["preprocessing"] = describe_preparation(run.given.loaded.preprocessing)
     return config
 

@@ -94,9 +94,19 @@ def _describe_all(get_details: Callable[[int], dict[str, Any]]) -> list[dict[str
 
 
 def invoke(interpreter: Any, sample: Sequence[np.ndarray], num_outputs: int = 1) -> list[np.ndarray]:
-    """Outputs (1, *output) of one sample, an array (1, *input) for each input, all in the file's own types."""
+    """Outputs (1, *output) of one sample, an array (1, *input) for each input, all in the file's own types.
+
+    Raises:
+        InputError: TFLM takes the file and cannot compute it, such as a CAST between types that it does not know.
+    """
+    lines: list[str] = []
+    try:
+        with native_stderr_recorded() as lines:
+            for index, values in enumerate(sample):
+                interpreter.set_input(values, index)
+            interpreter.invoke()
+    except RuntimeError as error:
+        said = "; ".join(" ".join(line.split()) for line in [*lines, str(error)] if line.strip())
+        raise InputError(f"TFLM must be able to compute the file. Received: {say_why(said)}") from error
     with native_stderr_dropped():
-        for index, values in enumerate(sample):
-            interpreter.set_input(values, index)
-        interpreter.invoke()
         return [interpreter.get_output(index).copy() for index in range(num_outputs)]
