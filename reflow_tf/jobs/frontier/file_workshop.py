@@ -198,7 +198,7 @@ class FileWorkshop:
 
     def _score(self, file: OpenedFile, runtime: str) -> dict[str, Any]:
         """What it scores on the evaluation images, and loses against the file that was given."""
-        most = {"file": MOST_IN_TFLM} if runtime == "tflm" else {}
+        most = {"file": MOST_IN_TFLM} if "tflm" in (runtime, self._runtime) else {}
         if self._task is Task.FIDELITY:
             given = self._open_given()
             limits = given.output_sizes, most, self._evaluation
@@ -209,7 +209,6 @@ class FileWorkshop:
             few = {"given": MOST_IN_TFLM} if self._runtime == "tflm" else {}
             runners = {"given": self._open_given()}
             self._ranked = rank_files(runners, few, *classes, task=self._task, crew=self._crew)["given"]
-            most |= {"file": len(self._ranked.positions)} if few else {}
         ranked = rank_files({"file": file}, most, *classes, task=self._task, crew=self._crew)["file"]
         return score_classes(self._evaluation.labels, self._num_classes or 0, self._ranked, ranked)
 
