@@ -7,6 +7,11 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 
+VOID = -1
+"""Label of a pixel that counts for nothing."""
+VOID_PIXEL = 255
+"""How PASCAL VOC and Cityscapes spell it."""
+
 
 def read_class_names(path: str, num_classes: int | None) -> tuple[str, ...]:
     """Reads the file of `--class_names`: UTF-8, one class a line, in the order of the network's outputs.
@@ -55,10 +60,11 @@ def index_of_class(name: str, class_names: tuple[str, ...], where: str) -> int:
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None, where: str) -> np.ndarray:
-    """Returns the labels as int64, of their shape.
+    """Returns the labels as int64, of their shape; pixels of no class are VOID.
 
     Args:
-        labels: integer class indices, (N,) or (N, *positions).
+        labels: integer class indices, (N,) or (N, *positions); in maps of pixels, (N, height, width, ...), VOID_PIXEL
+            where the network has no such class.
         num_classes: outputs of the network; None skips the upper bound.
         where: the source's name, for the message.
 
@@ -67,13 +73,18 @@ def check_labels(labels: np.ndarray, num_classes: int | None, where: str) -> np.
             calibrated nor judged on a single class.
     """
     labels = labels.astype(np.int64)
-    low, high = int(labels.min()), int(labels.max())
+    may_be_void = labels.ndim > 2 and num_classes is not None and num_classes <= VOID_PIXEL
+    void = (labels == VOID_PIXEL) & may_be_void
+    known = labels[~void]
+    if not known.size:
+        raise InputError(f"labels of {where} must name some class. Received: none, all of them {VOID_PIXEL}")
+    low, high = int(known.min()), int(known.max())
     if low < 0 or (num_classes is not None and high >= num_classes):
         bound = "at least 0" if num_classes is None else f"in 0..{num_classes - 1}, the model's classes"
         raise InputError(f"labels of {where} must be {bound}. Received: smallest {low}, largest {high}")
     if low == high:
         raise InputError(f"{where} must hold images of at least two classes. Received: only class {low}")
-    return labels
+    return np.where(void, VOID, labels)
 
 
 def are_one_each(label_shape: tuple[int, ...], positions: tuple[int | None, ...]) -> bool:

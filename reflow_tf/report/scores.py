@@ -63,7 +63,7 @@ def score_accuracy(ranked: np.ndarray, labels: np.ndarray, num_classes: int) -> 
 
     Args:
         ranked: (n, *positions, up to 5) int, best class first.
-        labels: (n, *positions) int.
+        labels: (n, *positions) int; what is negative has no class, and counts for nothing.
         num_classes: number of classes of the model.
 
     Raises:
@@ -75,9 +75,15 @@ def score_accuracy(ranked: np.ndarray, labels: np.ndarray, num_classes: int) -> 
             "A labelled evaluation needs one label for each prediction. "
             f"Received: predictions of shape {predictions}, labels of shape {labels.shape}"
         )
-    hits = ranked == labels.reshape(predictions)[..., np.newaxis]
-    top5 = float(hits.any(axis=-1).mean()) if num_classes >= _FEWEST_CLASSES_FOR_TOP5 else None
-    return _score(hits[..., 0], top5)
+    labels = labels.reshape(predictions)
+    known, hits = labels >= 0, ranked == labels[..., np.newaxis]
+    top5 = float(hits.any(axis=-1)[known].mean()) if num_classes >= _FEWEST_CLASSES_FOR_TOP5 else None
+    if known.all():
+        return _score(hits[..., 0], top5)
+    parts, wholes = (each.reshape(len(each), -1).sum(axis=1).astype(np.float64) for each in (hits[..., 0], known))
+    bounds = ratio_interval(parts, wholes)
+    interval = None if bounds is None else (bounds[0], min(1.0, bounds[1]))
+    return Score(float(parts.sum() / wholes.sum()), top5, len(hits), interval, math.prod(predictions[1:]))
 
 
 def score_agreement(ranked: np.ndarray, reference: np.ndarray) -> Score:
@@ -111,7 +117,7 @@ def score_iou(
 
     Args:
         ranked: (n, *positions, up to 5) int, best class first.
-        labels: (n, *positions) int.
+        labels: (n, *positions) int; what is negative has no class, and counts for nothing.
         num_classes: number of classes of the model.
         task: what its outputs are taken for.
 
@@ -125,7 +131,8 @@ def score_iou(
         both, either = (np.asarray(found, np.float64) for found in (predicted & right, predicted | right))
     else:
         both, either = (np.zeros((len(ranked), num_classes)) for _ in range(2))
-        for row, (own, true) in enumerate(zip(predicted, right, strict=True)):
+        for row, (every, true) in enumerate(zip(predicted, right, strict=True)):
+            own, true = every[true >= 0], true[true >= 0]
             counts = [np.bincount(classes, minlength=num_classes) for classes in (own, true, true[own == true])]
             both[row], either[row] = counts[2], counts[0] + counts[1] - counts[2]
     value = float(_mean_ratio(both.sum(axis=0), either.sum(axis=0)))

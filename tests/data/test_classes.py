@@ -45,6 +45,13 @@ def test_labels():
     check_labels(np.array([3, 900]), None, "y")
     with pytest.raises(InputError, match=r"in 0\.\.3.* smallest 1, largest 4"):
         check_labels(np.array([1, 4]), 4, "y")
+    maps = np.array([[[0, 1], [255, 2]]])
+    np.testing.assert_array_equal(check_labels(maps, 4, "y"), [[[0, 1], [-1, 2]]])
+    np.testing.assert_array_equal(check_labels(maps, 256, "y"), maps)
+    with pytest.raises(InputError, match=r"smallest -1, largest 2"):
+        check_labels(np.where(maps == 255, -1, maps), 4, "y")
+    with pytest.raises(InputError, match=r"smallest 0, largest 255"):
+        check_labels(maps[0], 4, "y")  # of rows of labels 255 is none
     for num_classes in (4, None):
         with pytest.raises(InputError, match=r"smallest -1, largest 2"):
             check_labels(np.array([-1, 2]), num_classes, "y")

@@ -138,3 +138,29 @@ def test_labels_of_a_map_of_open_size(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "prune", lambda *_, **__: pytest.fail("after the long work is too late"))
     with pytest.raises(InputError, match=r"a map of class indices, 4 x 4, for each image. Received: shape \(8, 8\)"):
         run(tmp_path, tmp_path / "full.npz", tmp_path / "other")
+
+
+def test_pixels_of_no_class_count_for_nothing(segmentation, tmp_path):
+    with np.load(segmentation / "labelled.npz") as archive:
+        x, y = archive["x"], archive["y"]
+    y[:, :3] = 255
+    y[5] = 255  # an image of nothing else
+    np.savez(tmp_path / "void.npz", x=x, y=y)
+    report = run(segmentation, tmp_path / "void.npz", tmp_path / "out")
+    assert report["accuracy"]["dense"]["top1"] == 1.0 and report["metric"]["stages"]["dense"]["value"] == 1.0
+    file = report["accuracy"]["file"]
+    assert file["top1_interval"][0] < file["top1"] < file["top1_interval"][1] < 1
+    # by hand, of all images
+    found = evaluate(EvaluateConfig(str(tmp_path / "out" / "model.tflite"), str(tmp_path / "void.npz")))
+    predicted = keras.models.load_model(tmp_path / "out" / "model.keras")(x).numpy().argmax(-1)
+    known = y != 255
+    assert found.accuracy.top1 == pytest.approx((predicted == y)[known].mean()) and found.accuracy.n == 24
+    ious = [
+        ((predicted == c) & (y == c))[known].sum() / ((predicted == c) | (y == c))[known].sum()
+        for c in range(3)
+        if ((predicted == c) | (y == c))[known].any()
+    ]
+    assert found.iou.value == pytest.approx(np.mean(ious))
+    np.savez(tmp_path / "nothing.npz", x=x, y=np.full_like(y, 255))
+    with pytest.raises(InputError, match=r"must name some class. Received: none, all of them 255"):
+        run(segmentation, tmp_path / "nothing.npz", tmp_path / "other")

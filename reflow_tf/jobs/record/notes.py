@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reflow_tf.data.classes import VOID
 from reflow_tf.jobs.float16_arithmetic import Float16Check
 from reflow_tf.jobs.record.run import Run
 from reflow_tf.pruning import PruneReport, PruneResult
@@ -57,7 +58,8 @@ def doubt_inputs(run: Run) -> str | None:
     if labels is None or len(dense.ranked) < _FEWEST_INPUTS:
         return None
     best = dense.ranked[..., 0]
-    right = float(np.mean(best == labels[run.given.looked_into].reshape(best.shape)))  # labels may have axes of 1
+    looked_for = labels[run.given.looked_into].reshape(best.shape)  # labels may have axes of 1
+    right = float(np.mean((best == looked_for)[looked_for != VOID]))
     if dense.confidence - right < _MOST_OVERCONFIDENT:
         return None
     return (
