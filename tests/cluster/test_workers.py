@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 
@@ -293,3 +294,12 @@ def test_what_is_interrupted_ends_with_all_its_workers(start, finish, wait_until
     wait_until(lambda: not members(running.pid))  # the last ones are still being taken apart
     assert not any((tmp_path / "passing").iterdir())
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]
+
+
+def test_memory_that_does_not_suffice_for_each_of_them(start, finish, given, tmp_path):
+    options = {**given, **PRUNING, "workers": 2, "threads_per_worker": 1, "output_dir": tmp_path / "out"}
+    refused = start("prune", **options, memory_budget=10_000)
+    _, errors = finish(refused)
+    told = r"--memory_budget must be at least [\d,]+ .* in each of 2 workers\. Received: 10,000"
+    assert refused.returncode == 2 and re.search(told, errors), errors
+    assert not (tmp_path / "out").exists() and not any((tmp_path / "passing").iterdir())
