@@ -7,8 +7,9 @@ from reflow_tf.repair import chain, choice
 from reflow_tf.repair.chain import REPAIRS, run_chain
 from reflow_tf.repair.choice import CANDIDATES, choose
 from reflow_tf.repair.contract import RepairOutcome, show_nothing
-from reflow_tf.repair.divergence import measure_divergence
+from reflow_tf.repair.divergence import Divergence, measure_divergence
 from reflow_tf.repair.holdout import is_held_out
+from reflow_tf.task import Task
 
 from .test_chain import BATCHES, IMAGES, prune
 
@@ -67,7 +68,7 @@ def test_one_that_cannot_be_used_is_told_of(monkeypatch):
 
 def test_the_simplest_wins_a_tie(monkeypatch):
     pruned, plan = prune()
-    monkeypatch.setattr(choice, "measure_divergence", lambda outputs, dense, task: 0.5)
+    monkeypatch.setattr(choice, "_diverge", lambda pruned, judging, dense: 0.5)
     kernels = read_bits(pruned.model.trainable_variables)
     now, outcomes = choose(pruned, BATCHES, show_nothing, plan=plan)
     assert [outcome.name for outcome in outcomes] == ["auto", "reflow"]
@@ -88,7 +89,7 @@ def test_ctrl_c_leaves_the_pruned_model(monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(choice, "measure_divergence", interrupt)
+    monkeypatch.setattr(choice, "_diverge", interrupt)
     with pytest.raises(KeyboardInterrupt):
         choose(pruned, BATCHES, show_nothing, plan=plan)
     assert read_bits(pruned.model.variables) == before
@@ -103,3 +104,22 @@ def test_the_dense_network_is_observed_once_for_all_chains(monkeypatch):
     pruned, plan = prune()
     choose(pruned, BATCHES, show_nothing, plan=plan)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.FIDELITY])
+def test_divergence_of_batches_is_that_of_all(task):
+    rng = np.random.default_rng(0)
+    dense = rng.normal(1000.0 if task is Task.FIDELITY else 0.0, 2.0, (50, 6)).astype(np.float32)
+    outputs = (dense + rng.normal(size=dense.shape)).astype(np.float32)
+    found = Divergence(probabilities=False, task=task)
+    for start in range(0, 50, 7):
+        found.add(outputs[start : start + 7], dense[start : start + 7])
+    if task is Task.FIDELITY:
+        expected = (
+            np.mean(np.square((outputs - dense).astype(np.float64))) / dense.astype(np.float64).var(axis=0).mean()
+        )
+    else:
+        logs = [values - np.log(np.exp(values).sum(-1, keepdims=True)) for values in (outputs, dense)]
+        expected = np.mean(np.sum(np.exp(logs[1]) * (logs[1] - logs[0]), axis=-1))
+    assert found.value == pytest.approx(expected, rel=1e-5)
+    assert measure_divergence(outputs, dense, task) == pytest.approx(found.value, rel=1e-9)

@@ -107,6 +107,9 @@ def invoke(interpreter: Any, sample: Sequence[np.ndarray], num_outputs: int = 1)
             interpreter.invoke()
     except RuntimeError as error:
         said = "; ".join(" ".join(line.split()) for line in [*lines, str(error)] if line.strip())
-        raise InputError(f"TFLM must be able to compute the file. Received: {say_why(said)}") from error
+        raise InputError(
+            f"TFLM must be able to compute the file for what it is given: indices within what an embedding has, types "
+            f"that its operators know. Received: {say_why(said)}"
+        ) from error
     with native_stderr_dropped():
         return [interpreter.get_output(index).copy() for index in range(num_outputs)]
