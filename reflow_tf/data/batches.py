@@ -259,12 +259,13 @@ def _inputs_of(element: Any, number: int, join: Join | None) -> np.ndarray:
     return as_numbers(element, f"batch {number}")
 
 
-def as_numbers(values: Any, where: str) -> np.ndarray:
-    """Values, or a tensor with `.numpy()`, as an array of numbers, (n, ...), rank 2 or more.
+def as_numbers(values: Any, where: str, least_rank: int = 2) -> np.ndarray:
+    """Values, or a tensor with `.numpy()`, as an array of numbers, (n, ...).
 
     Args:
         values: what a caller has.
         where: what it is, for messages.
+        least_rank: of the array: 2, or 1 for one of several inputs.
 
     Raises:
         InputError: rows of different lengths; no numbers; no axis beside that of the samples; no samples.
@@ -273,15 +274,16 @@ def as_numbers(values: Any, where: str) -> np.ndarray:
         array = np.asarray(values.numpy() if hasattr(values, "numpy") else values)
     except ValueError as error:
         raise InputError(f"{where} must be one array, all samples of one shape. Received: {error}") from error
-    return _require_numeric(array, where)
+    return _require_numeric(array, where, least_rank)
 
 
-def _require_numeric(array: np.ndarray, where: str) -> np.ndarray:
+def _require_numeric(array: np.ndarray, where: str, least_rank: int = 2) -> np.ndarray:
     # bfloat16 and float8 (ml_dtypes) have kind 'V' and yet convert.
     if array.dtype.kind not in "biuf" and not (array.dtype.kind == "V" and array.dtype.names is None):
         raise InputError(f"{where} must be numeric. Received: {array.dtype}")
-    if array.ndim < 2:
-        raise InputError(f"{where} must have a batch axis and at least one more. Received: shape {array.shape}")
+    if array.ndim < least_rank:
+        more = " and at least one more" if least_rank > 1 else ""
+        raise InputError(f"{where} must have a batch axis{more}. Received: shape {array.shape}")
     if not len(array):
         raise InputError(f"{where} must hold at least one sample. Received: shape {array.shape}")
     return array

@@ -55,7 +55,10 @@ def _join_inputs(model: keras.Model, given: Mapping[str, Any] | Sequence[Any]) -
     named = given if isinstance(given, Mapping) else {t.name: x for t, x in zip(tensors, given, strict=False)}
     arrays: list[np.ndarray] = []
     for tensor in tensors:
-        array = as_numbers(named[tensor.name], f"the input {tensor.name!r}") if tensor.name in named else None
+        array = None
+        if tensor.name in named:
+            least_rank = 2 if len(tensors) == 1 else 1
+            array = as_numbers(named[tensor.name], f"the input {tensor.name!r}", least_rank)
         shape = tuple(tensor.shape[1:])
         if array is None or not fits(shape, array.shape[1:]) or (arrays and len(array) != len(arrays[0])):
             found = "none" if array is None else f"shape {array.shape}"
