@@ -223,12 +223,19 @@ def test_exit_codes(command, monkeypatch, raised, code, line):
     assert ("Traceback" in outcome.err) == (code == 1)
 
 
-def test_the_signal_handler_goes_with_the_command(command, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_signal_handler_goes_with_the_command(command, monkeypatch, number):
     seen = []
-    monkeypatch.setattr(prune, "prune", lambda job, argv: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
-    before = signal.getsignal(signal.SIGTERM)
-    command(prune, model="resnet20")
-    assert seen[0] is not before and signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(prune, "prune", lambda job, argv: seen.append(signal.getsignal(number)) or 0)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        command(prune, model="resnet20")
+        assert callable(seen[0]) and signal.getsignal(number) is signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        command(prune, model="resnet20")
+        assert seen[1] is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.slow
@@ -248,7 +255,8 @@ def test_a_real_signal_while_it_works(inputs, tmp_path, left, finish, number):
     out = tmp_path / "x" / "out"
     # The repair of a small model is over in a moment; this one says where it is and then takes its time.
     code = (
-        "import sys, time\nfrom reflow_tf.repair import batchnorm\nfrom reflow_tf.tools import prune\n"
+        "import signal, sys, time\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored\n"
+        "from reflow_tf.repair import batchnorm\nfrom reflow_tf.tools import prune\n"
         "def repair(model, batches, **_):\n    print('Recalibrating', flush=True); time.sleep(1000)\n"
         "batchnorm.recalibrate = repair\nsys.exit(prune.main(sys.argv))"
     )
