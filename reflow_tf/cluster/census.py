@@ -1,6 +1,7 @@
 """Who the workers are: what they run, and on what machines."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -65,6 +66,17 @@ def make_probe() -> Callable[[], dict[str, Any]]:
         return {"versions": versions, "machine": platform.node(), "num_cores": cores, "memory": memory}
 
     return probe
+
+
+@functools.cache
+def describe_here() -> Resident:
+    """What the process itself is; its code is what it began with."""
+    return Resident(**make_probe()())
+
+
+def survey(client: Any) -> dict[str, Resident]:
+    """Address of each worker of a client of Dask -> what it is."""
+    return {address: Resident(**found) for address, found in client.run(make_probe()).items()}
 
 
 def require_same_versions(residents: Mapping[str, Resident], here: Resident) -> None:

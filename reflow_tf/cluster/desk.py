@@ -4,7 +4,6 @@ This runs in processes that Dask started. TensorFlow begins here, after the numb
 """
 
 import dataclasses
-import functools
 import os
 import pickle
 import platform
@@ -14,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from reflow_tf.cluster.census import Resident, make_probe, require_same_versions
+from reflow_tf.cluster.census import Resident, describe_here, require_same_versions
 from reflow_tf.crew import THREADS, State
 from reflow_tf.errors import InputError
 from reflow_tf.keras_backend import require_tensorflow
@@ -60,7 +59,7 @@ def do(name: str, num_threads: int, here: Resident, payloads: Sequence[bytes], i
         InputError: the state says so; TensorFlow runs with another number of threads; the code is another.
     """
     with _LOCK:
-        require_same_versions({platform.node(): _describe_self()}, here)
+        require_same_versions({platform.node(): describe_here()}, here)
         _start_tensorflow(num_threads)
         try:
             seat = _SEATS.get(name)
@@ -77,11 +76,6 @@ def do(name: str, num_threads: int, here: Resident, payloads: Sequence[bytes], i
         finally:
             if name in _FORGOTTEN:
                 _close(name)
-
-
-@functools.cache
-def _describe_self() -> Resident:
-    return Resident(**make_probe()())
 
 
 def forget(name: str) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from reflow_tf.cluster.census import Resident, count_crowding, make_probe, require_same_versions
+from reflow_tf.cluster.census import Resident, count_crowding, describe_here, require_same_versions, survey
 from reflow_tf.cluster.site import DaskSite
 from reflow_tf.crew import ALONE, THREADS, Crew, Work
 from reflow_tf.errors import InputError
@@ -24,10 +24,8 @@ START_S = 60
 class DaskCrew:
     """See `reflow_tf.crew.Crew`."""
 
-    def __init__(
-        self, client: Any, residents: dict[str, Resident], here: Resident, num_threads: int | None, address: Any
-    ):
-        self._client, self._here = client, here
+    def __init__(self, client: Any, residents: dict[str, Resident], num_threads: int | None, address: Any):
+        self._client = client
         self.address = address
         self.num_workers = len(residents)
         self.crowding = count_crowding(residents)
@@ -37,7 +35,7 @@ class DaskCrew:
 
     @contextlib.contextmanager
     def begin(self, work: Work) -> Iterator[DaskSite]:
-        site = DaskSite(self._client, self.num_threads, self.num_workers, self._here, work)
+        site = DaskSite(self._client, self.num_threads, self.num_workers, work)
         try:
             yield site
         finally:
@@ -71,8 +69,7 @@ def open_crew(workers: str | None, num_threads: int | None = None, address: Any 
             client = _start(int(workers), num_threads, folder, stack)
         else:
             client = _connect(workers, stack)
-        here = Resident(**make_probe()())
-        yield DaskCrew(client, _survey(client, workers, here), here, num_threads, address)
+        yield DaskCrew(client, _survey(client, workers), num_threads, address)
 
 
 # Dask counts as its own the memory of what it keeps, which here is next to nothing: what TensorFlow holds it sees as
@@ -160,7 +157,7 @@ def _connect(address: str, stack: contextlib.ExitStack) -> Any:
     return client
 
 
-def _survey(client: Any, workers: str, here: Resident) -> dict[str, Resident]:
+def _survey(client: Any, workers: str) -> dict[str, Resident]:
     """Address of each worker -> what it is; all have the code of this process."""
     expected = int(workers) if workers.isdecimal() else 1
     seconds = START_S * expected
@@ -168,6 +165,6 @@ def _survey(client: Any, workers: str, here: Resident) -> dict[str, Resident]:
         client.wait_for_workers(expected, timeout=seconds)
     except (OSError, TimeoutError) as error:
         raise InputError(f"The scheduler must have workers within {seconds} seconds. Received: {workers}") from error
-    residents = {address: Resident(**found) for address, found in client.run(make_probe()).items()}
-    require_same_versions(residents, here)
+    residents = survey(client)
+    require_same_versions(residents, describe_here())
     return residents

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from reflow_tf.cluster import desk
-from reflow_tf.cluster.census import Resident, make_probe, require_same_versions
+from reflow_tf.cluster.census import describe_here, require_same_versions, survey
 from reflow_tf.crew import Work
 from reflow_tf.errors import InputError
 
@@ -33,14 +33,13 @@ class DaskSite:
         client: of Dask.
         num_threads: of each worker.
         num_homes: among how many workers items are shared out.
-        here: this process, whose code workers must have.
         work: to be done.
     """
 
     is_here = False
 
-    def __init__(self, client: Any, num_threads: int, num_homes: int, here: Resident, work: Work):
-        self._client, self._num_threads, self._num_homes, self._here = client, num_threads, num_homes, here
+    def __init__(self, client: Any, num_threads: int, num_homes: int, work: Work):
+        self._client, self._num_threads, self._num_homes = client, num_threads, num_homes
         self._name = f"reflow_tf-{uuid.uuid4().hex}"
         self._told: list[Any] = []
         self._homes: list[str] = []
@@ -88,7 +87,6 @@ class DaskSite:
                 while begun < min(len(items), first + most):
                     batch.send(begun)
                     begun += 1
-                    first = min(first, begun - 1)
                 try:
                     future = batch.done.get(timeout=POLL_S)
                 except queue.Empty:
@@ -111,7 +109,7 @@ class DaskSite:
         """Begins an item where it is at home; unless it `stays` there, somebody idle may take it."""
         return self._client.submit(
             desk.do,
-            *(self._name, self._num_threads, self._here, self._told, payload),
+            *(self._name, self._num_threads, describe_here(), self._told, payload),
             key=f"{self._name}-{key}",
             workers=[self._homes[home % len(self._homes)]],
             allow_other_workers=not stays,
@@ -127,8 +125,7 @@ class DaskSite:
             if isinstance(error, distributed.KilledWorker):
                 raise _outlived() from error
             if not isinstance(error, InputError):  # which other code may be the cause of
-                found = self._client.run(make_probe())
-                require_same_versions({address: Resident(**one) for address, one in found.items()}, self._here)
+                require_same_versions(survey(self._client), describe_here())
                 raise error
             raise InputError(f"{error} (in a worker)")
         try:

@@ -18,8 +18,6 @@ from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
-
-
 _SIZED = 1000  # files whose sizes tell two folders apart
 
 

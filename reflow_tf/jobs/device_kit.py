@@ -12,6 +12,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.export.constants import has_bitmaps
 from reflow_tf.export.flatbuffer import parse
 from reflow_tf.export.half_precision import allows_float16, stores_sparse
+from reflow_tf.export.operators import read_operators
 from reflow_tf.job_config import EvaluateConfig
 from reflow_tf.jobs.benchmark import choose_tolerance
 from reflow_tf.jobs.finished import draw_inputs
@@ -51,7 +52,7 @@ def write_device_kit(
             f"A device kit runs files in LiteRT, and this one is for TFLM: firmware takes it. Received: {source.model}"
         )
     runtime = load_tflite(pathlib.Path(source.model).expanduser(), num_threads=1)
-    inputs = draw_inputs(source, runtime, num_inputs)
+    inputs = draw_inputs(source, runtime, read_operators(content), num_inputs)
     files: dict[str, Content] = {
         "model.tflite": content,
         "run.py": pathlib.Path(device_script.__file__).read_text(encoding="utf-8"),

@@ -98,7 +98,7 @@ def _open_keras(config: EvaluateConfig) -> Finished:
 def _open_file(config: EvaluateConfig) -> Finished:
     content = read_tflite(pathlib.Path(config.model).expanduser())
     try:
-        opened = OpenedFile(content, "tflm" if has_bitmaps(content) else "litert")
+        opened = OpenedFile(content, find_runtime(content))
     except InputError as error:
         raise InputError(f"{config.model}: {error}") from error
     graph = read_operators(content)
@@ -119,6 +119,11 @@ def _open_file(config: EvaluateConfig) -> Finished:
         lambda: Task.CLASSIFICATION if last == "SOFTMAX" or num_sigmoids == 1 else None,
         lambda: num_sigmoids,
     )
+
+
+def find_runtime(content: bytes) -> str:
+    """What runs a file here, as `OpenedFile` takes it: nothing but TFLM reads bitmaps."""
+    return "tflm" if has_bitmaps(content) else "litert"
 
 
 class OpenedFile:
@@ -209,14 +214,19 @@ def require_preparation(config: EvaluateConfig, *, are_images: bool) -> None:
         )
 
 
-def draw_inputs(source: EvaluateConfig, runtime: Runtime, num_inputs: int) -> np.ndarray:
+def draw_inputs(source: EvaluateConfig, runtime: Runtime, graph: OperatorGraph, num_inputs: int) -> np.ndarray:
     """Real images as the network of a file takes them, float32 (num_inputs, *sample), drawn evenly from all.
+
+    Args:
+        source: the file, and where images are from.
+        runtime: the file in what runs it.
+        graph: of the file.
+        num_inputs: how many.
 
     Raises:
         InputError: the data cannot be used, or has fewer images; nothing says how the network wants its pixels.
     """
     require_preparation(source, are_images=len(runtime.input_shape) == 1 + IMAGE_RANK)
-    graph = read_operators(read_tflite(pathlib.Path(source.model).expanduser()))
     images = load_evaluation(
         source.data,
         preprocessing=choose_preprocessing(source, runtime.input_shape, graph),

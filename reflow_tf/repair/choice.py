@@ -28,8 +28,8 @@ from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.task import Task
 
 # The simplest first: it wins ties. A chain that begins with the one before it goes on from there.
-_JUDGED_BY = 256  # outputs that tell probabilities from logits
 CANDIDATES = ("reflow", "least_squares", "least_squares,reflow", "obs,reflow")
+_JUDGED_BY = 256  # outputs that tell probabilities from logits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reflow_tf.models.moments import PartialMoments
 from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.task import Task
 
@@ -34,10 +35,8 @@ class Divergence:
 
     def __init__(self, probabilities: bool, task: Task = Task.CLASSIFICATION):
         self._probabilities, self._task = probabilities, task
-        self._num_rows = self._num_numbers = 0
-        self._sum = self._squares = 0.0
-        self._center: np.ndarray | None = None
-        self._moments: tuple[np.ndarray, np.ndarray] | None = None
+        self._num_rows, self._sum = 0, 0.0
+        self._numbers: PartialMoments | None = None  # of dense outputs, each number a channel
 
     def add(self, outputs: np.ndarray, dense: np.ndarray) -> None:
         """Takes in a batch, arrays as `measure_divergence` takes them."""
@@ -47,25 +46,19 @@ class Divergence:
             self._sum, self._num_rows = self._sum + float(rows.sum()), self._num_rows + rows.size
             return
         outputs, dense = outputs.astype(np.float64), dense.astype(np.float64)
-        if self._center is None:  # about which squares are small: a variance is a difference of large sums otherwise
-            self._center = dense.mean(axis=0)
-            self._moments = np.zeros_like(self._center), np.zeros_like(self._center)
-        assert self._moments is not None
-        off = dense - self._center
-        self._moments = self._moments[0] + off.sum(axis=0), self._moments[1] + np.square(off).sum(axis=0)
+        mean = dense.mean(axis=0)
+        moments = PartialMoments(len(dense), mean, np.square(dense - mean).sum(axis=0))
+        self._numbers = moments if self._numbers is None else self._numbers + moments
         self._sum += float(np.square(outputs - dense).sum())
-        self._squares += float(np.square(dense).sum())
-        self._num_rows, self._num_numbers = self._num_rows + len(dense), self._num_numbers + dense.size
 
     @property
     def value(self) -> float:
         """Of all that was added."""
-        if self._moments is None:
+        if self._numbers is None:
             return self._sum / self._num_rows
-        sums, squares = (moment / self._num_rows for moment in self._moments)
-        variance = float(np.mean(np.maximum(squares - np.square(sums), 0.0)))
-        mean_square = self._squares / self._num_numbers
-        return self._sum / self._num_numbers / (variance or max(mean_square, _LEAST_PROBABILITY))
+        variance, mean = self._numbers.variance, self._numbers.mean
+        varies, size = float(np.mean(variance)), float(np.mean(variance + np.square(mean)))
+        return self._sum / (self._numbers.count * mean.size) / (varies or max(size, _LEAST_PROBABILITY))
 
 
 def _log_probabilities(outputs: np.ndarray, probabilities: bool) -> np.ndarray:

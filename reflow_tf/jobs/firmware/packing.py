@@ -72,12 +72,13 @@ def write_firmware(
     folder.require_outside({"model": source.model, "data": source.data})
     in_tflm = settle_operators(content)
     runtime = TFLM(in_tflm)
-    images = draw_inputs(source, runtime, num_inputs)
+    graph = read_operators(content)
+    images = draw_inputs(source, runtime, graph, num_inputs)
     pairs = _write_images(runtime.to_bytes(images), runtime.run_bytes(images))
     words = {
         "num_images": num_inputs,
         "tflm": runtime.name,
-        "ends": _describe_ends(runtime, choose_preprocessing(source, runtime.input_shape, read_operators(content))),
+        "ends": _describe_ends(runtime, choose_preprocessing(source, runtime.input_shape, graph)),
     }
     files = _write_array(in_tflm, words) if is_array else _write_sources(content, BOARDS[board], words)
     folder.write({"images.h": pairs, **files})

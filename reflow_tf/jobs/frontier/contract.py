@@ -1,7 +1,7 @@
 """What a search asks of whoever makes its candidates: of a network, or of a finished file."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from reflow_tf.job_config import JobConfig
@@ -41,17 +41,8 @@ class Made:
     notes: tuple[str, ...] = ()
 
 
-class Objector(Protocol):
-    """Knows why some candidates need not be made."""
-
-    def find(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
-        """Why this one need not, None where nothing speaks against it.
-
-        Args:
-            candidate: that may be made.
-            cells: of those that were.
-        """
-        ...
+Objecting = Callable[[Candidate, Sequence[Cell]], str | None]
+"""A candidate, and the cells of those that were made -> why it need not be made; None: nothing speaks against it."""
 
 
 class Workshop(Protocol):
@@ -81,7 +72,7 @@ class Workshop(Protocol):
         """The file that all are compared with; `job` is that of the first candidate."""
         ...
 
-    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objector:
+    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objecting:
         """Who knows which of them need not be made."""
         ...
 

@@ -50,6 +50,11 @@ class Device:
         return 1.1 if self.unit == "ms" else 1.02
 
     @property
+    def computes_in_float16(self) -> bool:
+        """Whether dense files that allow it are computed in float16."""
+        return self.runtime == "aarch64" and "float16" in self.formats
+
+    @property
     def estimates_cycles(self) -> bool:
         """Whether an estimate of cycles stands beside the cost: instructions of one number format are not another's."""
         return self.runtime == "aarch64"

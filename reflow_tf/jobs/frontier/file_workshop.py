@@ -23,13 +23,13 @@ from reflow_tf.export.tflite import ExportedFile, rewrite_tflite
 from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs import microcontroller
 from reflow_tf.jobs.evaluation import first_images, foresee_outputs, require_classifier
-from reflow_tf.jobs.finished import OpenedFile, open_finished, require_preparation
+from reflow_tf.jobs.finished import OpenedFile, find_runtime, open_finished, require_preparation
 from reflow_tf.jobs.float16_arithmetic import CHECKED_INPUTS, Float16Check, check_float16
 from reflow_tf.jobs.frontier.candidates import CONVERTED, PLAIN, SPARSE, Candidate
-from reflow_tf.jobs.frontier.contract import FILE, Cell, Made
+from reflow_tf.jobs.frontier.contract import FILE, Made, Objecting
 from reflow_tf.jobs.frontier.costs import Costs
 from reflow_tf.jobs.frontier.devices import Device
-from reflow_tf.jobs.frontier.losses import LEAST_IMAGES, Loss, describe_data, hold, open_loss
+from reflow_tf.jobs.frontier.losses import Loss, describe_data, hold, open_loss, require_enough
 from reflow_tf.jobs.frontier.request import DEFAULT_REPAIR, Search
 from reflow_tf.jobs.inputs import read_sets
 from reflow_tf.jobs.record.document import describe_preparation
@@ -78,11 +78,7 @@ class FileWorkshop:
             calibration, self._evaluation, self._task = read_sets(job, job.data, finished, foreseen)
         if self._task.names_classes:
             require_classifier(self._num_classes, job.model)
-        unit = self._evaluation.unit
-        if len(calibration) < LEAST_IMAGES:
-            raise InputError(
-                f"A search needs at least {LEAST_IMAGES} calibration {unit}s, to judge by. Received: {len(calibration)}"
-            )
+        require_enough(calibration, self._evaluation.unit, "to judge by")
         self._held = hold(calibration, np.arange(len(calibration)))
         measure = name_measure(self._task, self._evaluation)
         self.data = describe_data(0, self._held, self._evaluation, measure)
@@ -90,7 +86,7 @@ class FileWorkshop:
         prepared = json.loads(json.dumps(describe_preparation(finished.preprocessing)))  # as a document has it
         self.settings |= {"task": str(self._task), "preprocessing": prepared}
         self.notes: tuple[str, ...] = ()
-        self._runtime = "tflm" if has_bitmaps(self._given) else "litert"
+        self._runtime = find_runtime(self._given)
         self._number_format = find_number_format(self._given)
         (first,) = self._evaluation.select(np.array([0]))
         self._output_names = tuple(finished.name_outputs(first))
@@ -104,7 +100,7 @@ class FileWorkshop:
             raise InputError(f"It takes int8 files. Received: {self._job.model}, in {self._number_format}")
         as_it_is = PruneConfig(target=device.dense_target, sparsity=0.0, repair="none")
         found = [Candidate(AS_IT_IS, PLAIN, self._number_format, 0, device.dense_target, as_it_is)]
-        if _computes_in_float16(device) and quantize != "int8":
+        if device.computes_in_float16 and quantize != "int8":
             found.append(Candidate(IN_FLOAT16, CONVERTED, "float16", 0, device.dense_target, as_it_is))
         sparse = PruneConfig(target=device.target, sparsity=EXISTING, repair="none", **device.prune)
         target = sparse.hardware
@@ -118,15 +114,15 @@ class FileWorkshop:
             microcontroller.require_runnable(job, self._given)
         return self._given
 
-    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> "_NoObjection":
+    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objecting:
         """Of `Workshop`: there are so few that all are made."""
         del candidates, device, costs
-        return _NoObjection()
+        return lambda *_: None
 
     def make(self, candidate: Candidate, device: Device, job: JobConfig) -> Made:
         """Of `Workshop`."""
         file, notes, command = self._convert(candidate, device, job)
-        runtime = "tflm" if has_bitmaps(file.content) else "litert"
+        runtime = find_runtime(file.content)
         footprint = None
         if job.target.is_microcontroller:
             with stage("Measuring flash and RAM"):
@@ -157,7 +153,7 @@ class FileWorkshop:
             note = self._check_float16(candidate, content)
             return dataclasses.replace(self._as_given(), content=content), [note], [flags[0], "--float16_arithmetic"]
         if candidate.kind == PLAIN:
-            is_in_float16 = _computes_in_float16(device) and allows_float16(self._given)
+            is_in_float16 = device.computes_in_float16 and allows_float16(self._given)
             return self._as_given(), [self._check_float16(candidate, self._given)] if is_in_float16 else [], []
         file, verdict = rewrite(self._given, job.target, job.prune.ballast, job.prune.device, job.model)
         if len(file.content) >= len(self._given) and not (file.rewrites and verdict.eligible):
@@ -211,19 +207,6 @@ class FileWorkshop:
             self._ranked = rank_files(runners, few, *classes, task=self._task, crew=self._crew)["given"]
         ranked = rank_files({"file": file}, most, *classes, task=self._task, crew=self._crew)["file"]
         return score_classes(self._evaluation.labels, self._num_classes or 0, self._ranked, ranked)
-
-
-def _computes_in_float16(device: Device) -> bool:
-    """Whether files that allow it are computed in float16 there."""
-    return device.runtime == "aarch64" and "float16" in device.formats
-
-
-class _NoObjection:
-    """An `Objector` to nothing."""
-
-    def find(self, candidate: Candidate, cells: Sequence[Cell]) -> None:
-        """Of `Objector`."""
-        del candidate, cells
 
 
 def _as_evaluated(job: JobConfig) -> EvaluateConfig:

@@ -14,6 +14,7 @@ import numpy as np
 
 from reflow_tf.crew import ALONE
 from reflow_tf.data.batches import CalibrationSet, EvaluationSet
+from reflow_tf.errors import InputError
 from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.scoring import Runner, compare_files
 from reflow_tf.models.outputs import as_probabilities
@@ -24,8 +25,7 @@ from reflow_tf.report.scores import even_out
 from reflow_tf.signal import rank_classes
 from reflow_tf.task import Task
 
-LEAST_IMAGES = 16
-"""Of a calibration set: fewer say too little."""
+_LEAST_IMAGES = 16  # of a calibration set: fewer say too little
 
 
 class Loss(Protocol):
@@ -112,6 +112,14 @@ class ExpectedError:
         if not share:
             return 0.0, 0.0
         return 100 * float(np.sqrt(share)), 100 * of_share / (2 * float(np.sqrt(share)))
+
+
+def require_enough(calibration: CalibrationSet, unit: str, purpose: str) -> None:
+    """Raises InputError where there are too few calibration images; `purpose` says what a search does with them."""
+    if len(calibration) < _LEAST_IMAGES:
+        raise InputError(
+            f"A search needs at least {_LEAST_IMAGES} calibration {unit}s, {purpose}. Received: {len(calibration)}"
+        )
 
 
 def hold(calibration: CalibrationSet, judged: np.ndarray) -> EvaluationSet:

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 
 from reflow_tf.config import PruneConfig
 from reflow_tf.crew import Crew
-from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.frontier.candidates import Candidate, list_candidates
-from reflow_tf.jobs.frontier.contract import NETWORK, Made
+from reflow_tf.jobs.frontier.contract import NETWORK, Made, Objecting
 from reflow_tf.jobs.frontier.costs import Costs
 from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.flagfile import spell
-from reflow_tf.jobs.frontier.losses import LEAST_IMAGES, Loss, describe_data, hold, open_loss, split
+from reflow_tf.jobs.frontier.losses import Loss, describe_data, hold, open_loss, require_enough, split
 from reflow_tf.jobs.frontier.objections import Objections
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.record.document import describe, render
@@ -51,11 +50,7 @@ class NetworkWorkshop:
         self._search, self._crew = search, crew
         opened = pipeline.open_given(search.job, Stopwatch())
         calibration, unit = opened.calibration, opened.evaluation.unit
-        if len(calibration) < LEAST_IMAGES:
-            raise InputError(
-                f"A search needs at least {LEAST_IMAGES} calibration {unit}s, of which it judges by one in "
-                f"{HELD_OUT_EVERY}. Received: {len(calibration)}"
-            )
+        require_enough(calibration, unit, f"of which it judges by one in {HELD_OUT_EVERY}")
         digests = [calibration.source.digest(int(index)) for index in calibration.indices]
         fitted, judged = split(digests, HELD_OUT_EVERY)
         self._given: Given = dataclasses.replace(opened, calibration=calibration.select(fitted))
@@ -85,9 +80,9 @@ class NetworkWorkshop:
         """Of `Workshop`: the dense network in float32."""
         return self._find_dense(job).float_content
 
-    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objections:
+    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objecting:
         """Of `Workshop`."""
-        return Objections(self._search, device, candidates, self._given, costs)
+        return Objections(self._search, device, candidates, self._given, costs).find
 
     def _find_dense(self, job: JobConfig) -> Dense:
         """The dense network's file in the job's number format; what it predicts is found once for all."""

@@ -130,7 +130,7 @@ class _Searching:
             self._costs = Costs(device, workshop.find_first(self.job(self.candidates[0])), workshop.first_name)
         for note in workshop.notes:
             self._note(note)
-        self._objections = workshop.object_to(self.candidates, device, self._costs)
+        self._object = workshop.object_to(self.candidates, device, self._costs)
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -147,7 +147,7 @@ class _Searching:
             return
         number = self.candidates.index(candidate) + 1
         try:
-            if (reason := self._objections.find(candidate, self.document["cells"])) is not None:
+            if (reason := self._object(candidate, self.document["cells"])) is not None:
                 self._drop(candidate, reason)
                 return
             if self._is_late():

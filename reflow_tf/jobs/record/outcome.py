@@ -38,10 +38,10 @@ def _describe_fidelity(run: Run) -> dict[str, Any]:
         sums["repaired"] = sums["file"]
     powers, variances = (sum_by_output(of, sizes) for of in (np.square(dense).mean(axis=0), dense.var(axis=0)))
     names = run.given.loaded.output_names
-    return {
-        stage: describe_distance(found, names) | {"share_of_variation": _share_of_variation(found, powers, variances)}
-        for stage, found in sums.items()
-    }
+    described = {stage: describe_distance(found, names) for stage, found in sums.items()}
+    for stage in described.values():
+        stage["share_of_variation"] = _share_of_variation(stage["outputs"], powers, variances)
+    return described
 
 
 def describe_distance(sums: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -55,11 +55,11 @@ def describe_distance(sums: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     return plain(score) | {"drop_points": _points(score.relative_error), "outputs": outputs}
 
 
-def _share_of_variation(sums: np.ndarray, powers: np.ndarray, variances: np.ndarray) -> float | None:
+def _share_of_variation(outputs: Sequence[dict[str, Any]], powers: np.ndarray, variances: np.ndarray) -> float | None:
     """Of one stage; `powers` and `variances` of each dense output say how much of it varies from input to input."""
     if not variances.all():
         return None
-    errors = np.array([score_fidelity(sums[:, [place]]).relative_error for place in range(sums.shape[1])])
+    errors = np.array([output["relative_error"] for output in outputs])
     return float(np.sqrt(np.mean(np.square(errors) * powers / variances)))
 
 

@@ -61,7 +61,7 @@ def open_interpreter(content: bytes, arena_bytes: int, decompression_bytes: int 
                 content, arena_size=arena_bytes, alt_decompression_memory_size=decompression_bytes
             )
     except (RuntimeError, ValueError) as error:
-        said = "; ".join(" ".join(line.split()) for line in [*lines, str(error)] if line.strip())
+        said = _join_said(lines, error)
         if "Requested:" in said:
             raise ArenaTooSmall(
                 f"TFLM needs a larger arena. Received: {arena_bytes} bytes, with which it says: {say_why(said)}"
@@ -105,11 +105,15 @@ def invoke(interpreter: Any, sample: Sequence[np.ndarray], num_outputs: int = 1)
             for index, values in enumerate(sample):
                 interpreter.set_input(values, index)
             interpreter.invoke()
+            return [interpreter.get_output(index).copy() for index in range(num_outputs)]
     except RuntimeError as error:
-        said = "; ".join(" ".join(line.split()) for line in [*lines, str(error)] if line.strip())
+        said = _join_said(lines, error)
         raise InputError(
             f"TFLM must be able to compute the file for what it is given: indices within what an embedding has, types "
             f"that its operators know. Received: {say_why(said)}"
         ) from error
-    with native_stderr_dropped():
-        return [interpreter.get_output(index).copy() for index in range(num_outputs)]
+
+
+def _join_said(lines: Sequence[str], error: Exception) -> str:
+    """What TFLM wrote, and its exception, which seldom says why, in one line."""
+    return "; ".join(" ".join(line.split()) for line in [*lines, str(error)] if line.strip())
