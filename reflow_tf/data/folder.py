@@ -91,8 +91,12 @@ class FolderSource(ImageSource):
             raise decoding.unreadable(self.name_of(index), error) from error
 
     def fingerprint(self) -> bytes:
-        """All names, and the sizes of some files, evenly spread: nothing is read."""
-        content = hashlib.blake2b("\n".join(map(str, self.paths)).encode(errors="surrogateescape"), digest_size=16)
+        """All names, and the sizes of some files, evenly spread: nothing is read.
+
+        Names are absolute, as `remember` makes a place: a worker opens by them what was opened here by relative ones.
+        """
+        names = "\n".join(map(os.path.abspath, self.paths))
+        content = hashlib.blake2b(names.encode(errors="surrogateescape"), digest_size=16)
         for place in np.linspace(0, len(self.paths) - 1, min(_SIZED, len(self.paths))).astype(int):
             try:
                 content.update(self.paths[place].stat().st_size.to_bytes(8))

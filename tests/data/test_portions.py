@@ -45,12 +45,20 @@ def test_what_is_sent_does_not_grow_with_images(opened):
     assert len(pickle.dumps(calibration)) < 3000 < calibration.source.image(0).nbytes * len(calibration)
 
 
-def test_a_relative_path_is_sent_as_an_absolute_one(opened, tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", ["data.npz", "photos", "photos/", "./photos/../photos", "~/photos", "linked"])
+def test_a_relative_path_is_sent_as_an_absolute_one(opened, images, tmp_path, monkeypatch, text):
+    for place, one in enumerate(images(100, seed=1)):
+        path = tmp_path / "photos" / "abcd"[place % 4] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one).save(path)
+    (tmp_path / "linked").symlink_to("photos")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    content = pickle.dumps(opened("data.npz")[0])
+    calibration, _ = opened(text, (8, 8) if text == "data.npz" else None)
+    expected, content = np.concatenate(list(calibration)), pickle.dumps(calibration)
     monkeypatch.chdir("/")
     _open_place.cache_clear()
-    assert len(pickle.loads(content)) == 50
+    np.testing.assert_array_equal(np.concatenate(list(pickle.loads(content))), expected)
 
 
 def test_a_path_that_is_not_there_or_holds_others_is_refused(opened, images, tmp_path):
