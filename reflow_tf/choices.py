@@ -71,7 +71,8 @@ def check_between(name: str, value: float | None, least: float, most: float = ma
     """Raises InputError unless the value is None or a number from `least` to `most`."""
     if value is not None and not (is_number(value) and least <= value <= most):  # written so that NaN fails
         limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise InputError(f"--{name} must be {limits}. Received: {value}")
+        received = value if is_number(value) else f"{value!r}, which is no number"
+        raise InputError(f"--{name} must be {limits}. Received: {received}")
 
 
 def check_whole(name: str, value: int | None, least: int) -> None:

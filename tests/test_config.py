@@ -148,8 +148,8 @@ def test_a_pattern_is_no_text():
     [
         ({"repair": ("least_squares", "reflow")}, r"--repair must be names of repairs, joined by commas"),
         ({"target": {}}, r"--target must be one of .+\. Received: \{\}"),
-        ({"memory_budget": "1G"}, r"--memory_budget must be at least 1\. Received: 1G"),
-        ({"max_size_bytes": "100k"}, r"--max_size_bytes must be at least 1\. Received: 100k"),
+        ({"memory_budget": "1G"}, r"--memory_budget must be at least 1\. Received: '1G', which is no number"),
+        ({"max_size_bytes": "100k"}, r"--max_size_bytes must be at least 1\. Received: '100k', which is no number"),
         ({"min_speedup": "2"}, r"--min_speedup must be a number over 1\. Received: 2"),
         ({"max_macs": [0.5], "pattern": Channel()}, r"--max_macs is a share .+\. Received: \[0.5\]"),
         ({"channel_multiple": 2.5}, r"--channel_multiple must be a whole number, at least 1\. Received: 2.5"),

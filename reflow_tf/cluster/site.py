@@ -12,7 +12,7 @@ from typing import Any
 from reflow_tf.cluster import desk
 from reflow_tf.cluster.census import describe_here, require_same_versions, survey
 from reflow_tf.crew import Work
-from reflow_tf.errors import InputError
+from reflow_tf.errors import Breakdown, InputError
 
 POLL_S = 0.5
 """How long nothing may come back before somebody looks whether everybody is still there."""
@@ -127,7 +127,8 @@ class DaskSite:
             if not isinstance(error, InputError):  # which other code may be the cause of
                 require_same_versions(survey(self._client), describe_here())
                 raise error
-            raise InputError(f"{error} (in a worker)")
+            kind = Breakdown if isinstance(error, Breakdown) else InputError
+            raise kind(f"{error} (in a worker)")
         try:
             return future.result(timeout=READ_S)
         except (distributed.CancelledError, distributed.comm.CommClosedError) as error:
@@ -177,17 +178,17 @@ class DaskSite:
         except (OSError, TimeoutError, distributed.CancelledError) as error:
             raise self._gone() from error
 
-    def _gone(self) -> InputError:
+    def _gone(self) -> Breakdown:
         scheduler = self._client.scheduler.address if self._client.scheduler else "its address"
-        return InputError(f"The scheduler must be there until the work is done. Received: none any more at {scheduler}")
+        return Breakdown(f"The scheduler must be there until the work is done. Received: none any more at {scheduler}")
 
 
-def _deserted() -> InputError:
-    return InputError(f"There must be workers for the work. Received: none for {PATIENCE_S:.0f} seconds")
+def _deserted() -> Breakdown:
+    return Breakdown(f"There must be workers for the work. Received: none for {PATIENCE_S:.0f} seconds")
 
 
-def _outlived() -> InputError:
-    return InputError(
+def _outlived() -> Breakdown:
+    return Breakdown(
         f"Workers must outlive their work; with less to hold (fewer of them on a machine, a smaller --memory_budget or "
         f"--batch_size) they may. Received: {MOST_ATTEMPTS} that died with the same part of it"
     )

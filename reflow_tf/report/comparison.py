@@ -19,6 +19,8 @@ Document = dict[str, Any]
 """Plain JSON: version, settings, data, dense (a score), cells."""
 
 VERSION = 4
+_KEPT = {"settings": dict, "data": dict, "dense": dict | None, "cells": list}
+_OF_CELLS = ("method", "criterion", "repair", "sparsity", "alone", "reflow", "recalibrates", "statements", "seconds")
 BASELINE = "magnitude"
 STATES = ("alone", "reflow")
 _TITLES = {"alone": "alone", "reflow": "with REFLOW"}
@@ -40,7 +42,7 @@ def from_json(text: bytes) -> Document:
     Raises:
         InputError: the text is not a comparison of this version.
     """
-    return resumable.from_json(text, "compare.json", "run", VERSION, ("settings", "data", "dense", "cells"))
+    return resumable.from_json(text, "compare.json", "run", VERSION, _KEPT, _OF_CELLS)
 
 
 def add_gains(document: Document) -> None:

@@ -9,7 +9,7 @@ import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from reflow_tf.errors import InputError
+from reflow_tf.errors import Breakdown, InputError
 
 PREFIX = ".reflow_tf."
 """Of hidden folders in which results are written before they are whole."""
@@ -68,7 +68,7 @@ class OutputFolder:
                 self._check()
                 _swap(finished, self.path, workplace / "old")
         except OSError as error:
-            raise InputError(
+            raise Breakdown(
                 f"--output_dir must be where the results can be written ({error.strerror or error}). "
                 f"Received: {self.path}"
             ) from error

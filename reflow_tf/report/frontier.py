@@ -18,7 +18,9 @@ from reflow_tf.report.wording import SPACE, count, interval, percent, plural, se
 Document = dict[str, Any]
 """Plain JSON: version, command, settings, device, data, cells, what was left out, and the answer."""
 
-VERSION = 5
+VERSION = 6
+_KEPT = {"settings": dict, "cells": list, "notes": list, "seconds": float, "best": dict | None}
+"""What a later run goes on from."""
 _PLAIN = "plain"
 _SHAPES = "Squares: plain conversions; circles: pruned"
 _DIFFERS = "made; its outputs there are wrong"
@@ -38,7 +40,8 @@ def from_json(text: bytes) -> Document:
     Raises:
         InputError: the text is not a search of this version.
     """
-    return resumable.from_json(text, "frontier.json", "search", VERSION, ("settings", "cells", "device"))
+    required = schema()["properties"]["cells"]["items"]["required"]
+    return resumable.from_json(text, "frontier.json", "search", VERSION, _KEPT, required)
 
 
 def find(document: Document, name: str | None) -> dict[str, Any] | None:
@@ -52,11 +55,17 @@ def headline(document: Document) -> str:
     place = place[0].upper() + place[1:]
     chosen = find(document, answer and answer["recommended"])
     plain = find(document, answer and answer["best_plain"])
+    if document["pending"]:
+        to_go = len(document["pending"])
+        made = f"{plural(len(document['cells']), 'file')} made, {to_go} to go".replace(SPACE, " ")
+        return f"Not finished: {made}; the same command goes on. {headline(document | {'pending': []})}"
     if chosen is None and document["cells"] and not any(cell["fits"] for cell in document["cells"]):
         return f"{place} nothing that was tried fits. {_nearest(document)}"
     if chosen is None:
         what = measure(document)
         fitting = [cell for cell in document["cells"] if cell["fits"] and not cell["differs"]]
+        if document["cells"] and not fitting:
+            return f"{place} nothing that was tried can be shipped: whatever fits computes something else there."
         least = min(fitting, key=lambda cell: float(cell["expected_drop_points"]), default=None)
         hope = f" The least is expected of {least['name']}: {_expected(least)}." if least else ""
         return f"{place} nothing that was tried can be trusted to lose at most {_limit(document)} of {what}.{hope}"
@@ -66,13 +75,19 @@ def headline(document: Document) -> str:
     if chosen["kind"] == _PLAIN:
         verb = "is" if document["device"]["unit"] == "ms" else "takes"
         gained = "" if price(chosen) > 1 - _SAME else f" It {verb} {against}."
-        beaten = f"nothing that {'could be made of it' if is_file else 'was pruned'} beats it here."
-        if document["not_tried"]:
-            beaten = f"nothing that was tried in time beats it here; not tried: {len(document['not_tried'])}."
-        return f"{ship}: {beaten}{gained} {_loss(document, chosen)}"
+        return f"{ship}: {_unbeaten(document)}{gained} {_loss(document, chosen)}"
     if plain and plain is not chosen and abs(price(plain) - 1) > _SAME:
         against += f" and {_against(document, chosen, plain['cost_share'], plain['cycles_share'], plain['name'])}"
     return f"{ship}: {against}. {_loss(document, chosen)}"
+
+
+def _unbeaten(document: Document) -> str:
+    """That no other file is better than the plain one, and how far that is known."""
+    if document["not_tried"]:
+        return f"nothing that was tried in time beats it here; not tried: {len(document['not_tried'])}."
+    if all(cell["kind"] == _PLAIN for cell in document["cells"]):
+        return "nothing else was worth making, or could be made; why stands beside what was left out."
+    return f"nothing that {'could be made of it' if _is_of_file(document) else 'was pruned'} beats it here."
 
 
 def _is_of_file(document: Document) -> bool:
@@ -99,13 +114,19 @@ def _nearest(document: Document) -> str:
 
 def _against(document: Document, cell: dict[str, Any], share: float, cycles: float | None, name: str) -> str:
     """How much cheaper a cell is than a file of this name and these shares of the first one's cost and cycles."""
-    unit, ratio = document["device"]["unit"], significant(share / cell["cost_share"])
+    unit = document["device"]["unit"]
     if unit == "ms":
-        return f"{ratio} times as fast as {name}"
+        return f"{significant(share / cell['cost_share'])} times as fast as {name}"
     if cycles is not None:
-        fewer = significant(cycles / cell["cycles_share"])
-        return f"by estimate {fewer} times fewer cycles, with {ratio} times fewer instructions, than {name}"
-    return f"{'by estimate ' if document['device']['is_estimate'] else ''}{ratio} times fewer {unit} than {name}"
+        fewer, counted = _fewer(cycles, cell["cycles_share"]), _fewer(share, cell["cost_share"])
+        return f"by estimate {fewer} cycles, with {counted} instructions, than {name}"
+    estimated = "by estimate " if document["device"]["is_estimate"] else ""
+    return f"{estimated}{_fewer(share, cell['cost_share'])} {unit} than {name}"
+
+
+def _fewer(share: float, own: float) -> str:
+    """How a file's own share compares with another's: never '0.9 times fewer'."""
+    return f"{significant(share / own)} times fewer" if own <= share else f"{significant(own / share)} times more"
 
 
 def _first(document: Document) -> str:
@@ -162,7 +183,19 @@ def format_table(document: Document) -> list[str]:
     lines += [f"left out: {cell['name']}: {_DIFFERS}" for cell in document["cells"] if cell["differs"]]
     if document["not_tried"]:
         lines.append(f"not tried for want of time: {', '.join(document['not_tried'])}")
+    if (equal := _at_equal_cost(document)) is not None:
+        lines.append(equal)
     return lines
+
+
+def _at_equal_cost(document: Document) -> str | None:
+    """Which file is best at no more than the plain conversion's cost, where that is none of the two that are told."""
+    answer = document["answer"]
+    cell = find(document, answer and answer["best_at_equal_cost"])
+    if cell is None or cell["name"] in (answer["recommended"], answer["best_plain"]):
+        return None
+    least = f"{cell['name']} is expected to lose least: {_expected(cell)} points"
+    return f"At no more than the cost of {answer['best_plain']}, {least}."
 
 
 def _explain_share(document: Document) -> str:
@@ -232,7 +265,8 @@ def render(document: Document) -> str:
     )
     caption = (
         f"{measure(document).capitalize()} on the evaluation {unit}s against the cost of an inference, as a share of "
-        f"{_first(document)}. {shapes}; numbers: rows of the table. Ringed: recommended. "
+        f"{_first(document)}. {shapes}; numbers: rows of the table. Ringed: recommended; the line joins files of which "
+        "none is both cheaper and expected to lose less. "
         f"Whiskers: {nouns.interval(unit, _positions(document), data['measure'] == 'fidelity')}."
     )
     parts = [
@@ -240,6 +274,7 @@ def render(document: Document) -> str:
             "header",
             element("h1", title),
             element("p", headline(document), class_="lead"),
+            *([element("p", equal)] if (equal := _at_equal_cost(document)) else []),
             *(element("p", note) for note in document["notes"]),
             element("p", lead),
         ),
@@ -278,9 +313,9 @@ def _table(document: Document) -> Markup:
 def _commands(document: Document) -> Markup:
     """What makes each file again."""
     made = [
-        (cell["name"], element("code", f"python -m reflow_tf.tools.{_tool(document)} {shlex.join(elsewhere)}"))
+        (cell["name"], element("code", f"python -m reflow_tf.tools.{_tool(document)} {shlex.join(cell['command'])}"))
         for cell in ordered(document)
-        if (elsewhere := _elsewhere(document, cell))
+        if cell["command"]
     ]
     return table(made, ("file", "made by" + ("" if _is_of_file(document) else ", here without the images that judge")))
 
@@ -289,17 +324,10 @@ def _tool(document: Document) -> str:
     return "rewrite" if _is_of_file(document) else "prune"
 
 
-def _elsewhere(document: Document, cell: dict[str, Any]) -> list[str]:
-    """A cell's command with a place of its own: the cell's is there already; [] for a file that was given."""
-    if _is_of_file(document):
-        return [*cell["command"], f"--output={cell['folder']}.tflite"] if cell["command"] else []
-    kept = [flag for flag in cell["command"] if not flag.startswith("--output_dir=")]
-    return [*kept, f"--output_dir=reflow_out/{cell['folder']}"]
-
-
 def _left_out(document: Document) -> Iterator[Markup]:
     found = [(each["name"], each["reason"]) for each in document["dropped"]]
     found += [(name, "not tried for want of time") for name in document["not_tried"]]
+    found += [(name, "not yet: the search was interrupted") for name in document["pending"]]
     found += [(c["name"], _DIFFERS) for c in document["cells"] if c["differs"]]
     needs = "made, and beyond a budget: it needs {} of flash and {} of RAM"
     found += [
@@ -346,6 +374,12 @@ def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
             parts += [svg.text(left - 8, y(tick / 20) + 4, percent(tick / 20, 0), "tick", "end")]
     unit = "cycles, by estimate" if document["device"]["estimates_cycles"] else document["device"]["unit"]
     parts.append(svg.text((left + right) / 2, bottom + 38, f"{unit}, as a share", "label", "middle"))
+    on_it = [
+        cell for cell in ordered(document) if document["answer"] and cell["name"] in document["answer"]["frontier"]
+    ]
+    if len(on_it) > 1:
+        corners = " L".join(f"{x(price(cell)):.1f} {y(share_of(cell['score'])):.1f}" for cell in on_it)
+        parts.append(element("path", d=f"M{corners}", class_="curve stroke-dense"))
     labels: list[tuple[float, float]] = []
     for number, cell in enumerate(ordered(document), start=1):
         across, up = x(price(cell)), y(share_of(cell["score"]))

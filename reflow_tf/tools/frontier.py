@@ -98,14 +98,18 @@ def search(given: Search) -> int:
     """Searches and prints the table; returns the exit code."""
     from reflow_tf.jobs.frontier.search import run  # TensorFlow takes seconds to import: bad flags answer before it
 
-    documents = run(given, sys.argv)
+    found = run(given, sys.argv)
     with command_line.printing():
-        for device, document in zip(given.devices, documents, strict=True):
-            print("\n".join(format_table(document)))
-            print(f"\nWrote {given.job_on(device).output_dir}: open frontier.html in a browser.\n")
+        for device in given.devices:
+            if device.name in found.documents:
+                print("\n".join(format_table(found.documents[device.name])))
+                print(f"\nWrote {given.job_on(device).output_dir}: open frontier.html in a browser.\n")
+    documents = found.documents.values()
     unmet = [document for document in documents if not (document["answer"] and document["answer"]["recommended"])]
-    for document in unmet:
-        print(f"error: {headline(document).replace(SPACE, ' ')}", file=sys.stderr)
+    for told in (*(headline(document).replace(SPACE, " ") for document in unmet), *map(str, found.failures[:-1])):
+        print(f"error: {told}", file=sys.stderr)
+    if found.failures:
+        raise found.failures[-1]
     return command_line.UNMET if unmet else command_line.DONE
 
 

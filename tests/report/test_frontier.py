@@ -20,7 +20,7 @@ CELL = {
     "fits": True,
     "expected_error_points": 0.1,
     "seconds": 61.0,
-    "sha256": "",
+    "files": {"model.tflite": 64 * "0"},
 }
 
 
@@ -58,6 +58,8 @@ def document():
         "cells": cells,
         "dropped": [{"name": "sparse 50 %, float32", "reason": "it would cost 0.98 of float32"}],
         "not_tried": ["sparse 80 %, float32"],
+        "pending": [],
+        "best": None,
         "notes": [],
         "seconds": 100.0,
         "answer": {
@@ -147,12 +149,6 @@ def test_doubts_come_first(document):
     assert doubt in frontier.format_table(document) and doubt in frontier.render(document)
 
 
-def test_commands_write_where_nothing_is_yet(document):
-    document["cells"][0]["command"] = ["--model=m", "--output_dir=ship/cells/cell"]
-    page = frontier.render(document)
-    assert "--output_dir=reflow_out/cell" in page and "ship/cells" not in page
-
-
 def test_milliseconds_are_told_apart_from_shares(document):
     assert frontier.format_table(document)[-3] == "Share: of what the float32 file costs."
     document["device"]["unit"] = "ms"
@@ -190,8 +186,73 @@ def test_table_and_page_show_everything(document):
     assert "its outputs there are wrong" in frontier.render(wrong) and "beyond a budget" in frontier.render(wrong)
 
 
+def test_what_was_interrupted_says_so_and_draws_no_conclusion(document):
+    document["cells"] = document["cells"][:2]
+    document["answer"] |= {"recommended": "plain int8", "frontier": ["plain int8"]}
+    document |= {"pending": ["narrow 80 %, int8", "sparse 50 %, int8"], "not_tried": [], "dropped": []}
+    assert say(document).startswith(
+        "Not finished: 2 files made, 2 to go; the same command goes on. On a Cortex-A76 ship"
+    )
+    assert "was pruned" not in say(document)
+    assert frontier.render(document).count("not yet: the search was interrupted") == 2
+
+
+def test_where_nothing_was_pruned_nothing_is_said_of_it(document):
+    document["cells"] = document["cells"][:2]
+    document["answer"] |= {"recommended": "plain int8", "frontier": ["plain int8"]}
+    document["not_tried"] = []
+    assert "nothing else was worth making, or could be made" in say(document) and "pruned" not in say(document)
+
+
+def test_what_costs_more_is_never_said_to_cost_fewer_times_less(document):
+    document["cells"][2]["cost_share"] = 1.17
+    document["answer"]["best_plain"] = None
+    assert "1.2 times more instructions than the float32 file" in say(document)
+
+
+def test_files_that_compute_something_else_are_no_question_of_points(document):
+    for cell in document["cells"]:
+        cell["differs"] = True
+    document["answer"] = None
+    assert say(document) == (
+        "On a Cortex-A76 nothing that was tried can be shipped: whatever fits computes something else there."
+    )
+
+
+def test_the_best_at_equal_cost_is_told_where_it_is_a_third_one(document):
+    sentence = "At no more than the cost of plain int8, sparse 50 %, int8 is expected to lose least: 0.1 ± 0.1 points."
+    assert not any("At no more" in line for line in frontier.format_table(document))
+    document["cells"].append(make_cell("sparse 50 %, int8", "sparse", 0.5, 0.8, 0.1))
+    document["answer"]["best_at_equal_cost"] = "sparse 50 %, int8"
+    assert sentence in frontier.format_table(document) and sentence in frontier.render(document)
+
+
+def test_the_frontier_is_drawn_from_file_to_file(document):
+    def corners():
+        return [path.count("L") for path in re.findall(r'<path d="(M[^"]*)" class="curve', frontier.render(document))]
+
+    assert corners() == [2, 2]  # on the wide and the narrow picture
+    document["answer"]["frontier"] = ["plain int8"]
+    assert corners() == []
+
+
 def test_json_comes_back(document):
     assert frontier.from_json(to_json(document).encode()) == document
+
+
+def without(document, key, *, of_cells=False):
+    changed = copy.deepcopy(document)
+    del (changed["cells"][0] if of_cells else changed)[key]
+    return changed
+
+
+def test_a_document_that_lacks_something_is_refused(document):
+    damaged = [without(document, key) for key in ("settings", "cells", "notes", "seconds", "best")]
+    damaged += [without(document, key, of_cells=True) for key in ("files", "score", "folder")]
+    damaged += [document | {"cells": None}, document | {"settings": []}, document | {"cells": [None]}]
+    for each in damaged:
+        with pytest.raises(InputError, match=r"frontier\.json must be what an earlier search wrote.+Received: "):
+            frontier.from_json(to_json(each).encode())
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"version": 99, "settings": {}, "cells": [], "device": {}}'])

@@ -98,7 +98,7 @@ def _narrow(device: Device, shares: Sequence[float | str], shared: dict) -> Iter
 
 def _sparse(device: Device, shared: dict) -> Iterator[Candidate]:
     for step, sparsity in enumerate(_SPARSITIES):
-        for number_format in device.sparse_formats[-1:]:
+        for number_format in device.sparse_formats:
             prune = PruneConfig(
                 target=device.target, sparsity=sparsity, allocation=_allocation(device), **device.prune, **shared
             )
@@ -109,7 +109,7 @@ def _sparse(device: Device, shared: dict) -> Iterator[Candidate]:
 def _both(device: Device, shared: dict) -> Iterator[Candidate]:
     multiple = 4 if device.target in ("cortex_m", "tflm") else 8
     for step, (share, sparsity) in enumerate(_PAIRS):
-        for number_format in device.sparse_formats[-1:]:
+        for number_format in device.sparse_formats:
             prune = PruneConfig(
                 target=device.target,
                 max_macs=share,

@@ -117,7 +117,7 @@ _ALL = (
     ),
     Device(
         "size",
-        "in storage",
+        "where bytes count",
         "a small file, wherever it runs; bytes",
         *("bytes", "bytes", "storage", "storage", ("float32", "float16", "int8"), ("float16", "int8")),
     ),
@@ -142,6 +142,6 @@ def find_device(name: str) -> Device:
     Raises:
         InputError: there is none.
     """
-    if name not in DEVICES:
+    if not isinstance(name, str) or name not in DEVICES:
         raise InputError(f"--device must be one of {', '.join(DEVICES)}. Received: {name}")
     return DEVICES[name]

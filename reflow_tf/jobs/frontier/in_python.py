@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 import tempfile
@@ -14,7 +15,6 @@ import numpy as np
 
 from reflow_tf.choices import AUTO
 from reflow_tf.config import PruneConfig
-from reflow_tf.data.batches import as_batches
 from reflow_tf.errors import InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.job_config import JobConfig
@@ -22,11 +22,14 @@ from reflow_tf.jobs.frontier.devices import find_device
 from reflow_tf.jobs.frontier.request import DEFAULT_REPAIR, Search, require_budgets
 from reflow_tf.jobs.frontier.search import BEST, NAMES, run
 from reflow_tf.jobs.resuming import open_folder
+from reflow_tf.models.inference import inputs_of
+from reflow_tf.models.packing import as_inputs
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.report.folder import PREFIX
 from reflow_tf.report.frontier import Document, headline
 
 MODEL, CALIBRATION, EVALUATION = "model.keras", "calibration.npz", "evaluation.npz"
+_AT_A_TIME = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ def frontier(
     calibration: Any,
     evaluation: Any,
     *,
-    output_dir: str,
+    output_dir: str | os.PathLike[str],
     max_accuracy_drop: float = 1.0,
     repair: str = DEFAULT_REPAIR,
     minutes: float | None = None,
@@ -68,8 +71,8 @@ def frontier(
     Args:
         model: a Keras model, of any inputs and outputs.
         device: where the file is to run, as `--device` spells it: 'phone', 'cortex_m4', ….
-        calibration: inputs as the network takes them, at least 16: an array (n, *shape) or batches of it; one in four
-            judges, the others are fitted to.
+        calibration: inputs as the network takes them, at least 16: an array (n, *shape) or batches of it, of several
+            inputs a dict of arrays by their names; one in four judges, the others are fitted to.
         evaluation: inputs to score on, or a pair of them and their classes, whole numbers (n,). Without classes,
             agreement with the dense network replaces accuracy.
         output_dir: where the results go: frontier.json, frontier.html, a folder of each candidate, and `best`.
@@ -87,10 +90,12 @@ def frontier(
     """
     found = find_device(device)
     require_budgets([found], flash_budget, ram_budget)
+    if not isinstance(output_dir, str | os.PathLike):
+        raise InputError(f"output_dir must be a path. Received: {output_dir!r}")
     out = pathlib.Path(os.path.abspath(os.path.expanduser(output_dir)))
     if not out.name:
         raise InputError(f"output_dir must be a folder inside another. Received: {output_dir}")
-    fitted, scored = read_inputs(calibration), read_scored(evaluation)
+    fitted, scored = read_inputs(model, calibration), read_scored(model, evaluation)
     sets = {CALIBRATION: fitted, EVALUATION: scored}
     given = out.with_name(f"{out.name}-given") / digest(model, sets)
     job = JobConfig(
@@ -99,7 +104,7 @@ def frontier(
         PruneConfig(target=found.dense_target, sparsity=0.0, repair="none", task=task),
         data=str(given / CALIBRATION),
         eval_data=str(given / EVALUATION),
-        calibration_samples=len(fitted["x"]),
+        calibration_samples=count_samples(fitted),
         batch_size=batch_size,
         flash_budget=flash_budget,
         ram_budget=ram_budget,
@@ -109,42 +114,71 @@ def frontier(
     open_folder(job, NAMES)
     if not given.is_dir():
         write(given, model, sets)
-    (document,) = run(search, ["reflow_tf.frontier"])
+    found_there = run(search, ["reflow_tf.frontier"])
+    for failure in found_there.failures:
+        raise failure
+    (document,) = found_there.documents.values()
     answer = document["answer"]
     best = out / BEST if answer and answer["recommended"] else None
     return Frontier(headline(document), document, best)
 
 
-def read_inputs(data: Any) -> dict[str, np.ndarray]:
-    """All inputs of what a caller has, as 'x', (n, *shape); raises InputError."""
-    return {"x": np.concatenate([np.asarray(batch) for batch in as_batches(data)])}
+def read_inputs(model: keras.Model, data: Any) -> dict[str, np.ndarray]:
+    """All inputs of what a caller has, as 'x', (n, *shape), or of a model with several inputs each as 'x_<name>'.
+
+    Raises:
+        InputError: as `as_inputs`; or batches are of different shapes.
+    """
+    if not isinstance(model, keras.Model):
+        raise InputError(f"The model must be a keras.Model. Received: {type(model).__name__}")
+    batches = [np.asarray(batch) for batch in as_inputs(model, data, batch_size=_AT_A_TIME)]
+    shapes = sorted({batch.shape[1:] for batch in batches})
+    if len(shapes) > 1:
+        raise InputError(f"data must be batches of one shape. Received: {', '.join(map(str, shapes))}")
+    joined, tensors = np.concatenate(batches), inputs_of(model)
+    if len(tensors) < 2:
+        return {"x": joined}
+    sizes = [math.prod(tensor.shape[1:]) for tensor in tensors]
+    parts = np.split(joined, np.cumsum(sizes)[:-1], axis=1)
+    return {
+        f"x_{tensor.name}": part.reshape(len(part), *tensor.shape[1:]).astype(tensor.dtype)
+        for tensor, part in zip(tensors, parts, strict=True)
+    }
 
 
-def read_scored(data: Any) -> dict[str, np.ndarray]:
-    """Inputs as 'x' and, of a pair, classes as 'y'.
+def read_scored(model: keras.Model, data: Any) -> dict[str, np.ndarray]:
+    """Inputs as `read_inputs` has them and, of a pair, classes as 'y'.
 
     Raises:
         InputError: the inputs are no numbers, or there is not one whole number for each.
     """
     if not isinstance(data, tuple):
-        return read_inputs(data)
+        return read_inputs(model, data)
     wanted = "evaluation must be inputs, or a pair of them and one whole number for each"
     if len(data) != 2:
         raise InputError(f"{wanted}. Received: a tuple of {len(data)}")
-    inputs, classes = read_inputs(data[0]), np.asarray(data[1])
-    if classes.dtype.kind not in "iu" or classes.shape != (len(inputs["x"]),):
-        raise InputError(f"{wanted}. Received: {len(inputs['x'])} inputs, and {classes.dtype} of shape {classes.shape}")
+    inputs = read_inputs(model, data[0])
+    try:
+        classes = np.asarray(data[1])
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{wanted}. Received: {say_why(error)}") from error
+    number = count_samples(inputs)
+    if classes.dtype.kind not in "iu" or classes.shape != (number,):
+        raise InputError(f"{wanted}. Received: {number} inputs, and {classes.dtype} of shape {classes.shape}")
     return inputs | {"y": classes}
+
+
+def count_samples(inputs: Mapping[str, np.ndarray]) -> int:
+    """How many there are of `read_inputs`."""
+    return len(next(iter(inputs.values())))
 
 
 def digest(model: keras.Model, sets: Mapping[str, Mapping[str, Any]]) -> str:
     """The name of the folder for them: other ones never lie where the commands of an earlier search look.
 
     Raises:
-        InputError: the model is none of Keras's, or cannot be written.
+        InputError: the model cannot be written.
     """
-    if not isinstance(model, keras.Model):
-        raise InputError(f"The model must be a keras.Model. Received: {type(model).__name__}")
     try:
         found = hashlib.sha256(model.to_json().encode())
     except Exception as error:  # whatever a layer's get_config raises

@@ -54,7 +54,8 @@ class Objections:
         for cell in milder:
             if cell["expected_drop_points"] > hopeless:
                 return f"{cell['name']} is expected to lose {cell['expected_drop_points']:.1f} points already"
-        plain = [cell for cell in self._select(cells, PLAIN) if read_row(cell).likely_most <= limit]
+        ships = [cell for cell in self._select(cells, PLAIN) if cell["fits"] and not cell["differs"]]
+        plain = [cell for cell in ships if read_row(cell).likely_most <= limit]
         if not plain:
             return None
         best = min(plain, key=report.price)

@@ -9,6 +9,7 @@ from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.devices import Device
+from reflow_tf.sparsity.plan import is_number
 
 DEFAULT_REPAIR = "least_squares"
 """Of what is pruned."""
@@ -54,8 +55,8 @@ class Search:
         PruneConfig(repair=self.repair)
         if self.repair == "none":
             raise InputError("--repair must be one: without it nothing that is pruned can win. Received: none")
-        if self.minutes is not None and not self.minutes > 0:
-            raise InputError(f"--minutes must be over 0. Received: {self.minutes:g}")
+        if self.minutes is not None and not (is_number(self.minutes) and self.minutes > 0):
+            raise InputError(f"--minutes must be a number over 0. Received: {self.minutes}")
 
     @property
     def is_of_file(self) -> bool:

@@ -1,13 +1,16 @@
 """The recommended file's own folder: what the pruning tool wrote, and what proves the file on the device."""
 
+import hashlib
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 from reflow_tf.errors import InputError
 from reflow_tf.job_config import EvaluateConfig, JobConfig
 from reflow_tf.jobs.device_kit import write_device_kit
 from reflow_tf.jobs.firmware.packing import write_firmware
 from reflow_tf.jobs.frontier.devices import DEVICE_KIT, FIRMWARE, Device
+from reflow_tf.jobs.frontier.flagfile import FLAGS
 from reflow_tf.jobs.pipeline import FILES
 from reflow_tf.jobs.resuming import name_part
 from reflow_tf.targets.tflm import TFLM
@@ -41,8 +44,22 @@ def ship(cell: pathlib.Path, best: pathlib.Path, device: Device, job: JobConfig,
     return missing
 
 
-def require_own(folder: pathlib.Path) -> None:
+def hash_files(folder: pathlib.Path) -> dict[str, str]:
+    """Name of each file, below the folder -> its SHA-256; {} where there is no folder."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def require_own(folder: pathlib.Path, written: Mapping[str, str] | None = None) -> None:
     """Refuses to make the folder of a candidate anew, if there is one, where somebody keeps something else in it.
+
+    Args:
+        folder: to be replaced.
+        written: what `hash_files` found when it was made: a kit in it, which people work in, must be as it was; None:
+            nobody knows.
 
     Raises:
         InputError: with the name of what is not ours.
@@ -50,7 +67,11 @@ def require_own(folder: pathlib.Path) -> None:
     if not folder.exists():
         return
     inside = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    if odd := [entry for entry in inside if entry.name not in {*FILES, DEVICE_KIT, FIRMWARE}]:
+    odd = [entry for entry in inside if entry.name not in {*FILES, FLAGS, DEVICE_KIT, FIRMWARE}]
+    if written is not None and not odd:
+        changed = [name for name, digest in hash_files(folder).items() if "/" in name and written.get(name) != digest]
+        odd = [folder / name for name in changed]
+    if odd:
         raise InputError(f"What a search made is made anew: keep what is yours elsewhere. Received: {odd[0]}")
 
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reflow_tf.errors import InputError
+from reflow_tf.errors import InputError, failure_of
 from reflow_tf.foreign import say_why
 from reflow_tf.runtimes.aarch64.cpus import LINE_BYTES, Cpu
 
@@ -242,5 +242,6 @@ def _disassemble(codes: Sequence[str], disassembler: str) -> Iterator[list[str]]
 def _call(command: Sequence[str], text: str) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{command[0]} must take the code that ran. Received: {say_why(done.stderr[-300:])}")
+        said = say_why(done.stderr[-300:])
+        raise failure_of(done.returncode, f"{command[0]} must take the code that ran. Received: {said}")
     return done.stdout

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from reflow_tf.errors import InputError
+from reflow_tf.errors import InputError, failure_of
 from reflow_tf.foreign import say_why
 from reflow_tf.runtimes import device_script
 from reflow_tf.runtimes.aarch64.cpus import DEFAULT_CPU
@@ -145,7 +145,8 @@ class AArch64:
         done = self._machine.python([str(folder / "run.py"), runtime, "--json", *flags], folder, counted, watches)
         if done.returncode:
             reason = say_why("\n".join(done.stderr.strip().splitlines()[-3:]))
-            raise InputError(
+            raise failure_of(
+                done.returncode,
                 f"{self._wheel} must take the file. Received: {len(self._content)} bytes; {reason} "
-                f"(exit code {done.returncode})"
+                f"(exit code {done.returncode})",
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reflow_tf.errors import InputError
+from reflow_tf.errors import Breakdown, failure_of
 from reflow_tf.runtimes import installation
 from reflow_tf.runtimes.cortex_m.toolchain import Image, data_file
 
@@ -82,10 +82,11 @@ def _run(image: Image, plugin: Sequence[str], num_samples: int, folder: pathlib.
             errors="replace",
         )
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{must}. Received: nothing after {seconds} seconds for {num_samples} samples") from error
+        raise Breakdown(f"{must}. Received: nothing after {seconds} seconds for {num_samples} samples") from error
     if done.returncode:
         said = " | ".join((done.stderr + done.stdout).strip().splitlines()[:4])
-        raise InputError(f"{must}. Received: exit code {done.returncode}; {_name_places(image, said)}")
+        text = f"{must}. Received: exit code {done.returncode}; {_name_places(image, said)}"
+        raise failure_of(done.returncode, text)
 
 
 def _name_places(image: Image, said: str) -> str:

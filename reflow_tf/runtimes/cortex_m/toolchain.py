@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 
-from reflow_tf.errors import InputError
+from reflow_tf.errors import InputError, failure_of
 from reflow_tf.runtimes import installation
 from reflow_tf.runtimes.cortex_m.boards import Board
 
@@ -223,5 +223,6 @@ def _call(arguments: Sequence[str], purpose: str, folder: pathlib.Path) -> str:
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         complaints = [line for line in lines if _COMPLAINT.search(line)] or lines[-4:]
-        raise InputError(f"{purpose} failed: {command[0]} must succeed. Received: {' | '.join(complaints[:4])}")
+        said = " | ".join(complaints[:4])
+        raise failure_of(done.returncode, f"{purpose} failed: {command[0]} must succeed. Received: {said}")
     return done.stdout

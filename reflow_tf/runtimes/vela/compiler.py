@@ -18,7 +18,7 @@ import tempfile
 import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
 
-from reflow_tf.errors import InputError
+from reflow_tf.errors import InputError, failure_of
 from reflow_tf.foreign import say_why
 from reflow_tf.targets.ethos_u import ACCELERATORS
 
@@ -105,7 +105,8 @@ def _call(arguments: Sequence[str], folder: pathlib.Path) -> str:
     if done.returncode and _IGNORES_SPARSE not in done.stdout:
         code = done.returncode
         end = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-        raise InputError(f"Vela must be able to compile the file. Received: {_last_words(done.stdout)} ({end})")
+        said = _last_words(done.stdout)
+        raise failure_of(code, f"Vela must be able to compile the file. Received: {said} ({end})")
     return done.stdout
 
 

@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
-from reflow_tf.errors import InputError
+from reflow_tf.errors import Breakdown, InputError
 from reflow_tf.foreign import say_why
 from reflow_tf.runtimes.web.litertjs import SETUP, installed_folder, pinned_version
 
@@ -170,7 +170,7 @@ class Browser:
             script = f"arguments => window.reflow.{function}(...arguments)"
             result = await page.evaluate(script, list(arguments))
         except Error as error:
-            raise InputError(
+            raise Breakdown(
                 f"Chromium must live until everything was run in it; memory may have run out. "
                 f"Received: {say_why(error)}"
             ) from error

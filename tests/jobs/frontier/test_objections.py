@@ -34,7 +34,8 @@ def object_to(name, device, model, cells=(), costs=None, **budgets):
 
 def make_cell(name, share, expected=0.0, **more):
     cell = {"name": name, "kind": name.split()[0], "number_format": name.split()[-1], "cost_share": share}
-    return cell | {"cycles_share": None, "expected_drop_points": expected, "expected_error_points": 0.0} | more
+    cell |= {"fits": True, "differs": False, "cycles_share": None}
+    return cell | {"expected_drop_points": expected, "expected_error_points": 0.0} | more
 
 
 @pytest.mark.parametrize("device", ["phone", "browser", "raspberry_pi_3"])
@@ -67,6 +68,12 @@ def test_what_would_cost_more_than_a_plain_conversion_is_not_made():
     reason = object_to("narrow 80 %, float32", "browser", build(1), cells)
     assert reason == "it would cost about 0.80 of float32, and plain int8 costs 0.50"
     assert object_to("narrow 80 %, int8", "browser", build(1), cells) is None
+
+
+@pytest.mark.parametrize("wrong", [{"differs": True}, {"fits": False}])
+def test_what_may_not_be_shipped_itself_keeps_nothing_from_being_made(wrong):
+    cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.5, **wrong)]
+    assert object_to("narrow 80 %, float32", "browser", build(1), cells) is None
 
 
 def test_zeros_are_priced_by_the_estimate_and_with_fewer_channels_less():
