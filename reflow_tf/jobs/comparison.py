@@ -103,6 +103,19 @@ class Cell:
 
 
 class Bench:
+@dataclasses.dataclass(frozen=True)
+class Norms:
+    """The batch norms of the dense model.
+
+    Attributes:
+        paths: in the order of execution.
+        unmerged: those that got moments before anything was pruned, see `repair.unmerging`.
+    """
+
+    paths: tuple[str, ...]
+    unmerged: tuple[str, ...]
+
+
     """A dense model and its images, on which one method after the other is measured.
 
     Args:
@@ -137,7 +150,7 @@ class Bench:
         self._specs, self._calibration, self._evaluation, self._labels = specs, calibration, evaluation, labels
         self._task = task
         self._model = copy_model(model)
-        unmerge(self._model, calibration, progress)
+        self._unmerged = unmerge(self._model, calibration, progress)
         self._dense_weights = read_weights(self._model)
         self._references = observe_dense(self._model, calibration, progress=progress)
         self._signal = measure_signal(self._model, progress(evaluation, "Evaluating the dense model"), task)
@@ -154,6 +167,11 @@ class Bench:
         return self._describe(self._signal)
 
     def measure(self, config: PruneConfig) -> Cell:
+    @property
+    def norms(self) -> Norms:
+        """What the entries of `Outcome.ratios` are of."""
+        return Norms(tuple(self._signal.variances), self._unmerged)
+
         """Prunes and repairs as the configuration says, its repairs being what comes before REFLOW.
 
         Raises:
@@ -318,7 +336,7 @@ def _run(
 
 @dataclasses.dataclass(frozen=True)
 class Comparing:
-    """The cells as a `crew.Work`: for a configuration, how the dense model does, and the cell.
+    """The cells as a `crew.Work`: for a configuration, how the dense model does, its batch norms, and the cell.
 
     Attributes:
         carried: the dense model.
@@ -352,14 +370,17 @@ class _Cells(State):
     def __init__(self, bench: Bench):
         self._bench = bench
 
-    def __call__(self, items: Iterable[PruneConfig]) -> Iterator[tuple[Outcome, Cell]]:
+    def __call__(self, items: Iterable[PruneConfig]) -> Iterator[Found]:
         for config in items:
-            yield self._bench.dense, self._bench.measure(config)
+            yield self._bench.dense, self._bench.norms, self._bench.measure(config)
 
 
 def _measure(
     site: Site,
     methods: Mapping[str, PruneConfig],
+Found = tuple[Outcome, Norms, Cell]
+
+
     todo: Sequence[tuple[str, float]],
     document: Document,
     folder: pathlib.Path,
@@ -369,7 +390,7 @@ def _measure(
     cells: dict[int, dict[str, Any]] = {}
     configs = [dataclasses.replace(methods[name], sparsity=sparsity) for name, sparsity in todo]
     names = [f"{name} at {sparsity:.1%}" for name, sparsity in todo]
-    for position, (dense, cell) in _show(site, configs, names):
+    for position, (dense, norms, cell) in _show(site, configs, names):
         (name, sparsity), config = todo[position], configs[position]
         about = {
             "method": name,
@@ -388,9 +409,8 @@ def _render(document: Document) -> str:
     return comparison.render(document, figures.for_page(document))
 
 
-def _show(
-    site: Site, configs: Sequence[PruneConfig], names: Sequence[str]
-) -> Iterator[tuple[int, tuple[Outcome, Cell]]]:
+def _show(site: Site, configs: Sequence[PruneConfig], names: Sequence[str]) -> Iterator[tuple[int, Found]]:
+        document["norms"] = {"paths": list(norms.paths), "unmerged": list(norms.unmerged)}
     """What is found, while somebody sees how much is done, and what is being done where that is one cell at a time."""
     found = iter(site.map_as_done(configs))
     if not site.is_here:
@@ -423,7 +443,8 @@ def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: Ev
         "task": str(task),
         "labelled": task.names_classes and evaluation.labels is not None,
     }
-    return {"version": VERSION, "settings": settings, "data": data, "dense": None, "cells": []}
+    norms: dict[str, list[str]] = {"paths": [], "unmerged": []}
+    return {"version": VERSION, "settings": settings, "data": data, "norms": norms, "dense": None, "cells": []}
 
 
 def _take_over(path: pathlib.Path, settings: dict[str, Any]) -> Document:

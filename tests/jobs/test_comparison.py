@@ -19,7 +19,8 @@ from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.pruning import prune
 from reflow_tf.repair import impact
-from reflow_tf.report.comparison import from_json
+from reflow_tf.report.comparison import format_table, from_json
+from reflow_tf.report.preparation import describe_unmerged
 from reflow_tf.report.resumable import to_json
 from reflow_tf.report.scores import score_accuracy, score_closeness
 from reflow_tf.signal import Signal, rank_classes
@@ -335,3 +336,18 @@ def test_a_network_of_the_zoo_is_the_same_however_often_it_was_built(job):
     """Keras numbers layers that have no name of their own through the whole process."""
     digests = {describe_settings(job, load_model("mobilenet_v2"), "1")["sha256"] for _ in range(2)}
     assert len(digests) == 1
+def test_batch_norms_that_got_moments_first_are_told(numbers, monkeypatch):
+    canned_cells(monkeypatch)
+    model = keras.models.load_model(numbers.model)
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert run(numbers, MAGNITUDE, [0.5], "0")["norms"] == {"paths": [norm.name for norm in norms], "unmerged": []}
+    slope = norms[1].gamma / np.sqrt(norms[1].moving_variance + norms[1].epsilon)
+    shift = norms[1].beta - slope * norms[1].moving_mean
+    norms[1].set_weights([slope, shift, np.zeros(24), np.ones(24)])
+    model.save(numbers.model)
+    document = run(dataclasses.replace(numbers, overwrite=True), MAGNITUDE, [0.5], "0")
+    assert document["norms"]["unmerged"] == [norms[1].name]
+    assert format_table(document)[-1] == describe_unmerged(1)
+    assert describe_unmerged(1) in pathlib.Path(numbers.output_dir, "compare.html").read_text()
+
+
