@@ -33,6 +33,7 @@ from reflow_tf.models.loading import load_model
 from reflow_tf.models.packing import is_plain, pack
 from reflow_tf.models.statistics import Gathered, gather
 from reflow_tf.models.surgery import copy_model, write_masks
+from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.pruning import select
 from reflow_tf.repair.batchnorm import observe_dense
 from reflow_tf.repair.chain import run_chain
@@ -102,7 +103,6 @@ class Cell:
     seconds: float
 
 
-class Bench:
 @dataclasses.dataclass(frozen=True)
 class Norms:
     """The batch norms of the dense model.
@@ -116,6 +116,7 @@ class Norms:
     unmerged: tuple[str, ...]
 
 
+class Bench:
     """A dense model and its images, on which one method after the other is measured.
 
     Args:
@@ -166,12 +167,12 @@ class Norms:
         """How the dense model does."""
         return self._describe(self._signal)
 
-    def measure(self, config: PruneConfig) -> Cell:
     @property
     def norms(self) -> Norms:
         """What the entries of `Outcome.ratios` are of."""
         return Norms(tuple(self._signal.variances), self._unmerged)
 
+    def measure(self, config: PruneConfig) -> Cell:
         """Prunes and repairs as the configuration says, its repairs being what comes before REFLOW.
 
         Raises:
@@ -288,8 +289,16 @@ def run(
         with open_crew(job.workers, job.threads_per_worker, address) as crew:
             document = _run(job, methods, sparsities, version, folder, crew, figure)
         if figure is not None:
-            write_texts(folder.path, {DRAWN[figure]: _draw(document, figure)})
+            # Once more: inputs may have reached none of the batch norms.
+            _require_drawable(figure, document["data"]["task"], len(document["norms"]["paths"]), sparsities)
+            drawn = _draw(figures.restrict(document, figure, sparsities), figure)
+            write_texts(folder.path, {DRAWN[figure]: drawn})
     return document
+
+
+def _require_drawable(figure: str, task: str, num_norms: int, sparsities: Sequence[float]) -> None:
+    if objection := figures.find_objection(figure, task, num_norms, len(set(sparsities))):
+        raise InputError(f"--preset={figure} {objection}")
 
 
 def _draw(document: Document, figure: str) -> str:
@@ -312,15 +321,18 @@ def _run(
         loaded, foreseen = foresee_task(job, loaded)
     with stage("Opening the data"):
         calibration, evaluation, task = open_sets(job, loaded, foreseen)
-        if task is Task.FIDELITY and figure is not None and not figures.shows_numbers(figure):
-            raise InputError(f"--preset={figure} shows classes. Received: {job.model}, whose outputs are numbers")
+        if figure is not None:
+            _require_drawable(figure, str(task), len(find_batch_norms(loaded.model)), sparsities)
         if task is Task.FIDELITY:
             evaluation = evaluation.select(spread(len(evaluation), NUM_KEPT))
         settings = describe_settings(job, loaded, version, calibration, evaluation)
         settings |= {name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")}
         settings |= {"pattern": str(job.prune.requested_pattern), "task": str(task)}
     document = _start(settings, calibration, evaluation, task)
-    if folder.path.joinpath(JSON).exists() and not job.overwrite:
+    if job.overwrite:
+        for name in (JSON, PAGE, *DRAWN.values()):  # or figures would stand beside cells that they do not show
+            folder.path.joinpath(name).unlink(missing_ok=True)
+    if folder.path.joinpath(JSON).exists():
         document = _take_over(folder.path / JSON, settings)
     done = {(cell["method"], cell["sparsity"]) for cell in document["cells"]}
     todo = [(name, sparsity) for sparsity in sparsities for name in methods if (name, sparsity) not in done]
@@ -366,6 +378,9 @@ class Comparing:
         return _Cells(Bench(model, chosen, *given, self.progress, self.task, self.crowding))
 
 
+Found = tuple[Outcome, Norms, Cell]
+
+
 class _Cells(State):
     def __init__(self, bench: Bench):
         self._bench = bench
@@ -378,9 +393,6 @@ class _Cells(State):
 def _measure(
     site: Site,
     methods: Mapping[str, PruneConfig],
-Found = tuple[Outcome, Norms, Cell]
-
-
     todo: Sequence[tuple[str, float]],
     document: Document,
     folder: pathlib.Path,
@@ -400,6 +412,7 @@ Found = tuple[Outcome, Norms, Cell]
         }
         cells[position] = about | describe_cell(cell)
         document["dense"] = describe_outcome(dense)
+        document["norms"] = {"paths": list(norms.paths), "unmerged": list(norms.unmerged)}
         document["cells"] = before + [cells[place] for place in sorted(cells)]  # not in the order of being done
         comparison.add_gains(document)
         write_texts(folder, {JSON: to_json(document), PAGE: _render(document)})
@@ -410,7 +423,6 @@ def _render(document: Document) -> str:
 
 
 def _show(site: Site, configs: Sequence[PruneConfig], names: Sequence[str]) -> Iterator[tuple[int, Found]]:
-        document["norms"] = {"paths": list(norms.paths), "unmerged": list(norms.unmerged)}
     """What is found, while somebody sees how much is done, and what is being done where that is one cell at a time."""
     found = iter(site.map_as_done(configs))
     if not site.is_here:
