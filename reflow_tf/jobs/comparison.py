@@ -33,6 +33,7 @@ from reflow_tf.models.loading import load_model
 from reflow_tf.models.packing import is_plain, pack
 from reflow_tf.models.statistics import Gathered, gather
 from reflow_tf.models.surgery import copy_model, write_masks
+from reflow_tf.models.walking import find_batch_norms
 from reflow_tf.pruning import select
 from reflow_tf.repair.batchnorm import observe_dense
 from reflow_tf.repair.chain import run_chain
@@ -102,6 +103,19 @@ class Cell:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Norms:
+    """The batch norms of the dense model.
+
+    Attributes:
+        paths: in the order of execution.
+        unmerged: those that got moments before anything was pruned, see `repair.unmerging`.
+    """
+
+    paths: tuple[str, ...]
+    unmerged: tuple[str, ...]
+
+
 class Bench:
     """A dense model and its images, on which one method after the other is measured.
 
@@ -137,7 +151,7 @@ class Bench:
         self._specs, self._calibration, self._evaluation, self._labels = specs, calibration, evaluation, labels
         self._task = task
         self._model = copy_model(model)
-        unmerge(self._model, calibration, progress)
+        self._unmerged = unmerge(self._model, calibration, progress)
         self._dense_weights = read_weights(self._model)
         self._references = observe_dense(self._model, calibration, progress=progress)
         self._signal = measure_signal(self._model, progress(evaluation, "Evaluating the dense model"), task)
@@ -152,6 +166,11 @@ class Bench:
     def dense(self) -> Outcome:
         """How the dense model does."""
         return self._describe(self._signal)
+
+    @property
+    def norms(self) -> Norms:
+        """What the entries of `Outcome.ratios` are of."""
+        return Norms(tuple(self._signal.variances), self._unmerged)
 
     def measure(self, config: PruneConfig) -> Cell:
         """Prunes and repairs as the configuration says, its repairs being what comes before REFLOW.
@@ -270,8 +289,16 @@ def run(
         with open_crew(job.workers, job.threads_per_worker, address) as crew:
             document = _run(job, methods, sparsities, version, folder, crew, figure)
         if figure is not None:
-            write_texts(folder.path, {DRAWN[figure]: _draw(document, figure)})
+            # Once more: inputs may have reached none of the batch norms.
+            _require_drawable(figure, document["data"]["task"], len(document["norms"]["paths"]), sparsities)
+            drawn = _draw(figures.restrict(document, figure, sparsities), figure)
+            write_texts(folder.path, {DRAWN[figure]: drawn})
     return document
+
+
+def _require_drawable(figure: str, task: str, num_norms: int, sparsities: Sequence[float]) -> None:
+    if objection := figures.find_objection(figure, task, num_norms, len(set(sparsities))):
+        raise InputError(f"--preset={figure} {objection}")
 
 
 def _draw(document: Document, figure: str) -> str:
@@ -294,15 +321,18 @@ def _run(
         loaded, foreseen = foresee_task(job, loaded)
     with stage("Opening the data"):
         calibration, evaluation, task = open_sets(job, loaded, foreseen)
-        if task is Task.FIDELITY and figure is not None and not figures.shows_numbers(figure):
-            raise InputError(f"--preset={figure} shows classes. Received: {job.model}, whose outputs are numbers")
+        if figure is not None:
+            _require_drawable(figure, str(task), len(find_batch_norms(loaded.model)), sparsities)
         if task is Task.FIDELITY:
             evaluation = evaluation.select(spread(len(evaluation), NUM_KEPT))
         settings = describe_settings(job, loaded, version, calibration, evaluation)
         settings |= {name: getattr(job.prune, name) for name in ("allocation", "target", "prunable")}
         settings |= {"pattern": str(job.prune.requested_pattern), "task": str(task)}
     document = _start(settings, calibration, evaluation, task)
-    if folder.path.joinpath(JSON).exists() and not job.overwrite:
+    if job.overwrite:
+        for name in (JSON, PAGE, *DRAWN.values()):  # or figures would stand beside cells that they do not show
+            folder.path.joinpath(name).unlink(missing_ok=True)
+    if folder.path.joinpath(JSON).exists():
         document = _take_over(folder.path / JSON, settings)
     done = {(cell["method"], cell["sparsity"]) for cell in document["cells"]}
     todo = [(name, sparsity) for sparsity in sparsities for name in methods if (name, sparsity) not in done]
@@ -318,7 +348,7 @@ def _run(
 
 @dataclasses.dataclass(frozen=True)
 class Comparing:
-    """The cells as a `crew.Work`: for a configuration, how the dense model does, and the cell.
+    """The cells as a `crew.Work`: for a configuration, how the dense model does, its batch norms, and the cell.
 
     Attributes:
         carried: the dense model.
@@ -348,13 +378,16 @@ class Comparing:
         return _Cells(Bench(model, chosen, *given, self.progress, self.task, self.crowding))
 
 
+Found = tuple[Outcome, Norms, Cell]
+
+
 class _Cells(State):
     def __init__(self, bench: Bench):
         self._bench = bench
 
-    def __call__(self, items: Iterable[PruneConfig]) -> Iterator[tuple[Outcome, Cell]]:
+    def __call__(self, items: Iterable[PruneConfig]) -> Iterator[Found]:
         for config in items:
-            yield self._bench.dense, self._bench.measure(config)
+            yield self._bench.dense, self._bench.norms, self._bench.measure(config)
 
 
 def _measure(
@@ -369,7 +402,7 @@ def _measure(
     cells: dict[int, dict[str, Any]] = {}
     configs = [dataclasses.replace(methods[name], sparsity=sparsity) for name, sparsity in todo]
     names = [f"{name} at {sparsity:.1%}" for name, sparsity in todo]
-    for position, (dense, cell) in _show(site, configs, names):
+    for position, (dense, norms, cell) in _show(site, configs, names):
         (name, sparsity), config = todo[position], configs[position]
         about = {
             "method": name,
@@ -379,6 +412,7 @@ def _measure(
         }
         cells[position] = about | describe_cell(cell)
         document["dense"] = describe_outcome(dense)
+        document["norms"] = {"paths": list(norms.paths), "unmerged": list(norms.unmerged)}
         document["cells"] = before + [cells[place] for place in sorted(cells)]  # not in the order of being done
         comparison.add_gains(document)
         write_texts(folder, {JSON: to_json(document), PAGE: _render(document)})
@@ -388,9 +422,7 @@ def _render(document: Document) -> str:
     return comparison.render(document, figures.for_page(document))
 
 
-def _show(
-    site: Site, configs: Sequence[PruneConfig], names: Sequence[str]
-) -> Iterator[tuple[int, tuple[Outcome, Cell]]]:
+def _show(site: Site, configs: Sequence[PruneConfig], names: Sequence[str]) -> Iterator[tuple[int, Found]]:
     """What is found, while somebody sees how much is done, and what is being done where that is one cell at a time."""
     found = iter(site.map_as_done(configs))
     if not site.is_here:
@@ -423,7 +455,8 @@ def _start(settings: dict[str, Any], calibration: CalibrationSet, evaluation: Ev
         "task": str(task),
         "labelled": task.names_classes and evaluation.labels is not None,
     }
-    return {"version": VERSION, "settings": settings, "data": data, "dense": None, "cells": []}
+    norms: dict[str, list[str]] = {"paths": [], "unmerged": []}
+    return {"version": VERSION, "settings": settings, "data": data, "norms": norms, "dense": None, "cells": []}
 
 
 def _take_over(path: pathlib.Path, settings: dict[str, Any]) -> Document:

@@ -12,14 +12,15 @@ from markupsafe import Markup
 from reflow_tf.report import nouns, resumable, svg
 from reflow_tf.report.charts import NARROW, WIDE
 from reflow_tf.report.html_page import frame, table
+from reflow_tf.report.preparation import describe_unmerged
 from reflow_tf.report.svg import element
 from reflow_tf.report.wording import count, interval, percent, plural, points, seconds
 
 Document = dict[str, Any]
-"""Plain JSON: version, settings, data, dense (a score), cells."""
+"""Plain JSON: version, settings, data, norms (batch norms: all paths, and those unmerged), dense (a score), cells."""
 
-VERSION = 4
-_KEPT = {"settings": dict, "data": dict, "dense": dict | None, "cells": list}
+VERSION = 5
+_KEPT = {"settings": dict, "data": dict, "norms": dict, "dense": dict | None, "cells": list}
 _OF_CELLS = ("method", "criterion", "repair", "sparsity", "alone", "reflow", "recalibrates", "statements", "seconds")
 BASELINE = "magnitude"
 STATES = ("alone", "reflow")
@@ -78,14 +79,20 @@ def format_table(document: Document) -> list[str]:
         heading = SummaryRow("mean gain in points", *(_TITLES[state] for state in STATES))
         widths = [max(len(row[column]) for row in (heading, *rows)) for column in range(3)]
         lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in (heading, *rows))]
-    return lines
+    return lines + [line for note in list_notes(document) for line in ("", note)]
+
+
+def list_notes(document: Document) -> list[str]:
+    """What a reader has to know beside the numbers."""
+    unmerged = document["norms"]["unmerged"]
+    return [describe_unmerged(len(unmerged))] if unmerged else []
 
 
 def _format_cell(cell: dict[str, Any] | None, state: str) -> str:
     if cell is None:
         return f"{'-':>14}"
     gain = cell[state]["gain_points"]
-    return f"{100 * cell[state]['top1']:7.1f}" + (f"{gain:+7.1f}" if gain is not None else f"{'':7}")
+    return f"{100 * cell[state]['top1']:z7.1f}" + (f"{gain:+z7.1f}" if gain is not None else f"{'':7}")
 
 
 def summarize(document: Document) -> list[SummaryRow]:
@@ -108,7 +115,7 @@ def _range(document: Document, methods: Sequence[str], sparsities: Sequence[floa
         return sum(cell[state]["gain_points"] for cell in cells if cell) / len(cells)
 
     gains = sorted((mean_gain(method), method) for method in methods)
-    words = [f"{gain:+.1f} ({method})" for gain, method in gains]
+    words = [f"{gain:+z.1f} ({method})" for gain, method in gains]
     return words[0] if len(words) == 1 else f"{words[0]} to {words[-1]}"
 
 
@@ -157,6 +164,7 @@ def render(document: Document, figures: Sequence[Markup] = ()) -> str:
     )
     parts = [
         element("header", element("h1", title), element("p", lead, class_="lead")),
+        *(element("p", note) for note in list_notes(document)),
         element("section", element("h2", "In the mean"), _summary_table(document)),
         element("section", element("h2", "Every cell"), element("figure", _figures(document), _caption(caption))),
         *figures,

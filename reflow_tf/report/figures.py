@@ -9,23 +9,30 @@ that measured its methods; least squares stands beside them.
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from reflow_tf.report import svg
 from reflow_tf.report.charts import NARROW, WIDE
-from reflow_tf.report.comparison import BASELINE, Document, find_cell, list_methods, list_sparsities, measure
+from reflow_tf.report.comparison import BASELINE, STATES, Document, find_cell, list_methods, list_sparsities, measure
 from reflow_tf.report.standalone import MARGIN, stand_alone
 from reflow_tf.report.wording import percent, points, significant
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEAST_SQUARES = "magnitude+least_squares"
 SELECTIONS = ("activation", "fisher", "woodfisher", "cbs", "obs")
-UPDATES = ("magnitude+woodfisher", "woodfisher+woodfisher", "cbs+woodfisher", "magnitude+chita", "obs+obs")
+UPDATES = (
+    "magnitude+woodfisher",
+    "woodfisher+woodfisher",
+    "cbs+woodfisher",
+    "magnitude+chita",
+    "magnitude+obs",
+    "obs+obs",
+)
 _SMALLEST_RATIO = 1e-4
-_DASHES = ("", " dashed", " dotted")
+_DASHES = ("", " dashed", " dotted", " dash-dot", " dash-long", " dash-sparse")
 
 Draw = Callable[[Document, float], tuple[float, list[Markup]]]
 """(comparison, width) -> (height, contents of the picture)."""
@@ -71,7 +78,9 @@ def _draw_gains(methods: Sequence[str]) -> Draw:
 
 def _as_series(methods: Sequence[str]) -> list[Series]:
     """Each alone, in grey and in dashes of its own."""
-    return [Series(name, "alone", name, f"dense{_DASHES[place % len(_DASHES)]}") for place, name in enumerate(methods)]
+    return [
+        Series(name, "alone", name, f"dense{dash}") for name, dash in zip(methods, _DASHES[: len(methods)], strict=True)
+    ]
 
 
 def _draw_accuracies(document: Document, width: float) -> tuple[float, list[Markup]]:
@@ -82,11 +91,15 @@ def _draw_accuracies(document: Document, width: float) -> tuple[float, list[Mark
 def _draw_curves(
     document: Document, width: float, series: Sequence[Series], axis: str, of_gains: bool
 ) -> tuple[float, list[Markup]]:
-    """One curve a series over the sparsities, with the 95 % interval of each score as a whisker."""
+    """One curve a series over the sparsities, with the 95 % interval of each score as a whisker.
+
+    At one sparsity points stand side by side, or whiskers would cover each other.
+    """
     sparsities, dense = list_sparsities(document), document["dense"]["top1"]
-    beside = 176.0 if width >= WIDE else 112.0
-    left, right, top, bottom = 52.0, width - beside, 26.0, 330.0
-    x = svg.linear((min(sparsities), max(sparsities)), (left + 14, right - 14))
+    stacked = width < WIDE
+    left, right, top, bottom = 52.0, width - (8.0 if stacked else 208.0), 26.0, 330.0
+    x = svg.linear((min(sparsities), max(sparsities)), (left + 18, right - 18))
+    apart = 2.0 if stacked else 3.5
     spans = [span for one in series for span in _read(document, one, of_gains).values()]
     ends = [end for span in spans for end in span] or [0.0, 1.0]
     low, high = (min(*ends, 0.0), max(*ends, 1.0)) if of_gains else (0.0, 1.0)
@@ -103,20 +116,26 @@ def _draw_curves(
     parts += [svg.text(x(s), bottom + 20, percent(s, 0), "tick", "middle") for s in sparsities]
     parts.append(svg.text((left + right) / 2, bottom + 40, "sparsity", "tick", "middle"))
     labels: list[tuple[float, Series]] = []
-    for one in series:
+    for place, one in enumerate(series):
         found = _read(document, one, of_gains)
         if not found:
             continue
-        places = [(x(s), y(found[s][1])) if s in found else None for s in sparsities]
+        aside, colour = apart * (place - (len(series) - 1) / 2), one.style.split()[0]
+        places = [(x(s) + aside, y(found[s][1])) if s in found else None for s in sparsities]
         parts.append(svg.path(places, f"curve stroke-{one.style}"))
         for s, (lower, value, upper) in found.items():
-            parts.append(svg.line(x(s), y(lower), x(s), y(upper), "grid"))
+            parts.append(svg.line(x(s) + aside, y(lower), x(s) + aside, y(upper), f"whisker stroke-{colour}"))
             shown = points(value) if of_gains else percent(value)
             title = svg.element("title", f"{one.label} at {percent(s, 0)}: {shown}")
-            fill = f"fill-{one.style.split()[0]}"
-            parts.append(svg.element("circle", title, cx=x(s), cy=y(value), r=3.2, class_=fill))
-        labels.append((y(found[max(found)][1]), one))
-    return bottom + 52, [*parts, *_name_curves(labels, right + 2, bottom)]
+            parts.append(svg.element("circle", title, cx=x(s) + aside, cy=y(value), r=3.2, class_=f"fill-{colour}"))
+        labels.append((y(found[max(found)][1]) + 4, one))
+    if stacked:
+        rows = [(bottom + 66 + 18 * place, one) for place, (_, one) in enumerate(labels)]
+        return bottom + 60 + 18 * len(rows), [*parts, *_name_curves(rows, left)]
+    labels.sort(key=lambda label: label[0])
+    heights = _push_apart([height for height, _ in labels], 15, bottom + 4)
+    rows = [(height, one) for height, (_, one) in zip(heights, labels, strict=True)]
+    return bottom + 52, [*parts, *_name_curves(rows, right + 6)]
 
 
 def _read(document: Document, one: Series, of_gains: bool) -> dict[float, tuple[float, float, float]]:
@@ -138,18 +157,22 @@ def _ticks(low: float, high: float) -> Iterator[float]:
     return (float(step * k) for k in range(math.ceil(low / step), math.floor(high / step) + 1))
 
 
-def _name_curves(ends: Sequence[tuple[float, Series]], x: float, bottom: float) -> list[Markup]:
-    """The names beside the ends of the curves, pushed apart, and upwards again where they would pass the axis."""
-    ordered = sorted(ends, key=lambda end: end[0])
-    places = svg.push_apart([y + 4 for y, _ in ordered], 15)
-    limit = bottom + 4
-    for place in reversed(range(len(places))):
-        places[place] = min(places[place], limit)
-        limit = places[place] - 15
-    return [
-        svg.text(x, place, one.label, f"label ink-{one.style.split()[0]}")
-        for place, (_, one) in zip(places, ordered, strict=True)
-    ]
+def _name_curves(rows: Iterable[tuple[float, Series]], x: float) -> list[Markup]:
+    """The names from x on, each at its height behind a piece of its curve."""
+    parts: list[Markup] = []
+    for place, one in rows:
+        parts.append(svg.path([(x, place - 4), (x + 28, place - 4)], f"curve stroke-{one.style}"))
+        parts.append(svg.text(x + 34, place, one.label, f"label ink-{one.style.split()[0]}"))
+    return parts
+
+
+def _push_apart(places: Sequence[float], gap: float, limit: float) -> list[float]:
+    """Rising places, pushed apart, and upwards again where they would pass the limit."""
+    moved = svg.push_apart(places, gap)
+    for place in reversed(range(len(moved))):
+        moved[place] = min(moved[place], limit)
+        limit = moved[place] - gap
+    return moved
 
 
 def _draw_ratios(document: Document, width: float) -> tuple[float, list[Markup]]:
@@ -158,41 +181,52 @@ def _draw_ratios(document: Document, width: float) -> tuple[float, list[Markup]]
     stacked = width < WIDE
     panel = width if stacked else (width - 40) / 2
     height = 300.0
+    curves = {state: _list_ratios(document, state) for state in STATES}
+    known = [ratio for of_state in curves.values() for _, ratios in of_state for ratio in ratios if ratio is not None]
+    highest = max(3.0, 1.1 * max(known, default=1.0))
     for place, (state, title, colour) in enumerate(
         (("alone", "pruned by magnitude", "pruned"), ("reflow", "with REFLOW", "repaired"))
     ):
         left, top = (0.0, place * height) if stacked else (place * (panel + 40), 0.0)
-        parts += _draw_ratio_panel(document, state, title, colour, (left, top, panel, height))
+        parts += _draw_ratio_panel(curves[state], highest, title, colour, (left, top, panel, height))
     return height * (2 if stacked else 1), parts
 
 
+def _list_ratios(document: Document, state: str) -> list[tuple[float, Sequence[float | None]]]:
+    """Of magnitude pruning: (sparsity, what every batch norm keeps)."""
+    cells = ((sparsity, find_cell(document, BASELINE, sparsity)) for sparsity in list_sparsities(document))
+    return [(sparsity, cell[state]["ratios"]) for sparsity, cell in cells if cell]
+
+
 def _draw_ratio_panel(
-    document: Document, state: str, title: str, colour: str, box: tuple[float, float, float, float]
+    curves: Sequence[tuple[float, Sequence[float | None]]],
+    highest: float,
+    title: str,
+    colour: str,
+    box: tuple[float, float, float, float],
 ) -> list[Markup]:
+    """A curve for each (sparsity, ratios); the axis ends at the highest."""
     left, top, width, height = box
     inner, right, upper, bottom = left + 48, left + width - 40, top + 36, top + height - 46
-    cells = [
-        (s, cell[state]["ratios"]) for s in list_sparsities(document) if (cell := find_cell(document, BASELINE, s))
-    ]
-    number = max((len(ratios) for _, ratios in cells), default=1)
-    y = svg.logarithmic((_SMALLEST_RATIO, 3.0), (bottom, upper))
+    number = max((len(ratios) for _, ratios in curves), default=1)
+    y = svg.logarithmic((_SMALLEST_RATIO, highest), (bottom, upper))
     x = svg.linear((1, max(number, 2)), (inner + 6, right - 6))
     parts = [svg.text(left, top + 14, title, f"label ink-{colour}")]
-    for exponent in range(0, -5, -1):
+    for exponent in range(math.floor(math.log10(highest)), -5, -1):
         place = y(10.0**exponent)
         parts += [
             svg.line(inner, place, right, place, "grid" if exponent else "reference-dense"),
             svg.text(inner - 8, place + 4, significant(10.0**exponent, 1), "tick", "end"),
         ]
     ends = []
-    for sparsity, ratios in cells:
+    for sparsity, ratios in curves:
         places = [None if ratio is None else (x(k), y(ratio)) for k, ratio in enumerate(ratios, 1)]
         known = [place for place in places if place is not None]
         parts.append(svg.path(places, f"curve stroke-{colour}"))
         if known:
             ends.append((known[-1][1], percent(sparsity, 0)))
     ends.sort()
-    places_of_words = svg.push_apart([end + 4 for end, _ in ends], 14)
+    places_of_words = _push_apart([end + 4 for end, _ in ends], 14, bottom + 4)
     parts += [
         svg.text(right + 2, place, words, "tick") for place, (_, words) in zip(places_of_words, ends, strict=True)
     ]
@@ -224,7 +258,7 @@ def _draw_predictions(document: Document, width: float) -> tuple[float, list[Mar
     return top + 6, parts
 
 
-_WHISKERS = "Thin lines: the 95 % interval of the method's own score."
+_WHISKERS = "Upright lines: the 95 % interval of the method's own score; points of one sparsity stand side by side."
 
 FIGURES: Mapping[str, Figure] = {
     "figure_1": Figure(
@@ -262,18 +296,41 @@ FIGURES: Mapping[str, Figure] = {
 """Name of a --preset -> what it is."""
 
 
-def shows_numbers(name: str) -> bool:
-    """Whether the figure can be drawn of a network that names no classes."""
-    return FIGURES[name].draw is not _draw_predictions
+def find_objection(name: str, task: str, num_norms: int, num_sparsities: int) -> str | None:
+    """Why the figure cannot be drawn of a network, in words of what it shows and what there is instead; None: it can.
+
+    Args:
+        name: of the figure.
+        task: what the network's outputs are taken for.
+        num_norms: batch norms that the network has.
+        num_sparsities: that are measured.
+    """
+    figure = FIGURES[name]
+    if figure.draw is _draw_predictions and task == "fidelity":
+        return "shows classes. Received: a network whose outputs are numbers"
+    if figure.draw is _draw_ratios and not num_norms:
+        return "shows batch norms. Received: a network without any"
+    if figure.draw is not None and figure.methods and num_sparsities < 2:
+        return f"shows curves over sparsities, at least two. Received: {num_sparsities}"
+    return None
 
 
 def can_draw(document: Document, name: str) -> bool:
     """Whether a comparison has what the figure shows."""
-    figure, methods = FIGURES[name], list_methods(document)
-    if document["data"]["task"] == "fidelity" and not shows_numbers(name):
-        return False
-    curves = figure.methods and len(list_sparsities(document)) < 2
-    return figure.draw is not None and not curves and {BASELINE, *figure.methods} <= set(methods)
+    figure = FIGURES[name]
+    given = document["data"]["task"], len(document["norms"]["paths"]), len(list_sparsities(document))
+    measured = {BASELINE, *figure.methods} <= set(list_methods(document))
+    return figure.draw is not None and measured and find_objection(name, *given) is None
+
+
+def restrict(document: Document, name: str, sparsities: Sequence[float]) -> Document:
+    """The comparison with the figure's cells at these sparsities alone, in the figure's order.
+
+    So a figure is the same whatever else was measured in its folder, and when.
+    """
+    methods = (BASELINE, *FIGURES[name].methods)
+    cells = (find_cell(document, method, sparsity) for sparsity in sorted(set(sparsities)) for method in methods)
+    return document | {"cells": [cell for cell in cells if cell]}
 
 
 def render_svg(document: Document, name: str, title: str) -> str:
@@ -287,17 +344,17 @@ def render_svg(document: Document, name: str, title: str) -> str:
 
 
 def render_csv(document: Document) -> str:
-    """Every cell in numbers, a line each."""
+    """Every cell in numbers, in the order of the document: a line alone, and one with REFLOW."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("method", "sparsity", "state", measure(document), "low", "high", "gain_points", "n"))
-    for cell in sorted(
-        document["cells"], key=lambda cell: (cell["sparsity"], list_methods(document).index(cell["method"]))
-    ):
+    writer.writerow(
+        ("method", "sparsity", "state", measure(document), "low", "high", "gain_points", "n", "variance_ratio")
+    )
+    for cell in document["cells"]:
         for state in ("alone", "reflow"):
             score: dict[str, Any] = cell[state]
             low, high = score["top1_interval"] or ("", "")
-            numbers = score["top1"], low, high, score["gain_points"], score["n"]
+            numbers = score["top1"], low, high, score["gain_points"], score["n"], score["variance_ratio"]
             writer.writerow((cell["method"], cell["sparsity"], state, *numbers))
     return text.getvalue()
 

@@ -24,6 +24,7 @@ _PICTURE_RULES = (
     ".stroke-",
     ".dashed",
     ".dotted",
+    ".dash-",
     ".fill-",
     ".whisker",
     ".ring",

@@ -21,6 +21,23 @@ from reflow_tf.sparsity.quadratic import read_statistic
 Statistics = Mapping[str, np.ndarray]
 Criterion = Callable[[np.ndarray, Statistics], np.ndarray]
 
+SELECTION_DAMPING = 10.0
+"""What `fisher` and `cbs`, which move no weight, add to the Fisher's diagonal, as a share of the layer's mean.
+
+Without it, weights that few samples speak of go first, however large. ResNet-20 at 50, 70, 80 and 90 %, blocks of 128,
+the Fisher from 300 training images, top-1 on 500 others (dense 99.8; magnitude 97.2, 75.4, 45.2 and 12.6):
+
+    share     cbs                       fisher
+    0         97.2, 75.2, 38.4, 16.0    68.4, 14.6, 11.0, 11.0
+    0.1       98.2, 79.4, 44.8, 17.6    91.8, 17.8, 11.0, 11.0
+    1         98.2, 84.6, 43.2, 21.2    96.0, 68.2, 15.2, 12.2
+    10        98.0, 83.0, 51.4, 17.6    97.2 at 50 %, 73.0 at 70, 42.4 at 80
+
+For cbs 1 and 10 cannot be told apart: with 300 other images for the Fisher 89.4, 59.2 and 13.0 at 70, 80 and 90 % with
+1, and 85.6, 57.6 and 22.0 with 10 (fisher 70.2, 36.6 and 17.0). 10 is the higher of the two in the mean, and what
+fisher needs, which it makes all but magnitude.
+"""
+
 OBS_COST_LIMIT = 1 << 31
 """Most numbers of inverse Grams that `obs` updates for one kernel: rows x inputs x (width of a block)^2."""
 
@@ -45,10 +62,14 @@ def activation(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
 
 
 def fisher(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
-    """w^2 F_ii / 2: what a weight costs alone, none of the others moving (Theis et al., arXiv 1801.05787)."""
+    """w^2 F_ii / 2: what a weight costs alone, none of the others moving (Theis et al., arXiv 1801.05787).
+
+    The diagonal is damped by SELECTION_DAMPING.
+    """
     blocks = read_statistic(statistics, "fisher_blocks")
     rows = quadratic.split_blocks(kernel, blocks).astype(np.float64)
-    return _as_scores(np.square(rows) * np.einsum("bii->bi", blocks) / 2, kernel)
+    damping = quadratic.find_damping("fisher_blocks", blocks, SELECTION_DAMPING)
+    return _as_scores(np.square(rows) * (np.einsum("bii->bi", blocks) + damping) / 2, kernel)
 
 
 def woodfisher(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
@@ -70,14 +91,16 @@ def cbs(kernel: np.ndarray, statistics: Statistics) -> np.ndarray:
     """What a weight adds to 1/2 w_P^T F w_P over the weights P that left its block before it, the least first.
 
     The selection problem of Yu et al., "The Combinatorial Brain Surgeon", arXiv 2203.04466: how the losses of
-    pairs add up or cancel counts, and no weight moves. The limits: pairs count within the blocks of the Fisher
-    only, and the order is greedy, without the paper's local search, which needs to know the sparsity.
+    pairs add up or cancel counts, and no weight moves. The blocks are damped by SELECTION_DAMPING. The limits: pairs
+    count within the blocks of the Fisher only, and the order is greedy, without the paper's local search, which needs
+    to know the sparsity.
     """
     blocks = read_statistic(statistics, "fisher_blocks")
     rows = quadratic.split_blocks(kernel, blocks).astype(np.float64)
+    damping = quadratic.find_damping("fisher_blocks", blocks, SELECTION_DAMPING)
     scores = np.empty(rows.shape, np.float32)
     for part in quadratic.cut(len(blocks), blocks[0].size):
-        scores[part] = eliminate_without_updates(rows[part], blocks[part].astype(np.float64))
+        scores[part] = eliminate_without_updates(rows[part], quadratic.damp(blocks[part], damping))
     return _as_scores(scores, kernel)
 
 

@@ -81,9 +81,16 @@ def split_groups(array: np.ndarray, gram: np.ndarray) -> np.ndarray:
     return array.reshape(groups, outputs // groups, inputs)
 
 
-def find_damping(name: str, matrices: np.ndarray) -> float:
-    """What is added to the diagonals: DAMPING of the mean diagonal of all the layer's matrices; 1 if that is 0."""
-    return DAMPING[name] * float(np.einsum("bii->bi", matrices).mean(dtype=np.float64)) or 1.0
+def find_damping(name: str, matrices: np.ndarray, share: float | None = None) -> float:
+    """What is added to the diagonals: a share of the mean diagonal of all the layer's matrices; 1 if that is 0.
+
+    Args:
+        name: of the statistic.
+        matrices: of one layer, (n, d, d).
+        share: None: that of DAMPING.
+    """
+    share = DAMPING[name] if share is None else share
+    return share * float(np.einsum("bii->bi", matrices).mean(dtype=np.float64)) or 1.0
 
 
 def damp(matrices: np.ndarray, damping: float) -> np.ndarray:

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import pathlib
 
@@ -19,11 +20,14 @@ from reflow_tf.models.statistics import gather
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.pruning import prune
 from reflow_tf.repair import impact
-from reflow_tf.report.comparison import from_json
+from reflow_tf.report.comparison import BASELINE, format_table, from_json
+from reflow_tf.report.figures import FIGURES
+from reflow_tf.report.preparation import describe_unmerged
 from reflow_tf.report.resumable import to_json
 from reflow_tf.report.scores import score_accuracy, score_closeness
 from reflow_tf.signal import Signal, rank_classes
 from reflow_tf.sparsity.criteria import CRITERIA
+from reflow_tf.tools.compare import read_method
 
 METHODS = {
     "magnitude": PruneConfig(repair="none"),
@@ -291,8 +295,70 @@ def test_numbers_are_compared_by_their_fidelity(numbers):
 
 
 def test_a_figure_of_classes_needs_some(numbers):
-    with pytest.raises(InputError, match=r"--preset=figure_4 shows classes\. Received: .+, whose outputs are numbers"):
+    with pytest.raises(InputError, match=r"--preset=figure_4 shows classes\. Received: .+ whose outputs are numbers"):
         run(numbers, MAGNITUDE, [0.6], "0", "figure_4")
+
+
+def test_a_figure_of_batch_norms_needs_some_and_one_of_curves_two_sparsities(job, tmp_path, left):
+    inputs = layers.Input((8, 8, 3))
+    found = layers.Dense(4, activation="softmax")(layers.Flatten()(layers.Conv2D(8, 3, activation="relu")(inputs)))
+    keras.Model(inputs, found).save(tmp_path / "model.keras")
+    x = np.random.default_rng(0).integers(0, 255, (64, 8, 8, 3)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(64) % 4)
+    before = left()
+    plain = dataclasses.replace(job, model=str(tmp_path / "model.keras"), data=str(tmp_path / "data.npz"))
+    with pytest.raises(InputError, match=r"--preset=figure_3 shows batch norms\. Received: a network without any"):
+        run(plain, MAGNITUDE, [0.6], "0", "figure_3")
+    for name in ("figure_1", "figure_2", "figure_5"):
+        with pytest.raises(InputError, match=rf"--preset={name} shows curves over sparsities, .*two\. Received: 1"):
+            run(job, METHODS, [0.6, 0.6], "0", name)
+    assert left() == before
+
+
+PRESETS = {
+    name: {method: read_method(method, PruneConfig()) for method in (BASELINE, *figure.methods)}
+    for name, figure in FIGURES.items()
+}
+
+
+def test_a_figure_is_the_same_whatever_was_measured_before_it(job, tmp_path, monkeypatch):
+    """SVG and CSV, to the last byte; the seconds of a cell differ, and so do compare.json and compare.html."""
+    canned_cells(monkeypatch)
+    monkeypatch.setattr(comparison, "study_kernels", lambda *given: ({}, {}))
+    monkeypatch.setattr(comparison, "_render", lambda document: "")  # anew after each of 60 cells
+    one, other = (dataclasses.replace(job, output_dir=str(tmp_path / name)) for name in ("one", "other"))
+    names = ["figure_2", "table_1"]
+    for name in names:
+        run(one, PRESETS[name], [0.5, 0.8], "1", name)
+    run(other, METHODS, [0.9, 0.8], "1")
+    for name in reversed(names):
+        run(other, dict(reversed(PRESETS[name].items())), [0.8, 0.5], "1", name)
+    for name in names:
+        drawn = [(tmp_path / folder / comparison.DRAWN[name]).read_bytes() for folder in ("one", "other")]
+        assert drawn[0] == drawn[1], name
+    with (tmp_path / "other" / "table_1.csv").open() as table:
+        rows = [(float(row["sparsity"]), row["method"]) for row in csv.DictReader(table) if row["state"] == "alone"]
+    assert rows == [(sparsity, method) for sparsity in (0.5, 0.8) for method in PRESETS["table_1"]]
+
+
+@pytest.mark.slow
+def test_figures_of_measured_cells_are_the_same_in_a_second_run(job, tmp_path):
+    for folder, order in (("one", ("figure_3", "figure_4")), ("other", ("figure_4", "figure_3"))):
+        for name in order:
+            run(dataclasses.replace(job, output_dir=str(tmp_path / folder)), MAGNITUDE, [0.5, 0.8], "1", name)
+    for name in ("figure_3.svg", "figure_4.svg"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_starting_anew_removes_what_was_drawn(job, tmp_path, monkeypatch):
+    canned_cells(monkeypatch)
+    folder = tmp_path / "out"
+    run(job, MAGNITUDE, [0.5, 0.8], "1", "figure_4")
+    run(job, MAGNITUDE, [0.5, 0.8], "1", "figure_3")
+    assert {"figure_3.svg", "figure_4.svg"} <= {path.name for path in folder.iterdir()}
+    run(dataclasses.replace(job, overwrite=True), MAGNITUDE, [0.5], "1", "figure_4")
+    left = {"compare.json", "compare.html", "compare.lock", "figure_4.svg"}
+    assert {path.name for path in folder.iterdir()} == left
 
 
 def test_closeness_is_what_the_relative_error_leaves():
@@ -300,6 +366,21 @@ def test_closeness_is_what_the_relative_error_leaves():
     found = score_closeness(sums)
     assert found.top1 == pytest.approx(1 - np.sqrt(1 / 8)) and found.n == 2
     assert score_closeness(np.array([[[9.0, 4.0, 1.0]]])).top1 == 0.0
+
+
+def test_batch_norms_that_got_moments_first_are_told(numbers, monkeypatch):
+    canned_cells(monkeypatch)
+    model = keras.models.load_model(numbers.model)
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert run(numbers, MAGNITUDE, [0.5], "0")["norms"] == {"paths": [norm.name for norm in norms], "unmerged": []}
+    slope = norms[1].gamma / np.sqrt(norms[1].moving_variance + norms[1].epsilon)
+    shift = norms[1].beta - slope * norms[1].moving_mean
+    norms[1].set_weights([slope, shift, np.zeros(24), np.ones(24)])
+    model.save(numbers.model)
+    document = run(dataclasses.replace(numbers, overwrite=True), MAGNITUDE, [0.5], "0")
+    assert document["norms"]["unmerged"] == [norms[1].name]
+    assert format_table(document)[-1] == describe_unmerged(1)
+    assert describe_unmerged(1) in pathlib.Path(numbers.output_dir, "compare.html").read_text()
 
 
 def test_two_in_one_folder(job, tmp_path, monkeypatch):

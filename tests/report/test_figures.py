@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reflow_tf.report import figures
+from reflow_tf.report.charts import NARROW, WIDE
 from reflow_tf.report.comparison import VERSION, add_gains, render
 from reflow_tf.report.figures import FIGURES, can_draw, for_page, render_csv, render_svg
 
@@ -33,6 +34,7 @@ def make_document(methods, sparsities=(0.5, 0.8)):
     data = {"unit": "image", "calibration": 8, "evaluation": 10, "labelled": True, "task": "classification"}
     dense = make_outcome(0.9, (1.0, 1.0), (5, 5))
     document = {"version": VERSION, "settings": {"model": "net"}, "data": data, "dense": dense, "cells": cells}
+    document["norms"] = {"paths": ["first", "second"], "unmerged": []}
     add_gains(document)
     return document
 
@@ -87,6 +89,36 @@ def test_ratios_have_a_curve_for_each_sparsity_before_and_after(document):
     first = next(path for path in picture.iter(f"{SVG}path") if "pruned" in path.get("class"))
     ends = first.get("d").replace("L", "M").split("M")[1:]
     assert float(ends[0].split()[1]) < float(ends[1].split()[1]), "0.5 is higher up than 0.001"
+
+
+@pytest.mark.parametrize("name", ["figure_1", "figure_2", "figure_5"])
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_curves_differ_and_their_intervals_are_seen(document, name, width):
+    height, parts = FIGURES[name].draw(document, width)
+    picture = ElementTree.fromstring("<svg>" + "".join(parts) + "</svg>")
+    number = len(FIGURES[name].methods) + (2 if name == "figure_5" else 1)  # REFLOW, and magnitude itself
+    drawn = [path.get("class") for path in picture.iter("path")]
+    assert len(set(drawn)) == number and all(drawn.count(style) == 2 for style in drawn), "with its name once more"
+    whiskers = [line for line in picture.iter("line") if "whisker" in line.get("class")]
+    assert len(whiskers) == 2 * number
+    assert {line.get("class").split()[1] for line in whiskers} == {style.split()[1] for style in drawn}
+    assert len({line.get("x1") for line in whiskers}) == len(whiskers), "none covers another"
+    assert all(0 < float(text.get("y")) <= height for text in picture.iter("text"))
+    ends = [float(text.get("x")) + 7 * len(text.text) for text in picture.iter("text") if "label" in text.get("class")]
+    assert max(ends) <= width
+
+
+def test_ratios_stay_inside_of_their_panel():
+    document = make_document(["magnitude"])
+    document["cells"][0]["reflow"]["ratios"] = (40.0, 1.0)
+    for width in (WIDE, NARROW):
+        height, parts = FIGURES["figure_3"].draw(document, width)
+        picture = ElementTree.fromstring("<svg>" + "".join(parts) + "</svg>")
+        titles = [float(text.get("y")) for text in picture.iter("text") if "label" in text.get("class")]
+        for path, title in zip(picture.iter("path"), (*titles[:1] * 2, *titles[1:] * 2), strict=True):
+            for point in path.get("d").replace("L", "M").split("M")[1:]:
+                assert title < float(point.split()[1]) <= height
+        assert "10" in [text.text for text in picture.iter("text")]
 
 
 def test_predictions_name_the_largest_class_of_every_bar(document):

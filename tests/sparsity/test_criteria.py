@@ -9,6 +9,7 @@ from reflow_tf.sparsity import criteria, quadratic
 from reflow_tf.sparsity.criteria import CRITERIA, NEEDS, magnitude
 
 SHAPE = (3, 2, 2, 4)
+SHARE = criteria.SELECTION_DAMPING
 finite = hnp.arrays(np.float32, SHAPE, elements=hnp.from_dtype(np.dtype("f4"), allow_nan=False, allow_infinity=False))
 
 
@@ -74,9 +75,9 @@ def test_fisher_and_woodfisher_against_what_a_weight_costs_alone():
         h = damped[block]
         move = np.zeros(5)
         move[inside] = -flat[index]
-        assert criteria.fisher(kernel, STATISTICS).ravel()[index] == pytest.approx(
-            0.5 * move @ blocks[block] @ move, rel=1e-5
-        )
+        selecting = blocks[block] + quadratic.find_damping("fisher_blocks", blocks, SHARE) * np.eye(5)
+        found = criteria.fisher(kernel, STATISTICS).ravel()[index]
+        assert found == pytest.approx(0.5 * move @ selecting @ move, rel=1e-5)
         move[others] = -np.linalg.solve(h[np.ix_(others, others)], h[others, inside] * move[inside])
         assert scores[index] == pytest.approx(0.5 * move @ h @ move, rel=1e-4)
 
@@ -89,12 +90,22 @@ def test_fisher_and_woodfisher_against_what_a_weight_costs_alone():
     ],
 )
 def test_cbs_counts_pairs_that_cancel_and_pairs_that_add_up(pair, expected):
-    blocks = np.array([[[2.0, pair, 0.0], [pair, 4.0, 0.0], [0.0, 0.0, 3.0]]], np.float32)
+    mean = 3 / (1 + SHARE)  # of the diagonal without the damping, so that it is 2, 4, 3 with it
+    blocks = np.array([[[2.0, pair, 0.0], [pair, 4.0, 0.0], [0.0, 0.0, 3.0]]]) - SHARE * mean * np.eye(3)
     kernel = np.ones((1, 3), np.float32)
-    assert criteria.fisher(kernel, {"fisher_blocks": blocks}).tolist() == [[1.0, 2.0, 1.5]]
+    np.testing.assert_allclose(criteria.fisher(kernel, {"fisher_blocks": blocks}), [[1.0, 2.0, 1.5]], rtol=1e-6)
     scores = criteria.cbs(kernel, {"fisher_blocks": blocks})[0]
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
     assert scores[0] < min(scores[1:])
+
+
+@pytest.mark.parametrize("name", [name for name, needs in NEEDS.items() if "fisher_blocks" in needs])
+def test_weights_that_no_sample_speaks_of_go_by_size(name):
+    """The quadratic of few samples is singular: what it does not see is not worth nothing, or it would all go first."""
+    blocks = np.zeros((1, 4, 4), np.float32)
+    blocks[0, 0, 0] = 4.0
+    kernel = np.array([[0.1, 1.0, -3.0, 2.0]], np.float32)
+    assert np.argsort(CRITERIA[name](kernel, {"fisher_blocks": blocks})[0]).tolist() == [0, 1, 3, 2]
 
 
 def test_obs_follows_exhaustive_elimination():

@@ -58,6 +58,7 @@ def make_document(methods=("magnitude", "<obs>", "magnitude+obs"), sparsities=(0
         "version": report.VERSION,
         "settings": {"model": "<net>", "weights": None},
         "data": {"calibration": 5, "evaluation": 10, "labelled": labelled, "task": "classification", "unit": "image"},
+        "norms": {"paths": [], "unmerged": []},
         "dense": score(0.9),
         "cells": cells,
     }
@@ -71,6 +72,16 @@ def test_a_column_for_each_sparsity():
     assert lines[3].split() == ["magnitude", "25.0", "+0.0", "10.0", "+0.0"]
     assert lines[5].split() == ["magnitude+obs", "45.0", "+20.0", "30.0", "+20.0"]
     assert lines[10].split() == ["magnitude+obs", "80.0", "+55.0", "80.0", "+70.0"]
+
+
+def test_no_zero_has_a_minus():
+    document = make_document(("magnitude", "obs"))
+    for cell in document["cells"]:
+        for state in ("alone", "reflow"):
+            cell[state]["top1"] = 0.0 if cell["method"] == "magnitude" else -1e-5
+    report.add_gains(document)
+    assert report.summarize(document)[1] == ("other criteria", "+0.0 (obs)", "+0.0 (obs)")
+    assert "-0.0" not in "\n".join(report.format_table(document)) and "\u22120.0" not in report.render(document)
 
 
 def test_the_mean_gain_of_each_kind():

@@ -6,6 +6,7 @@ from reflow_tf.data.classes import VOID
 from reflow_tf.jobs.float16_arithmetic import Float16Check
 from reflow_tf.jobs.record.run import Run
 from reflow_tf.pruning import PruneReport, PruneResult
+from reflow_tf.report.preparation import describe_unmerged
 from reflow_tf.report.wording import SPACE, plural
 from reflow_tf.task import Task
 
@@ -92,11 +93,7 @@ def _changes(report: PruneReport) -> list[str]:
     """What was done to the dense network, exactly, before anything was pruned."""
     notes = []
     if report.unmerged:
-        norms = plural(len(report.unmerged), "batch norm").replace(SPACE, " ")
-        notes.append(
-            f"{norms} had mean 0 and variance 1, as where an importer merged their moments into scale and shift. They "
-            "got those of the dense network on the calibration inputs before pruning; it computes what it did."
-        )
+        notes.append(describe_unmerged(len(report.unmerged)))
     if report.num_turned:
         streams = plural(report.num_turned, "linear stream").replace(SPACE, " ")
         notes.append(
