@@ -10,7 +10,7 @@ pytest.importorskip("distributed", reason="pip install 'reflow_tf[cluster]'")
 from reflow_tf.cluster import desk
 from reflow_tf.cluster.census import Resident, make_probe
 from reflow_tf.cluster.site import AHEAD, DaskSite
-from reflow_tf.errors import InputError
+from reflow_tf.errors import Breakdown, InputError
 
 
 class Future:
@@ -57,6 +57,16 @@ def test_no_item_is_begun_far_ahead_of_one_that_is_not_done(home, monkeypatch):
     site = Slow(num_homes=3)
     assert sorted(site.map_as_done(list(range(100)))) == [(item, 10 * item) for item in range(100)]
     assert site.most == 100
+
+
+@pytest.mark.parametrize("kind", [InputError, Breakdown])
+def test_what_a_worker_refuses_is_refused_here_and_what_broke_down_there_broke_down(kind):
+    site = Slow(num_homes=1)
+    failed = Future("key", b"")
+    failed.status, failed.exception = "error", lambda: kind("There must be room. Received: none")
+    with pytest.raises(InputError, match=r"^There must be room\. Received: none \(in a worker\)$") as caught:
+        site._read(failed)
+    assert caught.type is kind
 
 
 def test_whoever_comes_later_with_other_code_computes_nothing():

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from reflow_tf.errors import InputError
+from reflow_tf.errors import Breakdown, InputError
 from reflow_tf.report import folder as module
 from reflow_tf.report.folder import OutputFolder
 
@@ -171,6 +171,7 @@ def test_a_failure_at_any_file_leaves_no_trace(tmp_path, monkeypatch, left, name
     assert left() == before
     if isinstance(error, OSError):
         assert str(caught.value).endswith(f"(No space left on device). Received: {path}")
+        assert caught.type is Breakdown  # and says nothing of what was to be written
 
 
 @pytest.mark.parametrize("call", [1, 2])
