@@ -2,6 +2,8 @@
 
 import pytest
 
+from reflow_tf.errors import InputError
+from reflow_tf.jobs.frontier import search
 from reflow_tf.tools import frontier
 
 
@@ -29,6 +31,17 @@ def test_bad_flags(command, inputs, tmp_path, monkeypatch, left, flags, message)
     monkeypatch.chdir(tmp_path)
     outcome = command(frontier, f"--model={inputs.model}", *flags)
     assert outcome.code == 2 and message in outcome.error and not outcome.out
+
+
+def test_what_one_device_refuses_comes_after_what_the_others_found(command, inputs, tmp_path, monkeypatch):
+    refused = InputError("--device=size must be able to run the network. Received: none")
+    monkeypatch.setattr(search, "run", lambda *_: search.Found({"tflm": {"answer": None}}, (refused, refused)))
+    monkeypatch.setattr(frontier, "format_table", lambda document: ["the table"])
+    monkeypatch.setattr(frontier, "headline", lambda document: "In TFLM nothing fits.")
+    flags = [f"--model={inputs.model}", f"--data={inputs.data}", "--device=tflm,size", f"--output_dir={tmp_path / 'o'}"]
+    outcome = command(frontier, *flags)
+    assert outcome.code == 2 and outcome.out.startswith("the table\n\nWrote ") and "tflm" in outcome.out
+    assert outcome.err.splitlines()[-3:] == ["error: In TFLM nothing fits.", *[f"error: {refused}"] * 2]
 
 
 def test_help_names_every_device(command):

@@ -56,7 +56,8 @@ class Search:
         if self.repair == "none":
             raise InputError("--repair must be one: without it nothing that is pruned can win. Received: none")
         if self.minutes is not None and not (is_number(self.minutes) and self.minutes > 0):
-            raise InputError(f"--minutes must be a number over 0. Received: {self.minutes}")
+            received = f"{self.minutes:g}" if is_number(self.minutes) else f"{self.minutes!r}, which is no number"
+            raise InputError(f"--minutes must be over 0. Received: {received}")
 
     @property
     def is_of_file(self) -> bool:

@@ -384,7 +384,7 @@ def test_the_flags_of_a_cell_make_its_like(job, only, tmp_path, command, monkeyp
     run(job)
     monkeypatch.chdir(tmp_path)
     done = command(prune, f"--flagfile={tmp_path / 'out' / 'cells' / 'plain_int8' / 'flags.txt'}")
-    assert done.code == 0, done.errors
+    assert done.code == 0, done.err
     assert (tmp_path / "reflow_out" / "tflm_plain_int8" / "model.tflite").is_file()
 
 
