@@ -98,8 +98,9 @@ class PruneConfig:
         self._check_pattern()
         self._check_repairs()
         self._check_budget()
+        self._check_existing()  # from here on a sparsity is a number, or taken from the model
+        check_sparsity(self.requested_sparsity)
         self._check_channels()
-        self._check_existing()
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
         if implied is not None and self.budget is not None:
             name, value = self.budget
@@ -113,7 +114,6 @@ class PruneConfig:
                 f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --sparsity out. "
                 f"Received: --sparsity={given:g}"
             )
-        check_sparsity(self.requested_sparsity)
         _ = self.stages  # each is checked as well
 
     def _check_pattern(self) -> None:

@@ -36,6 +36,8 @@ def test_existing_zeros_are_taken_as_they_are():
     [
         ({"allocation": "erk", "criterion": "fisher"}, "--criterion=fisher --allocation=erk"),
         ({"max_macs": 0.5}, "--max_macs=0.5"),
+        ({"max_macs": 0.7, "pattern": Channel()}, "--max_macs=0.7"),
+        ({"max_macs": "auto", "pattern": Unstructured()}, "--max_macs=auto"),
         ({"pattern": NM(2, 4)}, "--pattern=nm:2,4"),
         ({"repair": "obs,chita"}, "--repair=obs,chita"),
     ],
@@ -49,6 +51,13 @@ def test_nothing_else_chooses_zeros_beside_existing_ones(given, received):
 def test_a_sparsity_is_a_number_or_a_known_word():
     with pytest.raises(InputError, match=r"--sparsity must be a number, or existing\. Received: extant"):
         PruneConfig(sparsity="extant")
+
+
+@pytest.mark.parametrize("sparsity", ["extant", [0.5], True, float("nan"), 1.5])
+@pytest.mark.parametrize("others", [{}, {"max_macs": 0.7, "pattern": Channel()}, {"pattern": NM(2, 4)}])
+def test_no_check_of_anything_else_stumbles_over_a_sparsity_that_is_none(sparsity, others):
+    with pytest.raises(InputError, match=r"sparsity .*must be .*Received: "):
+        PruneConfig(sparsity=sparsity, **others)
 
 
 def test_an_n_m_pattern_brings_its_sparsity():
