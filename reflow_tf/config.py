@@ -46,7 +46,9 @@ class PruneConfig:
             `CHANNEL_CRITERIA`. None: 'magnitude', or 'elimination' of channels.
         allocation: how the zeros are shared out over layers: one of ALLOCATION_NAMES.
         target: what the zeros are for: a key of `TARGETS`.
-        prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
+        prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths. A
+            kernel that a regular expression leaves out keeps its channels as well, those that it reads included;
+            'target' leaves out none where channels are removed, which every target rewards.
         device: for the target xnnpack: what the file is made for, one of `DEVICES`; None: nothing may be worse on any.
         ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         basis: one of `BASES`. 'auto': before least squares for a target that promises speed, linear streams of channels
@@ -267,8 +269,10 @@ class PruneConfig:
         """What is done one after the other: channels leave first, then weights of what is left."""
         if self.max_macs is None or not self.sets_zeros:
             return (self,)
+        # Of channels both mean that no kernel is left out, and what is the same is to be found once.
+        prunable = "target" if self.prunable == "all" else self.prunable
         narrow = dataclasses.replace(
-            self, sparsity=None, pattern=Channel(), criterion=None, allocation="global", prunable="target"
+            self, sparsity=None, pattern=Channel(), criterion=None, allocation="global", prunable=prunable
         )
         return narrow, dataclasses.replace(self, max_macs=None)
 

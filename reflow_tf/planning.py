@@ -30,6 +30,7 @@ from reflow_tf.sparsity.masks import Masks, build_masks, count_zeros, is_sparse
 from reflow_tf.sparsity.patterns import Block
 from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
+from reflow_tf.targets.selection import read_prunable
 from reflow_tf.task import Task
 
 
@@ -48,8 +49,8 @@ class Weighing:
     weighed: Weighed
 
 
-Weighings = dict[tuple[bool, str, Task], Weighing]
-"""Whether linear streams were turned, the criterion, and what outputs are taken for -> what was found then."""
+Weighings = dict[tuple[bool, str, Task, str], Weighing]
+"""Whether linear streams were turned, criterion, what outputs are taken for, and `prunable` -> what was found then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +128,16 @@ def _plan_channels(
 ) -> Planned:
     """Which channels leave, and the masks with which they are neither computed nor read."""
     assert config.max_macs is not None and calibration is not None
-    asked = config.turns_streams, config.requested_criterion, config.known_task
+    asked = config.turns_streams, config.requested_criterion, config.known_task, config.prunable
     if (known := weighings.get(asked)) is not None:
         model.set_weights(known.weights)
     else:
-        num_turned = _turn(model, find_kernels(model).specs, config, calibration, stopwatch)
+        leaves_out = read_prunable(config.prunable)
+        narrowing_specs = [spec for spec in find_kernels(model).specs if not leaves_out(spec)]
+        num_turned = _turn(model, narrowing_specs, config, calibration, stopwatch)
         with stopwatch.timed("channels"):
-            weighed = weigh_channels(model, calibration, progress, config.known_task, config.requested_criterion)
+            how = config.known_task, config.requested_criterion, config.prunable
+            weighed = weigh_channels(model, calibration, progress, *how)
             known = Weighing(model.get_weights(), num_turned, weighed)
         weighings[asked] = known
     with stopwatch.timed("channels"):

@@ -317,7 +317,7 @@ def select(model: keras.Model, config: PruneConfig) -> Selection:
         InputError: it leaves them all; the message says what would not.
     """
     if config.max_macs is not None:
-        require_candidates(model)
+        require_candidates(model, config.prunable)
         if not config.sets_zeros:
             return Selection((), ())
     kernels = find_kernels(model)

@@ -198,6 +198,9 @@ def test_stages():
     assert first == narrow
     assert then == PruneConfig(sparsity=0.5, pattern=Block(2, 1), allocation="erk", criterion="activation")
     assert len(PruneConfig(max_macs=0.7, pattern=NM(2, 4)).stages) == 2
+    for prunable, of_channels in (("all", "target"), ("block_5", "block_5")):
+        stages = PruneConfig(max_macs=0.7, sparsity=0.5, prunable=prunable).stages
+        assert [stage.prunable for stage in stages] == [of_channels, prunable]
 
 
 def test_what_an_int8_file_takes_is_up_to_the_target():

@@ -17,6 +17,7 @@ from reflow_tf.models.packing import as_plain
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
 from reflow_tf.sparsity.widths import Axis, Workload, count_macs
+from reflow_tf.targets.selection import read_prunable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,21 @@ class Candidate:
         return tuple(spec.path for spec, _ in self.readers)
 
 
-def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
+def find_candidates(
+    model: keras.Model, prunable: str = "target"
+) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
     """The groups that may lose channels, and what the others are held by.
 
+    Args:
+        model: functional or sequential.
+        prunable: a regular expression that is searched for in paths: a kernel that it leaves out keeps its shape, and
+            so all channels that it gives, takes or filters stay. 'target' and 'all' leave none out: no target minds
+            which channels leave.
+
     Raises:
-        InputError: the model is subclassed, or leaves its input's size open.
+        InputError: the model is subclassed, or leaves its input's size open; or no regular expression.
     """
+    leaves_out = read_prunable(prunable)
     own = {id(step.operation) for step in read_steps(as_plain(model))}
     _require_fixed_size(model)
     reading, kernels = read_channels(model), find_kernels(model)
@@ -61,7 +71,13 @@ def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Sk
         candidate = _read_group(position, group, kernels)
         if not candidate.writers:
             continue  # the network's inputs, or what only batch norms number
-        reason = group.frozen or _find_obstacle(candidate, owners, calls)
+        own_kernels = [spec for span in group.spans if (spec := kernels.by_variable.get(id(span.variable)))]
+        protected = next(filter(leaves_out, own_kernels), None)
+        reason = group.frozen
+        if reason is None and protected is not None:
+            goes_with = "" if protected is candidate.writers[0] else f"goes with {protected.path}, which "
+            reason = f"{goes_with}is left out by --prunable={prunable}"
+        reason = reason or _find_obstacle(candidate, owners, calls)
         if reason is None:
             found.append(candidate)
         else:
@@ -69,13 +85,15 @@ def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Sk
     return tuple(found), tuple(held)
 
 
-def require_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
+def require_candidates(
+    model: keras.Model, prunable: str = "target"
+) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
     """`find_candidates`.
 
     Raises:
         InputError: there are none; or as `find_candidates`.
     """
-    candidates, held = find_candidates(model)
+    candidates, held = find_candidates(model, prunable)
     if not candidates:
         raise InputError(
             "--max_macs needs channels that may go. Received: a network in which all stay: "
@@ -115,16 +133,17 @@ class GroupCost:
     held: str | None
 
 
-def measure_groups(model: keras.Model) -> tuple[GroupCost, ...]:
+def measure_groups(model: keras.Model, prunable: str = "target") -> tuple[GroupCost, ...]:
     """Every group that a kernel gives, in the order in which they are met.
 
     Args:
         model: a functional or sequential model.
+        prunable: as in `find_candidates`.
 
     Raises:
-        InputError: the model is subclassed, or leaves its input's size open.
+        InputError: as `find_candidates`.
     """
-    found, held = find_candidates(model)
+    found, held = find_candidates(model, prunable)
     reading, kernels = read_channels(model), find_kernels(model)
     groups = collect_groups(reading.numberings)
     every = [_read_group(position, group, kernels) for position, group in enumerate(groups.values())]

@@ -88,6 +88,7 @@ def weigh_channels(
     progress: Progress,
     task: Task = Task.CLASSIFICATION,
     criterion: str = ELIMINATION,
+    prunable: str = "target",
 ) -> "Weighed":
     """What each group's channels cost to remove, one after the other; the model is left as it was.
 
@@ -97,11 +98,12 @@ def weigh_channels(
         progress: wraps what is done one by one.
         task: what the model's outputs are taken for.
         criterion: a key of `CHANNEL_CRITERIA`: in which order channels leave; the losses are measured alike.
+        prunable: as in `find_candidates`.
 
     Raises:
         InputError: no group may lose channels; the model is subclassed; bad inputs.
     """
-    candidates, held = require_candidates(model)
+    candidates, held = require_candidates(model, prunable)
     images = take_first(batches, MOST_GATHERED)
     if len(images) < JUDGED_EVERY:
         raise InputError(f"--max_macs needs at least {JUDGED_EVERY} calibration inputs. Received: {len(images)}")

@@ -281,6 +281,53 @@ def test_what_holds_channels_is_said():
     }
 
 
+@pytest.mark.parametrize(
+    ("prunable", "reason"),
+    [
+        ("stem|project|classes", "is left out by --prunable=stem|project|classes"),
+        ("stem|expand|depthwise|classes", "goes with project/kernel, which is left out by --prunable="),
+        ("stem|expand|project|classes", "goes with depthwise/kernel, which is left out by --prunable="),
+    ],
+    ids=["writer", "reader", "depthwise"],
+)
+def test_a_kernel_that_is_left_out_holds_its_channels(prunable, reason):
+    """Given, taken and filtered ones: a layer that is protected keeps its whole shape."""
+    found, held = find_candidates(build(), prunable)
+    assert not any("expand/kernel" in candidate.writer_paths for candidate in found)
+    assert next(each.reason for each in held if each.path == "expand/kernel").startswith(reason)
+
+
+@pytest.mark.parametrize("prunable", ["target", "all"])
+def test_no_target_minds_which_channels_leave(prunable):
+    assert len(find_candidates(build(), prunable)[0]) == 2
+
+
+@pytest.mark.parametrize("zeros", [{"pattern": CHANNEL}, {"sparsity": 0.5, "target": "storage"}], ids=["alone", "zeros"])
+def test_a_layer_can_be_protected(samples, zeros):
+    """By what is left out; channels are weighed anew for another --prunable."""
+    shared = {"max_macs": 0.8, "channel_multiple": 2, "repair": "none", **zeros}
+    known, widths = pruning.Known(), []
+    for prunable in ("expand|depthwise|project", "all"):
+        config = reflow_tf.PruneConfig(prunable=prunable, **shared)
+        result = reflow_tf.prune(build(), config, samples, known=known)
+        widths.append(result.report.narrowing.widths)
+        stem = result.model.get_layer("stem").filters
+        assert (stem == 8) or prunable == "all"
+    assert [len(each) for each in widths] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("prunable", "message"),
+    [
+        ("nothing", r"needs channels that may go\. .*is left out by --prunable=nothing"),
+        ("(", r"--prunable must be target, all, or a regular expression over layer paths\. Received: \("),
+    ],
+)
+def test_what_protects_every_layer_is_refused(samples, prunable, message):
+    with pytest.raises(InputError, match=message):
+        reflow_tf.prune(build(), reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5, prunable=prunable), samples)
+
+
 def test_a_network_of_which_nothing_may_go_is_refused(samples):
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, layers.Conv2D(4, 1, name="only")(inputs))
