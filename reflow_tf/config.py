@@ -183,7 +183,7 @@ class PruneConfig:
         given = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
         if len(given) > 1:
             raise InputError(
-                f"At most one of --sparsity, --max_size_bytes and --min_speedup may be given. "
+                f"At most one of --sparsity, --{self.max_size_flag} and --min_speedup may be given. "
                 f"Received: {' '.join(given)}"
             )
         check_between(self.max_size_flag, self.max_size_bytes, 1)

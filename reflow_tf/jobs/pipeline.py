@@ -307,7 +307,7 @@ def _complain(job: JobConfig, given: Given, model: keras.Model) -> str | None:
         file = _export(job, given, model, storage=job.target.storage, calibration=few)
     most = job.prune.max_size_bytes
     if most is not None and len(file.content) > most:
-        return f"{len(file.content):,} bytes where --max_size_bytes allows {most:,}"
+        return f"{len(file.content):,} bytes where --{job.prune.max_size_flag} allows {most:,}"
     return microcontroller.complain_of(job, file) if job.has_budget else None
 
 
