@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from reflow_tf.errors import InputError
+from reflow_tf.models.calls import functional_of
 from reflow_tf.models.channels.groups import ChannelGroup, ChannelReading, collect_groups, read_channels
+from reflow_tf.models.channels.narrowing import require_rebuildable
 from reflow_tf.models.execution import read_steps
 from reflow_tf.models.fisher import MOST_OUTPUTS
 from reflow_tf.models.gram import find_patches, is_too_wide
@@ -60,6 +62,12 @@ def find_candidates(
         InputError: the model is subclassed, or leaves its input's size open; or no regular expression.
     """
     leaves_out = read_prunable(prunable)
+    if functional_of(model) is None:
+        raise InputError(
+            "--max_macs needs a functional or sequential model, in which channels can be traced; of others whole "
+            "channels can be masked: --pattern=channel --sparsity=0.3, without --max_macs. "
+            f"Received: {model.name}, of class {type(model).__name__}"
+        )
     own = {id(step.operation) for step in read_steps(as_plain(model))}
     _require_fixed_size(model)
     reading, kernels = read_channels(model), find_kernels(model)
@@ -91,7 +99,7 @@ def require_candidates(
     """`find_candidates`.
 
     Raises:
-        InputError: there are none; or as `find_candidates`.
+        InputError: there are none; Keras cannot rebuild a layer; or as `find_candidates`.
     """
     candidates, held = find_candidates(model, prunable)
     if not candidates:
@@ -99,6 +107,7 @@ def require_candidates(
             "--max_macs needs channels that may go. Received: a network in which all stay: "
             + ("; ".join(f"{each.path} {each.reason}" for each in held[:3]) or "nothing is known of its channels")
         )
+    require_rebuildable(model)
     return candidates, held
 
 
@@ -238,7 +247,7 @@ def find_sizes(model: keras.Model, candidates: Sequence[Candidate]) -> list[Work
     for tensor in reading.layouts:
         shape = reading.graph.shapes[tensor]
         groups = tuple(numbers[root] for root in reading.roots(tensor) or () if root in numbers)
-        fixed = (shape[-1] or 1) - sum(candidates[number].group.size for number in groups)
+        fixed = ((shape or (1,))[-1] or 1) - sum(candidates[number].group.size for number in groups)
         sizes.append(Workload(math.prod(size or 1 for size in shape[1:-1]), (Axis(fixed, groups),)))
     return sizes
 

@@ -328,6 +328,98 @@ def test_what_protects_every_layer_is_refused(samples, prunable, message):
         reflow_tf.prune(build(), reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5, prunable=prunable), samples)
 
 
+SCALE = 0.5
+
+
+class Halved(layers.Layer):
+    def call(self, inputs):
+        return inputs * 0.5
+
+
+class Unnamed(layers.Layer):
+    def __init__(self, factor):  # and without the name and dtype that Keras gives it back
+        super().__init__()
+        self.factor = factor
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+class Forgetful(layers.Layer):
+    """Has a variable that a layer of its configuration has not."""
+
+    def __init__(self, remembers=False, **options):
+        super().__init__(**options)
+        self.remembers = remembers
+
+    def get_config(self):
+        return {"name": self.name}
+
+    def build(self, shape):
+        if self.remembers:
+            self.factor = self.add_weight(shape=(), initializer="ones", name="factor")
+
+    def call(self, inputs):
+        return inputs * self.factor if self.remembers else inputs
+
+
+def interrupted(barrier):
+    """Two groups with something between them of which nothing is known."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 1, activation="relu", name="first")(inputs)
+    x = layers.Conv2D(16, 1, activation="relu", name="held")(x)
+    x = layers.Conv2D(16, 1, activation="relu", name="second")(barrier(x))
+    return keras.Model(inputs, layers.Dense(4, name="classes")(layers.GlobalAveragePooling2D()(x)))
+
+
+def split(x):
+    return layers.Concatenate()(keras.ops.split(x, 2, axis=-1))
+
+
+def remember(x):
+    rows = layers.Reshape((64, 16))(x)
+    sequence, state, _ = layers.LSTM(16, return_sequences=True, return_state=True, name="memory")(rows)
+    return layers.Reshape((8, 8, 16))(layers.Add()([sequence, layers.Reshape((1, 16))(state)]))
+
+
+@pytest.mark.parametrize(
+    ("barrier", "kind"),
+    [
+        (split, "(Split)"),
+        (remember, "(LSTM)"),
+        (lambda x: layers.Lambda(lambda values: values * SCALE, name="scaling")(x), "(Lambda)"),
+        (lambda x: Halved(name="halved")(x), "(Halved)"),
+    ],
+    ids=["split", "lstm", "lambda", "own"],
+)
+@pytest.mark.parametrize("repair", ["none", "least_squares"])
+def test_what_is_not_known_holds_its_channels_and_no_others(samples, barrier, kind, repair):
+    model = interrupted(barrier)
+    found, held = find_candidates(model)
+    assert [candidate.writers[0].path for candidate in found] == ["first/kernel", "second/kernel"]
+    assert any(each.path == "held/kernel" and kind in each.reason for each in held), held
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=2, repair=repair)
+    result = reflow_tf.prune(model, config, samples, inplace=True)
+    assert result.model.get_layer("held").filters == 16
+    assert result.model.count_params() < interrupted(barrier).count_params()
+
+
+@pytest.mark.parametrize(
+    ("barrier", "message"),
+    [
+        (lambda x: Unnamed(0.5)(x), r"rebuildable with fewer channels; mask .*Received: unnamed\S* \(Unnamed\): "),
+        (lambda x: Forgetful(True, name="old")(x), r"Received: old \(Forgetful\), which Keras builds with 0 variables"),
+    ],
+    ids=["configuration", "variables"],
+)
+def test_what_cannot_be_rebuilt_is_refused_before_the_long_work(samples, monkeypatch, barrier, message):
+    monkeypatch.delattr(planning, "weigh_channels")
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=2)
+    with pytest.raises(InputError, match=message):
+        reflow_tf.prune(interrupted(barrier), config, samples, inplace=True)
+
+
 def test_a_network_of_which_nothing_may_go_is_refused(samples):
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, layers.Conv2D(4, 1, name="only")(inputs))
@@ -346,7 +438,7 @@ def test_a_subclassed_model_is_refused(samples):
 
     model = Own()
     model(samples[:1])
-    with pytest.raises(InputError, match=r"functional or sequential model is required.*Received: own"):
+    with pytest.raises(InputError, match=r"--max_macs needs a functional or.*, without --max_macs\. Received: own"):
         reflow_tf.prune(model, reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5), samples, inplace=True)
 
 
