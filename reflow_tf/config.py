@@ -56,7 +56,7 @@ class PruneConfig:
         max_macs: whole channels are removed, and with them all but this share of the network's multiply-adds, in
             (0, 1). What comes of it is a narrower network; with a sparsity beside it, weights of that are zeroed then.
             'auto': all but what `max_size_bytes`, or a microcontroller's budgets of flash and RAM, leave room for.
-        channel_multiple: of which number the widths of narrower layers are; 8 suits XNNPACK and Ethos-U, 4 Cortex-M.
+        channel_multiple: of which number the widths of narrower layers are; None: what the target wants.
         task: what the network's outputs are taken for: one of TASKS. 'auto': classes where they end in a softmax or are
             a single sigmoid, or where the model was compiled with a cross-entropy; else numbers.
         memory_budget: bytes that least squares and distillation may take, about; it decides what is kept and what is
@@ -82,7 +82,7 @@ class PruneConfig:
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
     max_macs: float | str | None = None
-    channel_multiple: int = 8
+    channel_multiple: int | None = None
     memory_budget: int | None = None
     task: str = AUTO
 
@@ -281,7 +281,8 @@ class PruneConfig:
         """The same for any target, where channels alone leave by a share; itself where a target has a say."""
         if self.sets_zeros or self.max_macs == AUTO:
             return self
-        return dataclasses.replace(self, target=PruneConfig.target, device=None, ballast=PruneConfig.ballast)
+        others = {"target": PruneConfig.target, "device": None, "ballast": PruneConfig.ballast}
+        return dataclasses.replace(self, channel_multiple=self.requested_channel_multiple, **others)
 
     @property
     def repairs(self) -> tuple[str, ...]:
@@ -292,6 +293,11 @@ class PruneConfig:
     def requested_criterion(self) -> str:
         """The criterion asked for, or what is the default where none was."""
         return self.criterion or ("magnitude" if self.sets_zeros else ELIMINATION)
+
+    @property
+    def requested_channel_multiple(self) -> int:
+        """Of which number widths are, as asked for, or as the target wants it where nothing was."""
+        return self.hardware.channel_multiple if self.channel_multiple is None else self.channel_multiple
 
     @property
     def requested_repair(self) -> str:

@@ -143,9 +143,9 @@ def _plan_channels(
     with stopwatch.timed("channels"):
         if isinstance(config.max_macs, str):
             assert complain is not None
-            narrowing = find_widest(model, known.weighed, complain, progress, config.channel_multiple)
+            narrowing = find_widest(model, known.weighed, complain, progress, config.requested_channel_multiple)
         else:
-            narrowing = known.weighed.narrow(config.max_macs, config.channel_multiple)
+            narrowing = known.weighed.narrow(config.max_macs, config.requested_channel_multiple)
     kernels = find_kernels(model)
     masks = find_masks(kernels, find_channel_groups(model), narrowing.kept)
     weights = kernels.read()

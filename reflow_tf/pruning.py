@@ -21,7 +21,7 @@ from reflow_tf.models.loading import check_finite, check_kind
 from reflow_tf.models.packing import as_inputs, count_outputs, is_plain, pack, read_scales, unpack
 from reflow_tf.models.predictions import require_numbers, settle_task
 from reflow_tf.models.surgery import copy_model, write_masks
-from reflow_tf.narrowing.candidates import require_candidates
+from reflow_tf.narrowing.candidates import require_candidates, require_room
 from reflow_tf.narrowing.choice import Complain, Narrowing
 from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.planning import Weighings, plan_masks
@@ -140,8 +140,8 @@ def prune(
         inplace: write into `model`, for models that Keras cannot rebuild from their configuration.
         dense_file: for a budget of bytes or speed: the model as the .tflite file that it will be, but for its zeros,
             which are stored dense; None: float32 and rewritten as the target wants it, for a batch of 1.
-        complain: for max_macs='auto': says what is too much about a model, such as its bytes, or None where nothing is;
-            channels leave until it says None.
+        complain: for max_macs='auto': says what must be otherwise for a model to fit, such as the bytes that it may
+            have, or None where it fits; channels leave until it says None.
         progress: wraps each pass over batches.
         crew: who leads the calibration inputs through the network; a command's `--workers`.
         known: by earlier calls with the same model and inputs; None: nothing.
@@ -314,10 +314,12 @@ def select(model: keras.Model, config: PruneConfig) -> Selection:
     """Which kernels of a model the configuration prunes, and which it leaves; no single ones where channels alone go.
 
     Raises:
-        InputError: it leaves them all; the message says what would not.
+        InputError: it leaves them all, or channels cannot leave as it wants; the message says what would help.
     """
     if config.max_macs is not None:
-        require_candidates(model, config.prunable)
+        candidates, _ = require_candidates(model, config.prunable)
+        share = None if isinstance(config.max_macs, str) else config.max_macs
+        require_room(model, candidates, share, config.requested_channel_multiple)
         if not config.sets_zeros:
             return Selection((), ())
     kernels = find_kernels(model)

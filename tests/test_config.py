@@ -189,6 +189,14 @@ def test_channels_leave_for_a_size_of_any_targets_file():
     assert config.budget is None and JobConfig("m", "out", prune=config).prune is config
 
 
+def test_widths_are_multiples_of_what_the_target_wants_unless_the_user_says():
+    wanted = {"xnnpack": 8, "cpu": 8, "storage": 8, "ethos_u": 8, "cortex_m": 4, "tflm": 4}
+    assert {name: PruneConfig(target=name).requested_channel_multiple for name in TARGETS} == wanted
+    assert PruneConfig(target="tflm", channel_multiple=16).requested_channel_multiple == 16
+    narrow = PruneConfig(target="tflm", pattern=Channel(), max_macs=0.7)
+    assert narrow.without_hardware.requested_channel_multiple == 4
+
+
 def test_stages():
     assert PruneConfig(sparsity=0.5).stages == (PruneConfig(sparsity=0.5),)
     narrow = PruneConfig(max_macs=0.7, pattern=Channel())

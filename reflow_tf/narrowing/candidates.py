@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.calls import functional_of
@@ -18,7 +19,7 @@ from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.packing import as_plain
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
-from reflow_tf.sparsity.widths import Axis, Workload, count_macs
+from reflow_tf.sparsity.widths import Axis, Width, Workload, check_share, count_macs
 from reflow_tf.targets.selection import read_prunable
 
 
@@ -109,6 +110,29 @@ def require_candidates(
         )
     require_rebuildable(model)
     return candidates, held
+
+
+def require_room(model: keras.Model, candidates: Sequence[Candidate], share: float | None, multiple: int) -> None:
+    """Checks, before channels are weighed, that there are widths to choose from, and that they can be narrow enough.
+
+    Args:
+        model: whose groups they are.
+        candidates: them, at least one.
+        share: of the multiply-adds that may be left; None: not known yet.
+        multiple: of which number widths are.
+
+    Raises:
+        InputError: there are none, or they cannot.
+    """
+    widest = max(candidates, key=lambda candidate: candidate.group.size)
+    if multiple >= widest.group.size:
+        raise InputError(
+            f"--channel_multiple must be less than the {widest.group.size} channels of {widest.writer_paths[0]}, the "
+            f"most of those that may go: none can go otherwise. Received: {multiple}"
+        )
+    if share is not None:
+        groups = [Width(each.group.size, np.zeros(each.group.size), multiple) for each in candidates]
+        check_share(groups, find_workloads(model, candidates), share)
 
 
 def _require_fixed_size(model: keras.Model) -> None:

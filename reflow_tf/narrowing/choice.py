@@ -27,7 +27,7 @@ Measure = Literal["macs", "weights", "values"]
 """What channels are counted in: multiply-adds; weights, which take flash; numbers between layers, which take RAM."""
 
 Complain = Callable[[keras.Model], str | None]
-"""What is too much about a model, with numbers; None where nothing is."""
+"""What must be otherwise for a model to fit, with numbers: 'X must be at least N. Received: M'; None where it fits."""
 
 NUM_TRIES = 7
 MOST_GATHERED = 512
@@ -176,7 +176,7 @@ def find_widest(
     Args:
         model: that was weighed.
         weighed: its channels.
-        complain: what is too much about a model, or None where nothing is.
+        complain: what must be otherwise for a model to fit, or None where it does.
         progress: wraps the tries.
         multiple: as in `Weighed.narrow`.
 
@@ -188,9 +188,7 @@ def find_widest(
     widths = weighed.list_widths(multiple)
     best = weighed.narrow(find_least_share(widths, weighed.counted["macs"]), multiple)
     if (complaint := complain(narrow(model, best.kept))) is not None:
-        raise InputError(
-            f"The network must fit once every group of channels is as narrow as it can be. Received: {complaint}"
-        )
+        raise InputError(f"With every group of channels as narrow as it can be, {complaint}")
     complained: set[tuple[int, ...]] = set()  # widths
     for measure in progress(list(weighed.counted), "Looking for the width that fits"):
         low, high = find_least_share(widths, weighed.counted[measure]), 1.0

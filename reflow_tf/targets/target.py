@@ -107,6 +107,7 @@ class HardwareTarget(abc.ABC):
         quantize: the quantization of files that the target wants by default, as `--quantize` spells it.
         io: what its int8 files take and give, as `--io` spells it.
         storage: how its files store zeros: 'sparse', 'bitmap' or 'dense', as `export_tflite` spells it.
+        channel_multiple: of which number widths suit its kernels.
         runtime: what runs its files on this machine: 'litert' or 'tflm'.
         is_microcontroller: whether its files have budgets of flash and RAM.
         promises_speed: whether its verdicts say how much faster a file gets.
@@ -118,6 +119,7 @@ class HardwareTarget(abc.ABC):
     quantize: str = "none"
     io: str = "int8"
     storage: str = "dense"
+    channel_multiple: int = 8
     runtime: str = "litert"
     is_microcontroller: bool = False
     promises_speed: bool = False

@@ -97,7 +97,9 @@ MAX_MACS = flags.DEFINE_string(
 CHANNEL_MULTIPLE = flags.DEFINE_integer(
     "channel_multiple",
     _PRUNE.channel_multiple,
-    "Layers that get narrower have a multiple of so many channels: 8 suits XNNPACK and Ethos-U, 4 Cortex-M.",
+    "Layers that get narrower have a multiple of so many channels. Default: "
+    + ", ".join(f"{target.channel_multiple} for {target.name}" for target in TARGETS.values())
+    + ".",
     flag_values=FLAGS,
 )
 CRITERION = flags.DEFINE_string(

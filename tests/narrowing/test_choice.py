@@ -1,6 +1,7 @@
 """Channels chosen and removed, from a model to a narrower one."""
 
 import dataclasses
+import math
 from collections import Counter
 
 import keras
@@ -146,7 +147,7 @@ def test_as_many_channels_go_as_it_takes(samples):
     assert min(count for count in tried if count > 0.7 * full) < 0.8 * full and len(tried) <= 9
     result, tried = prune(full)
     assert result.model.count_params() == full and tried == [full]
-    with pytest.raises(InputError, match=r"as narrow as it can be\. Received: \d+ parameters where 5 are allowed"):
+    with pytest.raises(InputError, match=r"as narrow as it can be, \d+ parameters where 5 are allowed"):
         prune(5)
 
 
@@ -442,15 +443,27 @@ def test_a_subclassed_model_is_refused(samples):
         reflow_tf.prune(model, reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5), samples, inplace=True)
 
 
-def test_a_budget_that_leaves_no_channels_is_refused(samples):
+def test_a_budget_that_leaves_no_channels_is_refused(samples, monkeypatch):
+    monkeypatch.delattr(planning, "weigh_channels")  # before the long work
     with pytest.raises(InputError, match=r"--max_macs must be at least 0\.\d+ here.*Received: 0\.05"):
         reflow_tf.prune(build(), reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.05), samples)
 
 
-def test_a_multiple_larger_than_every_layer_is_refused(samples):
-    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.9, channel_multiple=64)
-    with pytest.raises(InputError, match=r"--max_macs must be at least 1 here"):
-        reflow_tf.prune(build(), config, samples)
+@pytest.mark.parametrize("max_macs", [0.9, "auto"])
+@pytest.mark.parametrize("multiple", [32, 64])
+def test_a_multiple_that_no_layer_has_room_for_is_refused(samples, monkeypatch, multiple, max_macs):
+    monkeypatch.delattr(planning, "weigh_channels")  # before the long work
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=max_macs, channel_multiple=multiple)
+    message = rf"--channel_multiple must be less than the 32 channels of expand/kernel, .*Received: {multiple}$"
+    with pytest.raises(InputError, match=message):
+        reflow_tf.prune(build(), config, samples, complain=lambda model: None)
+
+
+@pytest.mark.parametrize(("target", "multiple"), [("xnnpack", 8), ("cortex_m", 4)])
+def test_widths_are_multiples_of_what_the_target_wants(samples, target, multiple):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.88, repair="none", target=target)
+    widths = [each.width for each in reflow_tf.prune(build(24), config, samples).report.narrowing.groups]
+    assert math.gcd(*widths) == multiple
 
 
 def test_channels_are_not_chosen_without_inputs():
