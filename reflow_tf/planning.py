@@ -58,11 +58,11 @@ class Planned:
     """What is to be masked, and how it came about.
 
     Attributes:
-        plan: what each kernel gets.
+        plan: what each kernel gets; which channels stay, where whole ones leave.
         masks: path -> boolean mask in canonical layout, True = kept.
         zeros_before: path of each masked kernel -> how many of its weights were zero already.
         budget: what the budget came to, where it was not a sparsity.
-        narrowing: which channels leave, where whole ones do; the plan is empty then, and the masks are theirs.
+        narrowing: which channels leave, where whole ones do; the plan has no kernels then, and the masks are theirs.
         paired: as in `pruning.PruneReport`.
         num_turned: as there.
     """
@@ -150,7 +150,8 @@ def _plan_channels(
     masks = find_masks(kernels, find_channel_groups(model), narrowing.kept)
     weights = kernels.read()
     zeros_before = {path: count_zeros(weights[path]) for path in masks}
-    return Planned(PruningPlan({}), masks, zeros_before, narrowing=narrowing, num_turned=known.num_turned)
+    plan = PruningPlan({}, narrowing.plan(known.weighed.candidates))
+    return Planned(plan, masks, zeros_before, narrowing=narrowing, num_turned=known.num_turned)
 
 
 def _turn(

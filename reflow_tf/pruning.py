@@ -82,7 +82,7 @@ class PruneResult:
 
     Attributes:
         model: pruned and repaired; a narrower one where channels were removed.
-        plan: what each kernel got.
+        plan: which channels left the network that was given, and what each kernel of what was left got.
         masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept; those that hold after
             the repairs, some of which choose them anew. Of the kernels of `model`; {} where channels alone left.
         report: what happened.
@@ -307,7 +307,8 @@ def _merge(first: PruneResult, second: PruneResult) -> PruneResult:
         num_turned=first.report.num_turned + second.report.num_turned,
         narrowing=first.report.narrowing,
     )
-    return dataclasses.replace(second, report=report, removed=first.removed)
+    plan = dataclasses.replace(second.plan, channels=first.plan.channels)
+    return dataclasses.replace(second, plan=plan, report=report, removed=first.removed)
 
 
 def select(model: keras.Model, config: PruneConfig) -> Selection:

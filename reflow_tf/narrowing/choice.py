@@ -20,6 +20,7 @@ from reflow_tf.narrowing.prices import JUDGED_EVERY, Prices
 from reflow_tf.repair.contract import Progress
 from reflow_tf.sparsity.channels import ELIMINATION, Elimination
 from reflow_tf.sparsity.layers import Skipped
+from reflow_tf.sparsity.plan import PlannedGroup
 from reflow_tf.sparsity.widths import Width, Workload, choose_widths, count_macs, find_least_share
 from reflow_tf.task import Task
 
@@ -70,6 +71,14 @@ class Narrowing:
     held: tuple[Skipped, ...]
     macs_before: int
     macs_after: int
+
+    def plan(self, candidates: Sequence[Candidate]) -> tuple[PlannedGroup, ...]:
+        """The groups that lose channels, with which of them stay; of the candidates that were chosen from."""
+        return tuple(
+            PlannedGroup(group.writers, group.readers, group.size, tuple(self.kept[candidate.position].tolist()))
+            for candidate, group in zip(candidates, self.groups, strict=True)
+            if candidate.position in self.kept
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from reflow_tf.narrowing.choice import find_widest, weigh_channels
 from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.sparsity.widths import count_macs
 
 CHANNEL = patterns.Channel()
@@ -65,6 +66,21 @@ def test_copies_of_channels_go_and_nothing_is_lost(samples):
     assert result.model.get_layer("expand").filters == hidden.width
     dense, narrower = (np.array(each(samples, training=False)) for each in (model, result.model))
     np.testing.assert_allclose(narrower, dense, atol=0.05 * np.abs(dense).max())
+
+
+@pytest.mark.parametrize("zeros", [{"pattern": CHANNEL}, {"sparsity": 0.5, "target": "storage"}], ids=["alone", "zeros"])
+def test_the_plan_says_which_channels_stay(samples, zeros):
+    """By its word alone, the masks of the kernels as they were."""
+    config = reflow_tf.PruneConfig(max_macs=0.6, channel_multiple=2, repair="none", **zeros)
+    model = build()
+    result = reflow_tf.prune(model, config, samples)
+    plan = PruningPlan.from_json(result.plan.to_json())
+    assert len(plan.layers) == (0 if zeros == {"pattern": CHANNEL} else len(result.masks))
+    narrowed = [group for group in result.report.narrowing.groups if group.width < group.size]
+    assert [(group.writers, len(group.kept)) for group in plan.channels] == [(g.writers, g.width) for g in narrowed]
+    group = next(group for group in plan.channels if group.readers == ("project/kernel",))
+    mask = result.removed["expand/kernel"]
+    assert np.flatnonzero(mask.any(axis=(0, 1, 2))).tolist() == list(group.kept)
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "activation"])
