@@ -86,8 +86,10 @@ class PruneResult:
         masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept; those that hold after
             the repairs, some of which choose them anew. Of the kernels of `model`; {} where channels alone left.
         report: what happened.
-        removed: path -> boolean mask in Keras's layout of a kernel of the network that was given, which of its weights
-            are left where channels were removed; {} where none were.
+        removed: path -> boolean mask of a kernel as it was in the network that was given, before it was narrowed: which
+            of its weights are left where channels were removed; {} where none were. In Keras's own layout of the
+            kernel, such as (*spatial, input, output), unlike `masks`; they fit the network that was given and not `model`, which has no
+            zeros for `keep_zeros` to keep.
     """
 
     model: keras.Model
@@ -293,6 +295,7 @@ def _merge(first: PruneResult, second: PruneResult) -> PruneResult:
 
     Variances of channels that left have nothing to be compared with: those of the second stage are its own.
     """
+    asks_for_none = [outcome.name for outcome in second.report.repair] == ["none"]
     signals = dict(second.report.signals)
     if signals:
         variances = signals["dense"].variances
@@ -301,7 +304,7 @@ def _merge(first: PruneResult, second: PruneResult) -> PruneResult:
     seconds.update(second.report.seconds)
     report = dataclasses.replace(
         second.report,
-        repair=first.report.repair + second.report.repair,
+        repair=first.report.repair + (() if asks_for_none else second.report.repair),  # which the first says
         signals=signals,
         seconds=dict(seconds),
         num_turned=first.report.num_turned + second.report.num_turned,

@@ -48,9 +48,7 @@ class Candidate:
         return tuple(spec.path for spec, _ in self.readers)
 
 
-def find_candidates(
-    model: keras.Model, prunable: str = "target"
-) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
+def find_candidates(model: keras.Model, prunable: str = "target") -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
     """The groups that may lose channels, and what the others are held by.
 
     Args:

@@ -60,6 +60,6 @@ def _require_close(model: keras.Model, narrower: keras.Model, images: np.ndarray
     if not difference <= CLOSE * largest:  # written so that NaN fails
         raise AssertionError(
             "This is a fault of reflow_tf, and of neither the model nor the inputs: the narrower network must compute "
-            f"what the masked one does, within {CLOSE:g} of the largest output. For {len(images)} inputs outputs differ "
-            f"by {difference:.3g}, and the largest is {largest:.3g}."
+            f"what the masked one does, within {CLOSE:g} of the largest output. For {len(images)} inputs outputs "
+            f"differ by {difference:.3g}, and the largest is {largest:.3g}."
         )

@@ -11,8 +11,8 @@ from reflow_tf.targets.operators import OperatorGraph
 
 _FORCED_FLOAT16 = (
     "Never force float16 arithmetic on this file (TFLITE_XNNPACK_DELEGATE_FLAG_FORCE_FP16, or a benchmark's "
-    "--xnnpack_force_fp16): where XNNPACK runs layers sparse it reads their weights in the wrong type then, and gives NaN "
-    "or crashes."
+    "--xnnpack_force_fp16): where XNNPACK runs layers sparse it reads their weights in the wrong type then, and gives "
+    "NaN or crashes."
 )
 
 

@@ -12,8 +12,10 @@ from keras import layers
 import reflow_tf
 from reflow_tf import planning, pruning
 from reflow_tf.errors import InputError
+from reflow_tf.models.channels.groups import find_channel_groups
+from reflow_tf.models.channels.narrowing import find_masks
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.surgery import read_bits
+from reflow_tf.models.surgery import read_bits, write_masks
 from reflow_tf.narrowing.candidates import find_candidates, find_sizes
 from reflow_tf.narrowing.choice import find_widest, weigh_channels
 from reflow_tf.narrowing.proof import narrow_and_check
@@ -68,7 +70,9 @@ def test_copies_of_channels_go_and_nothing_is_lost(samples):
     np.testing.assert_allclose(narrower, dense, atol=0.05 * np.abs(dense).max())
 
 
-@pytest.mark.parametrize("zeros", [{"pattern": CHANNEL}, {"sparsity": 0.5, "target": "storage"}], ids=["alone", "zeros"])
+@pytest.mark.parametrize(
+    "zeros", [{"pattern": CHANNEL}, {"sparsity": 0.5, "target": "storage"}], ids=["alone", "zeros"]
+)
 def test_the_plan_says_which_channels_stay(samples, zeros):
     """By its word alone, the masks of the kernels as they were."""
     config = reflow_tf.PruneConfig(max_macs=0.6, channel_multiple=2, repair="none", **zeros)
@@ -81,6 +85,21 @@ def test_the_plan_says_which_channels_stay(samples, zeros):
     group = next(group for group in plan.channels if group.readers == ("project/kernel",))
     mask = result.removed["expand/kernel"]
     assert np.flatnonzero(mask.any(axis=(0, 1, 2))).tolist() == list(group.kept)
+
+
+@pytest.mark.parametrize(("repair", "num_steps"), [("none", 1), ("reflow", 2)])
+def test_that_no_repair_was_asked_for_is_said_once(samples, repair, num_steps):
+    config = reflow_tf.PruneConfig(max_macs=0.8, sparsity=0.5, target="storage", channel_multiple=2, repair=repair)
+    outcomes = reflow_tf.prune(build(), config, samples).report.repair
+    assert [outcome.name for outcome in outcomes] == [repair] * num_steps
+
+
+def test_masks_of_removed_channels_are_none_to_keep(samples):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=2, repair="none")
+    result = reflow_tf.prune(build(), config, samples)
+    with pytest.raises(InputError, match=r"Those of PruneResult\.removed, .* before it was narrowed.* Received: "):
+        reflow_tf.keep_zeros(result.model, result.removed)
+    assert all(mask.shape == find_kernels(build()).variables[path].shape for path, mask in result.removed.items())
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "activation"])
@@ -319,7 +338,9 @@ def test_no_target_minds_which_channels_leave(prunable):
     assert len(find_candidates(build(), prunable)[0]) == 2
 
 
-@pytest.mark.parametrize("zeros", [{"pattern": CHANNEL}, {"sparsity": 0.5, "target": "storage"}], ids=["alone", "zeros"])
+@pytest.mark.parametrize(
+    "zeros", [{"pattern": CHANNEL}, {"sparsity": 0.5, "target": "storage"}], ids=["alone", "zeros"]
+)
 def test_a_layer_can_be_protected(samples, zeros):
     """By what is left out; channels are weighed anew for another --prunable."""
     shared = {"max_macs": 0.8, "channel_multiple": 2, "repair": "none", **zeros}
@@ -488,11 +509,39 @@ def test_channels_are_not_chosen_without_inputs():
         reflow_tf.prune(build(), config)
 
 
-def test_a_model_that_is_not_what_its_masks_say_is_noticed(samples):
+def narrow_hidden(model, samples, masked=True):
+    """Of the 32 hidden channels four stay, whether the masks say so or not."""
+    position = next(i for i, group in enumerate(find_channel_groups(model)) if group.size == 32)
+    kept = {position: np.arange(4)}
+    if masked:
+        write_masks(find_kernels(model), find_masks(find_kernels(model), find_channel_groups(model), kept))
+    return narrow_and_check(model, kept, [samples])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+@pytest.mark.parametrize("place", [0, 63])
+def test_a_model_that_is_not_what_its_masks_say_is_noticed(samples, scale, place):
+    """However small outputs are, and in whichever of the inputs."""
     model = build()
-    assert find_kernels(model).specs
-    with pytest.raises(AssertionError, match="differs"):
-        narrow_and_check(model, {2: np.arange(4)}, [samples])
+    model.get_layer("classes").kernel.assign(scale * model.get_layer("classes").kernel)
+    inputs = np.zeros_like(samples)
+    inputs[place] = samples[place]
+    with pytest.raises(AssertionError, match=r"fault of reflow_tf.* For 64 inputs outputs differ by"):
+        narrow_hidden(model, inputs, masked=False)
+    assert narrow_hidden(model, inputs).get_layer("expand").filters == 4
+
+
+def test_outputs_that_are_all_zero_are_the_same(samples):
+    model = build()
+    model.get_layer("classes").kernel.assign(np.zeros((8, 4)))
+    assert narrow_hidden(model, samples).get_layer("expand").filters == 4
+
+
+def test_outputs_that_are_not_finite_are_not_the_same(samples):
+    model = build()
+    model.get_layer("classes").bias.assign(np.full(4, np.inf))
+    with pytest.raises(AssertionError, match="differ by nan"):
+        narrow_hidden(model, samples)
 
 
 def test_a_model_that_leaves_its_size_open_is_refused(samples):
