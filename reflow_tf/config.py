@@ -281,8 +281,13 @@ class PruneConfig:
         """The same for any target, where channels alone leave by a share; itself where a target has a say."""
         if self.sets_zeros or self.max_macs == AUTO:
             return self
-        others = {"target": PruneConfig.target, "device": None, "ballast": PruneConfig.ballast}
-        return dataclasses.replace(self, channel_multiple=self.requested_channel_multiple, **others)
+        return dataclasses.replace(
+            self,
+            target=PruneConfig.target,
+            device=None,
+            ballast=PruneConfig.ballast,
+            channel_multiple=self.requested_channel_multiple,
+        )
 
     @property
     def repairs(self) -> tuple[str, ...]:
