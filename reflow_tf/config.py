@@ -46,7 +46,9 @@ class PruneConfig:
             `CHANNEL_CRITERIA`. None: 'magnitude', or 'elimination' of channels.
         allocation: how the zeros are shared out over layers: one of ALLOCATION_NAMES.
         target: what the zeros are for: a key of `TARGETS`.
-        prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths.
+        prunable: 'target' (the kernels that the target rewards), 'all', or a regular expression searched in paths. A
+            kernel that a regular expression leaves out keeps its channels as well, those that it reads included;
+            'target' leaves out none where channels are removed, which every target rewards.
         device: for the target xnnpack: what the file is made for, one of `DEVICES`; None: nothing may be worse on any.
         ballast: one of `BALLASTS`: whether exact rewriting may add zeros that change no output.
         basis: one of `BASES`. 'auto': before least squares for a target that promises speed, linear streams of channels
@@ -54,7 +56,7 @@ class PruneConfig:
         max_macs: whole channels are removed, and with them all but this share of the network's multiply-adds, in
             (0, 1). What comes of it is a narrower network; with a sparsity beside it, weights of that are zeroed then.
             'auto': all but what `max_size_bytes`, or a microcontroller's budgets of flash and RAM, leave room for.
-        channel_multiple: of which number the widths of narrower layers are; 8 suits XNNPACK and Ethos-U, 4 Cortex-M.
+        channel_multiple: of which number the widths of narrower layers are; None: what the target wants.
         task: what the network's outputs are taken for: one of TASKS. 'auto': classes where they end in a softmax or are
             a single sigmoid, or where the model was compiled with a cross-entropy; else numbers.
         memory_budget: bytes that least squares and distillation may take, about; it decides what is kept and what is
@@ -80,7 +82,7 @@ class PruneConfig:
     max_size_flag: str = "max_size_bytes"
     min_speedup: float | None = None
     max_macs: float | str | None = None
-    channel_multiple: int = 8
+    channel_multiple: int | None = None
     memory_budget: int | None = None
     task: str = AUTO
 
@@ -98,8 +100,9 @@ class PruneConfig:
         self._check_pattern()
         self._check_repairs()
         self._check_budget()
+        self._check_existing()  # from here on a sparsity is a number, or taken from the model
+        check_sparsity(self.requested_sparsity)
         self._check_channels()
-        self._check_existing()
         implied = self.pattern.sparsity if isinstance(self.pattern, NM) else None
         if implied is not None and self.budget is not None:
             name, value = self.budget
@@ -113,7 +116,6 @@ class PruneConfig:
                 f"--pattern={self.pattern} has sparsity {implied:g} and no other: leave --sparsity out. "
                 f"Received: --sparsity={given:g}"
             )
-        check_sparsity(self.requested_sparsity)
         _ = self.stages  # each is checked as well
 
     def _check_pattern(self) -> None:
@@ -181,7 +183,7 @@ class PruneConfig:
         given = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
         if len(given) > 1:
             raise InputError(
-                f"At most one of --sparsity, --max_size_bytes and --min_speedup may be given. "
+                f"At most one of --sparsity, --{self.max_size_flag} and --min_speedup may be given. "
                 f"Received: {' '.join(given)}"
             )
         check_between(self.max_size_flag, self.max_size_bytes, 1)
@@ -267,8 +269,10 @@ class PruneConfig:
         """What is done one after the other: channels leave first, then weights of what is left."""
         if self.max_macs is None or not self.sets_zeros:
             return (self,)
+        # Of channels both mean that no kernel is left out, and what is the same is to be found once.
+        prunable = "target" if self.prunable == "all" else self.prunable
         narrow = dataclasses.replace(
-            self, sparsity=None, pattern=Channel(), criterion=None, allocation="global", prunable="target"
+            self, sparsity=None, pattern=Channel(), criterion=None, allocation="global", prunable=prunable
         )
         return narrow, dataclasses.replace(self, max_macs=None)
 
@@ -277,7 +281,13 @@ class PruneConfig:
         """The same for any target, where channels alone leave by a share; itself where a target has a say."""
         if self.sets_zeros or self.max_macs == AUTO:
             return self
-        return dataclasses.replace(self, target=PruneConfig.target, device=None, ballast=PruneConfig.ballast)
+        return dataclasses.replace(
+            self,
+            target=PruneConfig.target,
+            device=None,
+            ballast=PruneConfig.ballast,
+            channel_multiple=self.requested_channel_multiple,
+        )
 
     @property
     def repairs(self) -> tuple[str, ...]:
@@ -288,6 +298,11 @@ class PruneConfig:
     def requested_criterion(self) -> str:
         """The criterion asked for, or what is the default where none was."""
         return self.criterion or ("magnitude" if self.sets_zeros else ELIMINATION)
+
+    @property
+    def requested_channel_multiple(self) -> int:
+        """Of which number widths are, as asked for, or as the target wants it where nothing was."""
+        return self.hardware.channel_multiple if self.channel_multiple is None else self.channel_multiple
 
     @property
     def requested_repair(self) -> str:

@@ -30,6 +30,7 @@ from reflow_tf.sparsity.masks import Masks, build_masks, count_zeros, is_sparse
 from reflow_tf.sparsity.patterns import Block
 from reflow_tf.sparsity.plan import PruningPlan, keep_zeros, make_plan
 from reflow_tf.stopwatch import Stopwatch
+from reflow_tf.targets.selection import read_prunable
 from reflow_tf.task import Task
 
 
@@ -48,8 +49,8 @@ class Weighing:
     weighed: Weighed
 
 
-Weighings = dict[tuple[bool, str, Task], Weighing]
-"""Whether linear streams were turned, the criterion, and what outputs are taken for -> what was found then."""
+Weighings = dict[tuple[bool, str, Task, str], Weighing]
+"""Whether linear streams were turned, criterion, what outputs are taken for, and `prunable` -> what was found then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Planned:
     """What is to be masked, and how it came about.
 
     Attributes:
-        plan: what each kernel gets.
+        plan: what each kernel gets; which channels stay, where whole ones leave.
         masks: path -> boolean mask in canonical layout, True = kept.
         zeros_before: path of each masked kernel -> how many of its weights were zero already.
         budget: what the budget came to, where it was not a sparsity.
-        narrowing: which channels leave, where whole ones do; the plan is empty then, and the masks are theirs.
+        narrowing: which channels leave, where whole ones do; the plan has no kernels then, and the masks are theirs.
         paired: as in `pruning.PruneReport`.
         num_turned: as there.
     """
@@ -127,26 +128,30 @@ def _plan_channels(
 ) -> Planned:
     """Which channels leave, and the masks with which they are neither computed nor read."""
     assert config.max_macs is not None and calibration is not None
-    asked = config.turns_streams, config.requested_criterion, config.known_task
+    asked = config.turns_streams, config.requested_criterion, config.known_task, config.prunable
     if (known := weighings.get(asked)) is not None:
         model.set_weights(known.weights)
     else:
-        num_turned = _turn(model, find_kernels(model).specs, config, calibration, stopwatch)
+        leaves_out = read_prunable(config.prunable)
+        narrowing_specs = [spec for spec in find_kernels(model).specs if not leaves_out(spec)]
+        num_turned = _turn(model, narrowing_specs, config, calibration, stopwatch)
         with stopwatch.timed("channels"):
-            weighed = weigh_channels(model, calibration, progress, config.known_task, config.requested_criterion)
+            how = config.known_task, config.requested_criterion, config.prunable
+            weighed = weigh_channels(model, calibration, progress, *how)
             known = Weighing(model.get_weights(), num_turned, weighed)
         weighings[asked] = known
     with stopwatch.timed("channels"):
         if isinstance(config.max_macs, str):
             assert complain is not None
-            narrowing = find_widest(model, known.weighed, complain, progress, config.channel_multiple)
+            narrowing = find_widest(model, known.weighed, complain, progress, config.requested_channel_multiple)
         else:
-            narrowing = known.weighed.narrow(config.max_macs, config.channel_multiple)
+            narrowing = known.weighed.narrow(config.max_macs, config.requested_channel_multiple)
     kernels = find_kernels(model)
     masks = find_masks(kernels, find_channel_groups(model), narrowing.kept)
     weights = kernels.read()
     zeros_before = {path: count_zeros(weights[path]) for path in masks}
-    return Planned(PruningPlan({}), masks, zeros_before, narrowing=narrowing, num_turned=known.num_turned)
+    plan = PruningPlan({}, narrowing.plan(known.weighed.candidates))
+    return Planned(plan, masks, zeros_before, narrowing=narrowing, num_turned=known.num_turned)
 
 
 def _turn(

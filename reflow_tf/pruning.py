@@ -21,7 +21,7 @@ from reflow_tf.models.loading import check_finite, check_kind
 from reflow_tf.models.packing import as_inputs, count_outputs, is_plain, pack, read_scales, unpack
 from reflow_tf.models.predictions import require_numbers, settle_task
 from reflow_tf.models.surgery import copy_model, write_masks
-from reflow_tf.narrowing.candidates import require_candidates
+from reflow_tf.narrowing.candidates import require_candidates, require_room
 from reflow_tf.narrowing.choice import Complain, Narrowing
 from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.planning import Weighings, plan_masks
@@ -82,12 +82,14 @@ class PruneResult:
 
     Attributes:
         model: pruned and repaired; a narrower one where channels were removed.
-        plan: what each kernel got.
+        plan: which channels left the network that was given, and what each kernel of what was left got.
         masks: path -> boolean mask in canonical layout (output, *spatial, input), True = kept; those that hold after
             the repairs, some of which choose them anew. Of the kernels of `model`; {} where channels alone left.
         report: what happened.
-        removed: path -> boolean mask in Keras's layout of a kernel of the network that was given, which of its weights
-            are left where channels were removed; {} where none were.
+        removed: path -> boolean mask of a kernel as it was in the network that was given, before it was narrowed: which
+            of its weights are left where channels were removed; {} where none were. In Keras's own layout of the
+            kernel, such as (*spatial, input, output), unlike `masks`; they fit the network that was given and not
+            `model`, which has no zeros of theirs for `keep_zeros` to keep.
     """
 
     model: keras.Model
@@ -140,8 +142,8 @@ def prune(
         inplace: write into `model`, for models that Keras cannot rebuild from their configuration.
         dense_file: for a budget of bytes or speed: the model as the .tflite file that it will be, but for its zeros,
             which are stored dense; None: float32 and rewritten as the target wants it, for a batch of 1.
-        complain: for max_macs='auto': says what is too much about a model, such as its bytes, or None where nothing is;
-            channels leave until it says None.
+        complain: for max_macs='auto': says what must be otherwise for a model to fit, such as the bytes that it may
+            have, or None where it fits; channels leave until it says None.
         progress: wraps each pass over batches.
         crew: who leads the calibration inputs through the network; a command's `--workers`.
         known: by earlier calls with the same model and inputs; None: nothing.
@@ -293,6 +295,7 @@ def _merge(first: PruneResult, second: PruneResult) -> PruneResult:
 
     Variances of channels that left have nothing to be compared with: those of the second stage are its own.
     """
+    asks_for_none = [outcome.name for outcome in second.report.repair] == ["none"]
     signals = dict(second.report.signals)
     if signals:
         variances = signals["dense"].variances
@@ -301,23 +304,26 @@ def _merge(first: PruneResult, second: PruneResult) -> PruneResult:
     seconds.update(second.report.seconds)
     report = dataclasses.replace(
         second.report,
-        repair=first.report.repair + second.report.repair,
+        repair=first.report.repair + (() if asks_for_none else second.report.repair),  # which the first says
         signals=signals,
         seconds=dict(seconds),
         num_turned=first.report.num_turned + second.report.num_turned,
         narrowing=first.report.narrowing,
     )
-    return dataclasses.replace(second, report=report, removed=first.removed)
+    plan = dataclasses.replace(second.plan, channels=first.plan.channels)
+    return dataclasses.replace(second, plan=plan, report=report, removed=first.removed)
 
 
 def select(model: keras.Model, config: PruneConfig) -> Selection:
     """Which kernels of a model the configuration prunes, and which it leaves; no single ones where channels alone go.
 
     Raises:
-        InputError: it leaves them all; the message says what would not.
+        InputError: it leaves them all, or channels cannot leave as it wants; the message says what would help.
     """
     if config.max_macs is not None:
-        require_candidates(model)
+        candidates, _ = require_candidates(model, config.prunable)
+        share = None if isinstance(config.max_macs, str) else config.max_macs
+        require_room(model, candidates, share, config.requested_channel_multiple)
         if not config.sets_zeros:
             return Selection((), ())
     kernels = find_kernels(model)

@@ -36,6 +36,8 @@ def test_existing_zeros_are_taken_as_they_are():
     [
         ({"allocation": "erk", "criterion": "fisher"}, "--criterion=fisher --allocation=erk"),
         ({"max_macs": 0.5}, "--max_macs=0.5"),
+        ({"max_macs": 0.7, "pattern": Channel()}, "--max_macs=0.7"),
+        ({"max_macs": "auto", "pattern": Unstructured()}, "--max_macs=auto"),
         ({"pattern": NM(2, 4)}, "--pattern=nm:2,4"),
         ({"repair": "obs,chita"}, "--repair=obs,chita"),
     ],
@@ -49,6 +51,13 @@ def test_nothing_else_chooses_zeros_beside_existing_ones(given, received):
 def test_a_sparsity_is_a_number_or_a_known_word():
     with pytest.raises(InputError, match=r"--sparsity must be a number, or existing\. Received: extant"):
         PruneConfig(sparsity="extant")
+
+
+@pytest.mark.parametrize("sparsity", ["extant", [0.5], True, float("nan"), 1.5])
+@pytest.mark.parametrize("others", [{}, {"max_macs": 0.7, "pattern": Channel()}, {"pattern": NM(2, 4)}])
+def test_no_check_of_anything_else_stumbles_over_a_sparsity_that_is_none(sparsity, others):
+    with pytest.raises(InputError, match=r"sparsity .*must be .*Received: "):
+        PruneConfig(sparsity=sparsity, **others)
 
 
 def test_an_n_m_pattern_brings_its_sparsity():
@@ -180,6 +189,14 @@ def test_channels_leave_for_a_size_of_any_targets_file():
     assert config.budget is None and JobConfig("m", "out", prune=config).prune is config
 
 
+def test_widths_are_multiples_of_what_the_target_wants_unless_the_user_says():
+    wanted = {"xnnpack": 8, "cpu": 8, "storage": 8, "ethos_u": 8, "cortex_m": 4, "tflm": 4}
+    assert {name: PruneConfig(target=name).requested_channel_multiple for name in TARGETS} == wanted
+    assert PruneConfig(target="tflm", channel_multiple=16).requested_channel_multiple == 16
+    narrow = PruneConfig(target="tflm", pattern=Channel(), max_macs=0.7)
+    assert narrow.without_hardware.requested_channel_multiple == 4
+
+
 def test_stages():
     assert PruneConfig(sparsity=0.5).stages == (PruneConfig(sparsity=0.5),)
     narrow = PruneConfig(max_macs=0.7, pattern=Channel())
@@ -189,6 +206,9 @@ def test_stages():
     assert first == narrow
     assert then == PruneConfig(sparsity=0.5, pattern=Block(2, 1), allocation="erk", criterion="activation")
     assert len(PruneConfig(max_macs=0.7, pattern=NM(2, 4)).stages) == 2
+    for prunable, of_channels in (("all", "target"), ("block_5", "block_5")):
+        stages = PruneConfig(max_macs=0.7, sparsity=0.5, prunable=prunable).stages
+        assert [stage.prunable for stage in stages] == [of_channels, prunable]
 
 
 def test_what_an_int8_file_takes_is_up_to_the_target():

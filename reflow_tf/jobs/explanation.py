@@ -46,11 +46,11 @@ def explain(content: bytes, target: HardwareTarget | None = None) -> Explanation
     """
     target = target or XNNPack()
     content = flatbuffer.fix_batch(content)
-    as_given = target.judge(read_operators(content))
+    as_given = target.inspect(read_operators(content))
     if target.rewrite == "none":
         return Explanation(as_given, as_given, (), ())
     rewritten = rewrite_exact(content, target.ballast_for)
-    verdict = as_given if rewritten.content is content else target.judge(read_operators(rewritten.content))
+    verdict = as_given if rewritten.content is content else target.inspect(read_operators(rewritten.content))
     # A verdict knows one operator at a time, and what rewriting makes of them depends on all: it is tried before a
     # remedy that relies on it is shown.
     left = verdict.blockers

@@ -305,7 +305,7 @@ def keeps_to_budgets(job: JobConfig, footprint: Footprint) -> bool:
 
 
 def complain_of(job: JobConfig, file: ExportedFile) -> str | None:
-    """What a file takes beyond the job's budgets of flash and RAM, in words; None where it keeps to them.
+    """What the job's budgets of flash and RAM must be for a file, in words; None where it keeps to them.
 
     Raises:
         InputError: something is not installed, or cannot judge the file.
@@ -314,13 +314,12 @@ def complain_of(job: JobConfig, file: ExportedFile) -> str | None:
 
 
 def _say_excess(job: JobConfig, flash_bytes: int, ram_bytes: int) -> str | None:
-    taken = ("flash", flash_bytes, job.flash_budget), ("RAM", ram_bytes, job.ram_budget)
-    beyond = [
-        f"{size:,} bytes of {what} where {budget:,} are allowed"
-        for what, size, budget in taken
-        if budget is not None and size > budget
-    ]
-    return " and ".join(beyond) or None
+    taken = ("flash_budget", flash_bytes, job.flash_budget), ("ram_budget", ram_bytes, job.ram_budget)
+    beyond = [each for each in taken if each[2] is not None and each[1] > each[2]]
+    if not beyond:
+        return None
+    least = " and ".join(f"--{flag} must be at least {size}" for flag, size, _ in beyond)
+    return f"{least}. Received: {' '.join(f'--{flag}={budget}' for flag, _, budget in beyond)}"
 
 
 def _need_tflm(_: JobConfig, content: bytes) -> tuple[int, int]:

@@ -301,13 +301,13 @@ def _warn(expected: Verdict) -> None:
 
 
 def _complain(job: JobConfig, given: Given, model: keras.Model) -> str | None:
-    """What is too much about a narrower model; sizes do not depend on what it is calibrated with."""
+    """What a budget must be for a narrower model, in words; sizes do not depend on what it is calibrated with."""
     few = [first_images(given.calibration, _SIZED_WITH)]
     with contextlib.nullcontext() if job.prune.repair == "none" else without_zero_biases(model):
         file = _export(job, given, model, storage=job.target.storage, calibration=few)
-    most = job.prune.max_size_bytes
-    if most is not None and len(file.content) > most:
-        return f"{len(file.content):,} bytes where --max_size_bytes allows {most:,}"
+    flag, most, size = job.prune.max_size_flag, job.prune.max_size_bytes, len(file.content)
+    if most is not None and size > most:
+        return f"--{flag} must be at least {size}. Received: --{flag}={most}"
     return microcontroller.complain_of(job, file) if job.has_budget else None
 
 

@@ -26,7 +26,7 @@ def rewrite(
         InputError: it is not a whole .tflite file; bitmaps are wanted, and it is none that gains by them.
     """
     file = rewrite_tflite(content, storage=target.storage, rewrite=target.rewrite, ballast=ballast, device=device)
-    verdict = target.judge(read_operators(file.content))
+    verdict = target.inspect(read_operators(file.content))
     if target.storage == "bitmap" and not verdict.eligible:  # nothing else reads bitmaps
         reasons = [blocker.reason for blocker in verdict.blockers] or [verdict.statement]
         raise InputError(

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from reflow_tf.errors import InputError
-from reflow_tf.models.inference import take_only, tensorflow_names
+from reflow_tf.models.inference import tensorflow_names
 from reflow_tf.models.observation import graphs_as_they_are
 from reflow_tf.models.precision import computed_in_float32, to_float32
 
@@ -23,7 +23,7 @@ CHUNK = 16
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One call of a layer.
+    """One call of a layer; of what gives several tensors, as many as somebody takes, each computed by itself.
 
     Attributes:
         operation: the layer.
@@ -118,7 +118,7 @@ def read_steps(model: keras.Model) -> Steps:
     """The steps of a functional or sequential model.
 
     Raises:
-        InputError: the model is subclassed, has several inputs or outputs, or a layer that gives several tensors.
+        InputError: the model is subclassed, or has several inputs or outputs.
     """
     functional = model._functional if isinstance(model, keras.Sequential) else model
     if type(functional).call.__qualname__ != "Functional.call":
@@ -130,14 +130,19 @@ def read_steps(model: keras.Model) -> Steps:
         found = f"{len(functional.inputs)} inputs and {len(functional.outputs)} outputs"
         raise InputError(f"The model must have one input and one output. Received: {model.name} with {found}")
     nodes = [n for depth in sorted(functional._nodes_by_depth, reverse=True) for n in functional._nodes_by_depth[depth]]
-    steps = tuple(_read_step(node) for node in nodes if not node.is_input)
+    taken = {id(tensor) for node in nodes for tensor in node.input_tensors} | {id(functional.outputs[0])}
+    steps = tuple(
+        _read_step(node, place)
+        for node in nodes
+        if not node.is_input
+        for place, tensor in enumerate(node.outputs)
+        if id(tensor) in taken
+    )
     return Steps(steps, id(functional.inputs[0]), id(functional.outputs[0]))
 
 
-def _read_step(node: keras.src.ops.node.Node) -> Step:
-    if len(node.outputs) != 1:
-        name, count = node.operation.name, len(node.outputs)
-        raise InputError(f"Each layer must give one tensor. Received: {name} with {count}")
+def _read_step(node: keras.src.ops.node.Node, place: int) -> Step:
+    """The step that gives the output in this place, in the order of `node.outputs`."""
     inputs = tuple(id(tensor) for tensor in node.arguments.keras_tensors)
 
     def call(*tensors: tf.Tensor) -> tf.Tensor:
@@ -148,6 +153,6 @@ def _read_step(node: keras.src.ops.node.Node) -> Step:
         )
         with tensorflow_names(node.operation), computed_in_float32(node.operation):
             outputs = node.operation(*args, **(kwargs | {"training": False} if "training" in kwargs else kwargs))
-        return to_float32(take_only(outputs))
+        return to_float32(keras.tree.flatten(outputs)[place])
 
-    return Step(node.operation, inputs, id(node.outputs[0]), call)
+    return Step(node.operation, inputs, id(node.outputs[place]), call)

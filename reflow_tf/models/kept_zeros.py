@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.sparsity.layers import LayerSpec
 
 
 class KeepZeros(keras.callbacks.Callback):
@@ -47,8 +48,8 @@ def keep_zeros(model: keras.Model, masks: Mapping[str, np.ndarray] | None = None
 
     Args:
         model: the one that is trained.
-        masks: path -> boolean mask in canonical layout, True = kept, as in `PruneResult.masks`; None: every weight of a
-            kernel that is zero now stays so.
+        masks: path -> boolean mask in canonical layout, True = kept, as in `PruneResult.masks`, and not in `removed`;
+            None: every weight of a kernel that is zero now stays so.
 
     Raises:
         InputError: a mask is of no kernel of the model, not boolean, or of another shape.
@@ -66,8 +67,18 @@ def keep_zeros(model: keras.Model, masks: Mapping[str, np.ndarray] | None = None
         if mask.shape != specs[path].canonical_shape:
             raise InputError(
                 f"The mask of {path} must have the kernel's shape {specs[path].canonical_shape} (output, *spatial, "
-                f"input). Received: {mask.shape}"
+                f"input).{_say_whose(mask, specs[path])} Received: {mask.shape}"
             )
         if not mask.all():
             pruned.append((kernels.variables[path], specs[path].from_canonical(mask)))
     return KeepZeros(pruned)
+
+
+def _say_whose(mask: np.ndarray, spec: LayerSpec) -> str:
+    """Of a mask of another shape with a kernel's number of axes: what it may be."""
+    if len(mask.shape) != len(spec.shape):
+        return ""
+    return (
+        " Those of PruneResult.removed, channels/ in masks.npz, are in Keras's layout, and of the network before it "
+        "was narrowed, whose channels are gone: a narrower model has no zeros of theirs to keep."
+    )

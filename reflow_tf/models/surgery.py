@@ -24,7 +24,7 @@ def copy_model(model: keras.Model) -> keras.Model:
     remedy = "give the class a complete get_config(), or work on the model itself with inplace=True"
     try:
         # Keras saves to memory and loads back: the one way that serves functional, nested and subclassed models.
-        with keras.saving.custom_object_scope(_own_classes(model)), built_with(model.dtype_policy):
+        with keras.saving.custom_object_scope(own_classes(model)), built_with(model.dtype_policy):
             duplicate = copy.deepcopy(model)
     except Exception as error:
         raise InputError(
@@ -40,7 +40,7 @@ def copy_model(model: keras.Model) -> keras.Model:
     return duplicate
 
 
-def _own_classes(model: keras.Model) -> dict[str, type]:
+def own_classes(model: keras.Model) -> dict[str, type]:
     """The user's classes in the model: Keras looks classes up by name, and of these none can be in doubt."""
     types = {type(layer) for layer in (model, *(placed.layer for placed in walk(model)))}
     # Keras's own are found without help, and some of them share a name (the layer Add, the operation Add).

@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 
 from reflow_tf.errors import InputError
+from reflow_tf.models.calls import functional_of
 from reflow_tf.models.channels.groups import ChannelGroup, ChannelReading, collect_groups, read_channels
+from reflow_tf.models.channels.narrowing import require_rebuildable
 from reflow_tf.models.execution import read_steps
 from reflow_tf.models.fisher import MOST_OUTPUTS
 from reflow_tf.models.gram import find_patches, is_too_wide
@@ -16,7 +19,8 @@ from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.packing import as_plain
 from reflow_tf.models.walking import walk
 from reflow_tf.sparsity.layers import Kind, LayerSpec, Skipped
-from reflow_tf.sparsity.widths import Axis, Workload, count_macs
+from reflow_tf.sparsity.widths import Axis, Width, Workload, check_share, count_macs
+from reflow_tf.targets.selection import read_prunable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +48,25 @@ class Candidate:
         return tuple(spec.path for spec, _ in self.readers)
 
 
-def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
+def find_candidates(model: keras.Model, prunable: str = "target") -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
     """The groups that may lose channels, and what the others are held by.
 
+    Args:
+        model: functional or sequential.
+        prunable: a regular expression that is searched for in paths: a kernel that it leaves out keeps its shape, and
+            so all channels that it gives, takes or filters stay. 'target' and 'all' leave none out: no target minds
+            which channels leave.
+
     Raises:
-        InputError: the model is subclassed, or leaves its input's size open.
+        InputError: the model is subclassed, or leaves its input's size open; or no regular expression.
     """
+    leaves_out = read_prunable(prunable)
+    if functional_of(model) is None:
+        raise InputError(
+            "--max_macs needs a functional or sequential model, in which channels can be traced; of others whole "
+            "channels can be masked: --pattern=channel --sparsity=0.3, without --max_macs. "
+            f"Received: {model.name}, of class {type(model).__name__}"
+        )
     own = {id(step.operation) for step in read_steps(as_plain(model))}
     _require_fixed_size(model)
     reading, kernels = read_channels(model), find_kernels(model)
@@ -61,7 +78,13 @@ def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Sk
         candidate = _read_group(position, group, kernels)
         if not candidate.writers:
             continue  # the network's inputs, or what only batch norms number
-        reason = group.frozen or _find_obstacle(candidate, owners, calls)
+        own_kernels = [spec for span in group.spans if (spec := kernels.by_variable.get(id(span.variable)))]
+        protected = next(filter(leaves_out, own_kernels), None)
+        reason = group.frozen
+        if reason is None and protected is not None:
+            goes_with = "" if protected is candidate.writers[0] else f"goes with {protected.path}, which "
+            reason = f"{goes_with}is left out by --prunable={prunable}"
+        reason = reason or _find_obstacle(candidate, owners, calls)
         if reason is None:
             found.append(candidate)
         else:
@@ -69,19 +92,45 @@ def find_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Sk
     return tuple(found), tuple(held)
 
 
-def require_candidates(model: keras.Model) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
+def require_candidates(
+    model: keras.Model, prunable: str = "target"
+) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
     """`find_candidates`.
 
     Raises:
-        InputError: there are none; or as `find_candidates`.
+        InputError: there are none; Keras cannot rebuild a layer; or as `find_candidates`.
     """
-    candidates, held = find_candidates(model)
+    candidates, held = find_candidates(model, prunable)
     if not candidates:
         raise InputError(
             "--max_macs needs channels that may go. Received: a network in which all stay: "
             + ("; ".join(f"{each.path} {each.reason}" for each in held[:3]) or "nothing is known of its channels")
         )
+    require_rebuildable(model)
     return candidates, held
+
+
+def require_room(model: keras.Model, candidates: Sequence[Candidate], share: float | None, multiple: int) -> None:
+    """Checks, before channels are weighed, that there are widths to choose from, and that they can be narrow enough.
+
+    Args:
+        model: whose groups they are.
+        candidates: them, at least one.
+        share: of the multiply-adds that may be left; None: not known yet.
+        multiple: of which number widths are.
+
+    Raises:
+        InputError: there are none, or they cannot.
+    """
+    widest = max(candidates, key=lambda candidate: candidate.group.size)
+    if multiple >= widest.group.size:
+        raise InputError(
+            f"--channel_multiple must be less than the {widest.group.size} channels of {widest.writer_paths[0]}, the "
+            f"most of those that may go: none can go otherwise. Received: {multiple}"
+        )
+    if share is not None:
+        groups = [Width(each.group.size, np.zeros(each.group.size), multiple) for each in candidates]
+        check_share(groups, find_workloads(model, candidates), share)
 
 
 def _require_fixed_size(model: keras.Model) -> None:
@@ -115,16 +164,17 @@ class GroupCost:
     held: str | None
 
 
-def measure_groups(model: keras.Model) -> tuple[GroupCost, ...]:
+def measure_groups(model: keras.Model, prunable: str = "target") -> tuple[GroupCost, ...]:
     """Every group that a kernel gives, in the order in which they are met.
 
     Args:
         model: a functional or sequential model.
+        prunable: as in `find_candidates`.
 
     Raises:
-        InputError: the model is subclassed, or leaves its input's size open.
+        InputError: as `find_candidates`.
     """
-    found, held = find_candidates(model)
+    found, held = find_candidates(model, prunable)
     reading, kernels = read_channels(model), find_kernels(model)
     groups = collect_groups(reading.numberings)
     every = [_read_group(position, group, kernels) for position, group in enumerate(groups.values())]
@@ -219,7 +269,7 @@ def find_sizes(model: keras.Model, candidates: Sequence[Candidate]) -> list[Work
     for tensor in reading.layouts:
         shape = reading.graph.shapes[tensor]
         groups = tuple(numbers[root] for root in reading.roots(tensor) or () if root in numbers)
-        fixed = (shape[-1] or 1) - sum(candidates[number].group.size for number in groups)
+        fixed = ((shape or (1,))[-1] or 1) - sum(candidates[number].group.size for number in groups)
         sizes.append(Workload(math.prod(size or 1 for size in shape[1:-1]), (Axis(fixed, groups),)))
     return sizes
 

@@ -20,6 +20,7 @@ from reflow_tf.narrowing.prices import JUDGED_EVERY, Prices
 from reflow_tf.repair.contract import Progress
 from reflow_tf.sparsity.channels import ELIMINATION, Elimination
 from reflow_tf.sparsity.layers import Skipped
+from reflow_tf.sparsity.plan import PlannedGroup
 from reflow_tf.sparsity.widths import Width, Workload, choose_widths, count_macs, find_least_share
 from reflow_tf.task import Task
 
@@ -27,7 +28,7 @@ Measure = Literal["macs", "weights", "values"]
 """What channels are counted in: multiply-adds; weights, which take flash; numbers between layers, which take RAM."""
 
 Complain = Callable[[keras.Model], str | None]
-"""What is too much about a model, with numbers; None where nothing is."""
+"""What must be otherwise for a model to fit, with numbers: 'X must be at least N. Received: M'; None where it fits."""
 
 NUM_TRIES = 7
 MOST_GATHERED = 512
@@ -71,6 +72,14 @@ class Narrowing:
     macs_before: int
     macs_after: int
 
+    def plan(self, candidates: Sequence[Candidate]) -> tuple[PlannedGroup, ...]:
+        """The groups that lose channels, with which of them stay; of the candidates that were chosen from."""
+        return tuple(
+            PlannedGroup(group.writers, group.readers, group.size, tuple(self.kept[candidate.position].tolist()))
+            for candidate, group in zip(candidates, self.groups, strict=True)
+            if candidate.position in self.kept
+        )
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Of each group."""
@@ -88,6 +97,7 @@ def weigh_channels(
     progress: Progress,
     task: Task = Task.CLASSIFICATION,
     criterion: str = ELIMINATION,
+    prunable: str = "target",
 ) -> "Weighed":
     """What each group's channels cost to remove, one after the other; the model is left as it was.
 
@@ -97,11 +107,12 @@ def weigh_channels(
         progress: wraps what is done one by one.
         task: what the model's outputs are taken for.
         criterion: a key of `CHANNEL_CRITERIA`: in which order channels leave; the losses are measured alike.
+        prunable: as in `find_candidates`.
 
     Raises:
         InputError: no group may lose channels; the model is subclassed; bad inputs.
     """
-    candidates, held = require_candidates(model)
+    candidates, held = require_candidates(model, prunable)
     images = take_first(batches, MOST_GATHERED)
     if len(images) < JUDGED_EVERY:
         raise InputError(f"--max_macs needs at least {JUDGED_EVERY} calibration inputs. Received: {len(images)}")
@@ -174,7 +185,7 @@ def find_widest(
     Args:
         model: that was weighed.
         weighed: its channels.
-        complain: what is too much about a model, or None where nothing is.
+        complain: what must be otherwise for a model to fit, or None where it does.
         progress: wraps the tries.
         multiple: as in `Weighed.narrow`.
 
@@ -186,9 +197,7 @@ def find_widest(
     widths = weighed.list_widths(multiple)
     best = weighed.narrow(find_least_share(widths, weighed.counted["macs"]), multiple)
     if (complaint := complain(narrow(model, best.kept))) is not None:
-        raise InputError(
-            f"The network must fit once every group of channels is as narrow as it can be. Received: {complaint}"
-        )
+        raise InputError(f"With every group of channels as narrow as it can be, {complaint}")
     complained: set[tuple[int, ...]] = set()  # widths
     for measure in progress(list(weighed.counted), "Looking for the width that fits"):
         low, high = find_least_share(widths, weighed.counted[measure]), 1.0

@@ -1,11 +1,12 @@
-"""The plan: which kernel gets which pattern and how many zeros, as JSON that a person can read and diff."""
+"""The plan: which channels leave, and which kernel gets which pattern and how many zeros, as JSON to read and diff."""
 
 import dataclasses
 import json
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from reflow_tf.sparsity.allocation import Allocation
 from reflow_tf.sparsity.layers import LayerSpec
 
 VERSION = 1
+_NUMBERS = re.compile(r"\[\n[\d,\s]+\]")  # a channel a line would hide the plan; no text of JSON has line ends in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +29,56 @@ class PlannedLayer:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlannedGroup:
+    """What happens to channels that stand and fall together.
+
+    Attributes:
+        writers: paths of the kernels that give them, in the network as it was.
+        readers: of those that take them.
+        size: how many there were.
+        kept: which of them stay, ascending, at least one; of linear streams that were turned into another basis first,
+            those of that basis.
+    """
+
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    size: int
+    kept: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class PruningPlan:
-    """Path of the kernel -> (pattern, sparsity). Kernels that are not in it are not pruned."""
+    """What is removed first, and what is zeroed then.
+
+    Attributes:
+        layers: path of the kernel -> (pattern, sparsity). Kernels that are not in it are not pruned.
+        channels: groups that lose channels. Those that are not in it lose none.
+    """
 
     layers: Mapping[str, PlannedLayer]
+    channels: tuple[PlannedGroup, ...] = ()
 
     def to_json(self) -> str:
         layers = {
             path: {"pattern": str(layer.pattern), "sparsity": layer.sparsity} for path, layer in self.layers.items()
         }
-        return json.dumps({"version": VERSION, "layers": layers}, indent=2) + "\n"
+        channels = [
+            {
+                "writers": list(group.writers),
+                "readers": list(group.readers),
+                "size": group.size,
+                "width": len(group.kept),
+                "kept": list(group.kept),
+            }
+            for group in self.channels
+        ]
+        document = {"version": VERSION, "layers": layers} | ({"channels": channels} if channels else {})
+        text = json.dumps(document, indent=2) + "\n"
+        return _NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
 
     @classmethod
     def from_json(cls, text: str) -> "PruningPlan":
-        """The inverse of `to_json`.
+        """The inverse of `to_json`; plans of earlier releases have no channels in them.
 
         Raises:
             InputError: the text is not JSON, or not a plan of this version.
@@ -53,12 +91,32 @@ class PruningPlan:
                 path: PlannedLayer(patterns.parse(layer["pattern"]), check_sparsity(layer["sparsity"], 1.0))
                 for path, layer in document["layers"].items()
             }
+            channels = tuple(_read_group(group) for group in document.get("channels", []))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
-                'A plan must be JSON of the form {"version": 1, "layers": {path: {"pattern": ..., "sparsity": ...}}}. '
+                'A plan must be JSON of the form {"version": 1, "layers": {path: {"pattern": ..., "sparsity": ...}}, '
+                '"channels": [{"writers": ..., "readers": ..., "size": ..., "width": ..., "kept": ...}]}. '
                 f"Received: {text[:80]!r} ({say_why(error)})"
             ) from error
-        return cls(layers)
+        return cls(layers, channels)
+
+
+def _read_group(group: Mapping[str, Any]) -> PlannedGroup:
+    """A group as it was written.
+
+    Raises:
+        InputError: its channels are not as many as it says, ascending and all its own.
+        KeyError: something is missing.
+        TypeError: something is of another type.
+    """
+    writers, readers = (tuple(map(str, group[name])) for name in ("writers", "readers"))
+    size, width, kept = group["size"], group["width"], tuple(group["kept"])
+    if not kept or len(kept) != width or list(kept) != sorted({*kept}) or kept[0] < 0 or kept[-1] >= size:
+        raise InputError(
+            f"A plan's group must keep as many channels as its width says, each once, ascending, of its {size}. "
+            f"Received: {', '.join(writers)} with the width {width} and {len(kept)} channels"
+        )
+    return PlannedGroup(writers, readers, size, kept)
 
 
 def make_plan(
@@ -107,7 +165,7 @@ def keep_zeros(plan: PruningPlan, kernels: Mapping[str, np.ndarray]) -> PruningP
         pooled = layer.pattern.pool(np.abs(kernels[path]))
         return dataclasses.replace(layer, sparsity=max(layer.sparsity, 1 - np.count_nonzero(pooled) / pooled.size))
 
-    return PruningPlan({path: raised(path, layer) for path, layer in plan.layers.items()})
+    return dataclasses.replace(plan, layers={path: raised(path, layer) for path, layer in plan.layers.items()})
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -79,13 +79,9 @@ def choose_widths(groups: Sequence[Width], workloads: Sequence[Workload], share:
     Raises:
         InputError: with the least widths that are allowed there are more.
     """
+    check_share(groups, workloads, share)
     full = [group.size for group in groups]
     dense = count_macs(workloads, full)
-    if (least := find_least_share(groups, workloads)) > share:
-        raise InputError(
-            f"--max_macs must be at least {math.ceil(1000 * least) / 1000:g} here, which leaves every group of "
-            f"channels as narrow as it can be. Received: {share:g}"
-        )
     low, high = _PRICES
     best = [int(group.choices[0]) for group in groups]
     for _ in range(_HALVINGS):
@@ -96,6 +92,15 @@ def choose_widths(groups: Sequence[Width], workloads: Sequence[Workload], share:
         else:
             high, best = middle, widths
     return tuple(_spend_rest(groups, workloads, best, share * dense))
+
+
+def check_share(groups: Sequence[Width], workloads: Sequence[Workload], share: float) -> None:
+    """Raises InputError where even the least widths that are allowed leave more; losses do not matter."""
+    if (least := find_least_share(groups, workloads)) > share:
+        raise InputError(
+            f"--max_macs must be at least {math.ceil(1000 * least) / 1000:g} here, which leaves every group of "
+            f"channels as narrow as it can be. Received: {share:g}"
+        )
 
 
 def find_least_share(groups: Sequence[Width], workloads: Sequence[Workload]) -> float:

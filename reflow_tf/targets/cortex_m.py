@@ -36,6 +36,7 @@ class CortexM(Microcontroller):
         "Cortex-M: generated C skips zeros in int8 convolutions and fully connected layers, which saves instructions "
         "and flash."
     )
+    channel_multiple: int = 4
     why_int8: str = "C is generated for int8 networks, as microcontrollers compute them"
     filtered: frozenset[str] = _FILTERED
     weight: Price = _WEIGHT

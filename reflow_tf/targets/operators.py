@@ -123,6 +123,11 @@ class OperatorGraph:
     outputs: tuple[int, ...]
     allows_float16: bool = False
 
+    @property
+    def stores_sparse_floats(self) -> bool:
+        """Whether the file holds weights as TFLite's sparse tensors that are computed with in floats."""
+        return any(value.storage == "sparse" and value.dtype.startswith("float") for value in self.values)
+
 
 def output_dtype(operator: Operator, graph: OperatorGraph) -> str:
     """What an operator computes in; '' where it gives nothing."""

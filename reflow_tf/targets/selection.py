@@ -105,8 +105,18 @@ def _advise(
 def _objection(prunable: str, target: HardwareTarget) -> Callable[[LayerSpec], str | None]:
     if prunable == "target":
         return target.objection
-    if prunable == "all":
-        return lambda spec: None
+    leaves_out = read_prunable(prunable)
+    return lambda spec: f"--prunable={prunable} does not match its path" if leaves_out(spec) else None
+
+
+def read_prunable(prunable: str) -> Callable[[LayerSpec], bool]:
+    """Which kernels the user leaves out: those whose path a regular expression is not found in; else none.
+
+    Raises:
+        InputError: not a regular expression.
+    """
+    if prunable in ("target", "all"):
+        return lambda spec: False
     try:
         expression = re.compile(prunable)
     except re.error as error:
@@ -114,4 +124,4 @@ def _objection(prunable: str, target: HardwareTarget) -> Callable[[LayerSpec], s
             f"--prunable must be target, all, or a regular expression over layer paths. "
             f"Received: {prunable} ({say_why(error)})"
         ) from error
-    return lambda spec: None if expression.search(spec.path) else f"--prunable={prunable} does not match its path"
+    return lambda spec: expression.search(spec.path) is None

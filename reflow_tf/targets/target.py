@@ -9,6 +9,12 @@ from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.patterns import Pattern, Unstructured
 from reflow_tf.targets.operators import OperatorGraph
 
+_FORCED_FLOAT16 = (
+    "Never force float16 arithmetic on this file (TFLITE_XNNPACK_DELEGATE_FLAG_FORCE_FP16, or a benchmark's "
+    "--xnnpack_force_fp16): where XNNPACK runs layers sparse it reads their weights in the wrong type then, and gives "
+    "NaN or crashes."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Blocker:
@@ -65,7 +71,7 @@ class Verdict:
             where the target promises no speed.
         possible_speedups: the same if all that could run sparse did, with the zeros that it has.
         foreseen_speedups: sparsity -> the same with this share of each layer's weights zero.
-        warnings: what a person who ships this file has to know, in sentences.
+        warnings: what a person who ships this file has to know, in sentences; see `HardwareTarget.inspect`.
     """
 
     eligible: bool
@@ -107,6 +113,7 @@ class HardwareTarget(abc.ABC):
         quantize: the quantization of files that the target wants by default, as `--quantize` spells it.
         io: what its int8 files take and give, as `--io` spells it.
         storage: how its files store zeros: 'sparse', 'bitmap' or 'dense', as `export_tflite` spells it.
+        channel_multiple: of which number widths suit its kernels.
         runtime: what runs its files on this machine: 'litert' or 'tflm'.
         is_microcontroller: whether its files have budgets of flash and RAM.
         promises_speed: whether its verdicts say how much faster a file gets.
@@ -118,6 +125,7 @@ class HardwareTarget(abc.ABC):
     quantize: str = "none"
     io: str = "int8"
     storage: str = "dense"
+    channel_multiple: int = 8
     runtime: str = "litert"
     is_microcontroller: bool = False
     promises_speed: bool = False
@@ -163,3 +171,10 @@ class HardwareTarget(abc.ABC):
     @abc.abstractmethod
     def judge(self, graph: OperatorGraph) -> Verdict:
         """Says whether this network gets what the target rewards, and what stands in the way."""
+
+    def inspect(self, graph: OperatorGraph) -> Verdict:
+        """`judge`, with what a person has to know who ships this very file, whatever the verdict."""
+        verdict = self.judge(graph)
+        if self.runtime == "litert" and graph.stores_sparse_floats:
+            verdict = dataclasses.replace(verdict, warnings=(*verdict.warnings, _FORCED_FLOAT16))
+        return verdict

@@ -43,6 +43,7 @@ class TFLM(Microcontroller):
         "gets faster."
     )
     storage: str = "bitmap"
+    channel_multiple: int = 4
     runtime: str = "tflm"
     why_int8: str = "microcontrollers compute in int8, and TFLM has neither float16 nor dynamic-range kernels"
     filtered: frozenset[str] = _FILTERED

@@ -49,6 +49,13 @@ PATTERN = flags.DEFINE_string(
     "no target. Default: what the target makes of zeros.",
     flag_values=FLAGS,
 )
+PRUNABLE = flags.DEFINE_string(
+    "prunable",
+    None,
+    "With --pattern=channel: a regular expression over layer paths, as --max_macs takes it; kernels that it leaves out "
+    "keep the channels that they give and take. Default: none is left out.",
+    flag_values=FLAGS,
+)
 OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the verdicts and their reasons.", flag_values=FLAGS)
 
 
@@ -57,7 +64,7 @@ class ExplainConfig:
     """The flags of this tool.
 
     Raises:
-        InputError: an unknown target, or flags that do not go with a .tflite file.
+        InputError: an unknown target, or flags that do not go with a .tflite file, or with each other.
 
     `output` was checked already, by `check_output`.
     """
@@ -69,9 +76,15 @@ class ExplainConfig:
     output: pathlib.Path | None
     pattern: str | None = None
     custom_objects: str | None = None
+    prunable: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, TARGETS)
+        if self.prunable is not None and self.pattern is None:
+            raise InputError(
+                f"--prunable leaves channels out of what --pattern=channel shows: it needs that. "
+                f"Received: --prunable={self.prunable} alone"
+            )
         if self.pattern is not None:
             check_choice("pattern", self.pattern, ("channel",))
             if self.is_file:
@@ -105,6 +118,7 @@ def read_config() -> ExplainConfig:
         check_output(OUTPUT.value, [command_line.require(MODEL), WEIGHTS.value]) if OUTPUT.value else None,
         PATTERN.value,
         CUSTOM_OBJECTS.value,
+        PRUNABLE.value,
     )
 
 
@@ -137,7 +151,7 @@ def _explain_channels(config: ExplainConfig) -> int:
     from reflow_tf.narrowing.candidates import measure_groups
 
     model = load_model(config.model, **config.model_options).model
-    groups = measure_groups(model)
+    groups = measure_groups(model, config.prunable or "target")
     if config.output is not None:
         write_json(config.output, {"groups": [dataclasses.asdict(group) for group in groups]})
     with command_line.printing():

@@ -97,7 +97,9 @@ MAX_MACS = flags.DEFINE_string(
 CHANNEL_MULTIPLE = flags.DEFINE_integer(
     "channel_multiple",
     _PRUNE.channel_multiple,
-    "Layers that get narrower have a multiple of so many channels: 8 suits XNNPACK and Ethos-U, 4 Cortex-M.",
+    "Layers that get narrower have a multiple of so many channels. Default: "
+    + ", ".join(f"{target.channel_multiple} for {target.name}" for target in TARGETS.values())
+    + ".",
     flag_values=FLAGS,
 )
 CRITERION = flags.DEFINE_string(
@@ -285,6 +287,12 @@ def _read_share(text: str | None) -> float | str | None:
 
 def _require_flash_budget() -> int:
     """The limit of the file's size where the sparsity is to be found."""
+    if MAX_MACS.value is not None:
+        raise InputError(
+            f"--sparsity={_AUTO} finds the zeros that --flash_budget asks for, and --max_macs removes channels: leave "
+            f"one of them out, or give --sparsity a number. "
+            f"Received: --sparsity={_AUTO} --max_macs={MAX_MACS.value}"
+        )
     if FLASH_BUDGET.value is None or MAX_SIZE_BYTES.value is not None or TARGET.value != "tflm":
         given = [f"--{flag.name}={flag.value}" for flag in (TARGET, FLASH_BUDGET, MAX_SIZE_BYTES) if flag.value]
         raise InputError(

@@ -162,7 +162,8 @@ def define_prunable(own: Flags) -> Flag[str]:
     return flags.DEFINE_string(
         "prunable",
         _PRUNE.prunable,
-        "target (what the target rewards), all, or a regular expression over layer paths.",
+        "target (what the target rewards), all, or a regular expression over layer paths. With --max_macs, kernels "
+        "that it leaves out keep the channels that they give and take.",
         flag_values=own,
     )
 

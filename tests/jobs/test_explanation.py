@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from reflow_tf.choices import TARGETS
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs.explanation import explain
@@ -82,6 +83,21 @@ def test_storage_welcomes_every_file():
     assert explained.as_given.eligible
     assert explained.as_given.speedups == {}
     assert (explained.applied, explained.refused) == ((), ())
+
+
+@pytest.mark.parametrize("target", ["xnnpack", "cpu", "storage", "tflm"])
+def test_of_sparse_floats_whoever_ships_them_is_warned_whatever_the_target(target):
+    """The file that XNNPACK runs dense, too: what is stored decides, and LiteRT runs it somewhere."""
+
+    def warn(**options):
+        verdict = explain(export_tflite(build(), **options).content, TARGETS[target]).as_given
+        return [warning.partition(" (")[0] for warning in verdict.warnings]
+
+    is_warned = target != "tflm"  # in which nothing is forced
+    assert warn(storage="sparse") == ["Never force float16 arithmetic on this file"] * is_warned
+    assert warn(storage="dense") == []
+    samples = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
+    assert warn(storage="sparse", quantize="int8", calibration=[samples]) == []
 
 
 @pytest.mark.slow

@@ -69,3 +69,19 @@ def test_several_outputs_are_refused():
     inputs = keras.Input((4,))
     with pytest.raises(InputError, match="one input and one output"):
         read_steps(keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(3)(inputs)]))
+
+
+def test_what_gives_several_tensors_is_a_step_for_each_that_is_taken():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 8))
+    first, _, third = keras.ops.split(inputs, [2, 5], axis=-1)
+    sequence, state, _ = layers.LSTM(3, return_sequences=True, return_state=True, name="memory")(third)
+    x = layers.Concatenate()([layers.Dense(3)(first), sequence])
+    model = keras.Model(inputs, layers.Add()([layers.Dense(3)(layers.Flatten()(x)), state]))
+    steps = read_steps(model)
+    assert [calls for calls in steps.count_calls().values() if calls > 1] == [2, 2]
+    samples = np.random.default_rng(0).normal(size=(CHUNK + 3, 6, 8)).astype(np.float32)
+    values = {steps.input: samples}
+    for step in steps:
+        values[step.output] = step.compute([values[tensor] for tensor in step.inputs])
+    np.testing.assert_allclose(values[steps.output], model(samples, training=False), rtol=1e-5, atol=1e-6)

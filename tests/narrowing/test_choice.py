@@ -1,6 +1,7 @@
 """Channels chosen and removed, from a model to a narrower one."""
 
 import dataclasses
+import math
 from collections import Counter
 
 import keras
@@ -11,13 +12,16 @@ from keras import layers
 import reflow_tf
 from reflow_tf import planning, pruning
 from reflow_tf.errors import InputError
+from reflow_tf.models.channels.groups import find_channel_groups
+from reflow_tf.models.channels.narrowing import find_masks
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.models.surgery import read_bits
+from reflow_tf.models.surgery import read_bits, write_masks
 from reflow_tf.narrowing.candidates import find_candidates, find_sizes
 from reflow_tf.narrowing.choice import find_widest, weigh_channels
 from reflow_tf.narrowing.proof import narrow_and_check
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.sparsity import patterns
+from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.sparsity.widths import count_macs
 
 CHANNEL = patterns.Channel()
@@ -64,6 +68,38 @@ def test_copies_of_channels_go_and_nothing_is_lost(samples):
     assert result.model.get_layer("expand").filters == hidden.width
     dense, narrower = (np.array(each(samples, training=False)) for each in (model, result.model))
     np.testing.assert_allclose(narrower, dense, atol=0.05 * np.abs(dense).max())
+
+
+@pytest.mark.parametrize(
+    "zeros", [{"pattern": CHANNEL}, {"sparsity": 0.5, "target": "storage"}], ids=["alone", "zeros"]
+)
+def test_the_plan_says_which_channels_stay(samples, zeros):
+    """By its word alone, the masks of the kernels as they were."""
+    config = reflow_tf.PruneConfig(max_macs=0.6, channel_multiple=2, repair="none", **zeros)
+    model = build()
+    result = reflow_tf.prune(model, config, samples)
+    plan = PruningPlan.from_json(result.plan.to_json())
+    assert len(plan.layers) == (0 if zeros == {"pattern": CHANNEL} else len(result.masks))
+    narrowed = [group for group in result.report.narrowing.groups if group.width < group.size]
+    assert [(group.writers, len(group.kept)) for group in plan.channels] == [(g.writers, g.width) for g in narrowed]
+    group = next(group for group in plan.channels if group.readers == ("project/kernel",))
+    mask = result.removed["expand/kernel"]
+    assert np.flatnonzero(mask.any(axis=(0, 1, 2))).tolist() == list(group.kept)
+
+
+@pytest.mark.parametrize(("repair", "num_steps"), [("none", 1), ("reflow", 2)])
+def test_that_no_repair_was_asked_for_is_said_once(samples, repair, num_steps):
+    config = reflow_tf.PruneConfig(max_macs=0.8, sparsity=0.5, target="storage", channel_multiple=2, repair=repair)
+    outcomes = reflow_tf.prune(build(), config, samples).report.repair
+    assert [outcome.name for outcome in outcomes] == [repair] * num_steps
+
+
+def test_masks_of_removed_channels_are_none_to_keep(samples):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=2, repair="none")
+    result = reflow_tf.prune(build(), config, samples)
+    with pytest.raises(InputError, match=r"Those of PruneResult\.removed, .* before it was narrowed.* Received: "):
+        reflow_tf.keep_zeros(result.model, result.removed)
+    assert all(mask.shape == find_kernels(build()).variables[path].shape for path, mask in result.removed.items())
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "activation"])
@@ -146,7 +182,7 @@ def test_as_many_channels_go_as_it_takes(samples):
     assert min(count for count in tried if count > 0.7 * full) < 0.8 * full and len(tried) <= 9
     result, tried = prune(full)
     assert result.model.count_params() == full and tried == [full]
-    with pytest.raises(InputError, match=r"as narrow as it can be\. Received: \d+ parameters where 5 are allowed"):
+    with pytest.raises(InputError, match=r"as narrow as it can be, \d+ parameters where 5 are allowed"):
         prune(5)
 
 
@@ -281,6 +317,147 @@ def test_what_holds_channels_is_said():
     }
 
 
+@pytest.mark.parametrize(
+    ("prunable", "reason"),
+    [
+        ("stem|project|classes", "is left out by --prunable=stem|project|classes"),
+        ("stem|expand|depthwise|classes", "goes with project/kernel, which is left out by --prunable="),
+        ("stem|expand|project|classes", "goes with depthwise/kernel, which is left out by --prunable="),
+    ],
+    ids=["writer", "reader", "depthwise"],
+)
+def test_a_kernel_that_is_left_out_holds_its_channels(prunable, reason):
+    """Given, taken and filtered ones: a layer that is protected keeps its whole shape."""
+    found, held = find_candidates(build(), prunable)
+    assert not any("expand/kernel" in candidate.writer_paths for candidate in found)
+    assert next(each.reason for each in held if each.path == "expand/kernel").startswith(reason)
+
+
+@pytest.mark.parametrize("prunable", ["target", "all"])
+def test_no_target_minds_which_channels_leave(prunable):
+    assert len(find_candidates(build(), prunable)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    "zeros", [{"pattern": CHANNEL}, {"sparsity": 0.5, "target": "storage"}], ids=["alone", "zeros"]
+)
+def test_a_layer_can_be_protected(samples, zeros):
+    """By what is left out; channels are weighed anew for another --prunable."""
+    shared = {"max_macs": 0.8, "channel_multiple": 2, "repair": "none", **zeros}
+    known, widths = pruning.Known(), []
+    for prunable in ("expand|depthwise|project", "all"):
+        config = reflow_tf.PruneConfig(prunable=prunable, **shared)
+        result = reflow_tf.prune(build(), config, samples, known=known)
+        widths.append(result.report.narrowing.widths)
+        stem = result.model.get_layer("stem").filters
+        assert (stem == 8) or prunable == "all"
+    assert [len(each) for each in widths] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("prunable", "message"),
+    [
+        ("nothing", r"needs channels that may go\. .*is left out by --prunable=nothing"),
+        ("(", r"--prunable must be target, all, or a regular expression over layer paths\. Received: \("),
+    ],
+)
+def test_what_protects_every_layer_is_refused(samples, prunable, message):
+    with pytest.raises(InputError, match=message):
+        reflow_tf.prune(build(), reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5, prunable=prunable), samples)
+
+
+SCALE = 0.5
+
+
+class Halved(layers.Layer):
+    def call(self, inputs):
+        return inputs * 0.5
+
+
+class Unnamed(layers.Layer):
+    def __init__(self, factor):  # and without the name and dtype that Keras gives it back
+        super().__init__()
+        self.factor = factor
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+class Forgetful(layers.Layer):
+    """Has a variable that a layer of its configuration has not."""
+
+    def __init__(self, remembers=False, **options):
+        super().__init__(**options)
+        self.remembers = remembers
+
+    def get_config(self):
+        return {"name": self.name}
+
+    def build(self, shape):
+        if self.remembers:
+            self.factor = self.add_weight(shape=(), initializer="ones", name="factor")
+
+    def call(self, inputs):
+        return inputs * self.factor if self.remembers else inputs
+
+
+def interrupted(barrier):
+    """Two groups with something between them of which nothing is known."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 1, activation="relu", name="first")(inputs)
+    x = layers.Conv2D(16, 1, activation="relu", name="held")(x)
+    x = layers.Conv2D(16, 1, activation="relu", name="second")(barrier(x))
+    return keras.Model(inputs, layers.Dense(4, name="classes")(layers.GlobalAveragePooling2D()(x)))
+
+
+def split(x):
+    return layers.Concatenate()(keras.ops.split(x, 2, axis=-1))
+
+
+def remember(x):
+    rows = layers.Reshape((64, 16))(x)
+    sequence, state, _ = layers.LSTM(16, return_sequences=True, return_state=True, name="memory")(rows)
+    return layers.Reshape((8, 8, 16))(layers.Add()([sequence, layers.Reshape((1, 16))(state)]))
+
+
+@pytest.mark.parametrize(
+    ("barrier", "kind"),
+    [
+        (split, "(Split)"),
+        (remember, "(LSTM)"),
+        (lambda x: layers.Lambda(lambda values: values * SCALE, name="scaling")(x), "(Lambda)"),
+        (lambda x: Halved(name="halved")(x), "(Halved)"),
+    ],
+    ids=["split", "lstm", "lambda", "own"],
+)
+@pytest.mark.parametrize("repair", ["none", "least_squares"])
+def test_what_is_not_known_holds_its_channels_and_no_others(samples, barrier, kind, repair):
+    model = interrupted(barrier)
+    found, held = find_candidates(model)
+    assert [candidate.writers[0].path for candidate in found] == ["first/kernel", "second/kernel"]
+    assert any(each.path == "held/kernel" and kind in each.reason for each in held), held
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=2, repair=repair)
+    result = reflow_tf.prune(model, config, samples, inplace=True)
+    assert result.model.get_layer("held").filters == 16
+    assert result.model.count_params() < interrupted(barrier).count_params()
+
+
+@pytest.mark.parametrize(
+    ("barrier", "message"),
+    [
+        (lambda x: Unnamed(0.5)(x), r"rebuildable with fewer channels; mask .*Received: unnamed\S* \(Unnamed\): "),
+        (lambda x: Forgetful(True, name="old")(x), r"Received: old \(Forgetful\), which Keras builds with 0 variables"),
+    ],
+    ids=["configuration", "variables"],
+)
+def test_what_cannot_be_rebuilt_is_refused_before_the_long_work(samples, monkeypatch, barrier, message):
+    monkeypatch.delattr(planning, "weigh_channels")
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=2)
+    with pytest.raises(InputError, match=message):
+        reflow_tf.prune(interrupted(barrier), config, samples, inplace=True)
+
+
 def test_a_network_of_which_nothing_may_go_is_refused(samples):
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, layers.Conv2D(4, 1, name="only")(inputs))
@@ -299,19 +476,31 @@ def test_a_subclassed_model_is_refused(samples):
 
     model = Own()
     model(samples[:1])
-    with pytest.raises(InputError, match=r"functional or sequential model is required.*Received: own"):
+    with pytest.raises(InputError, match=r"--max_macs needs a functional or.*, without --max_macs\. Received: own"):
         reflow_tf.prune(model, reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.5), samples, inplace=True)
 
 
-def test_a_budget_that_leaves_no_channels_is_refused(samples):
+def test_a_budget_that_leaves_no_channels_is_refused(samples, monkeypatch):
+    monkeypatch.delattr(planning, "weigh_channels")  # before the long work
     with pytest.raises(InputError, match=r"--max_macs must be at least 0\.\d+ here.*Received: 0\.05"):
         reflow_tf.prune(build(), reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.05), samples)
 
 
-def test_a_multiple_larger_than_every_layer_is_refused(samples):
-    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.9, channel_multiple=64)
-    with pytest.raises(InputError, match=r"--max_macs must be at least 1 here"):
-        reflow_tf.prune(build(), config, samples)
+@pytest.mark.parametrize("max_macs", [0.9, "auto"])
+@pytest.mark.parametrize("multiple", [32, 64])
+def test_a_multiple_that_no_layer_has_room_for_is_refused(samples, monkeypatch, multiple, max_macs):
+    monkeypatch.delattr(planning, "weigh_channels")  # before the long work
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=max_macs, channel_multiple=multiple)
+    message = rf"--channel_multiple must be less than the 32 channels of expand/kernel, .*Received: {multiple}$"
+    with pytest.raises(InputError, match=message):
+        reflow_tf.prune(build(), config, samples, complain=lambda model: None)
+
+
+@pytest.mark.parametrize(("target", "multiple"), [("xnnpack", 8), ("cortex_m", 4)])
+def test_widths_are_multiples_of_what_the_target_wants(samples, target, multiple):
+    config = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.88, repair="none", target=target)
+    widths = [each.width for each in reflow_tf.prune(build(24), config, samples).report.narrowing.groups]
+    assert math.gcd(*widths) == multiple
 
 
 def test_channels_are_not_chosen_without_inputs():
@@ -320,11 +509,39 @@ def test_channels_are_not_chosen_without_inputs():
         reflow_tf.prune(build(), config)
 
 
-def test_a_model_that_is_not_what_its_masks_say_is_noticed(samples):
+def narrow_hidden(model, samples, masked=True):
+    """Of the 32 hidden channels four stay, whether the masks say so or not."""
+    position = next(i for i, group in enumerate(find_channel_groups(model)) if group.size == 32)
+    kept = {position: np.arange(4)}
+    if masked:
+        write_masks(find_kernels(model), find_masks(find_kernels(model), find_channel_groups(model), kept))
+    return narrow_and_check(model, kept, [samples])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+@pytest.mark.parametrize("place", [0, 63])
+def test_a_model_that_is_not_what_its_masks_say_is_noticed(samples, scale, place):
+    """However small outputs are, and in whichever of the inputs."""
     model = build()
-    assert find_kernels(model).specs
-    with pytest.raises(AssertionError, match="differs"):
-        narrow_and_check(model, {2: np.arange(4)}, [samples])
+    model.get_layer("classes").kernel.assign(scale * model.get_layer("classes").kernel)
+    inputs = np.zeros_like(samples)
+    inputs[place] = samples[place]
+    with pytest.raises(AssertionError, match=r"fault of reflow_tf.* For 64 inputs outputs differ by"):
+        narrow_hidden(model, inputs, masked=False)
+    assert narrow_hidden(model, inputs).get_layer("expand").filters == 4
+
+
+def test_outputs_that_are_all_zero_are_the_same(samples):
+    model = build()
+    model.get_layer("classes").kernel.assign(np.zeros((8, 4)))
+    assert narrow_hidden(model, samples).get_layer("expand").filters == 4
+
+
+def test_outputs_that_are_not_finite_are_not_the_same(samples):
+    model = build()
+    model.get_layer("classes").bias.assign(np.full(4, np.inf))
+    with pytest.raises(AssertionError, match="differ by nan"):
+        narrow_hidden(model, samples)
 
 
 def test_a_model_that_leaves_its_size_open_is_refused(samples):

@@ -11,10 +11,14 @@ from reflow_tf.sparsity.criteria import magnitude
 from reflow_tf.sparsity.layers import Kind, LayerSpec
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.patterns import NM, Block, Channel, Unstructured
-from reflow_tf.sparsity.plan import PlannedLayer, PruningPlan, keep_zeros, make_plan
+from reflow_tf.sparsity.plan import PlannedGroup, PlannedLayer, PruningPlan, keep_zeros, make_plan
 
 patterns = st.sampled_from([Unstructured(), NM(2, 4), Block(4, 1), Channel()])
-plans = st.dictionaries(st.text(), st.builds(PlannedLayer, patterns, st.floats(0, 1))).map(PruningPlan)
+layers = st.dictionaries(st.text(), st.builds(PlannedLayer, patterns, st.floats(0, 1)))
+paths = st.lists(st.text()).map(tuple)
+kept = st.sets(st.integers(0, 40), min_size=1).map(lambda channels: tuple(sorted(channels)))
+groups = st.builds(PlannedGroup, paths, paths, st.integers(41, 50), kept)
+plans = st.builds(PruningPlan, layers, st.lists(groups).map(tuple))
 
 
 @given(plans)
@@ -40,6 +44,37 @@ def test_json_round_trip(plan):
 def test_other_text_is_refused(text):
     with pytest.raises(InputError, match="Received: "):
         PruningPlan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("changed", "received"),
+    [
+        ({"width": 3}, "with the width 3 and 2 channels"),
+        ({"kept": [3, 1]}, "with the width 2 and 2 channels"),
+        ({"kept": [1, 1]}, "with the width 2 and 2 channels"),
+        ({"kept": [1, 4]}, "with the width 2 and 2 channels"),
+        ({"kept": [-1, 3]}, "with the width 2 and 2 channels"),
+        ({"kept": [], "width": 0}, "with the width 0 and 0 channels"),
+        ({"kept": ["a", 3]}, r"not supported"),
+        ({"size": "4"}, r"not supported"),
+        ({"readers": None}, r"not iterable"),
+    ],
+)
+def test_channels_that_cannot_be_kept_are_refused(changed, received):
+    group = {"writers": ["a"], "readers": [], "size": 4, "width": 2, "kept": [1, 3]}
+    assert PruningPlan.from_json(json.dumps({"version": 1, "layers": {}, "channels": [group]})).channels
+    with pytest.raises(InputError, match=f"Received: .*{received}"):
+        PruningPlan.from_json(json.dumps({"version": 1, "layers": {}, "channels": [group | changed]}))
+
+
+def test_a_plan_of_an_earlier_release_has_no_channels():
+    text = '{"version": 1, "layers": {"a": {"pattern": "channel", "sparsity": 0.5}}}'
+    assert PruningPlan.from_json(text) == PruningPlan({"a": PlannedLayer(Channel(), 0.5)}, ())
+
+
+def test_channels_are_a_line_each():
+    plan = PruningPlan({}, (PlannedGroup(("a/kernel",), ("b/kernel",), 4, (1, 3)),))
+    assert '"width": 2,\n      "kept": [1, 3]\n' in plan.to_json()
 
 
 def test_a_plan_reads_like_a_list_of_layers():

@@ -189,6 +189,17 @@ def test_channels_that_stand_and_fall_together_are_told(command, folder, tmp_pat
     assert groups[0]["num_weights"] == 16 * (27 + 1 + 9 + 1 + 64)  # with biases
 
 
+def test_channels_of_a_kernel_that_is_left_out_must_stay(command, folder):
+    outcome = command(explain, model=folder / "good.keras", pattern="channel", prunable="project|dense")
+    said = " ".join(outcome.out.split())
+    assert outcome.code == 0 and "from 1 of them" in said
+    assert "must stay: is left out by --prunable=project|dense" in said
+    outcome = command(explain, model=folder / "good.keras", pattern="channel", prunable="nothing")
+    assert outcome.code == 3 and "from 0 of them" in outcome.out
+    outcome = command(explain, model=folder / "good.keras", prunable="project")
+    assert outcome.code == 2 and "Received: --prunable=project alone" in outcome.err
+
+
 def test_channels_of_a_file_are_refused(command, folder):
     outcome = command(explain, model=folder / "good.tflite", pattern="channel")
     assert outcome.code == 2 and "--pattern=channel needs a Keras model" in outcome.err

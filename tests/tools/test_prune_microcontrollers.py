@@ -100,6 +100,13 @@ def test_zeros_of_the_masks_are_zeros_of_the_bytes(finished):
         (["--sparsity=much"], "--sparsity must be a number, auto or existing. Received: much"),
         (["--quantize=float16"], "microcontrollers compute in int8"),
         (["--sparsity=auto", "--flash_budget=90"], "--flash_budget must be at least"),
+        *(
+            (
+                ["--sparsity=auto", "--flash_budget=3000", "--pattern=channel", f"--max_macs={share}"],
+                f"or give --sparsity a number. Received: --sparsity=auto --max_macs={share}",
+            )
+            for share in ("auto", "0.7")
+        ),
         (["--export_batch_size=2"], "--export_batch_size must be 1 for --target=tflm. Received: 2"),
     ],
 )

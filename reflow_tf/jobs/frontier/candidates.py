@@ -84,12 +84,9 @@ def _plain(device: Device, number_format: str) -> Candidate:
 
 
 def _narrow(device: Device, shares: Sequence[float | str], shared: dict) -> Iterator[Candidate]:
-    multiple = 4 if device.dense_target in ("cortex_m", "tflm") else 8
     for share in shares:
         for number_format in device.formats:
-            prune = PruneConfig(
-                target=device.dense_target, pattern=Channel(), max_macs=share, channel_multiple=multiple, **shared
-            )
+            prune = PruneConfig(target=device.dense_target, pattern=Channel(), max_macs=share, **shared)
             how_far = "to fit" if isinstance(share, str) else f"{share:.0%}".replace("%", " %")
             step = 0 if isinstance(share, str) else _SHARES.index(share)
             name = f"narrow {how_far}, {number_format}"
@@ -107,14 +104,12 @@ def _sparse(device: Device, shared: dict) -> Iterator[Candidate]:
 
 
 def _both(device: Device, shared: dict) -> Iterator[Candidate]:
-    multiple = 4 if device.target in ("cortex_m", "tflm") else 8
     for step, (share, sparsity) in enumerate(_PAIRS):
         for number_format in device.sparse_formats:
             prune = PruneConfig(
                 target=device.target,
                 max_macs=share,
                 sparsity=sparsity,
-                channel_multiple=multiple,
                 allocation=_allocation(device),
                 **device.prune,
                 **shared,

@@ -140,10 +140,10 @@ def describe_budget(run: Run) -> dict[str, Any] | None:
 
 def _describe_widths(run: Run) -> dict[str, Any] | None:
     """Of a network that was narrowed until its file was small enough: nothing was estimated, every try was exported."""
-    most, size = run.job.prune.max_size_bytes, len(run.exported.content)
+    flag, most, size = run.job.prune.max_size_flag, run.job.prune.max_size_bytes, len(run.exported.content)
     if most is None:
         return None
-    return {"name": "max_size_bytes", "value": most, "estimate": None, "measured": size, "passed": size <= most}
+    return {"name": flag, "value": most, "estimate": None, "measured": size, "passed": size <= most}
 
 
 def describe_mcu(run: Run) -> dict[str, Any] | None:

@@ -94,6 +94,7 @@ def describe_config(run: Run) -> dict[str, Any]:
     config["pattern"] = str(run.job.prune.requested_pattern)
     config["sparsity"] = EXISTING if run.job.prune.keeps_existing else requested_sparsity(run)
     config["criterion"] = run.job.prune.requested_criterion
+    config["channel_multiple"] = run.job.prune.requested_channel_multiple
     config["repair"] = run.job.prune.requested_repair
     config["task"] = str(run.given.task)
     if config.pop("max_size_flag") == "flash_budget":

@@ -17,6 +17,7 @@ from reflow_tf.models.calls import functional_of
 from reflow_tf.models.channels.groups import ChannelGroup, ChannelReading, collect_groups, read_channels
 from reflow_tf.models.graph import KernelMap
 from reflow_tf.models.precision import built_with
+from reflow_tf.models.surgery import own_classes
 
 _WITH_FILTERS = (
     *(layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.SeparableConv1D, layers.SeparableConv2D),
@@ -65,16 +66,40 @@ def narrow(model: keras.Model, kept: Kept) -> keras.Model:
     widths = {roots[position][0]: len(channels) for position, channels in kept.items()}
     rebuild = _Rebuilding(reading, widths)
     try:
-        with built_with(model.dtype_policy):
+        # Where layers are in layers, Keras looks for the user's by name.
+        with keras.saving.custom_object_scope(own_classes(model)), built_with(model.dtype_policy):
             narrower = keras.models.clone_model(model, clone_function=rebuild)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"Every layer must be rebuildable with fewer channels; {_REMEDY}. Received: {model.name} ({say_why(error)})"
-        ) from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise _refuse(f"{model.name} ({say_why(error)})") from error
     gone = _find_gone({position: roots[position][1] for position in kept}, kept)
     for before, after in rebuild.pairs.values():
         _carry_over(before, after, gone)
     return narrower
+
+
+def require_rebuildable(model: keras.Model) -> None:
+    """Tries, without removing anything, whether the model can be built anew: to be known before the long work.
+
+    Args:
+        model: functional or sequential, built.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if any(kind.__module__.partition(".")[0] != "reflow_tf" for kind in own_classes(model).values()):
+        narrow(model, {})  # of the user's layers all may differ: what they are built with, and their variables
+        return
+    reading = read_channels(model)
+    rebuild = _Rebuilding(reading, {})
+    for operation in (call.operation for call in reading.graph.calls):
+        if operation is not None:
+            rebuild(operation)
+
+
+def _refuse(received: str) -> InputError:
+    return InputError(f"Every layer must be rebuildable with fewer channels; {_REMEDY}. Received: {received}")
 
 
 class _Rebuilding:
@@ -91,7 +116,12 @@ class _Rebuilding:
 
     def __call__(self, operation: keras.Operation) -> keras.Operation:
         if id(operation) not in self.pairs:
-            self.pairs[id(operation)] = operation, self._rebuild(operation)
+            try:
+                self.pairs[id(operation)] = operation, self._rebuild(operation)
+            except InputError:  # of a layer in a nested model
+                raise
+            except Exception as error:  # whatever the user's code raises
+                raise _refuse(f"{operation.name} ({type(operation).__name__}): {say_why(error)}") from error
         return self.pairs[id(operation)][1]
 
     def _rebuild(self, operation: keras.Operation) -> keras.Operation:
@@ -102,6 +132,8 @@ class _Rebuilding:
         if not isinstance(operation, keras.Layer):  # it has no weights, and no sizes of its own but for one kind
             is_sized = type(operation).__name__ == "Reshape" and width is not None
             return type(operation)((*operation.newshape[:-1], width)) if is_sized else operation
+        if type(operation) is layers.Lambda:  # nor has this; Keras rebuilds no code that it is not told to trust
+            return operation
         config: dict[str, Any] = operation.get_config()
         if width is not None:
             if type(operation) in _WITH_FILTERS and width != config["filters"]:
@@ -143,13 +175,14 @@ def _carry_over(before: keras.Operation, after: keras.Operation, gone: Mapping[i
     """Gives a rebuilt layer what stays of the weights of the one that it stands for."""
     if not isinstance(before, keras.Layer):
         return
+    if len(before.variables) != len(after.variables):
+        counts = f"{len(after.variables)} variables and not {len(before.variables)}"
+        raise _refuse(f"{before.name} ({type(before).__name__}), which Keras builds with {counts}")
     for old, new in zip(before.variables, after.variables, strict=True):
         value = keras.ops.convert_to_numpy(old)
         for axis, places in gone.get(id(old), {}).items():
             value = np.delete(value, places, axis)
         if value.shape != tuple(new.shape):
-            raise InputError(
-                f"Every layer must be rebuildable with fewer channels; {_REMEDY}. "
-                f"Received: {old.path}, which Keras builds with the shape {tuple(new.shape)} and not {value.shape}"
-            )
+            shapes = f"the shape {tuple(new.shape)} and not {value.shape}"
+            raise _refuse(f"{old.path}, which Keras builds with {shapes}")
         new.assign(value)

@@ -25,10 +25,6 @@ from reflow_tf.targets.xnnpack.speedups import (
 from reflow_tf.targets.xnnpack.versions import NEWEST, VERSIONS, Version
 
 FORESEEN_SPARSITIES = (0.5, 0.7, 0.8, 0.9)
-_FORCED_FLOAT16 = (
-    "Never force float16 arithmetic on this file (TFLITE_XNNPACK_DELEGATE_FLAG_FORCE_FP16, or a benchmark's "
-    "--xnnpack_force_fp16): XNNPACK reads sparse weights in the wrong type then, and gives NaN or crashes."
-)
 _CORRUPTS = "compute wrong outputs with this file, or refuse it: store it dense."
 
 
@@ -150,7 +146,6 @@ class XNNPack(HardwareTarget):
             statement=_state(graph, judgement, version, now, possible),
             version_notes=_note_differences(judgement, others),
             corrupted_by=corrupted_by,
-            warnings=(_FORCED_FLOAT16,) if judgement.eligible else (),
         )
 
 
