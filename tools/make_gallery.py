@@ -3,7 +3,7 @@
     python tools/make_gallery.py --imagenet=shared/data --cifar10=shared/data --work=gallery_runs
 
 Every entry is one command, and what it writes is copied. A run whose results are in --work already is not made again;
-the longest take a quarter of an hour. Entries whose data is not given are left as they are.
+the longest take half an hour. Entries whose data is not given are left as they are.
 """
 
 import pathlib
@@ -22,10 +22,13 @@ flags.DEFINE_string("output", "docs/gallery", "Where pages and pictures go.")
 flags.DEFINE_list("only", None, "Names of entries. Default: all.")
 
 MOST_BYTES = 5_000_000
-IMAGENET = (
-    *("--model={imagenet}/weights/mobilenet_imagenet.keras", "--preprocess=tf", "--data={imagenet}/natural_images"),
+MOBILENET = (
+    *("--model={imagenet}/weights/mobilenet_imagenet.keras", "--preprocess=tf"),
     *("--eval_data={imagenet}/imagenet_val_dev", "--class_names={imagenet}/imagenet_wnids.txt"),
-    *("--calibration_samples=1000", "--allocation=uniform", "--repair=least_squares"),
+)
+IMAGENET = (
+    *(*MOBILENET, "--data={imagenet}/natural_images", "--calibration_samples=1000"),
+    *("--allocation=uniform", "--repair=least_squares"),
 )
 CIFAR10 = (
     *("--model=resnet20", "--weights={cifar10}/weights/resnet20_cifar10.safetensors"),
@@ -33,15 +36,17 @@ CIFAR10 = (
     "--calibration_samples=500",
 )
 COMPARED = (*CIFAR10, "--sparsities=0.5,0.6,0.7,0.8,0.9")
+MOBILENETS_COMPARED = (*MOBILENET, "--data={imagenet}/imagenet_dev", "--calibration_samples=500")
 FIGURES = ("figure_1", "figure_2", "figure_3", "figure_4", "figure_5")
 
 
 class Entry(NamedTuple):
-    """One run: the tool and its flags, and which of its files are shown under which names."""
+    """One run: the tool, its flags, which of its files are shown under which names, and the folder that some share."""
 
     tool: str
     arguments: tuple[str, ...]
     shown: dict[str, str]
+    folder: str | None = None
 
 
 ENTRIES = {
@@ -64,11 +69,35 @@ ENTRIES = {
         {"frontier.html": "frontier.html"},
     ),
     **{
-        f"paper_{name}": Entry("compare", (*COMPARED, f"--preset={name}"), {f"{name}.svg": f"{name}.svg"})
+        f"paper_{name}": Entry("compare", (*COMPARED, f"--preset={name}"), {f"{name}.svg": f"{name}.svg"}, "paper")
         for name in FIGURES
     },
     "paper_table_1": Entry(
-        "compare", (*COMPARED, "--preset=table_1"), {"compare.html": "paper.html", "table_1.csv": "table_1.csv"}
+        "compare",
+        (*COMPARED, "--preset=table_1"),
+        {"compare.html": "paper.html", "table_1.csv": "table_1.csv"},
+        "paper",
+    ),
+    "mobilenet_figure_3": Entry(
+        "compare",
+        (*MOBILENETS_COMPARED, "--preset=figure_3", "--sparsities=0.3,0.5,0.6,0.7,0.8,0.9"),
+        {"figure_3.svg": "mobilenet_figure_3.svg"},
+        "paper_mobilenet",
+    ),
+    **{
+        f"mobilenet_{name}": Entry(
+            "compare",
+            (*MOBILENETS_COMPARED, f"--preset={name}", "--sparsities=0.5,0.7"),
+            {f"{name}.svg": f"mobilenet_{name}.svg"},
+            "paper_mobilenet",
+        )
+        for name in ("figure_1", "figure_2", "figure_4", "figure_5")
+    },
+    "mobilenet_table_1": Entry(
+        "compare",
+        (*MOBILENETS_COMPARED, "--preset=table_1", "--sparsities=0.5,0.7"),
+        {"table_1.csv": "mobilenet_table_1.csv"},
+        "paper_mobilenet",
     ),
 }
 
@@ -78,8 +107,7 @@ def make(name: str, entry: Entry) -> bool:
     given = {key: FLAGS[key].value for key in ("imagenet", "cifar10")}
     if any("{" + key + "}" in argument and given[key] is None for argument in entry.arguments for key in given):
         return False
-    # The figures of one network share their cells.
-    folder = pathlib.Path(FLAGS.work) / ("paper" if entry.tool == "compare" else name)
+    folder = pathlib.Path(FLAGS.work) / (entry.folder or name)  # the figures of one network share their cells
     if not all((folder / file).exists() for file in entry.shown):
         arguments = [argument.format(**given) for argument in entry.arguments]
         command = [sys.executable, "-m", f"reflow_tf.tools.{entry.tool}", *arguments, f"--output_dir={folder}"]
