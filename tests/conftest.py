@@ -19,6 +19,9 @@ import hypothesis
 import numpy as np
 import pytest
 
+# TensorFlow turns oneDNN on by itself only on some CPUs; tests have it on all, for convolutions with channels first.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 # How long a test takes says more of what else the machine does than of the code.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")

@@ -304,7 +304,7 @@ def _require_drawable(figure: str, task: str, num_norms: int, sparsities: Sequen
 def _draw(document: Document, figure: str) -> str:
     if figures.FIGURES[figure].draw is None:
         return figures.render_csv(document)
-    return figures.render_svg(document, figure, str(document["settings"]["model"]))
+    return figures.render_svg(document, figure, pathlib.PurePath(document["settings"]["model"]).stem)
 
 
 def _run(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from reflow_tf.choices import TARGETS, check_choice
+from reflow_tf.config import PruneConfig
 from reflow_tf.errors import InputError
 from reflow_tf.targets.target import Blocker, Cluster, Verdict
 from reflow_tf.targets.xnnpack import DEVICES
@@ -49,13 +50,7 @@ PATTERN = flags.DEFINE_string(
     "no target. Default: what the target makes of zeros.",
     flag_values=FLAGS,
 )
-PRUNABLE = flags.DEFINE_string(
-    "prunable",
-    None,
-    "With --pattern=channel: a regular expression over layer paths, as --max_macs takes it; kernels that it leaves out "
-    "keep the channels that they give and take. Default: none is left out.",
-    flag_values=FLAGS,
-)
+PRUNABLE = shared_flags.define_prunable(FLAGS)
 OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the verdicts and their reasons.", flag_values=FLAGS)
 
 
@@ -76,11 +71,11 @@ class ExplainConfig:
     output: pathlib.Path | None
     pattern: str | None = None
     custom_objects: str | None = None
-    prunable: str | None = None
+    prunable: str = PruneConfig.prunable
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, TARGETS)
-        if self.prunable is not None and self.pattern is None:
+        if self.prunable != PruneConfig.prunable and self.pattern is None:
             raise InputError(
                 f"--prunable leaves channels out of what --pattern=channel shows: it needs that. "
                 f"Received: --prunable={self.prunable} alone"
@@ -151,7 +146,7 @@ def _explain_channels(config: ExplainConfig) -> int:
     from reflow_tf.narrowing.candidates import measure_groups
 
     model = load_model(config.model, **config.model_options).model
-    groups = measure_groups(model, config.prunable or "target")
+    groups = measure_groups(model, config.prunable)
     if config.output is not None:
         write_json(config.output, {"groups": [dataclasses.asdict(group) for group in groups]})
     with command_line.printing():

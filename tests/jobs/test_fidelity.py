@@ -250,7 +250,8 @@ def test_a_search_for_the_file_to_ship(folder, tmp_path, monkeypatch):
     )
     base = PruneConfig(target="storage", sparsity=0.0, repair="none")
     job = JobConfig(str(folder / "model.keras"), str(tmp_path / "out"), base, data=str(folder / "data.npz"))
-    (document,) = search.run(search.Search(job, find_devices(["size"]), 5.0, "least_squares", None, "1"), ["frontier"])
+    found = search.run(search.Search(job, find_devices(["size"]), 5.0, "least_squares", None, "1"), ["frontier"])
+    document = found.documents["size"]
     jsonschema.validate(document, frontier.schema())
     assert document["data"]["measure"] == "fidelity" and document["settings"]["task"] == "fidelity"
     cells = {cell["name"]: cell for cell in document["cells"]}

@@ -68,7 +68,7 @@ def test_the_file_without_its_zeros_is_what_to_ship(search, command, files, tmp_
     assert (given["name"], given["cost_share"], given["score"]["drop_points"]) == ("as it is", 1.0, 0.0)
     assert made["name"] == "without its zeros" and made["score"]["drop_points"] == 0
     assert made["cost"] < 0.6 * given["cost"] == pytest.approx(0.6 * (files / "sparse.tflite").stat().st_size)
-    assert headline(document).startswith("In storage ship the file without its zeros: ")
+    assert headline(document).startswith("Where bytes count ship the file without its zeros: ")
     assert "times fewer bytes than the file as it is. " in headline(document) and "made of it" not in headline(document)
     assert headline(document) in outcome.out.splitlines()
     # The commands make those very bytes.
@@ -96,7 +96,8 @@ def test_where_there_are_no_zeros_the_file_is_shipped_as_it_is(search, files, tm
     (dropped,) = document["dropped"]
     assert dropped["name"] == "without its zeros" and dropped["reason"].startswith("it has too few zeros")
     assert headline(document).startswith(
-        "In storage ship the file as it is: nothing that could be made of it beats it here. It lost 0.0 points "
+        "Where bytes count ship the file as it is: nothing else was worth making, or could be made; why stands beside "
+        "what was left out. It lost 0.0 points "
     )
     assert (tmp_path / "out" / "best" / "model.tflite").read_bytes() == (files / "dense.tflite").read_bytes()
 

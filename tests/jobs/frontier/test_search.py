@@ -336,6 +336,7 @@ def stop_at(monkeypatch, error, *, after):
     monkeypatch.setattr(network_workshop.pipeline, "finish", finish_some)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Breakdown("Chromium must live. Received: a corpse"), KeyboardInterrupt()])
 def test_what_broke_down_is_no_answer_and_the_search_goes_on(job, only, monkeypatch, tmp_path, error):
     only("plain int8", "narrow 80 %, int8")
@@ -362,6 +363,7 @@ def test_after_its_time_nothing_is_even_thought_about(job, only, monkeypatch):
     assert document["not_tried"] == ["sparse 50 %, int8", "sparse 70 %, int8"]
 
 
+@pytest.mark.slow
 def test_a_cell_is_all_its_files(job, only, tmp_path, capsys):
     only("plain int8")
     before = run(job)
@@ -379,6 +381,7 @@ def test_a_cell_is_all_its_files(job, only, tmp_path, capsys):
     assert (cell / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_the_flags_of_a_cell_make_its_like(job, only, tmp_path, command, monkeypatch):
     only("plain int8")
     run(job)
@@ -388,6 +391,7 @@ def test_the_flags_of_a_cell_make_its_like(job, only, tmp_path, command, monkeyp
     assert (tmp_path / "reflow_out" / "tflm_plain_int8" / "model.tflite").is_file()
 
 
+@pytest.mark.slow
 def test_the_kit_that_somebody_works_in_stays_until_another_file_is_to_ship(job, only, tmp_path, monkeypatch):
     only("plain int8", "narrow 80 %, int8")
     first = run(job, max_accuracy_drop=100.0)
@@ -407,6 +411,7 @@ def test_the_kit_that_somebody_works_in_stays_until_another_file_is_to_ship(job,
     assert (best / "firmware" / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_starting_anew_leaves_nothing_that_tells_of_the_old(job, only, monkeypatch, tmp_path):
     only("plain int8")
     run(job)
