@@ -88,7 +88,7 @@ class PruneResult:
         report: what happened.
         removed: path -> boolean mask of a kernel as it was in the network that was given, before it was narrowed: which
             of its weights are left where channels were removed; {} where none were. In Keras's own layout of the
-            kernel, such as (*spatial, input, output), unlike `masks`; they fit the network that was given and not
+            kernel, such as (height, width, input, output), unlike `masks`; they fit the network that was given and not
             `model`, which has no zeros of theirs for `keep_zeros` to keep.
     """
 
