@@ -16,6 +16,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.export.limits import Foreseen, Limit, open_limit, require_reachable
 from reflow_tf.export.tflite import export_tflite
 from reflow_tf.models.channel_order import check_channel_order
+from reflow_tf.models.channels.narrowing import require_rebuildable
 from reflow_tf.models.graph import KernelMap, find_kernels
 from reflow_tf.models.loading import check_finite, check_kind
 from reflow_tf.models.packing import as_inputs, count_outputs, is_plain, pack, read_scales, unpack
@@ -243,7 +244,7 @@ def _prune(
     stopwatch = Stopwatch()
     signals = _Signals(evaluation, progress, stopwatch, config.known_task)
     kernels = find_kernels(model)
-    selection = select(model, config)
+    selection = _select(model, config)
     limit = None
     if config.budget is not None:
         with stopwatch.timed("forecast"):
@@ -322,10 +323,16 @@ def select(model: keras.Model, config: PruneConfig) -> Selection:
     """
     if config.max_macs is not None:
         candidates, _ = require_candidates(model, config.prunable)
+        require_rebuildable(model)
         share = None if isinstance(config.max_macs, str) else config.max_macs
         require_room(model, candidates, share, config.requested_channel_multiple)
-        if not config.sets_zeros:
-            return Selection((), ())
+    return _select(model, config)
+
+
+def _select(model: keras.Model, config: PruneConfig) -> Selection:
+    """`select`, of which it is known that channels can leave as the configuration wants."""
+    if not config.sets_zeros:
+        return Selection((), ())
     kernels = find_kernels(model)
     selection = select_kernels(
         kernels.specs,

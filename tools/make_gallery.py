@@ -78,27 +78,19 @@ ENTRIES = {
         {"compare.html": "paper.html", "table_1.csv": "table_1.csv"},
         "paper",
     ),
-    "mobilenet_figure_3": Entry(
-        "compare",
-        (*MOBILENETS_COMPARED, "--preset=figure_3", "--sparsities=0.3,0.5,0.6,0.7,0.8,0.9"),
-        {"figure_3.svg": "mobilenet_figure_3.svg"},
-        "paper_mobilenet",
-    ),
     **{
         f"mobilenet_{name}": Entry(
             "compare",
-            (*MOBILENETS_COMPARED, f"--preset={name}", "--sparsities=0.5,0.7"),
-            {f"{name}.svg": f"mobilenet_{name}.svg"},
+            (*MOBILENETS_COMPARED, f"--preset={name}", f"--sparsities={sparsities}"),
+            {file: f"mobilenet_{file}"},
             "paper_mobilenet",
         )
-        for name in ("figure_1", "figure_2", "figure_4", "figure_5")
+        for name, file, sparsities in (
+            *((name, f"{name}.svg", "0.5,0.7") for name in FIGURES if name != "figure_3"),
+            ("figure_3", "figure_3.svg", "0.3,0.5,0.6,0.7,0.8,0.9"),
+            ("table_1", "table_1.csv", "0.5,0.7"),
+        )
     },
-    "mobilenet_table_1": Entry(
-        "compare",
-        (*MOBILENETS_COMPARED, "--preset=table_1", "--sparsities=0.5,0.7"),
-        {"table_1.csv": "mobilenet_table_1.csv"},
-        "paper_mobilenet",
-    ),
 }
 
 

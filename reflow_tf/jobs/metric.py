@@ -15,6 +15,7 @@ from reflow_tf.crew import ALONE, Crew
 from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.errors import InputError
 from reflow_tf.jobs.scoring import Runner, collect_outputs, spread
+from reflow_tf.models.packing import split_rows
 from reflow_tf.repair.contract import Progress
 from reflow_tf.report.scores import MetricScore
 from reflow_tf.user_code import blamed, find_function
@@ -70,8 +71,5 @@ def _call(text: str, function: Callable[..., Any], outputs: object, labels: obje
 
 def _split_outputs(rows: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray | dict[str, np.ndarray]:
     """Of several outputs, each in its own shape under its name."""
-    parts = np.split(
-        rows.reshape(len(rows), -1), np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1], axis=1
-    )
-    found = {name: part.reshape(len(rows), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    found = split_rows(rows, shapes)
     return found if len(found) > 1 else next(iter(found.values()))

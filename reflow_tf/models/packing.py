@@ -73,6 +73,18 @@ def _join_inputs(model: keras.Model, given: Mapping[str, Any] | Sequence[Any]) -
     return np.concatenate(rows, axis=1)
 
 
+def split_rows(rows: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """What was joined into rows (n, numbers), each in its own shape under its name again.
+
+    Args:
+        rows: may have further axes, which are flattened.
+        shapes: of one sample of each, in the order in which they were joined.
+    """
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
+    parts = np.split(rows.reshape(len(rows), -1), ends, axis=1)
+    return {name: part.reshape(len(rows), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
 def is_plain(model: keras.Model) -> bool:
     """Whether the model takes one float tensor and gives one, and so is pruned as it is."""
     inputs = inputs_of(model)

@@ -11,7 +11,6 @@ import numpy as np
 from reflow_tf.errors import InputError
 from reflow_tf.models.calls import functional_of
 from reflow_tf.models.channels.groups import ChannelGroup, ChannelReading, collect_groups, read_channels
-from reflow_tf.models.channels.narrowing import require_rebuildable
 from reflow_tf.models.execution import read_steps
 from reflow_tf.models.fisher import MOST_OUTPUTS
 from reflow_tf.models.gram import find_patches, is_too_wide
@@ -98,7 +97,7 @@ def require_candidates(
     """`find_candidates`.
 
     Raises:
-        InputError: there are none; Keras cannot rebuild a layer; or as `find_candidates`.
+        InputError: there are none; or as `find_candidates`.
     """
     candidates, held = find_candidates(model, prunable)
     if not candidates:
@@ -106,7 +105,6 @@ def require_candidates(
             "--max_macs needs channels that may go. Received: a network in which all stay: "
             + ("; ".join(f"{each.path} {each.reason}" for each in held[:3]) or "nothing is known of its channels")
         )
-    require_rebuildable(model)
     return candidates, held
 
 

@@ -133,7 +133,7 @@ def _draw_curves(
         rows = [(bottom + 66 + 18 * place, one) for place, (_, one) in enumerate(labels)]
         return bottom + 60 + 18 * len(rows), [*parts, *_name_curves(rows, left)]
     labels.sort(key=lambda label: label[0])
-    heights = _push_apart([height for height, _ in labels], 15, bottom + 4)
+    heights = svg.push_apart([height for height, _ in labels], 15, bottom + 4)
     rows = [(height, one) for height, (_, one) in zip(heights, labels, strict=True)]
     return bottom + 52, [*parts, *_name_curves(rows, right + 6)]
 
@@ -164,15 +164,6 @@ def _name_curves(rows: Iterable[tuple[float, Series]], x: float) -> list[Markup]
         parts.append(svg.path([(x, place - 4), (x + 28, place - 4)], f"curve stroke-{one.style}"))
         parts.append(svg.text(x + 34, place, one.label, f"label ink-{one.style.split()[0]}"))
     return parts
-
-
-def _push_apart(places: Sequence[float], gap: float, limit: float) -> list[float]:
-    """Rising places, pushed apart, and upwards again where they would pass the limit."""
-    moved = svg.push_apart(places, gap)
-    for place in reversed(range(len(moved))):
-        moved[place] = min(moved[place], limit)
-        limit = moved[place] - gap
-    return moved
 
 
 def _draw_ratios(document: Document, width: float) -> tuple[float, list[Markup]]:
@@ -226,7 +217,7 @@ def _draw_ratio_panel(
         if known:
             ends.append((known[-1][1], percent(sparsity, 0)))
     ends.sort()
-    places_of_words = _push_apart([end + 4 for end, _ in ends], 14, bottom + 4)
+    places_of_words = svg.push_apart([end + 4 for end, _ in ends], 14, bottom + 4)
     parts += [
         svg.text(right + 2, place, words, "tick") for place, (_, words) in zip(places_of_words, ends, strict=True)
     ]

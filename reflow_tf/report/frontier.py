@@ -378,8 +378,7 @@ def draw(document: Document, width: float) -> tuple[float, list[Markup]]:
         cell for cell in ordered(document) if document["answer"] and cell["name"] in document["answer"]["frontier"]
     ]
     if len(on_it) > 1:
-        corners = " L".join(f"{x(price(cell)):.1f} {y(share_of(cell['score'])):.1f}" for cell in on_it)
-        parts.append(element("path", d=f"M{corners}", class_="curve stroke-dense"))
+        parts.append(svg.path([(x(price(cell)), y(share_of(cell["score"]))) for cell in on_it], "curve stroke-dense"))
     labels: list[tuple[float, float]] = []
     for number, cell in enumerate(ordered(document), start=1):
         across, up = x(price(cell)), y(share_of(cell["score"]))

@@ -59,11 +59,18 @@ def path(points: list[tuple[float, float] | None], class_: str) -> Markup:
     return element("path", d="".join(commands), class_=class_)
 
 
-def push_apart(places: Sequence[float], gap: float) -> list[float]:
-    """Rising places, each moved down until it is at least `gap` below the one before it."""
+def push_apart(places: Sequence[float], gap: float, limit: float | None = None) -> list[float]:
+    """Rising places, each moved down until it is at least `gap` below the one before it.
+
+    Where they would pass the limit, they are moved upwards again, all as far apart.
+    """
     moved: list[float] = []
     for place in places:
         moved.append(max(place, moved[-1] + gap) if moved else place)
+    if limit is not None:
+        for index in reversed(range(len(moved))):
+            moved[index] = min(moved[index], limit)
+            limit = moved[index] - gap
     return moved
 
 

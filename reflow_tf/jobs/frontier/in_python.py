@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import os
 import pathlib
 import tempfile
@@ -23,7 +22,7 @@ from reflow_tf.jobs.frontier.request import DEFAULT_REPAIR, Search, require_budg
 from reflow_tf.jobs.frontier.search import BEST, NAMES, run
 from reflow_tf.jobs.resuming import open_folder
 from reflow_tf.models.inference import inputs_of
-from reflow_tf.models.packing import as_inputs
+from reflow_tf.models.packing import as_inputs, split_rows
 from reflow_tf.models.surgery import read_bits
 from reflow_tf.report.folder import PREFIX
 from reflow_tf.report.frontier import Document, headline
@@ -90,6 +89,8 @@ def frontier(
     """
     found = find_device(device)
     require_budgets([found], flash_budget, ram_budget)
+    if not isinstance(model, keras.Model):
+        raise InputError(f"The model must be a keras.Model. Received: {type(model).__name__}")
     if not isinstance(output_dir, str | os.PathLike):
         raise InputError(f"output_dir must be a path. Received: {output_dir!r}")
     out = pathlib.Path(os.path.abspath(os.path.expanduser(output_dir)))
@@ -114,10 +115,10 @@ def frontier(
     open_folder(job, NAMES)
     if not given.is_dir():
         write(given, model, sets)
-    found_there = run(search, ["reflow_tf.frontier"])
-    for failure in found_there.failures:
-        raise failure
-    (document,) = found_there.documents.values()
+    outcome = run(search, ["reflow_tf.frontier"])
+    if outcome.failures:
+        raise outcome.failures[0]
+    document = outcome.documents[device]
     answer = document["answer"]
     best = out / BEST if answer and answer["recommended"] else None
     return Frontier(headline(document), document, best)
@@ -129,8 +130,6 @@ def read_inputs(model: keras.Model, data: Any) -> dict[str, np.ndarray]:
     Raises:
         InputError: as `as_inputs`; or batches are of different shapes.
     """
-    if not isinstance(model, keras.Model):
-        raise InputError(f"The model must be a keras.Model. Received: {type(model).__name__}")
     batches = [np.asarray(batch) for batch in as_inputs(model, data, batch_size=_AT_A_TIME)]
     shapes = sorted({batch.shape[1:] for batch in batches})
     if len(shapes) > 1:
@@ -138,12 +137,8 @@ def read_inputs(model: keras.Model, data: Any) -> dict[str, np.ndarray]:
     joined, tensors = np.concatenate(batches), inputs_of(model)
     if len(tensors) < 2:
         return {"x": joined}
-    sizes = [math.prod(tensor.shape[1:]) for tensor in tensors]
-    parts = np.split(joined, np.cumsum(sizes)[:-1], axis=1)
-    return {
-        f"x_{tensor.name}": part.reshape(len(part), *tensor.shape[1:]).astype(tensor.dtype)
-        for tensor, part in zip(tensors, parts, strict=True)
-    }
+    parts = split_rows(joined, {tensor.name: tensor.shape[1:] for tensor in tensors})
+    return {f"x_{tensor.name}": parts[tensor.name].astype(tensor.dtype) for tensor in tensors}
 
 
 def read_scored(model: keras.Model, data: Any) -> dict[str, np.ndarray]:
