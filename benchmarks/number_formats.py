@@ -8,18 +8,19 @@
 Nothing is repaired, and no accuracy is told: costs depend on which weights and channels are there, not on their
 values. Of ARM CPUs instructions of one inference are counted, and cycles estimated (docs/frontier.md): across number
 formats instructions are no measure of time. Of a browser the time is measured, all files in turns. Of `tflm` bytes of
-flash and of the arena, with zeros as bitmaps; of a Cortex-M instructions, flash and RAM of the generated C, which leaves
-zeros out. Where a form does not exist there is a dash: sparse kernels compute in float32, microcontrollers in int8.
+flash and of the arena, with zeros as bitmaps; of a Cortex-M instructions, flash and RAM of the generated C, which
+leaves zeros out. Sparse kernels of phones and browsers compute in float32, microcontrollers in int8.
 """
 
 import contextlib
+import functools
 import io
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -62,7 +63,7 @@ class Form(NamedTuple):
     is_sparse: bool
 
 
-def describe_forms() -> dict[str, dict[str, float]]:
+def describe_forms() -> dict[str, dict[str, Any]]:
     """Name -> what `PruneConfig` takes."""
     zeros = {f"{float(share):.0%} zeros": {"sparsity": float(share)} for share in FLAGS.sparsities}
     narrow = {f"narrower, {float(share):.0%}": {"max_macs": float(share)} for share in FLAGS.max_macs}
@@ -102,9 +103,11 @@ def make_files(forms: Sequence[Form], calibration: Sequence[np.ndarray]) -> list
             files.append(Candidate(f"float32, {form.name}", exported.content))
             continue
         for quantize in ("none", "float16", "int8"):
-            settings = {"quantize": quantize, "io": "float", "calibration": calibration, "storage": "dense"}
             label = f"{'float32' if quantize == 'none' else quantize}, {form.name}"
-            files.append(Candidate(label, export_tflite(form.model, **settings).content))
+            exported = export_tflite(
+                form.model, quantize=quantize, io="float", calibration=calibration, storage="dense"
+            )
+            files.append(Candidate(label, exported.content))
         if form.name == "dense":
             files.append(Candidate("dynamic range, dense", convert_dynamic_range(form.model)))
     return files
@@ -192,7 +195,7 @@ def main(_: list[str]) -> None:
     loaded = load_model(FLAGS.model, weights=FLAGS.weights, image_size=FLAGS.image_size)
     calibration = read_calibration(loaded)
     measures: dict[str, Callable[[Sequence[Candidate]], list[str]]] = {"browser": time_in_browser}
-    measures |= {cpu: lambda files, cpu=cpu: count_on(cpu, files) for cpu in cpus.CPUS}
+    measures |= {cpu: functools.partial(count_on, cpu) for cpu in cpus.CPUS}
     if wanted := [place for place in FLAGS.where if place in measures]:
         files = make_files(make_forms(loaded.model, "xnnpack", calibration), calibration)
         columns = {"bytes": [f"{len(file.content):,}" for file in files]}
