@@ -22,6 +22,8 @@ class Call:
         output: activation that it writes.
         scratch_bytes: memory that it needs meanwhile, as its last argument; 0: it takes none.
         in_place: inputs on whose memory it may write.
+        lead_bytes: so far in front of its only input's memory, or further, its output may begin and overlap it, since
+            it is done with what it writes over; None: it may not.
         storage: of the weights: 'sparse', 'dense', or '' without weights.
     """
 
@@ -34,6 +36,7 @@ class Call:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     scratch_bytes: int = 0
     in_place: tuple[Tensor, ...] = ()
+    lead_bytes: int | None = None
     storage: str = ""
 
     @property

@@ -16,7 +16,7 @@ from reflow_tf.export.c_kernels.rescaling import (
     fold_zero_point,
     plan_rescaling,
 )
-from reflow_tf.export.c_kernels.tiles import LARGE_TILE, SMALL_TILE
+from reflow_tf.export.c_kernels.tiles import LARGE_TILE, SMALL_TILE, find_lead
 
 _WORD_BYTES = 4
 
@@ -50,6 +50,7 @@ def call_convolution(layer: Layer, operation: Convolution, storage: str) -> Call
         inputs=layer.inputs,
         output=layer.output,
         scratch_bytes=_tile_bytes(operation, source.shape[3]) if tiled else 0,
+        lead_bytes=find_lead(operation.window, source.shape[3], layer.output.shape[3]) if tiled else None,
         storage=storage,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reflow_tf.export.c_kernels.arena import ArenaPlan, Buffer, plan_arena
+from reflow_tf.export.c_kernels.arena import ArenaPlan, Buffer, Overlaps, plan_arena
 from reflow_tf.export.c_kernels.calls import Call
 from reflow_tf.export.c_kernels.network import Network, Reshape, Tensor
 
@@ -26,8 +26,8 @@ class MemoryPlan:
 def plan_memory(network: Network, calls: Sequence[Call]) -> MemoryPlan:
     """Plans the arena. The inputs and the outputs of the network are the caller's memory.
 
-    A call writes over one of its inputs where it may and nobody needs that input later. A reshape is the same memory
-    under another name.
+    A call writes over one of its inputs, or over what it is done with of it, where it may and nobody needs that input
+    later. A reshape is the same memory under another name.
     """
     owners = find_owners(network)
     uses: dict[int, list[int]] = {}
@@ -51,7 +51,23 @@ def plan_memory(network: Network, calls: Sequence[Call]) -> MemoryPlan:
     for step, call in enumerate(calls):
         if call.scratch_bytes:
             buffers[f"scratch {step}"] = Buffer(call.scratch_bytes, step, step)
-    return _resolve(plan_arena(buffers), owners, ends)
+    return _resolve(plan_arena(buffers, _find_overlaps(calls, owners, buffers)), owners, ends)
+
+
+def _find_overlaps(calls: Sequence[Call], owners: Mapping[int, int], buffers: Mapping[str, Buffer]) -> Overlaps:
+    """Of what a step reads for the last time, and what it is the first to write."""
+    leads, same = {}, []
+    for step, call in enumerate(calls):
+        written = f"activation {owners[call.output.index]}"
+        for source in call.inputs:
+            read = f"activation {owners[source.index]}"
+            if not {written, read} <= buffers.keys() or not buffers[written].first == step == buffers[read].last:
+                continue
+            if call.lead_bytes is not None:
+                leads[written, read] = call.lead_bytes
+            if source in call.in_place:
+                same.append((written, read))
+    return Overlaps(leads, same)
 
 
 def _point_to(kind: str, place: int, count: int) -> str:
@@ -91,8 +107,8 @@ def _share(calls: Sequence[Call], owners: dict[int, int], uses: dict[int, list[i
         target = owners[call.output.index]
         for tensor in call.in_place:
             source = owners[tensor.index]
-            if target in ends or source in ends or max(uses[source]) > step:
-                continue
+            if target in ends or source in ends or max(uses[source]) > step or call.output.size < tensor.size:
+                continue  # a smaller output may lie there, too, and the rest is free (`_find_overlaps`)
             for index, owner in owners.items():
                 if owner == target:
                     owners[index] = source

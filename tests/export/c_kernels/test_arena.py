@@ -7,7 +7,7 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflow_tf.export.c_kernels.arena import ALIGNMENT, Buffer, plan_arena
+from reflow_tf.export.c_kernels.arena import ALIGNMENT, Buffer, Overlaps, plan_arena
 from reflow_tf.export.c_kernels.generation import generate_c
 
 BUFFERS = st.dictionaries(
@@ -38,6 +38,40 @@ def test_buffers_that_meet_do_not_overlap(buffers):
 def test_an_arena_is_no_larger_than_all_its_buffers_side_by_side(buffers):
     rounded = [-(-buffer.size_bytes // ALIGNMENT) * ALIGNMENT for buffer in buffers.values()]
     assert plan_arena(buffers).size_bytes <= sum(rounded)
+
+
+@given(BUFFERS, st.data())
+def test_what_may_overlap_does_so_only_as_it_may(buffers, data):
+    pairs = itertools.permutations(buffers, 2)
+    handing = [(one, other) for one, other in pairs if buffers[one].first == buffers[other].last]
+    chosen = st.sampled_from(handing) if handing else st.nothing()
+    overlaps = Overlaps(data.draw(st.dictionaries(chosen, st.integers(-20, 120))), data.draw(st.lists(chosen)))
+    plan = plan_arena(buffers, overlaps)
+    begins = plan.offsets
+    for one, other in itertools.combinations(buffers, 2):
+        ends = [begins[name] + buffers[name].size_bytes for name in (one, other)]
+        if buffers[one].meets(buffers[other]) and ends[0] > begins[other] and ends[1] > begins[one]:
+            assert any(
+                (pair in overlaps.leads and begins[pair[0]] + overlaps.leads[pair] <= begins[pair[1]])
+                or (pair in overlaps.same and begins[pair[0]] == begins[pair[1]])
+                for pair in ((one, other), (other, one))
+            )
+    assert all(offset % ALIGNMENT == 0 for offset in begins.values())
+    assert all(begins[name] + buffer.size_bytes <= plan.size_bytes for name, buffer in buffers.items())
+
+
+def test_a_residual_block_takes_two_tensors_rather_than_three():
+    """x is added behind the second convolution, which writes over what it read, a row and a pixel behind."""
+    buffers = {"x": Buffer(800, 0, 2), "hidden": Buffer(800, 1, 2), "result": Buffer(800, 2, 3)}
+    assert plan_arena(buffers).size_bytes == 2400
+    plan = plan_arena(buffers, Overlaps({("result", "hidden"): 100}))
+    assert plan.offsets == {"result": 0, "hidden": 104, "x": 904}
+    assert plan.size_bytes == 1704
+
+
+def test_a_smaller_output_in_the_place_of_its_input_leaves_the_rest_free():
+    buffers = {"input": Buffer(400, 0, 1), "output": Buffer(100, 1, 2), "next": Buffer(200, 2, 3)}
+    assert plan_arena(buffers, Overlaps(same=[("output", "input")])).size_bytes == 400
 
 
 def test_a_later_buffer_takes_the_place_of_one_that_is_done():

@@ -87,6 +87,45 @@ def test_windows(drawing, compare, kernel, strides, padding, storage):
     compare(content, storage)
 
 
+def draw_between_relus(drawing, sizes, channels, kernel, strides, padding):
+    """A convolution that reads from the arena and writes to it."""
+    rng = np.random.default_rng(0)
+    source = drawing.activation((1, *sizes, channels[0]), 0.05, -3)
+    relu = drawing.operator("RELU", [source], drawing.activation((1, *sizes, channels[0]), 0.05, -3), version=2)
+    shape = (1, *output_size(sizes, kernel, padding, strides), channels[1])
+    values = draw_weights(rng, (channels[1], *kernel, channels[0]), 0.7)
+    result = drawing.activation(shape, 0.2, 5)
+    biases, scales = rng.integers(-2000, 2000, channels[1]), rng.uniform(0.002, 0.02, channels[1])
+    drawing.weighted("CONV_2D", relu, values, biases, result, conv_options(padding, strides), scales)
+    output = drawing.operator("RELU", [result], drawing.activation(shape, 0.2, 5), version=2)
+    return drawing.finish(source, output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["dense", "speed"])
+@pytest.mark.parametrize(
+    ("sizes", "channels", "kernel", "strides", "padding", "arena_bytes"),
+    [
+        ((9, 8), (8, 8), (3, 3), (1, 1), SAME, 576 + 64 + 1176),
+        ((9, 7), (8, 8), (3, 3), (1, 1), VALID, 504 + 1176),
+        ((9, 8), (12, 4), (1, 1), (1, 1), SAME, 864 + 192),
+        ((9, 8), (4, 12), (1, 1), (1, 1), SAME, 864 + 64),
+        ((9, 8), (4, 12), (3, 2), (2, 1), SAME, 480 + 392),
+        ((9, 8), (16, 4), (5, 5), (2, 2), SAME, 1152 + 6480),
+        ((2, 3), (8, 8), (3, 3), (1, 1), SAME, 48 + 32 + 600),
+    ],
+)
+def test_a_convolution_writes_over_what_it_is_done_with(
+    drawing, compare, sizes, channels, kernel, strides, padding, arena_bytes, storage
+):
+    """Expected is the larger of the two activations, how far one must lie in front, and the scratch."""
+    content = draw_between_relus(drawing, sizes, channels, kernel, strides, padding)
+    sources, outputs = compare(content, storage)
+    assert sources.layers[1].function == ("reflow_conv_dense" if storage == "dense" else "reflow_conv_sparse")
+    assert len(np.unique(outputs)) > 20
+    assert sources.arena_bytes == arena_bytes
+
+
 def test_a_kernel_larger_than_the_image(drawing, compare):
     compare(draw_convolution(drawing, sizes=(4, 2), kernel=(7, 5), output_scale=1.0))
 
