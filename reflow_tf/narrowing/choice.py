@@ -31,6 +31,8 @@ Complain = Callable[[keras.Model], str | None]
 """What must be otherwise for a model to fit, with numbers: 'X must be at least N. Received: M'; None where it fits."""
 
 NUM_TRIES = 7
+MOST_WIDENED = 12
+"""Groups that are widened again where they were narrowed in vain."""
 MOST_GATHERED = 512
 """Calibration inputs that say what readers can make up for."""
 
@@ -160,7 +162,10 @@ class Weighed:
         Raises:
             InputError: the share cannot be met.
         """
-        widths = choose_widths(self.list_widths(multiple), self.counted[measure], share)
+        return self.keep(choose_widths(self.list_widths(multiple), self.counted[measure], share))
+
+    def keep(self, widths: Sequence[int]) -> Narrowing:
+        """So many channels of each group."""
         kept, groups = {}, []
         for candidate, elimination, width in zip(self.candidates, self.eliminations, widths, strict=True):
             gone = candidate.group.size - width
@@ -180,7 +185,8 @@ def find_widest(
     """The network of least loss of which nobody complains, whichever of its measures that is a share of.
 
     For each, the share is found to within 2 ** -NUM_TRIES; those that would lose more than what is found already are
-    not built.
+    not built. What a budget is of is seldom a sum over the network: of RAM what counts is the step that needs most. So
+    groups that were narrowed in vain are widened again, as far as nobody complains.
 
     Args:
         model: that was weighed.
@@ -211,4 +217,26 @@ def find_widest(
             else:
                 complained.add(found.widths)
                 high = middle
-    return best
+    return _widen(model, weighed, best, complain, progress, multiple)
+
+
+def _widen(
+    model: keras.Model, weighed: Weighed, found: Narrowing, complain: Complain, progress: Progress, multiple: int
+) -> Narrowing:
+    """Every group in turn, the one that costs most first, as wide as it may be while the others are what they are."""
+    numbers = sorted(range(len(found.groups)), key=lambda number: -found.groups[number].loss)
+    choices = [width.choices for width in weighed.list_widths(multiple)]
+    for number in progress(numbers[:MOST_WIDENED], "Giving back what fits"):
+        wider = choices[number][choices[number] > found.widths[number]]
+        fitting, tried = 0, len(wider)  # first as it was, then by halves
+        most = len(wider)
+        while fitting < most:
+            widths = [*found.widths[:number], int(wider[tried - 1]), *found.widths[number + 1 :]]
+            if complain(narrow(model, weighed.keep(widths).kept)) is None:
+                fitting = tried
+            else:
+                most = tried - 1
+            tried = (fitting + most + 1) // 2
+        if fitting:
+            found = weighed.keep([*found.widths[:number], int(wider[fitting - 1]), *found.widths[number + 1 :]])
+    return found

@@ -179,7 +179,7 @@ def test_as_many_channels_go_as_it_takes(samples):
 
     result, tried = prune(0.7 * full)
     assert result.model.count_params() == max(count for count in tried if count <= 0.7 * full)
-    assert min(count for count in tried if count > 0.7 * full) < 0.8 * full and len(tried) <= 9
+    assert min(count for count in tried if count > 0.7 * full) < 0.8 * full and len(tried) <= 14
     result, tried = prune(full)
     assert result.model.count_params() == full and tried == [full]
     with pytest.raises(InputError, match=r"as narrow as it can be, \d+ parameters where 5 are allowed"):
@@ -208,6 +208,17 @@ def test_what_is_too_much_says_what_widths_are_paid_in(samples, measure):
         key=lambda each: (count_macs(weighed.counted[measure], each.widths) <= most, -each.loss),
     )
     assert best.loss <= paid_in_macs.loss
+
+
+def test_what_was_narrowed_in_vain_is_wide_again(samples):
+    """Only one tensor is too large, as where RAM is short: no other group loses channels for it."""
+    weighed = weigh_channels(build(), [samples], show_nothing)
+
+    def complain(model):
+        return "too much" if find_kernels(model).read()["expand/kernel"].shape[0] > 20 else None
+
+    best = find_widest(build(), weighed, complain, show_nothing, 4)
+    assert {group.writers: group.width for group in best.groups if group.width < group.size} == {("expand/kernel",): 20}
 
 
 def test_sizes_are_those_of_the_tensors():
