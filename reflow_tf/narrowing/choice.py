@@ -228,8 +228,8 @@ def _widen(
     choices = [width.choices for width in weighed.list_widths(multiple)]
     for number in progress(numbers[:MOST_WIDENED], "Giving back what fits"):
         wider = choices[number][choices[number] > found.widths[number]]
-        fitting, tried = 0, len(wider)  # first as it was, then by halves
-        most = len(wider)
+        fitting, most = 0, len(wider)
+        tried = most  # as it was; then by halves
         while fitting < most:
             widths = [*found.widths[:number], int(wider[tried - 1]), *found.widths[number + 1 :]]
             if complain(narrow(model, weighed.keep(widths).kept)) is None:
