@@ -231,12 +231,10 @@ def _widen(
         fitting, most = 0, len(wider)
         tried = most  # as it was; then by halves
         while fitting < most:
-            widths = [*found.widths[:number], int(wider[tried - 1]), *found.widths[number + 1 :]]
-            if complain(narrow(model, weighed.keep(widths).kept)) is None:
-                fitting = tried
+            offer = weighed.keep([*found.widths[:number], int(wider[tried - 1]), *found.widths[number + 1 :]])
+            if complain(narrow(model, offer.kept)) is None:
+                fitting, found = tried, offer
             else:
                 most = tried - 1
             tried = (fitting + most + 1) // 2
-        if fitting:
-            found = weighed.keep([*found.widths[:number], int(wider[fitting - 1]), *found.widths[number + 1 :]])
     return found
