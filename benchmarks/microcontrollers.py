@@ -25,14 +25,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "cmsis_nn"))
 
 import numpy as np
 from absl import app, flags
+from calibration import export_int8, open_images
 from program import Program
 from sources import read_sources
 
 import reflow_tf
 from reflow_tf.choices import BOARDS
-from reflow_tf.data.loading import load_sets
 from reflow_tf.export.c_kernels.generation import generate_c
-from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs.microcontroller import Files, build, measure_cortex_m, measure_ethos_u, measure_tflm
 from reflow_tf.jobs.scoring import rank_outputs
 from reflow_tf.models.loading import load_model
@@ -57,8 +56,8 @@ def main(_):
     rows = []
     for name in FLAGS.models:
         loaded = load_model(name, weights=FLAGS.weights or ("random" if name == "ds_cnn" else None))
-        calibration, evaluation = open_images(loaded)
-        dense = export(loaded.model, calibration)
+        calibration, evaluation = open_images(loaded, FLAGS.data, calibration_samples=1000, num_noise=64)
+        dense = export_int8(loaded.model, calibration)
         rival = {board: Program(dense.content, sources).runtime(board, "-O3") for board in BOARDS}
         rival_costs = {board: int(runtime.measure()) for board, runtime in rival.items()}
         for sparsity in map(float, FLAGS.sparsities):
@@ -72,33 +71,11 @@ def main(_):
     print_table(rows)
 
 
-def open_images(loaded):
-    """Calibration batches, and an evaluation set or None."""
-    data = FLAGS.data or loaded.default_data
-    if data is None:
-        shape = loaded.model.input_shape[1:]
-        return [np.random.default_rng(0).standard_normal((64, *shape)).astype(np.float32)], None
-    return load_sets(
-        data,
-        None,
-        preprocessing=loaded.preprocessing,
-        num_classes=loaded.num_classes,
-        class_names_path=None,
-        calibration_samples=1000,
-        batch_size=128,
-        seed=0,
-    )
-
-
-def export(model, calibration, storage="dense"):
-    return export_tflite(model, quantize="int8", calibration=calibration, storage=storage)
-
-
 def measure(loaded, calibration, evaluation, dense, sparsity):
     """What one sparsity comes to."""
     results = {chain: prune(loaded.model, chain, sparsity, calibration, evaluation) for chain in FLAGS.repairs}
     result = results[FLAGS.repairs[-1]]
-    plain, bitmaps = export(result.model, calibration), export(result.model, calibration, "bitmap")
+    plain, bitmaps = export_int8(result.model, calibration), export_int8(result.model, calibration, "bitmap")
     images = calibration[0] if evaluation is None else first(evaluation, FLAGS.compared_images)
     files = [Files(exported, dense, images[: FLAGS.compared_images]) for exported in (bitmaps, plain)]
     tflm, cortex = measure_tflm(files[0]), measure_cortex_m(files[1], BOARDS)

@@ -26,15 +26,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
+from calibration import export_int8, open_images
 
 from reflow_tf.choices import BOARDS
 from reflow_tf.config import PruneConfig
-from reflow_tf.data.loading import load_sets
 from reflow_tf.errors import InputError
 from reflow_tf.export.tflite import ExportedFile, export_tflite
 from reflow_tf.jobs.benchmark import Candidate, measure_files
 from reflow_tf.jobs.microcontroller import Files, measure_cortex_m, measure_tflm
-from reflow_tf.models.loading import LoadedModel, load_model
+from reflow_tf.models.loading import load_model
 from reflow_tf.pruning import prune
 from reflow_tf.runtimes.aarch64 import cpus
 from reflow_tf.runtimes.aarch64.runtime import AArch64
@@ -134,28 +134,29 @@ def time_in_browser(files: Sequence[Candidate]) -> list[str]:
     return [f"{file.cost.median:.2f}" + (f" ({file.speedup.median:.2f}x)" if file.speedup else "") for file in found]
 
 
-def export_for(form: Form, storage: str, calibration: Sequence[np.ndarray]) -> ExportedFile:
-    return export_tflite(form.model, quantize="int8", calibration=calibration, storage=storage)
+def export_forms(forms: Sequence[Form], storage: str, calibration: Sequence[np.ndarray]) -> list[ExportedFile]:
+    """In int8, the first of them, the dense network, stored dense."""
+    dense, *others = forms
+    stored = [export_int8(form.model, calibration, storage) for form in others]
+    return [export_int8(dense.model, calibration), *stored]
 
 
 def weigh_in_tflm(forms: Sequence[Form], calibration: Sequence[np.ndarray]) -> list[str]:
     """Bytes of the file and of the arena."""
-    dense = export_for(forms[0], "dense", calibration)
+    files = export_forms(forms, "bitmap", calibration)
     cells = []
-    for form in forms:
-        exported = dense if form.name == "dense" else export_for(form, "bitmap", calibration)
-        found = measure_tflm(Files(exported, dense, calibration[0][:MOST_COMPARED]))
+    for file in files:
+        found = measure_tflm(Files(file, files[0], calibration[0][:MOST_COMPARED]))
         cells.append(f"{found.flash_bytes:,} / {found.arena_bytes:,}" + _say_equal(found.num_equal, found.num_compared))
     return cells
 
 
 def count_on_board(board: str, forms: Sequence[Form], calibration: Sequence[np.ndarray]) -> list[str]:
     """Millions of instructions of the generated C, its bytes of flash and of RAM."""
-    dense = export_for(forms[0], "dense", calibration)
+    files = export_forms(forms, "dense", calibration)
     cells = []
-    for form in forms:
-        files = Files(export_for(form, "dense", calibration), dense, calibration[0][:MOST_COMPARED])
-        found = measure_cortex_m(files, [board])
+    for file in files:
+        found = measure_cortex_m(Files(file, files[0], calibration[0][:MOST_COMPARED]), [board])
         counted = f"{found.instructions[board].file / 1e6:.2f} / {found.flash_bytes:,} / {found.arena_bytes:,}"
         cells.append(counted + _say_equal(found.num_equal, found.num_compared))
     return cells
@@ -163,25 +164,6 @@ def count_on_board(board: str, forms: Sequence[Form], calibration: Sequence[np.n
 
 def _say_equal(equal: int, compared: int) -> str:
     return "" if equal == compared else f" ({equal} of {compared} outputs equal)"
-
-
-def read_calibration(loaded: LoadedModel) -> list[np.ndarray]:
-    """Batches; noise where there are no images."""
-    data = FLAGS.data or loaded.default_data
-    if data is None:
-        shape = loaded.model.input_shape[1:]
-        return [np.random.default_rng(0).standard_normal((FLAGS.calibration_samples, *shape)).astype(np.float32)]
-    calibration, _ = load_sets(
-        data,
-        None,
-        preprocessing=loaded.preprocessing,
-        num_classes=loaded.num_classes,
-        class_names_path=None,
-        calibration_samples=FLAGS.calibration_samples,
-        batch_size=64,
-        seed=0,
-    )
-    return list(calibration)
 
 
 def print_table(heads: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
@@ -193,7 +175,8 @@ def print_table(heads: Sequence[str], columns: Mapping[str, Sequence[str]]) -> N
 def main(_: list[str]) -> None:
     keras.utils.set_random_seed(0)
     loaded = load_model(FLAGS.model, weights=FLAGS.weights, image_size=FLAGS.image_size)
-    calibration = read_calibration(loaded)
+    number = FLAGS.calibration_samples
+    calibration = list(open_images(loaded, FLAGS.data, calibration_samples=number, num_noise=number)[0])
     measures: dict[str, Callable[[Sequence[Candidate]], list[str]]] = {"browser": time_in_browser}
     measures |= {cpu: functools.partial(count_on, cpu) for cpu in cpus.CPUS}
     if wanted := [place for place in FLAGS.where if place in measures]:
