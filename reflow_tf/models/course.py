@@ -1,6 +1,6 @@
 """How shards of inputs are led through a network by whoever computes: in which parts, how far, and what is kept.
 
-Inputs come in *shards* of SHARD, and whoever computes leads them from where they were left to the step that is asked
+Inputs come in *shards*, and whoever computes leads them from where they were left to the step that is asked
 for. They are left at the last place where what lies between the steps fits into memory for all of them; what does not
 even fit at the narrowest place is kept on disk. Sums are put together in the order of shards, and of many shards in
 *bundles*, whose number has a limit: what comes of it depends on the inputs alone, and neither on who computes nor on
@@ -11,7 +11,6 @@ from typing import Any
 
 from reflow_tf.crew import Crew, Site
 from reflow_tf.errors import InputError
-from reflow_tf.models import streaming
 from reflow_tf.models.ledger import Held
 from reflow_tf.models.sidebyside import Networks
 from reflow_tf.models.streaming import Leg, Values
@@ -32,6 +31,7 @@ class Course:
         num_inputs: in all shards together.
         memory_budget: bytes of a machine; half of it may hold what lies between steps from one pass to the next.
         at_a_time: inputs that are led through the widest step together.
+        shard: inputs of a shard, as the `Stream` has it.
 
     Attributes:
         num_inputs: as given.
@@ -50,20 +50,21 @@ class Course:
         num_inputs: int,
         memory_budget: int,
         at_a_time: int,
+        shard: int,
     ):
         self._site, self._networks, self._held = site, networks, held
         self._num_workers = crew.num_workers
         self._most_bytes = memory_budget / crew.crowding / 2
-        needed = crew.crowding * _ITEM_BYTES * (streaming.SHARD * held.between[0] + 2 * at_a_time * max(held.during))
+        needed = crew.crowding * _ITEM_BYTES * (shard * held.between[0] + 2 * at_a_time * max(held.during))
         if memory_budget < needed:
             raise InputError(
-                f"--memory_budget must be at least {needed:,} for this network, which is what {streaming.SHARD} inputs "
+                f"--memory_budget must be at least {needed:,} for this network, which is what {shard} inputs "
                 f"and what its widest layer makes of {at_a_time} of them take"
                 f"{f' in each of {crew.crowding} workers' if crew.crowding > 1 else ''}. "
                 f"Received: {memory_budget:,}"
             )
-        self.num_inputs = num_inputs
-        self.num_shards = -(-num_inputs // streaming.SHARD)
+        self.num_inputs, self._shard = num_inputs, shard
+        self.num_shards = -(-num_inputs // shard)
         self._bundle = -(-self.num_shards // MOST_BUNDLES)
         self._num_led, self._num_views = 0, 0
         self._furthest = 0
@@ -107,4 +108,4 @@ class Course:
         differ = any(self._networks.differ_at(index) for index in range(position))
         bundles = -(-self._num_led // self._bundle)
         shards = min(self._num_led, -(-bundles // self._num_workers) * self._bundle) * (1 + self._num_views)
-        return (2 if differ else 1) * _ITEM_BYTES * self._held.between[position] * streaming.SHARD * shards
+        return (2 if differ else 1) * _ITEM_BYTES * self._held.between[position] * self._shard * shards

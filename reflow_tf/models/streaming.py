@@ -23,9 +23,6 @@ from reflow_tf.models.execution import CHUNK
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.sidebyside import Networks, Pair
 
-SHARD = 64
-"""Inputs of a shard."""
-
 
 class Sums(Protocol):
     """What is measured on some inputs, and can be put together with what was measured on others."""
@@ -97,6 +94,7 @@ class Stream(State):
         weigh: says what inputs are worth.
         whole_from: the step from which on a shard is led as a whole, since maps are small there; CHUNK inputs at a
             time before it.
+        shard: how many inputs one is.
     """
 
     def __init__(
@@ -107,10 +105,11 @@ class Stream(State):
         vary: Vary,
         weigh: Weigh,
         whole_from: int,
+        shard: int,
     ):
         self._networks, self._measure, self._batches = networks, measure, batches
         self._vary, self._weigh = vary, weigh
-        self._whole_from = whole_from
+        self._whole_from, self._size = whole_from, shard
         self._shards: dict[tuple[int, int | None], _Shard] = {}  # by number and view
         self._measured = -1
         self._folder = contextlib.ExitStack()
@@ -129,7 +128,7 @@ class Stream(State):
         for leg in legs:
             self._drop_what_others_lead(leg.position)
         unread = [n for leg in legs for n in leg.numbers if any(self._is_new(n, view) for view in _views(leg))]
-        reading = read_shards(self._batches, SHARD, unread)
+        reading = read_shards(self._batches, self._size, unread)
         for leg in legs:
             sums: tuple[list[Any], list[Any]] = [], []  # of shards as they are, of views
             for number in leg.numbers:
@@ -164,7 +163,7 @@ class Stream(State):
         assert images is not None
         inputs = images if view is None else self._vary(images, number, view)
         if shard.worth is None:
-            worth = self._weigh(inputs, number * SHARD, leg.position)
+            worth = self._weigh(inputs, number * self._size, leg.position)
             shard.worth = self._store(leg, {str(step): each for step, each in worth.items()})
         tensor = tf.convert_to_tensor(inputs)
         return self._measure_shard(leg, shard, {self._networks.steps.input: Pair(tensor, tensor)})
@@ -249,9 +248,9 @@ class _OnDisk:
     @classmethod
     def write(cls, tensors: Mapping[str, tf.Tensor], find_directory: Callable[[], pathlib.Path]) -> Self:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        size = sum(array.nbytes for array in arrays.values())
+        size, num_inputs = sum(array.nbytes for array in arrays.values()), len(next(iter(arrays.values())))
         with (
-            on_disk("What lies between layers", f"{size:,} bytes for {SHARD} inputs"),
+            on_disk("What lies between layers", f"{size:,} bytes for {num_inputs} inputs"),
             tempfile.NamedTemporaryFile(dir=find_directory(), suffix=".npz", delete=False) as file,
         ):
             np.savez(file, **arrays)

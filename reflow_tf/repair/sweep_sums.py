@@ -175,6 +175,7 @@ class Measuring:
         kernels: which of the model's are masked, by their positions: layers may have other names where it is loaded.
         batches: of calibration inputs.
         whole_from: as for the stream.
+        shard: as for the stream.
         task: what the model's outputs are taken for.
     """
 
@@ -183,6 +184,7 @@ class Measuring:
     kernels: tuple[int, ...]
     batches: Iterable[np.ndarray]
     whole_from: int
+    shard: int
     task: Task
 
     def prepare(self) -> State:
@@ -192,7 +194,7 @@ class Measuring:
         pruned = PrunedModel(model, masks, self.dense_weights, self.task)
         meter = Meter(pruned, read_steps(model))
         weigh = PositionWorth(pruned, meter.weighed, self.whole_from)
-        given = meter.networks, meter, self.batches, make_view, weigh, self.whole_from
+        given = meter.networks, meter, self.batches, make_view, weigh, self.whole_from, self.shard
         return _MeasuredStream(model, Stream(*given))
 
 

@@ -17,8 +17,9 @@ from reflow_tf.models.course import Course
 from reflow_tf.models.execution import CHUNK, read_steps
 from reflow_tf.models.ledger import measure_held
 from reflow_tf.models.sidebyside import Networks
-from reflow_tf.models.streaming import SHARD, Stream
+from reflow_tf.models.streaming import Stream
 
+SHARD = 64
 NUM_INPUTS = 2 * SHARD + 9
 WEIGHED = (1, 3, 4, 5)  # positions of steps
 INPUTS = np.random.default_rng(0).normal(size=(NUM_INPUTS, 4, 4, 2)).astype(np.float32)
@@ -70,9 +71,9 @@ def open_course(batches=(INPUTS,), memory_budget=10**9, whole_from=6, vary=lambd
         return {later: tf.convert_to_tensor(find_worth(inputs)) for later in WEIGHED if later >= position}
 
     held = measure_held(steps, INPUTS[:1])
-    stream = Stream(networks, measure, batches, vary, weigh, whole_from)
+    stream = Stream(networks, measure, batches, vary, weigh, whole_from, SHARD)
     with ALONE.begin(Leading(stream)) as site:
-        yield Course(site, ALONE, networks, held, NUM_INPUTS, memory_budget, CHUNK), stream
+        yield Course(site, ALONE, networks, held, NUM_INPUTS, memory_budget, CHUNK, SHARD), stream
 
 
 def find_worth(inputs):

@@ -262,8 +262,8 @@ def shrink_and_widen():
 @pytest.fixture
 def few_inputs_of_a_shard(monkeypatch):
     """Several shards, of which the first alone is for early layers."""
-    for module in ("models.streaming", "repair.least_squares"):
-        monkeypatch.setattr(f"reflow_tf.{module}.SHARD", 4)
+    for name in ("SHARD", "LARGE_SHARD"):
+        monkeypatch.setattr(f"reflow_tf.repair.least_squares.{name}", 4)
     monkeypatch.setattr("reflow_tf.models.streaming.CHUNK", 4)
     monkeypatch.setattr("reflow_tf.repair.least_squares.EARLY_BYTES", 0)
 

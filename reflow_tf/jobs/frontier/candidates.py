@@ -12,9 +12,9 @@ from reflow_tf.sparsity.patterns import Channel
 PLAIN, NARROW, SPARSE, BOTH = "plain", "narrow", "sparse", "narrow and sparse"
 CONVERTED = "converted"  # of a finished file alone
 _ORDER = (PLAIN, CONVERTED, NARROW, SPARSE, BOTH)
-_SHARES = (0.8, 0.65, 0.5)  # of the multiply-adds that stay
-_SPARSITIES = (0.5, 0.7, 0.8)
-_PAIRS = ((0.8, 0.5), (0.65, 0.7))
+_SHARES = (0.65, 0.8, 0.5)  # of the multiply-adds that stay; the middle first: it tells which of the others is worth it
+_SPARSITIES = (0.7, 0.5, 0.8)
+_PAIRS = ((0.65, 0.7), (0.8, 0.5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Candidate:
         name: what a person calls it: 'narrow 80 %, int8'.
         kind: PLAIN, NARROW, SPARSE or BOTH; of a finished file PLAIN, as it is, CONVERTED or SPARSE.
         number_format: a key of `FORMATS`.
-        step: how far it goes within its kind, from 0: a further one loses more.
+        turn: when it is made, from 0; those of the same turn one kind after the other.
         target: of the job.
         prune: what is pruned.
     """
@@ -33,20 +33,30 @@ class Candidate:
     name: str
     kind: str
     number_format: str
-    step: int
+    turn: int
     target: str
     prune: PruneConfig
 
     @property
     def rank(self) -> tuple[bool, int, int]:
-        """By which candidates are ordered: plain ones first, then step by step what goes further."""
-        return self.kind != PLAIN, self.step, _ORDER.index(self.kind)
+        """By which candidates are ordered: plain ones first, then turn by turn."""
+        return self.kind != PLAIN, self.turn, _ORDER.index(self.kind)
 
     @property
     def folder(self) -> str:
         """The name as that of a folder: 'narrow_80_int8'."""
         words = self.name.replace("%", "").replace(",", " ").split()
         return "_".join(word for word in words if word != "and")
+
+    def goes_as_far_as(self, other: "Candidate") -> bool:
+        """Whether it leaves out all that the other does, and so loses at least as much, in the same number format.
+
+        How far a network goes that is narrowed to fit nobody knows before.
+        """
+        if AUTO in (self.prune.max_macs, other.prune.max_macs):
+            return False
+        (own_macs, own_zeros), (macs, zeros) = (_read_extent(each.prune) for each in (self, other))
+        return own_macs <= macs and own_zeros >= zeros
 
     def job(self, base: JobConfig, device: Device, output_dir: str) -> JobConfig:
         """The run of the pruning tool that makes it."""
@@ -88,23 +98,23 @@ def _narrow(device: Device, shares: Sequence[float | str], shared: dict) -> Iter
         for number_format in device.formats:
             prune = PruneConfig(target=device.dense_target, pattern=Channel(), max_macs=share, **shared)
             how_far = "to fit" if isinstance(share, str) else f"{share:.0%}".replace("%", " %")
-            step = 0 if isinstance(share, str) else _SHARES.index(share)
+            turn = 0 if isinstance(share, str) else _SHARES.index(share)
             name = f"narrow {how_far}, {number_format}"
-            yield Candidate(name, NARROW, number_format, step, device.dense_target, prune)
+            yield Candidate(name, NARROW, number_format, turn, device.dense_target, prune)
 
 
 def _sparse(device: Device, shared: dict) -> Iterator[Candidate]:
-    for step, sparsity in enumerate(_SPARSITIES):
+    for turn, sparsity in enumerate(_SPARSITIES):
         for number_format in device.sparse_formats:
             prune = PruneConfig(
                 target=device.target, sparsity=sparsity, allocation=_allocation(device), **device.prune, **shared
             )
             name = f"sparse {sparsity:.0%}, {number_format}".replace("%", " %")
-            yield Candidate(name, SPARSE, number_format, step, device.target, prune)
+            yield Candidate(name, SPARSE, number_format, turn, device.target, prune)
 
 
 def _both(device: Device, shared: dict) -> Iterator[Candidate]:
-    for step, (share, sparsity) in enumerate(_PAIRS):
+    for turn, (share, sparsity) in enumerate(_PAIRS, start=len(_SHARES)):  # after its parts
         for number_format in device.sparse_formats:
             prune = PruneConfig(
                 target=device.target,
@@ -115,7 +125,14 @@ def _both(device: Device, shared: dict) -> Iterator[Candidate]:
                 **shared,
             )
             name = f"narrow {share:.0%} and sparse {sparsity:.0%}, {number_format}".replace("%", " %")
-            yield Candidate(name, BOTH, number_format, step + 1, device.target, prune)
+            yield Candidate(name, BOTH, number_format, turn, device.target, prune)
+
+
+def _read_extent(prune: PruneConfig) -> tuple[float, float]:
+    """Which share of the multiply-adds stays, and which of the weights is zeroed then."""
+    macs, zeros = prune.max_macs or 1.0, prune.sparsity or 0.0
+    assert not isinstance(macs, str) and not isinstance(zeros, str)
+    return macs, zeros
 
 
 def _allocation(device: Device) -> str:

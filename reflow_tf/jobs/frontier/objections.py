@@ -1,8 +1,8 @@
 """Why a candidate is not made: the network has no such form, it could not fit, or it cannot win, as far as is known."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from reflow_tf.choices import AUTO, FORMATS
+from reflow_tf.choices import AUTO
 from reflow_tf.jobs.frontier.answer import read_row
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate
 from reflow_tf.jobs.frontier.contract import Cell
@@ -13,9 +13,6 @@ from reflow_tf.jobs.record.run import Given
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.report import frontier as report
 from reflow_tf.report.progress import stage
-
-_HOPELESS, _HOPELESS_POINTS = 5, 10.0
-"""A kind goes no further once it is expected to lose so many times what is allowed, and so many points."""
 
 
 class Objections:
@@ -31,6 +28,7 @@ class Objections:
 
     def __init__(self, search: Search, device: Device, candidates: Sequence[Candidate], given: Given, costs: Costs):
         self._search, self._device, self._candidates = search, device, candidates
+        self._limit = search.max_accuracy_drop
         self._given, self._costs = given, costs
 
     def find(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
@@ -46,16 +44,19 @@ class Objections:
 
     def _find_defeat(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why it cannot win, as far as is known."""
-        limit = self._search.max_accuracy_drop
+        made = [(each, cell) for each in self._candidates for cell in cells if cell["name"] == each.name]
         # What is lost in a float format is lost by pruning, and so in every other format, too.
         formats = candidate.number_format, "float32", "float16"
-        milder = self._select(cells, candidate.kind, formats, below=candidate.step)
-        hopeless = max(_HOPELESS * limit, _HOPELESS_POINTS)
-        for cell in milder:
-            if cell["expected_drop_points"] > hopeless:
-                return f"{cell['name']} is expected to lose {cell['expected_drop_points']:.1f} points already"
-        ships = [cell for cell in self._select(cells, PLAIN) if cell["fits"] and not cell["differs"]]
-        plain = [cell for cell in ships if read_row(cell).likely_most <= limit]
+        for other, cell in made:
+            may_lose = read_row(cell).likely_most
+            if other.number_format in formats and candidate.goes_as_far_as(other) and may_lose > self._limit:
+                return f"{cell['name']} may lose {may_lose:.2f} points already"
+        ships = [(each, cell) for each, cell in made if self._may_ship(cell)]
+        own = candidate.kind, candidate.number_format
+        for other, cell in ships:
+            if (other.kind, other.number_format) == own and other.goes_as_far_as(candidate):
+                return f"{cell['name']} may be shipped, and costs less"
+        plain = [cell for other, cell in ships if other.kind == PLAIN]
         if not plain:
             return None
         best = min(plain, key=report.price)
@@ -67,9 +68,12 @@ class Objections:
             )
         return None
 
+    def _may_ship(self, cell: Cell) -> bool:
+        return cell["fits"] and not cell["differs"] and read_row(cell).likely_most <= self._limit
+
     def _find_obstacle(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why there is no such candidate of this network, or none that could fit."""
-        same = self._select(cells, PLAIN, (candidate.number_format,))
+        same = _select_plain(cells, candidate.number_format)
         if candidate.prune.max_macs == AUTO and any(cell["fits"] for cell in same):
             return f"{same[0]['name']} fits as it is"
         if candidate.kind not in (SPARSE, BOTH):
@@ -84,23 +88,6 @@ class Objections:
                 return f"{cell['name']} needs {cell['ram_bytes']:,} bytes of RAM, of which zeros save none"
         return None
 
-    def _select(
-        self,
-        cells: Sequence[Cell],
-        kind: str,
-        number_formats: Collection[str] = tuple(FORMATS),
-        below: int | None = None,
-    ) -> list[Cell]:
-        """Those of a kind that were made; `below` a step, of which a network narrowed to fit may be on any."""
-        names = {
-            candidate.name
-            for candidate in self._candidates
-            if candidate.kind == kind
-            and candidate.number_format in number_formats
-            and (below is None or (candidate.step < below and candidate.prune.max_macs != AUTO))
-        }
-        return [cell for cell in cells if cell["name"] in names]
-
     def _foresee(self, candidate: Candidate, best: Cell, cells: Sequence[Cell]) -> float | None:
         """About so much it will cost, as a share of the first plain conversion; None where nobody knows.
 
@@ -113,7 +100,7 @@ class Objections:
         if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
             if self._device.unit == "bytes":
                 return None
-            own = self._select(cells, PLAIN, (candidate.number_format,))
+            own = _select_plain(cells, candidate.number_format)
             return report.price(own[0]) * float(share or 1) if own else None
         if not self._device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):
             return None
@@ -121,3 +108,7 @@ class Objections:
             model, shape = self._given.loaded.model, self._given.calibration.sample_shape
             zeros = self._costs.foresee_zeros(model, candidate.prune, shape)
             return zeros * (float(share) if share else 1.0)
+
+
+def _select_plain(cells: Sequence[Cell], number_format: str) -> list[Cell]:
+    return [cell for cell in cells if (cell["kind"], cell["number_format"]) == (PLAIN, number_format)]

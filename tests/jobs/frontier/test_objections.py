@@ -91,8 +91,51 @@ def test_a_network_narrowed_to_fit_says_nothing_of_wider_ones():
     assert object_to("narrow 65 %, int8", "tflm", build(1), cells, ram_budget=8) is None
 
 
-def test_a_kind_whose_milder_one_is_hopeless_goes_no_further():
-    cells = [make_cell("plain int8", 1.0), make_cell("narrow 80 %, int8", 0.8, expected=30.0)]
-    reason = object_to("narrow 65 %, int8", "tflm", build(1), cells)
-    assert reason == "narrow 80 %, int8 is expected to lose 30.0 points already"
-    assert object_to("sparse 50 %, int8", "tflm", build(1), cells) is None
+def test_nothing_goes_further_than_what_may_lose_too_much():
+    plain = make_cell("plain int8", 1.0)
+    cells = [plain, make_cell("narrow 65 %, int8", 0.6, expected=0.9, expected_error_points=0.1)]
+    reason = "narrow 65 %, int8 may lose 1.06 points already"
+    for name in ("narrow 50 %, int8", "narrow 65 % and sparse 70 %, int8"):
+        assert object_to(name, "tflm", build(1), cells) == reason
+    for name in ("narrow 80 %, int8", "sparse 80 %, int8", "narrow 80 % and sparse 50 %, int8"):
+        assert object_to(name, "tflm", build(1), cells) is None
+    cells = [plain, make_cell("sparse 50 %, int8", 0.6, expected=2.0)]
+    for name in ("sparse 70 %, int8", "narrow 80 % and sparse 50 %, int8"):
+        assert object_to(name, "tflm", build(1), cells) == "sparse 50 %, int8 may lose 2.00 points already"
+
+
+def test_where_a_number_format_alone_may_lose_too_much_nothing_is_pruned_in_it():
+    cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.5, expected=1.5)]
+    assert object_to("narrow 80 %, int8", "browser", build(1), cells) == "plain int8 may lose 1.50 points already"
+    assert object_to("narrow 80 %, float32", "browser", build(1), cells) is None
+
+
+def test_what_is_milder_than_a_file_that_may_be_shipped_is_not_made():
+    cells = [make_cell("plain int8", 1.0), make_cell("narrow 65 %, int8", 0.6, expected=0.5)]
+    assert object_to("narrow 80 %, int8", "tflm", build(1), cells) == "narrow 65 %, int8 may be shipped, and costs less"
+    for name in ("narrow 50 %, int8", "sparse 50 %, int8", "narrow 80 % and sparse 50 %, int8"):
+        assert object_to(name, "tflm", build(1), cells) is None
+    cells[1]["fits"] = False
+    assert object_to("narrow 80 %, int8", "tflm", build(1), cells) is None
+
+
+def test_of_several_steps_the_middle_is_made_first_and_pairs_after_their_parts():
+    for device in DEVICES.values():
+        names = [each.name for each in list_candidates(device, "reflow")]
+        pruned = [name for name in names if not name.startswith("plain")]
+        assert pruned[0].startswith("narrow 65 %")
+        pairs = [i for i, name in enumerate(pruned) if " and " in name]
+        assert pairs == list(range(len(pruned) - len(pairs), len(pruned)))
+
+
+@pytest.mark.parametrize("device", sorted(DEVICES))
+def test_how_far_candidates_go_is_an_order(device):
+    candidates = [each for each in list_candidates(DEVICES[device], "reflow") if each.number_format == "int8"]
+    for one in candidates:
+        assert one.goes_as_far_as(one)
+        for other in candidates:
+            both_ways = one.goes_as_far_as(other) and other.goes_as_far_as(one)
+            assert not both_ways or one == other
+            for third in candidates:
+                chain = one.goes_as_far_as(other) and other.goes_as_far_as(third)
+                assert not chain or one.goes_as_far_as(third)
