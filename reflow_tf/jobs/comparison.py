@@ -26,6 +26,7 @@ from reflow_tf.errors import InputError
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.inputs import foresee_task, open_sets
 from reflow_tf.jobs.resuming import describe_settings, locked, open_folder, require_same, write_texts
+from reflow_tf.jobs.scaling import warn_of_scaling
 from reflow_tf.jobs.scoring import measure_distances, spread
 from reflow_tf.models.carrying import Address, Carried
 from reflow_tf.models.graph import find_kernels
@@ -321,6 +322,7 @@ def _run(
         loaded, foreseen = foresee_task(job, loaded)
     with stage("Opening the data"):
         calibration, evaluation, task = open_sets(job, loaded, foreseen)
+        warn_of_scaling(loaded.model, calibration)
         if figure is not None:
             _require_drawable(figure, str(task), len(find_batch_norms(loaded.model)), sparsities)
         if task is Task.FIDELITY:

@@ -29,6 +29,7 @@ from reflow_tf.jobs.metric import choose_inputs, measure_metric
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import describe_emptied
 from reflow_tf.jobs.record.run import Dense, Given, Measured, Run
+from reflow_tf.jobs.scaling import warn_of_scaling
 from reflow_tf.jobs.scoring import (
     MOST_IN_TFLM,
     SIGNAL_IMAGES,
@@ -135,7 +136,8 @@ def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
         select(loaded.model, job.prune)  # refused now rather than after the export
     with stage("Opening the data"), stopwatch.timed("open images"):
         calibration, evaluation, task = open_sets(job, loaded, foreseen)
-    given = Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES), task)
+        doubt = warn_of_scaling(loaded.model, calibration)
+    given = Given(loaded, calibration, evaluation, spread(len(evaluation), SIGNAL_IMAGES), task, doubt)
     if job.max_metric_drop is not None and job.metric is None and not given.has_label_maps:
         raise InputError(
             f"--max_metric_drop needs --metric, or a map of classes with labels, whose mean IoU it limits. "

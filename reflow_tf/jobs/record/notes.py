@@ -55,6 +55,8 @@ def write_notes(run: Run) -> list[str]:
 
 def doubt_inputs(run: Run) -> str | None:
     """What speaks against how inputs are prepared, or how classes are ordered; None where nothing does."""
+    if run.given.doubt is not None:
+        return run.given.doubt
     labels, dense = run.given.evaluation.labels, run.result.report.signals["dense"]
     if labels is None or len(dense.ranked) < _FEWEST_INPUTS:
         return None

@@ -28,6 +28,7 @@ class Given:
     Attributes:
         looked_into: positions of those evaluation images on which the signal is measured, see `scoring`.
         task: what the network's outputs are taken for.
+        doubt: what speaks against how pixels are scaled, see `jobs.scaling`; None where nothing does.
     """
 
     loaded: LoadedModel
@@ -35,6 +36,7 @@ class Given:
     evaluation: EvaluationSet
     looked_into: np.ndarray
     task: Task
+    doubt: str | None = None
 
     @property
     def measure(self) -> str:

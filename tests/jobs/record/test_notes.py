@@ -25,7 +25,7 @@ def make_run(confidence, num_right, labelled=True, number=100):
     ranked = (np.arange(number) >= num_right).astype(np.int64)[:, None]
     signal = types.SimpleNamespace(ranked=ranked, confidence=confidence)
     evaluation = types.SimpleNamespace(labels=labels if labelled else None)
-    given = types.SimpleNamespace(evaluation=evaluation, looked_into=np.arange(number) * 2)
+    given = types.SimpleNamespace(evaluation=evaluation, looked_into=np.arange(number) * 2, doubt=None)
     report = types.SimpleNamespace(signals={"dense": signal})
     return types.SimpleNamespace(given=given, result=types.SimpleNamespace(report=report))
 
@@ -37,3 +37,6 @@ def test_a_network_that_is_sure_and_wrong_sees_other_inputs_than_it_was_trained_
     assert doubt_inputs(make_run(0.2, 11)) is None  # of random weights
     assert doubt_inputs(make_run(0.78, 11, labelled=False)) is None
     assert doubt_inputs(make_run(0.78, 2, number=20)) is None
+    unlabelled = make_run(0.78, 11, labelled=False)
+    unlabelled.given.doubt = "Wrongly scaled."
+    assert doubt_inputs(unlabelled) == "Wrongly scaled."
