@@ -54,11 +54,11 @@ def doubt_scaling(model: keras.Model, calibration: CalibrationSet) -> str | None
     others = {scaling: other for scaling, other in found.items() if other is not None}
     best = min(others, key=lambda scaling: _distance(others[scaling]), default=None)
     said = (
-        f"With --preprocess={given.scaling} the images reach the first batch norm with {ratio:,.2g} times the variance "
+        f"With --preprocess={given.scaling} the images reach the first batch norm with {_spell(ratio)} times the variance "
         "that it was trained with"
     )
     if best is not None and _distance(others[best]) <= math.log(FITTING):
-        return f"{said}, with --preprocess={best} with {others[best]:.2g} times: is that what it was trained with?"
+        return f"{said}, with --preprocess={best} with {_spell(others[best])} times: is that what it was trained with?"
     if _distance(ratio) > math.log(WRONG):
         return f"{said}: check whether --preprocess is what it was trained with."
     return None
@@ -70,6 +70,10 @@ def warn_of_scaling(model: keras.Model, calibration: CalibrationSet) -> str | No
     if doubt is not None:
         announce(doubt)
     return doubt
+
+
+def _spell(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
 def _distance(ratio: float) -> float:
