@@ -54,8 +54,8 @@ def doubt_scaling(model: keras.Model, calibration: CalibrationSet) -> str | None
     others = {scaling: other for scaling, other in found.items() if other is not None}
     best = min(others, key=lambda scaling: _distance(others[scaling]), default=None)
     said = (
-        f"With --preprocess={given.scaling} the images reach the first batch norm with {_spell(ratio)} times the variance "
-        "that it was trained with"
+        f"With --preprocess={given.scaling} the images reach the first batch norm with {_spell(ratio)} times the "
+        "variance that it was trained with"
     )
     if best is not None and _distance(others[best]) <= math.log(FITTING):
         return f"{said}, with --preprocess={best} with {_spell(others[best])} times: is that what it was trained with?"
