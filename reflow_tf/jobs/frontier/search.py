@@ -67,7 +67,8 @@ def run(search: Search, command: Sequence[str] = ()) -> Found:
     job, started = search.job, time.monotonic()
     folders = [open_folder(search.job_on(device), NAMES).path for device in search.devices]
     for folder in folders if job.overwrite else ():
-        for path in (folder / BEST, *(folder / CELLS).glob("[!.]*")):
+        require_own(folder / BEST, _read_best(folder / JSON))
+        for path in (folder / CELLS).glob("[!.]*"):
             require_own(path)
     for device in search.devices:
         _require_device(search, device)
@@ -350,6 +351,15 @@ def _describe(
         "expected_error_points": round(error, 4),
         "score": made.score,
     }
+
+
+def _read_best(path: pathlib.Path) -> Mapping[str, str] | None:
+    """What a search that is done away with wrote to `best`; None where no document tells."""
+    try:
+        best: Mapping[str, str] | None = report.from_json(path.read_bytes())["best"]
+    except (FileNotFoundError, InputError):
+        return None
+    return best
 
 
 def _require_device(search: Search, device: Device) -> None:
