@@ -48,9 +48,9 @@ class Objections:
         # What is lost in a float format is lost by pruning, and so in every other format, too.
         formats = candidate.number_format, "float32", "float16"
         for other, cell in made:
-            may_lose = read_row(cell).likely_most
-            if other.number_format in formats and candidate.goes_as_far_as(other) and may_lose > self._limit:
-                return f"{cell['name']} may lose {may_lose:.2f} points already"
+            expected = cell["expected_drop_points"]
+            if other.number_format in formats and candidate.goes_as_far_as(other) and expected > self._limit:
+                return f"{cell['name']} is expected to lose {expected:.2f} points already"
         ships = [(each, cell) for each, cell in made if self._may_ship(cell)]
         own = candidate.kind, candidate.number_format
         for other, cell in ships:
