@@ -17,7 +17,7 @@ from reflow_tf.data.batches import CalibrationSet, EvaluationSet
 from reflow_tf.errors import InputError
 from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.scoring import Runner, compare_files
-from reflow_tf.models.outputs import as_probabilities
+from reflow_tf.models.outputs import are_probabilities, as_probabilities
 from reflow_tf.models.predictions import read_outputs
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.report.interval import ratio_error
@@ -63,7 +63,8 @@ class ExpectedLoss:
     def __init__(self, dense: Runner, images: EvaluationSet, num_classes: int, task: Task = Task.CLASSIFICATION):
         self._images, self._num_classes, self._task = images, num_classes, task
         outputs = np.concatenate([self._read(dense, batch) for batch in images])
-        self._probabilities = as_probabilities(outputs)
+        self._are_given = are_probabilities(outputs)  # and so they are in any file of the network
+        self._probabilities = as_probabilities(outputs, self._are_given)
         self._best = rank_classes(outputs)[..., :2]
 
     def measure(self, file: Runner) -> tuple[float, float]:
@@ -76,7 +77,7 @@ class ExpectedLoss:
         outputs = np.concatenate([self._read(file, batch) for batch in self._images])
         classes = rank_classes(outputs)[..., :1]
         losses = self._average(self._of(self._best[..., :1]) - self._of(classes))
-        moved = np.abs(as_probabilities(outputs) - self._probabilities).max(axis=-1, keepdims=True)
+        moved = np.abs(as_probabilities(outputs, self._are_given) - self._probabilities).max(axis=-1, keepdims=True)
         margins = self._of(self._best[..., :1]) - self._of(self._best[..., 1:2])
         one_more = self._average(np.minimum(margins, 2 * moved)).mean() / len(losses)
         return float(losses.mean()), float(max(losses.std(ddof=1) / np.sqrt(len(losses)), one_more))

@@ -7,6 +7,7 @@ from reflow_tf.data.batches import EvaluationSet
 from reflow_tf.data.loading import load_evaluation
 from reflow_tf.data.preprocessing import Preprocessing
 from reflow_tf.jobs.frontier.losses import ExpectedError, ExpectedLoss, open_loss, split
+from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.task import Task
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]])
@@ -58,6 +59,15 @@ def test_where_none_is_classed_otherwise_one_might_be(images):
     expected, error = loss.measure(Fixed(moved))
     least = np.mean([min(0.5, 0.2), 0, min(0.7, 0.04), min(0.2, 0.3)]) / 4
     assert expected == 0 and error == pytest.approx(100 * least, rel=1e-4)
+
+
+def test_probabilities_in_int8_are_no_logits_though_they_do_not_add_up_to_1(images):
+    loss = ExpectedLoss(Fixed(PROBABILITIES), images, 3)
+    rounded = np.floor(PROBABILITIES * 30) / 30  # a sum of 0.93 at least
+    assert not are_probabilities(rounded)
+    expected, error = loss.measure(Fixed(rounded))
+    moved = np.abs(rounded - PROBABILITIES).max(axis=1)
+    assert expected == 0 and error == pytest.approx(100 * np.mean(2 * moved) / 4, rel=1e-4) and error < 2
 
 
 def test_one_in_so_many_judges():
