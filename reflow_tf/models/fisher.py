@@ -25,7 +25,14 @@ from reflow_tf.errors import InputError
 from reflow_tf.models.channel_order import CHANNELS_FIRST, REMEDY
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.inference import infer
-from reflow_tf.models.observation import LayerCall, find_activation, replaced_calls, run, without_activation
+from reflow_tf.models.observation import (
+    LayerCall,
+    find_activation,
+    graphs_as_they_are,
+    replaced_calls,
+    run,
+    without_activation,
+)
 from reflow_tf.models.outputs import are_probabilities
 from reflow_tf.models.precision import reading
 from reflow_tf.models.predictions import Reading, find_reading
@@ -287,7 +294,18 @@ def differentiate_outputs(
             if of_layer
         }
 
-    return tf.function(differentiate, autograph=False, reduce_retracing=True)
+    traced, by_shape = tf.function(differentiate, autograph=False), {}
+
+    def call(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tuple[tf.Tensor, ...]]:
+        shape = tuple(inputs.shape[1:])
+        with graphs_as_they_are():
+            if shape not in by_shape:  # one trace for any number of inputs: it takes longer than a few batches
+                batch = tf.TensorSpec((None, *shape), inputs.dtype)
+                by_shape[shape] = traced.get_concrete_function(batch, tf.TensorSpec((), tf.int32))
+            gradients: dict[str, tuple[tf.Tensor, ...]] = by_shape[shape](inputs, draw)
+        return gradients
+
+    return call
 
 
 def _sum_squares(gradients: tf.Tensor) -> tuple[tf.Tensor, ...]:
