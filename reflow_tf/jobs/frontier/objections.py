@@ -45,11 +45,9 @@ class Objections:
     def _find_defeat(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why it cannot win, as far as is known."""
         made = [(each, cell) for each in self._candidates for cell in cells if cell["name"] == each.name]
-        # What is lost in a float format is lost by pruning, and so in every other format, too.
-        formats = candidate.number_format, "float32", "float16"
         for other, cell in made:
             expected = cell["expected_drop_points"]
-            if other.number_format in formats and candidate.goes_as_far_as(other) and expected > self._limit:
+            if _says_of(other, candidate) and candidate.goes_as_far_as(other) and expected > self._limit:
                 return f"{cell['name']} is expected to lose {expected:.2f} points already"
         ships = [(each, cell) for each, cell in made if self._may_ship(cell)]
         own = candidate.kind, candidate.number_format
@@ -108,6 +106,12 @@ class Objections:
             model, shape = self._given.loaded.model, self._given.calibration.sample_shape
             zeros = self._costs.foresee_zeros(model, candidate.prune, shape)
             return zeros * (float(share) if share else 1.0)
+
+
+def _says_of(other: Candidate, candidate: Candidate) -> bool:
+    """Whether what one loses the other does: what pruning loses in a float format is lost in every other one, too."""
+    is_pruned_in_float = other.kind != PLAIN and other.number_format in ("float32", "float16")
+    return is_pruned_in_float or other.number_format == candidate.number_format
 
 
 def _select_plain(cells: Sequence[Cell], number_format: str) -> list[Cell]:

@@ -112,6 +112,11 @@ def test_where_a_number_format_alone_may_lose_too_much_nothing_is_pruned_in_it()
         "plain int8 is expected to lose 1.50 points already"
     )
     assert object_to("narrow 80 %, float32", "browser", build(1), cells) is None
+    cells = [make_cell("plain float32", 1.0), make_cell("plain float16", 0.5, expected=1.5)]  # not by pruning
+    assert object_to("narrow 65 %, float32", "phone", build(1), cells) is None
+    cells = [make_cell("plain float32", 1.0), make_cell("narrow 65 %, float16", 0.3, expected=1.5)]
+    reason = "narrow 65 %, float16 is expected to lose 1.50 points already"
+    assert object_to("narrow 65 %, int8", "phone", build(1), cells) == reason
 
 
 def test_what_is_milder_than_a_file_that_may_be_shipped_is_not_made():
