@@ -118,14 +118,14 @@ def least_squares(
             budget that has no room for one shard; a full disk.
     """
     steps = read_steps(pruned.model)
-    first = take_first(batches, 1)
+    first = take_first(batches, SHARD)
     if not len(first):
         raise InputError("Least squares needs at least one calibration batch. Received: none")
     check_batch(pruned.model, first)
     with pruned.restored_on_error():
         pruned.write_weights(pruned.dense_weights)
         write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
-        with begin_course(pruned, steps, first, batches, memory_budget, crew) as begun:
+        with begin_course(pruned, steps, first[:1], batches, memory_budget, crew) as begun:
             sweep = _Sweep(pruned, plan, steps, batches, *begun)
             for position in progress(range(len(steps.steps)), "Refitting layer by layer"):
                 sweep.take(position)
