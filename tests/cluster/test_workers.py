@@ -36,7 +36,7 @@ from reflow_tf.task import Task
 
 pytestmark = pytest.mark.slow
 
-SAMPLES = 200  # four shards of 64
+SAMPLES = 600  # three shards of 256
 
 
 @pytest.fixture(scope="session")
