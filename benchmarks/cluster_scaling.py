@@ -37,11 +37,10 @@ from reflow_tf.models.carrying import Address
 from reflow_tf.models.execution import read_steps
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.loading import LoadedModel, load_model
-from reflow_tf.models.streaming import SHARD
 from reflow_tf.models.surgery import write_masks
 from reflow_tf.repair.batchnorm import recalibrate
 from reflow_tf.repair.contract import PrunedModel, read_weights, show_nothing
-from reflow_tf.repair.least_squares import begin_course
+from reflow_tf.repair.least_squares import SHARD, begin_course
 from reflow_tf.sparsity.allocation import ALLOCATIONS
 from reflow_tf.sparsity.masks import build_masks
 from reflow_tf.sparsity.patterns import Unstructured

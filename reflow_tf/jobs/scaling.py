@@ -15,7 +15,7 @@ from reflow_tf.data.batches import CalibrationSet
 from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.jobs.scoring import spread
-from reflow_tf.models.inference import infer
+from reflow_tf.models.inference import infer_all
 from reflow_tf.models.moments import batch_moments
 from reflow_tf.models.observation import LayerCall, replaced_calls
 from reflow_tf.models.precision import read_wide
@@ -117,9 +117,11 @@ def measure_first_norm(model: keras.Model, images: np.ndarray) -> float | None:
         return call
 
     norms = find_batch_norms(model)
+    if not norms:
+        return None
     with replaced_calls({place.layer: watch(place.layer) for place in norms}):
         try:
-            infer(model, tf.convert_to_tensor(images))
+            infer_all(model, tf.convert_to_tensor(images))
         except Exception:  # Keras may make another one of it
             if not found:
                 raise
