@@ -37,6 +37,7 @@ CIFAR10 = (
 )
 COMPARED = (*CIFAR10, "--sparsities=0.3,0.4,0.5,0.6,0.7,0.8,0.9")
 MOBILENETS_COMPARED = (*MOBILENET, "--data={imagenet}/imagenet_dev", "--calibration_samples=500")
+MOBILENETS_SPARSITIES = "0.5,0.7,0.8,0.9"
 FIGURES = ("figure_1", "figure_2", "figure_3", "figure_4", "figure_5")
 
 
@@ -86,9 +87,9 @@ ENTRIES = {
             "paper_mobilenet",
         )
         for name, file, sparsities in (
-            *((name, f"{name}.svg", "0.5,0.7,0.8,0.9") for name in FIGURES if name != "figure_3"),
+            *((name, f"{name}.svg", MOBILENETS_SPARSITIES) for name in FIGURES if name != "figure_3"),
             ("figure_3", "figure_3.svg", "0.3,0.5,0.6,0.7,0.8,0.9"),
-            ("table_1", "table_1.csv", "0.5,0.7,0.8,0.9"),
+            ("table_1", "table_1.csv", MOBILENETS_SPARSITIES),
         )
     },
 }

@@ -16,10 +16,11 @@ from reflow_tf.data.preprocessing import SCALINGS, Preprocessing
 from reflow_tf.errors import InputError
 from reflow_tf.jobs.scoring import spread
 from reflow_tf.models.inference import infer_all
-from reflow_tf.models.moments import batch_moments
+from reflow_tf.models.moments import PartialMoments
 from reflow_tf.models.observation import LayerCall, replaced_calls
 from reflow_tf.models.precision import read_wide
 from reflow_tf.models.walking import find_batch_norms
+from reflow_tf.repair.unmerging import has_no_moments
 from reflow_tf.report.progress import announce
 
 NUM_IMAGES = 32
@@ -129,10 +130,8 @@ def measure_first_norm(model: keras.Model, images: np.ndarray) -> float | None:
 
 
 def _compare(norm: keras.layers.BatchNormalization, inputs: tf.Tensor) -> float | None:
-    mean, expected = read_wide(norm.moving_mean), read_wide(norm.moving_variance)
-    if not mean.any() and np.all(np.abs(expected - 1) <= 1.01 * norm.epsilon):
+    if has_no_moments(norm):
         return None
-    count, _, deviations = batch_moments(inputs, norm.axis)
-    variance = deviations.numpy() / float(count)
+    expected, variance = read_wide(norm.moving_variance), PartialMoments.of(inputs, norm.axis).variance
     alive = (expected > 0) & (variance > 0)
     return float(np.median(variance[alive] / expected[alive])) if alive.any() else None

@@ -27,6 +27,7 @@ from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.inference import infer
 from reflow_tf.models.observation import (
     LayerCall,
+    Traces,
     find_activation,
     graphs_as_they_are,
     replaced_calls,
@@ -294,15 +295,11 @@ def differentiate_outputs(
             if of_layer
         }
 
-    traced, by_shape = tf.function(differentiate, autograph=False), {}
+    traces = Traces(tf.function(differentiate, autograph=False), tf.TensorSpec((), tf.int32))
 
     def call(inputs: tf.Tensor, draw: tf.Tensor) -> dict[str, tuple[tf.Tensor, ...]]:
-        shape = tuple(inputs.shape[1:])
         with graphs_as_they_are():
-            if shape not in by_shape:  # one trace for any number of inputs: it takes longer than a few batches
-                batch = tf.TensorSpec((None, *shape), inputs.dtype)
-                by_shape[shape] = traced.get_concrete_function(batch, tf.TensorSpec((), tf.int32))
-            gradients: dict[str, tuple[tf.Tensor, ...]] = by_shape[shape](inputs, draw)
+            gradients: dict[str, tuple[tf.Tensor, ...]] = traces.find(inputs)(inputs, draw)
         return gradients
 
     return call

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import keras
 import numpy as np
@@ -77,24 +77,42 @@ def run(model: keras.Model, batches: Iterable[np.ndarray], call: ModelCall = inf
     """
     check_channel_order(model)
     # No XLA: compiling MobileNetV2 for CPUs takes longer than a whole calibration pass.
-    infer_batch = compile_inference(model, call)
-    # One trace for all batch sizes; the other dimensions stay static, which layers that loop over time need.
-    traces: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
+    traces = Traces(compile_inference(model, call))
     for batch in batches:
         check_batch(model, batch)
         inputs = tf.convert_to_tensor(batch)
-        shape = tuple(inputs.shape[1:])
         with graphs_as_they_are():
-            if shape not in traces:
-                traces[shape] = infer_batch.get_concrete_function(tf.TensorSpec((None, *shape), inputs.dtype))
+            infer_batch = traces.find(inputs)
             try:
-                outputs = traces[shape](inputs)
+                outputs = infer_batch(inputs)
             except tf.errors.InvalidArgumentError as error:
                 raise InputError(
                     f"Inputs must be such as {model.name} can compute, indices within what an embedding has. "
                     f"Received: {say_why(error)}"
                 ) from error
         yield outputs
+
+
+class Traces:
+    """A function of batches as graphs: one for all batch sizes, while the other dimensions stay static, which layers
+    that loop over time need.
+
+    Args:
+        function: of a batch, (n, ...), and of `others`.
+        others: what else it takes.
+    """
+
+    def __init__(self, function: tf.types.experimental.PolymorphicFunction, *others: tf.TensorSpec):
+        self._function, self._others = function, others
+        self._by_shape: dict[tuple[int, ...], Callable[..., Any]] = {}
+
+    def find(self, inputs: tf.Tensor) -> Callable[..., Any]:
+        """The graph for such a batch, traced where there was none like it yet."""
+        shape = tuple(inputs.shape[1:])
+        if shape not in self._by_shape:
+            batch = tf.TensorSpec((None, *shape), inputs.dtype)
+            self._by_shape[shape] = self._function.get_concrete_function(batch, *self._others)
+        return self._by_shape[shape]
 
 
 class OneByOne(Generic[Found]):

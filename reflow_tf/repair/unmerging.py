@@ -31,10 +31,15 @@ def find_merged(model: keras.Model) -> tuple[PlacedLayer, ...]:
 def _is_merged(norm: keras.layers.BatchNormalization) -> bool:
     if not (norm.scale and norm.center):
         return False
-    mean, variance, scale, shift = map(read_wide, (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta))
+    scale, shift = map(read_wide, (norm.gamma, norm.beta))
+    return has_no_moments(norm) and bool(np.any(scale != 1) or np.any(shift != 0))
+
+
+def has_no_moments(norm: keras.layers.BatchNormalization) -> bool:
+    """Whether it has mean 0 and variance 1: it was never trained, or its moments were merged."""
+    mean, variance = map(read_wide, (norm.moving_mean, norm.moving_variance))
     # Some importers write 1 - epsilon, so that nothing at all is divided by.
-    merged = not mean.any() and bool(np.all(np.abs(variance - 1) <= 1.01 * norm.epsilon))
-    return merged and bool(np.any(scale != 1) or np.any(shift != 0))
+    return not mean.any() and bool(np.all(np.abs(variance - 1) <= 1.01 * norm.epsilon))
 
 
 def unmerge(

@@ -57,7 +57,7 @@ def test_memory_is_shared_with_others_on_the_machine(settled):
     model, inputs = settled
     specs = [spec for spec in find_kernels(model).specs if spec.path in ("conv_1/kernel", "conv_2/kernel")]
     given = model, specs, [PruneConfig(repair="least_squares")], [inputs[:48]], [inputs[48:]]
-    config = PruneConfig(repair="least_squares", memory_budget=16_000_000)
+    config = PruneConfig(repair="least_squares", memory_budget=7_000_000)
     Bench(*given).measure(config)
     with pytest.raises(InputError, match=r"--memory_budget must be at least .* in each of 100 workers"):
         Bench(*given, crowding=100).measure(config)

@@ -28,7 +28,6 @@ class Objections:
 
     def __init__(self, search: Search, device: Device, candidates: Sequence[Candidate], given: Given, costs: Costs):
         self._search, self._device, self._candidates = search, device, candidates
-        self._limit = search.max_accuracy_drop
         self._given, self._costs = given, costs
 
     def find(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
@@ -44,10 +43,11 @@ class Objections:
 
     def _find_defeat(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why it cannot win, as far as is known."""
+        limit = self._search.max_accuracy_drop
         made = [(each, cell) for each in self._candidates for cell in cells if cell["name"] == each.name]
         for other, cell in made:
             expected = cell["expected_drop_points"]
-            if _says_of(other, candidate) and candidate.goes_as_far_as(other) and expected > self._limit:
+            if _says_of(other, candidate) and candidate.goes_as_far_as(other) and expected > limit:
                 return f"{cell['name']} is expected to lose {expected:.2f} points already"
         ships = [(each, cell) for each, cell in made if self._may_ship(cell)]
         own = candidate.kind, candidate.number_format
@@ -67,7 +67,7 @@ class Objections:
         return None
 
     def _may_ship(self, cell: Cell) -> bool:
-        return cell["fits"] and not cell["differs"] and read_row(cell).likely_most <= self._limit
+        return cell["fits"] and not cell["differs"] and read_row(cell).likely_most <= self._search.max_accuracy_drop
 
     def _find_obstacle(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why there is no such candidate of this network, or none that could fit."""

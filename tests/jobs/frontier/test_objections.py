@@ -101,7 +101,7 @@ def test_nothing_goes_further_than_what_may_lose_too_much():
         assert object_to(name, "tflm", build(1), cells) is None
     cells = [plain, make_cell("sparse 50 %, int8", 0.6, expected=2.0)]
     for name in ("sparse 70 %, int8", "narrow 80 % and sparse 50 %, int8"):
-        assert object_to(name, "tflm", build(1), cells) == ("sparse 50 %, int8 is expected to lose 2.00 points already")
+        assert object_to(name, "tflm", build(1), cells) == "sparse 50 %, int8 is expected to lose 2.00 points already"
     cells[1] |= {"expected_drop_points": 0.9, "expected_error_points": 2.0}  # by chance, perhaps
     assert object_to("sparse 70 %, int8", "tflm", build(1), cells) is None
 
