@@ -108,10 +108,12 @@ class Known:
         weighings: what removing channels costs.
         narrowed: the configuration with which channels left, `PruneConfig.without_hardware` -> what it came to, for
             those who go on from there; without outputs, which may take gigabytes, but for numbers of the dense network.
+        dense: the signal of the network as it was given, by what its outputs are taken for; without outputs likewise.
     """
 
     weighings: Weighings = dataclasses.field(default_factory=dict)
     narrowed: dict[PruneConfig, PruneResult] = dataclasses.field(default_factory=dict)
+    dense: dict[Task, Signal] = dataclasses.field(default_factory=dict)
 
 
 def prune(
@@ -177,16 +179,19 @@ def prune(
     if calibration is not None and find_merged(model):
         model, inplace = model if inplace else copy_model(model), True
         unmerged = unmerge(model, calibration, progress, crew)
-    weighings, narrowed = ({}, {}) if known is None else (known.weighings, known.narrowed)
+    found = known or Known()
     results: list[PruneResult] = []
     for stage in config.stages:
-        if len(config.stages) > 1 and (before := narrowed.get(stage.without_hardware)) is not None:
+        if len(config.stages) > 1 and (before := found.narrowed.get(stage.without_hardware)) is not None:
             results.append(dataclasses.replace(before, model=copy_model(before.model)))
             continue
         given = results[-1].model if results else model if inplace else copy_model(model)
-        result = _prune(given, stage, calibration, evaluation, dense_file, complain, progress, crew, weighings)
+        dense = {} if results else found.dense
+        result = _prune(
+            given, stage, calibration, evaluation, dense_file, complain, progress, crew, found.weighings, dense
+        )
         if known is not None and not stage.sets_zeros and stage.max_macs != AUTO:
-            narrowed[stage.without_hardware] = _keep(result, config.known_task)
+            found.narrowed[stage.without_hardware] = _keep(result, config.known_task)
         results.append(result)
     merged = functools.reduce(_merge, results)
     return dataclasses.replace(merged, report=dataclasses.replace(merged.report, unmerged=unmerged))
@@ -239,10 +244,11 @@ def _prune(
     progress: Progress,
     crew: Crew,
     weighings: Weighings,
+    dense: dict[Task, Signal],
 ) -> PruneResult:
     """One stage of `prune`, in place; where channels leave, the model of the result is another one."""
     stopwatch = Stopwatch()
-    signals = _Signals(evaluation, progress, stopwatch, config.known_task)
+    signals = _Signals(evaluation, progress, stopwatch, config.known_task, dense)
     kernels = find_kernels(model)
     selection = _select(model, config)
     limit = None
@@ -250,7 +256,7 @@ def _prune(
         with stopwatch.timed("forecast"):
             content = dense_file or _export_dense(model, config.hardware, calibration)
             limit = _open_limit(config, content, kernels, selection.chosen)
-    signals.measure("dense", model)
+    signals.measure_dense(model)
     given = selection.chosen, config, limit, calibration, progress, stopwatch, complain, weighings
     planned = plan_masks(model, *given)
     pruned = PrunedModel(model, planned.masks, read_weights(model), config.known_task)
@@ -348,14 +354,30 @@ def _select(model: keras.Model, config: PruneConfig) -> Selection:
 class _Signals:
     """The signal of each stage, where there are inputs to measure it on; of a model that did not change, once."""
 
-    def __init__(self, evaluation: Iterable[np.ndarray] | None, progress: Progress, stopwatch: Stopwatch, task: Task):
+    def __init__(
+        self,
+        evaluation: Iterable[np.ndarray] | None,
+        progress: Progress,
+        stopwatch: Stopwatch,
+        task: Task,
+        dense: dict[Task, Signal],
+    ):
         self.found: dict[str, Signal] = {}
         self._evaluation, self._progress, self._stopwatch, self._task = evaluation, progress, stopwatch, task
+        self._dense = dense
+
+    def measure_dense(self, model: keras.Model) -> None:
+        if (known := self._dense.get(self._task)) is not None:
+            self.found["dense"] = known
+            return
+        self.measure("dense", model)
+        if (signal := self.found.get("dense")) is not None:
+            self._dense[self._task] = signal.without_outputs() if self._task.names_classes else signal
 
     def measure(self, stage: str, model: keras.Model, unchanged_from: str | None = None) -> None:
         if self._evaluation is None:
             return
-        if unchanged_from is not None:
+        if unchanged_from is not None and self.found[unchanged_from].outputs.size:  # which whoever asks may look at
             self.found[stage] = self.found[unchanged_from]
             return
         if self._task.names_classes:  # maps take gigabytes, and the last stage alone is looked at again

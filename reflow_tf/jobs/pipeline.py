@@ -46,6 +46,7 @@ from reflow_tf.models.loading import load_model
 from reflow_tf.models.packing import undo_scales
 from reflow_tf.models.surgery import without_zero_biases
 from reflow_tf.pruning import Known, PruneResult, prune, select
+from reflow_tf.repair.contract import show_nothing
 from reflow_tf.report.document import Report
 from reflow_tf.report.folder import OutputFolder
 from reflow_tf.report.progress import announce, show_progress, stage
@@ -126,6 +127,16 @@ def finish(
     measured = _measure(job, given, dense, result, exported, stopwatch, crew)
     files = exported, in_float16, measured
     return Run(job, given, dense, result, *files, stopwatch.seconds, command, crew.num_threads)
+
+
+def try_zeros(job: JobConfig, given: Given, dense: Dense) -> tuple[bytes, microcontroller.Footprint | None]:
+    """The file with the job's zeros and no repair, and what it takes where that is a microcontroller's to say."""
+    masked = prune(given.loaded.model, dataclasses.replace(job.prune, task=given.task), progress=show_nothing).model
+    few = [first_images(given.calibration, _SIZED_WITH)]  # costs do not depend on the ranges of int8
+    file = _export(job, given, masked, rewrite=job.requested_rewrite, storage=job.target.storage, calibration=few)
+    if not job.target.is_microcontroller:
+        return file.content, None
+    return file.content, microcontroller.measure(job, microcontroller.Files(file, dense.file, few[0]))
 
 
 def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:

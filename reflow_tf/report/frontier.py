@@ -317,7 +317,9 @@ def _commands(document: Document) -> Markup:
         for cell in ordered(document)
         if cell["command"]
     ]
-    return table(made, ("file", "made by" + ("" if _is_of_file(document) else ", here without the images that judge")))
+    samples = document["settings"]["calibration_samples"]
+    has_fewer = not _is_of_file(document) and document["data"]["fitted"] < samples
+    return table(made, ("file", "made by" + (", here without the images that judge" if has_fewer else "")))
 
 
 def _tool(document: Document) -> str:

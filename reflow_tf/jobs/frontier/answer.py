@@ -113,6 +113,24 @@ def choose(rows: Sequence[Row], max_drop: float, device: Device) -> Answer:
     )
 
 
+def find_rival(row: Row, allowed: Sequence[Row], device: Device) -> Row | None:
+    """Which of the files that may be shipped keeps another one from being recommended, whatever that one loses.
+
+    Args:
+        row: the other one, as far as its cost is concerned.
+        allowed: files that may be shipped.
+        device: of the costs.
+
+    Returns:
+        The best plain conversion where `row` does not beat it, or else the best file that beats `row`; None: there is
+        neither.
+    """
+    plain = _best([other for other in allowed if other.kind == PLAIN], device)
+    if plain is not None and not row.beats(plain, device):
+        return plain
+    return min((other for other in allowed if other.beats(row, device)), key=lambda other: other.price, default=None)
+
+
 def _best(rows: Sequence[Row], device: Device) -> Row | None:
     """See `Answer.recommended`."""
     unbeaten = [row for row in rows if not any(other.beats(row, device) for other in rows)]

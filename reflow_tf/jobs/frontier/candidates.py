@@ -58,6 +58,12 @@ class Candidate:
         (own_macs, own_zeros), (macs, zeros) = (_read_extent(each.prune) for each in (self, other))
         return own_macs <= macs and own_zeros >= zeros
 
+    @property
+    def without_narrowing(self) -> "Candidate":
+        """What its zeros are alone; the same for all that have these."""
+        prune = dataclasses.replace(self.prune, max_macs=None)
+        return dataclasses.replace(self, name=SPARSE, kind=SPARSE, turn=0, prune=prune)
+
     def job(self, base: JobConfig, device: Device, output_dir: str) -> JobConfig:
         """The run of the pruning tool that makes it."""
         return dataclasses.replace(

@@ -3,17 +3,11 @@
 import dataclasses
 import functools
 
-import keras
-
-from reflow_tf.config import PruneConfig
 from reflow_tf.export import flatbuffer
-from reflow_tf.export.tflite import export_tflite
 from reflow_tf.jobs.benchmark import Candidate as Measurable
 from reflow_tf.jobs.benchmark import measure_files
 from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.microcontroller import Footprint
-from reflow_tf.pruning import prune
-from reflow_tf.repair.contract import show_nothing
 from reflow_tf.runtimes.aarch64.runtime import AArch64
 
 
@@ -93,28 +87,6 @@ class Costs:
     @functools.cached_property
     def _first_instructions(self) -> float:
         return AArch64(self._first_of_one, cpu=self._device.job["cpu"]).measure()
-
-    def foresee_zeros(self, model: keras.Model, config: PruneConfig, input_shape: tuple[int, ...]) -> float:
-        """The cycles of a sparse file as a share of the dense one's; known before a repair, which moves no zeros.
-
-        Args:
-            model: dense.
-            config: of the zeros; channels stay.
-            input_shape: of one sample.
-
-        Raises:
-            InputError: the network cannot be pruned so.
-        """
-        config = dataclasses.replace(config, max_macs=None, repair="none")
-        target = config.hardware
-        file = export_tflite(
-            prune(model, config, progress=show_nothing).model,
-            storage=target.storage,
-            rewrite=target.rewrite,
-            device=config.device,
-            input_shape=input_shape,
-        )
-        return self._estimate(file.content) / self._first_cycles
 
     def _estimate(self, content: bytes) -> float:
         return AArch64(content, cpu=self._device.job["cpu"]).estimate().cycles

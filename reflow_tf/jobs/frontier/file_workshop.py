@@ -78,7 +78,7 @@ class FileWorkshop:
             calibration, self._evaluation, self._task = read_sets(job, job.data, finished, foreseen)
         if self._task.names_classes:
             require_classifier(self._num_classes, job.model)
-        require_enough(calibration, self._evaluation.unit, "to judge by")
+        require_enough(len(calibration), self._evaluation.unit, "to judge by")
         self._held = hold(calibration, np.arange(len(calibration)))
         measure = name_measure(self._task, self._evaluation)
         self.data = describe_data(0, self._held, self._evaluation, measure)

@@ -25,6 +25,8 @@ from reflow_tf.report.scores import even_out
 from reflow_tf.signal import rank_classes
 from reflow_tf.task import Task
 
+HELD_OUT_EVERY = 4
+"""So many calibration images for one that judges, at most."""
 _LEAST_IMAGES = 16  # of a calibration set: fewer say too little
 
 
@@ -115,11 +117,11 @@ class ExpectedError:
         return 100 * float(np.sqrt(share)), 100 * of_share / (2 * float(np.sqrt(share)))
 
 
-def require_enough(calibration: CalibrationSet, unit: str, purpose: str) -> None:
+def require_enough(num_calibration: int, unit: str, purpose: str) -> None:
     """Raises InputError where there are too few calibration images; `purpose` says what a search does with them."""
-    if len(calibration) < _LEAST_IMAGES:
+    if num_calibration < _LEAST_IMAGES:
         raise InputError(
-            f"A search needs at least {_LEAST_IMAGES} calibration {unit}s, {purpose}. Received: {len(calibration)}"
+            f"A search needs at least {_LEAST_IMAGES} calibration {unit}s, {purpose}. Received: {num_calibration}"
         )
 
 
@@ -141,14 +143,19 @@ def describe_data(num_fitted: int, judging: EvaluationSet, evaluation: Evaluatio
     }
 
 
-def split(digests: Sequence[bytes], every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to fit to, and one in `every` to judge by: spread evenly, because neighbours are often of a kind.
+def split(digests: Sequence[bytes], most_fitted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to fit to, and to judge by: the first so many, and all others.
+
+    Where these are fewer than one for HELD_OUT_EVERY that are fitted to, one in so many of all judges: spread evenly,
+    because neighbours are often of a kind.
 
     Args:
         digests: of each input: copies of those that judge are not fitted to.
-        every: as above.
+        most_fitted: how many are to be fitted to, if enough are left.
     """
     positions = np.arange(len(digests))
-    judged = positions % every == every - 1
-    seen = {digests[position] for position in positions[judged]}
-    return np.array([p for p in positions[~judged] if digests[p] not in seen], np.int64), positions[judged]
+    are_enough = HELD_OUT_EVERY * (len(digests) - most_fitted) >= most_fitted
+    judges = positions >= most_fitted if are_enough else positions % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    judged = positions[judges]
+    seen = {digests[position] for position in judged}
+    return np.array([p for p in positions[~judges] if digests[p] not in seen], np.int64), judged

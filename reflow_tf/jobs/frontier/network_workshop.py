@@ -4,6 +4,7 @@ It chooses nothing: that is the search's.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from reflow_tf.config import PruneConfig
@@ -13,7 +14,7 @@ from reflow_tf.jobs import pipeline
 from reflow_tf.jobs.finished import OpenedFile
 from reflow_tf.jobs.frontier.candidates import Candidate, list_candidates
 from reflow_tf.jobs.frontier.contract import NETWORK, Made, Objecting
-from reflow_tf.jobs.frontier.costs import Costs
+from reflow_tf.jobs.frontier.costs import Cost, Costs
 from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.flagfile import spell
 from reflow_tf.jobs.frontier.losses import Loss, describe_data, hold, open_loss, require_enough, split
@@ -29,8 +30,6 @@ from reflow_tf.report.measures import find_measure
 from reflow_tf.report.progress import show_progress, stage
 from reflow_tf.report.wording import SPACE, plural
 from reflow_tf.stopwatch import Stopwatch
-
-HELD_OUT_EVERY = 4
 
 
 class NetworkWorkshop:
@@ -48,11 +47,12 @@ class NetworkWorkshop:
 
     def __init__(self, search: Search, crew: Crew):
         self._search, self._crew = search, crew
-        opened = pipeline.open_given(search.job, Stopwatch())
+        num_fitted = search.job.calibration_samples  # and as many again judge, if the source has them
+        opened = pipeline.open_given(dataclasses.replace(search.job, calibration_samples=2 * num_fitted), Stopwatch())
         calibration, unit = opened.calibration, opened.evaluation.unit
-        require_enough(calibration, unit, f"of which it judges by one in {HELD_OUT_EVERY}")
+        require_enough(min(num_fitted, len(calibration)), unit, "to fit to and to judge by")
         digests = [calibration.source.digest(int(index)) for index in calibration.indices]
-        fitted, judged = split(digests, HELD_OUT_EVERY)
+        fitted, judged = split(digests, num_fitted)
         self._given: Given = dataclasses.replace(opened, calibration=calibration.select(fitted))
         self._held = hold(calibration, judged)
         drawn_from = search.job.data or opened.loaded.default_data
@@ -82,7 +82,16 @@ class NetworkWorkshop:
 
     def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objecting:
         """Of `Workshop`."""
-        return Objections(self._search, device, candidates, self._given, costs).find
+        foresee = functools.partial(self._foresee, device, costs)
+        return Objections(self._search, device, candidates, self._given.loaded.model, foresee).find
+
+    def _foresee(self, device: Device, costs: Costs, candidate: Candidate) -> Cost:
+        """What its zeros cost: known before a repair, which moves values and next to no zeros."""
+        job = candidate.job(self._search.job, device, self._search.job.output_dir)
+        job = dataclasses.replace(job, prune=dataclasses.replace(job.prune, repair="none"))
+        with stage(f"Foreseeing what {job.prune.sparsity:.0%} zeros cost".replace("%", " %")):
+            content, footprint = pipeline.try_zeros(job, self._given, self._find_dense(job))
+            return costs.measure(content, footprint)
 
     def _find_dense(self, job: JobConfig) -> Dense:
         """The dense network's file in the job's number format; what it predicts is found once for all."""

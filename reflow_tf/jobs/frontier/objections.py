@@ -1,18 +1,24 @@
 """Why a candidate is not made: the network has no such form, it could not fit, or it cannot win, as far as is known."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+
+import keras
 
 from reflow_tf.choices import AUTO
-from reflow_tf.jobs.frontier.answer import read_row
+from reflow_tf.jobs.frontier.answer import Row, find_rival, read_row
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate
 from reflow_tf.jobs.frontier.contract import Cell
-from reflow_tf.jobs.frontier.costs import Costs
+from reflow_tf.jobs.frontier.costs import Cost
 from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.request import Search
-from reflow_tf.jobs.record.run import Given
 from reflow_tf.models.graph import find_kernels
-from reflow_tf.report import frontier as report
-from reflow_tf.report.progress import stage
+
+Foreseeing = Callable[[Candidate], Cost]
+"""A candidate that sets zeros -> what a file with these zeros costs, if no channel leaves and nothing is repaired.
+
+Raises InputError where there is no such file.
+"""
 
 
 class Objections:
@@ -22,13 +28,20 @@ class Objections:
         search: what is allowed.
         device: where.
         candidates: all of them.
-        given: the network and its images.
-        costs: on the device.
+        model: the network.
+        foresee: what zeros will cost.
     """
 
-    def __init__(self, search: Search, device: Device, candidates: Sequence[Candidate], given: Given, costs: Costs):
-        self._search, self._device, self._candidates = search, device, candidates
-        self._given, self._costs = given, costs
+    def __init__(
+        self,
+        search: Search,
+        device: Device,
+        candidates: Sequence[Candidate],
+        model: keras.Model,
+        foresee: Foreseeing,
+    ):
+        self._search, self._device, self._candidates, self._model = search, device, candidates, model
+        self._foresee = functools.cache(foresee)
 
     def find(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """The first one, None where there is none.
@@ -54,17 +67,15 @@ class Objections:
         for other, cell in ships:
             if (other.kind, other.number_format) == own and other.goes_as_far_as(candidate):
                 return f"{cell['name']} may be shipped, and costs less"
-        plain = [cell for other, cell in ships if other.kind == PLAIN]
-        if not plain:
+        if not ships or (foreseen := self._foresee_row(candidate, cells)) is None:
             return None
-        best = min(plain, key=report.price)
-        least = self._foresee(candidate, best, cells)
-        if least is not None and least >= report.price(best):
-            return (
-                f"it would cost about {least:.2f} of {self._device.formats[0]}, and {best['name']} costs "
-                f"{report.price(best):.2f}"
-            )
-        return None
+        rival = find_rival(foreseen, [read_row(cell) for _, cell in ships], self._device)
+        if rival is None:
+            return None
+        return (
+            f"it would cost about {foreseen.price:.2f} of {self._device.formats[0]}, and {rival.name}, which costs "
+            f"{rival.price:.2f}, may be shipped"
+        )
 
     def _may_ship(self, cell: Cell) -> bool:
         return cell["fits"] and not cell["differs"] and read_row(cell).likely_most <= self._search.max_accuracy_drop
@@ -77,7 +88,7 @@ class Objections:
         if candidate.kind not in (SPARSE, BOTH):
             return None
         target = candidate.prune.hardware
-        reasons = [target.objection(spec) for spec in find_kernels(self._given.loaded.model).specs]
+        reasons = [target.objection(spec) for spec in find_kernels(self._model).specs]
         if all(reasons):
             return f"no kernel of the network can be sparse there: {reasons[0]}" if reasons else "it has no kernels"
         budget = self._search.job.ram_budget
@@ -86,26 +97,26 @@ class Objections:
                 return f"{cell['name']} needs {cell['ram_bytes']:,} bytes of RAM, of which zeros save none"
         return None
 
-    def _foresee(self, candidate: Candidate, best: Cell, cells: Sequence[Cell]) -> float | None:
-        """About so much it will cost, as a share of the first plain conversion; None where nobody knows.
+    def _foresee_row(self, candidate: Candidate, cells: Sequence[Cell]) -> Row | None:
+        """What it will cost, or a little less; None where nobody knows.
 
-        Bytes do not go by multiply-adds: layers on small maps have few of them, and most of the weights. Cycles do not
-        depend on the values of weights: a file with zeros is estimated before anything is repaired.
+        A narrower network costs more than its share of the multiply-adds, but for bytes: layers on small maps have few
+        multiply-adds, and most of the weights.
         """
         share = candidate.prune.max_macs
-        if share == AUTO:
+        if share == AUTO or (share is not None and self._device.unit == "bytes"):
             return None
-        if candidate.kind == NARROW and candidate.number_format != best["number_format"]:
-            if self._device.unit == "bytes":
+        if candidate.kind == NARROW:
+            known = [read_row(cell) for cell in _select_plain(cells, candidate.number_format)]
+            if not known:
                 return None
-            own = _select_plain(cells, candidate.number_format)
-            return report.price(own[0]) * float(share or 1) if own else None
-        if not self._device.estimates_cycles or candidate.kind not in (SPARSE, BOTH):
-            return None
-        with stage(f"Counting for {candidate.name}"):
-            model, shape = self._given.loaded.model, self._given.calibration.sample_shape
-            zeros = self._costs.foresee_zeros(model, candidate.prune, shape)
-            return zeros * (float(share) if share else 1.0)
+            cost, cycles = known[0].cost, known[0].cycles
+        else:
+            found = self._foresee(candidate.without_narrowing)
+            cost, cycles = found.cost_share, found.cycles_share
+        share = float(share or 1)
+        names = candidate.name, candidate.kind, candidate.number_format
+        return Row(*names, share * cost, expected_drop=0.0, cycles=None if cycles is None else share * cycles)
 
 
 def _says_of(other: Candidate, candidate: Candidate) -> bool:

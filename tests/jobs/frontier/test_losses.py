@@ -70,14 +70,24 @@ def test_probabilities_in_int8_are_no_logits_though_they_do_not_add_up_to_1(imag
     assert expected == 0 and error == pytest.approx(100 * np.mean(2 * moved) / 4, rel=1e-4) and error < 2
 
 
-def test_one_in_so_many_judges():
-    fitted, judged = split([bytes([number]) for number in range(10)], 4)
+@pytest.mark.parametrize("most_fitted", [8, 4, 1])
+def test_what_is_left_judges(most_fitted):
+    fitted, judged = split([bytes([number]) for number in range(10)], most_fitted)
+    assert fitted.tolist() == list(range(most_fitted)) and sorted([*fitted, *judged]) == list(range(10))
+
+
+@pytest.mark.parametrize("most_fitted", [9, 10, 1000])
+def test_where_too_few_are_left_one_in_four_judges(most_fitted):
+    fitted, judged = split([bytes([number]) for number in range(10)], most_fitted)
     assert judged.tolist() == [3, 7] and sorted([*fitted, *judged]) == list(range(10))
 
 
 def test_nothing_is_fitted_to_copies_of_what_judges():
-    fitted, judged = split([b"a", b"b", b"c", b"b", b"b", b"d", b"d", b"a"], 4)
+    digests = [b"a", b"b", b"c", b"b", b"b", b"d", b"d", b"a"]
+    fitted, judged = split(digests, 8)
     assert judged.tolist() == [3, 7] and fitted.tolist() == [2, 5, 6]
+    fitted, judged = split(digests, 4)
+    assert judged.tolist() == [4, 5, 6, 7] and fitted.tolist() == [2]
 
 
 def test_of_numbers_it_is_the_relative_error(images):

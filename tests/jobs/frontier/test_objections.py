@@ -1,7 +1,5 @@
 """What is not made of a network, before anything is pruned: no such form, no room, no chance."""
 
-import types
-
 import keras
 import pytest
 from keras import layers
@@ -9,6 +7,7 @@ from keras import layers
 from reflow_tf.config import PruneConfig
 from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.candidates import list_candidates
+from reflow_tf.jobs.frontier.costs import Cost
 from reflow_tf.jobs.frontier.devices import DEVICES
 from reflow_tf.jobs.frontier.objections import Objections
 from reflow_tf.jobs.frontier.request import Search
@@ -20,16 +19,19 @@ def build(kernel_size):
     return keras.Model(image, layers.Dense(2)(x))
 
 
-def object_to(name, device, model, cells=(), costs=None, **budgets):
+def object_to(name, device, model, cells=(), zeros=0.01, **budgets):
+    """`zeros`: what the candidate's zeros cost, as a share; of an estimate of cycles too, if the device has one."""
     preset = DEVICES[device]
     job = JobConfig("m", "o", PruneConfig(target=preset.dense_target, sparsity=0.0, repair="none"), **budgets)
     search = Search(job, (preset,), 1.0, "reflow", None, "1")
     candidates = list_candidates(preset, "reflow", has_budget=job.has_budget)
-    given = types.SimpleNamespace(
-        loaded=types.SimpleNamespace(model=model), calibration=types.SimpleNamespace(sample_shape=(8, 8, 3))
-    )
     (candidate,) = [each for each in candidates if each.name == name]
-    return Objections(search, preset, candidates, given, costs).find(candidate, list(cells))
+
+    def foresee(alone):
+        assert alone.prune.max_macs is None and alone.prune.sparsity == candidate.prune.sparsity
+        return Cost(0, zeros, False, 0, zeros if preset.estimates_cycles else None)
+
+    return Objections(search, preset, candidates, model, foresee).find(candidate, list(cells))
 
 
 def make_cell(name, share, expected=0.0, **more):
@@ -66,7 +68,7 @@ def test_a_network_that_fits_is_not_narrowed_to_fit():
 def test_what_would_cost_more_than_a_plain_conversion_is_not_made():
     cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.5)]
     reason = object_to("narrow 80 %, float32", "browser", build(1), cells)
-    assert reason == "it would cost about 0.80 of float32, and plain int8 costs 0.50"
+    assert reason == "it would cost about 0.80 of float32, and plain int8, which costs 0.50, may be shipped"
     assert object_to("narrow 80 %, int8", "browser", build(1), cells) is None
 
 
@@ -76,13 +78,32 @@ def test_what_may_not_be_shipped_itself_keeps_nothing_from_being_made(wrong):
     assert object_to("narrow 80 %, float32", "browser", build(1), cells) is None
 
 
-def test_zeros_are_priced_by_the_estimate_and_with_fewer_channels_less():
-    costs = types.SimpleNamespace(foresee_zeros=lambda *_: 0.7)
-    cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.6)]
-    reason = object_to("sparse 50 %, float32", "raspberry_pi_4", build(1), cells, costs)
-    assert reason == "it would cost about 0.70 of float32, and plain int8 costs 0.60"
-    both = object_to("narrow 80 % and sparse 50 %, float32", "raspberry_pi_4", build(1), cells, costs)
-    assert both is None  # 0.56
+@pytest.mark.parametrize("device", ["raspberry_pi_4", "browser", "cortex_m4"])
+def test_zeros_are_priced_before_any_repair_and_with_fewer_channels_less(device):
+    number_format = DEVICES[device].sparse_formats[0]
+    plain = make_cell(f"plain {number_format}", 1.0, cycles_share=1.0 if device == "raspberry_pi_4" else None)
+    sparse, both = f"sparse 50 %, {number_format}", f"narrow 80 % and sparse 50 %, {number_format}"
+    for zeros, least in ((0.99, sparse), (1.3, both)):
+        reason = object_to(least, device, build(1), [plain], zeros)
+        assert reason.endswith(f", and {plain['name']}, which costs 1.00, may be shipped")
+    # An estimate of other kernels must say 1.4 times fewer.
+    assert object_to(both, device, build(1), [plain], 0.85) is None
+    assert object_to(sparse, device, build(1), [plain], 0.7) is None
+
+
+def test_what_costs_more_than_a_file_of_another_kind_that_may_be_shipped_is_not_made():
+    cells = [make_cell("plain int8", 1.0), make_cell("narrow 65 %, int8", 0.7, expected=0.5)]
+    reason = object_to("sparse 70 %, int8", "cortex_m4", build(1), cells, 0.75)
+    assert reason == "it would cost about 0.75 of int8, and narrow 65 %, int8, which costs 0.70, may be shipped"
+    assert object_to("sparse 70 %, int8", "cortex_m4", build(1), cells, 0.71) is None  # as cheap, and may lose less
+    cells[1]["expected_drop_points"] = 1.5
+    assert object_to("sparse 70 %, int8", "cortex_m4", build(1), cells, 0.75) is None
+
+
+def test_bytes_do_not_go_by_multiply_adds():
+    cells = [make_cell("plain int8", 1.0), make_cell("sparse 80 %, int8", 0.3)]
+    assert object_to("narrow 65 %, int8", "tflm", build(1), cells) is None
+    assert object_to("narrow 65 % and sparse 70 %, int8", "tflm", build(1), cells, 0.9) is None
 
 
 def test_a_network_narrowed_to_fit_says_nothing_of_wider_ones():

@@ -187,15 +187,18 @@ def test_every_device_measures(request, strided, tmp_path, only, images, device)
 @pytest.mark.slow
 def test_what_cannot_win_by_the_estimate_is_not_repaired(aarch64, llvm, strided, tmp_path, only, images, monkeypatch):
     only("plain float32", "plain int8", "sparse 70 %, float32")
-    foreseen = []
-    monkeypatch.setattr(search.Costs, "foresee_zeros", lambda *given: foreseen.append(given) or 0.99)
-    shares = iter((1.0, 0.5))  # what is measured is tested above, and takes a minute
+    repaired, prune_given = [], network_workshop.pipeline.prune_given
+    monkeypatch.setattr(
+        network_workshop.pipeline, "prune_given", lambda *given: repaired.append(given) or prune_given(*given)
+    )
+    shares = iter((1.0, 0.5, 0.99))  # what is measured is tested above, and takes a minute
     monkeypatch.setattr(search.Costs, "measure", lambda *_: Cost(1e6, share := next(shares), False, 1e6, share))
     np.savez(tmp_path / "photos.npz", x=images(96, seed=0, size=32))
     base = PruneConfig(target="cpu", sparsity=0.0, repair="none")
     job = JobConfig(strided, str(tmp_path / "out"), base, data=str(tmp_path / "photos.npz"))
     (dropped,) = run(job, "phone", max_accuracy_drop=50.0)["dropped"]
-    assert dropped["reason"].startswith("it would cost about 0.99 of float32, and plain ") and len(foreseen) == 1
+    assert dropped["reason"] == "it would cost about 0.99 of float32, and plain int8, which costs 0.50, may be shipped"
+    assert {given[0].prune.sparsity for given in repaired} == {0.0}
 
 
 def test_without_llvm_a_phone_is_refused_at_once(aarch64, job, monkeypatch, tmp_path):
@@ -382,13 +385,22 @@ def test_a_cell_is_all_its_files(job, only, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_flags_of_a_cell_make_its_like(job, only, tmp_path, command, monkeypatch):
-    only("plain int8")
-    run(job)
+@pytest.mark.parametrize("calibration_samples", [24, 1000], ids=["further images judge", "one in four judges"])
+def test_the_flags_of_a_cell_make_it_again(job, only, tmp_path, command, monkeypatch, calibration_samples):
+    name = "narrow 80 %, int8"
+    only(name)
+    document = run(dataclasses.replace(job, calibration_samples=calibration_samples))
+    (cell,) = document["cells"]
+    data = document["data"]
+    are_all_fitted = calibration_samples == 24
+    assert data["fitted"] == 24 if are_all_fitted else data["fitted"] == 3 * data["judged"]
+    assert ("here without the images that judge" in frontier.render(document)) != are_all_fitted
     monkeypatch.chdir(tmp_path)
-    done = command(prune, f"--flagfile={tmp_path / 'out' / 'cells' / 'plain_int8' / 'flags.txt'}")
+    done = command(prune, f"--flagfile={tmp_path / 'out' / 'cells' / cell['folder'] / 'flags.txt'}")
     assert done.code == 0, done.err
-    assert (tmp_path / "reflow_out" / "tflm_plain_int8" / "model.tflite").is_file()
+    again = (tmp_path / "reflow_out" / f"tflm_{cell['folder']}" / "model.tflite").read_bytes()
+    first = (tmp_path / "out" / "cells" / cell["folder"] / "model.tflite").read_bytes()
+    assert (again == first) == are_all_fitted
 
 
 @pytest.mark.slow
