@@ -29,6 +29,7 @@ from reflow_tf.planning import Weighings, plan_masks
 from reflow_tf.repair.chain import run_chain
 from reflow_tf.repair.choice import choose
 from reflow_tf.repair.contract import Progress, PrunedModel, RepairOutcome, read_weights, show_nothing
+from reflow_tf.repair.least_squares import Worths
 from reflow_tf.repair.unmerging import find_merged, unmerge
 from reflow_tf.sensitivity import SPARSITIES
 from reflow_tf.signal import Signal
@@ -109,11 +110,13 @@ class Known:
         narrowed: the configuration with which channels left, `PruneConfig.without_hardware` -> what it came to, for
             those who go on from there; without outputs, which may take gigabytes, but for numbers of the dense network.
         dense: the signal of the network as it was given, by what its outputs are taken for; without outputs likewise.
+        worths: what errors of its outputs cost, in each basis.
     """
 
     weighings: Weighings = dataclasses.field(default_factory=dict)
     narrowed: dict[PruneConfig, PruneResult] = dataclasses.field(default_factory=dict)
     dense: dict[Task, Signal] = dataclasses.field(default_factory=dict)
+    worths: Worths = dataclasses.field(default_factory=dict)
 
 
 def prune(
@@ -186,10 +189,8 @@ def prune(
             results.append(dataclasses.replace(before, model=copy_model(before.model)))
             continue
         given = results[-1].model if results else model if inplace else copy_model(model)
-        dense = {} if results else found.dense
-        result = _prune(
-            given, stage, calibration, evaluation, dense_file, complain, progress, crew, found.weighings, dense
-        )
+        of_network = Known() if results else found  # behind the first stage it is another one
+        result = _prune(given, stage, calibration, evaluation, dense_file, complain, progress, crew, of_network)
         if known is not None and not stage.sets_zeros and stage.max_macs != AUTO:
             found.narrowed[stage.without_hardware] = _keep(result, config.known_task)
         results.append(result)
@@ -243,12 +244,11 @@ def _prune(
     complain: Complain | None,
     progress: Progress,
     crew: Crew,
-    weighings: Weighings,
-    dense: dict[Task, Signal],
+    known: Known,
 ) -> PruneResult:
     """One stage of `prune`, in place; where channels leave, the model of the result is another one."""
     stopwatch = Stopwatch()
-    signals = _Signals(evaluation, progress, stopwatch, config.known_task, dense)
+    signals = _Signals(evaluation, progress, stopwatch, config.known_task, known.dense)
     kernels = find_kernels(model)
     selection = _select(model, config)
     limit = None
@@ -257,13 +257,13 @@ def _prune(
             content = dense_file or _export_dense(model, config.hardware, calibration)
             limit = _open_limit(config, content, kernels, selection.chosen)
     signals.measure_dense(model)
-    given = selection.chosen, config, limit, calibration, progress, stopwatch, complain, weighings
+    given = selection.chosen, config, limit, calibration, progress, stopwatch, complain, known.weighings
     planned = plan_masks(model, *given)
     pruned = PrunedModel(model, planned.masks, read_weights(model), config.known_task)
     removed = write_masks(kernels, planned.masks)
     signals.measure("pruned", model, unchanged_from=None if removed else "dense")
     with stopwatch.timed("repair"):
-        pruned, repair = _repair(pruned, config, planned.plan, calibration, progress, crew)
+        pruned, repair = _repair(pruned, config, planned.plan, calibration, progress, crew, known.worths)
     signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
     specs = tuple(spec for spec in kernels.specs if spec.path in planned.masks)
     report = PruneReport(
@@ -432,6 +432,7 @@ def _repair(
     calibration: Iterable[np.ndarray] | None,
     progress: Progress,
     crew: Crew,
+    worths: Worths,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     if config.requested_repair == "none":
         statement = "No repair was asked for: the pruned model is exported as it is."
@@ -441,4 +442,4 @@ def _repair(
     given: dict[str, Any] = {"plan": plan, "memory_budget": config.memory_budget, "crew": crew}
     if config.requested_repair == "auto":
         return choose(pruned, calibration, progress, **given)
-    return run_chain(config.repairs, pruned, calibration, progress, **given)
+    return run_chain(config.repairs, pruned, calibration, progress, worths=worths, **given)

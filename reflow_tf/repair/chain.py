@@ -15,7 +15,7 @@ from reflow_tf.repair.batchnorm import References
 from reflow_tf.repair.contract import MovedMasks, Progress, PrunedModel, RepairOutcome
 from reflow_tf.repair.distillation import distill
 from reflow_tf.repair.holdout import part_of
-from reflow_tf.repair.least_squares import least_squares
+from reflow_tf.repair.least_squares import Worths, least_squares
 from reflow_tf.repair.moment_matching import match_moments
 from reflow_tf.sparsity.plan import PruningPlan
 
@@ -73,7 +73,7 @@ TAKES: Mapping[str, Sequence[str]] = {
     "woodfisher": ("statistics",),
     "obs": ("statistics",),
     "chita": ("plan", "statistics"),
-    "least_squares": ("plan", "memory_budget", "crew"),
+    "least_squares": ("plan", "memory_budget", "crew", "worths"),
     "distill": ("memory_budget",),
 }
 """Name of a repair -> the keywords of `run_chain` that are passed on to it."""
@@ -90,6 +90,7 @@ def run_chain(
     references: References | None = None,
     memory_budget: int | None = None,
     crew: Crew = ALONE,
+    worths: Worths | None = None,
 ) -> tuple[PrunedModel, tuple[RepairOutcome, ...]]:
     """Runs repairs in this order, each on what the one before it left.
 
@@ -105,6 +106,7 @@ def run_chain(
         references: what its batch norms take on them, as for `reflow`.
         memory_budget: bytes, as for `least_squares` and `distill`.
         crew: who leads images through the network, in `reflow` and `least_squares`.
+        worths: as for `least_squares`.
 
     Returns:
         The same model with the masks that hold now (a repair may choose them anew), and what each repair did.
@@ -113,13 +115,17 @@ def run_chain(
         InputError: as the repairs do.
     """
     keywords: dict[str, Any] = {"plan": plan, "statistics": statistics, "memory_budget": memory_budget, "crew": crew}
-    if references is not None:
-        keywords["references"] = references
+    for keyword, value in (("references", references), ("worths", worths)):
+        if value is not None:
+            keywords[keyword] = value
     outcomes = []
     with pruned.restored_on_error():
         for position, name in enumerate(names):
             taken = {keyword: keywords[keyword] for keyword in TAKES.get(name, ()) if keyword in keywords}
-            seen = part_of(batches, held_out=False) if "distill" in names[position + 1 :] else batches
+            seen = batches
+            if "distill" in names[position + 1 :]:
+                seen = part_of(batches, held_out=False)
+                taken.pop("worths", None)  # which are of all inputs
             outcome = REPAIRS[name](pruned, seen, progress, **taken)
             if isinstance(outcome, MovedMasks):
                 pruned = dataclasses.replace(pruned, masks=outcome.masks)

@@ -23,7 +23,8 @@ none is taken to have less than VARIANCE_FLOOR of it.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -46,8 +47,12 @@ from reflow_tf.repair.layer_fitting import Fit, fit_kernel, fit_on_mask, refit_k
 from reflow_tf.repair.position_worth import add_worth
 from reflow_tf.repair.sweep_sums import AtLayer, Measuring, Meter, find_norm
 from reflow_tf.repair.views import have_views
+from reflow_tf.sparsity.layers import LayerSpec
 from reflow_tf.sparsity.plan import PruningPlan
 from reflow_tf.sparsity.reconstruction import SHRINKAGE
+
+Worths = dict[bytes, dict[str, np.ndarray]]
+"""Digest of a dense network's weights -> path of a kernel -> `fisher.gather_output_worth` of it."""
 
 VARIANCE_FLOOR = 0.3
 EARLY_BYTES = 2_500_000_000
@@ -98,6 +103,7 @@ def least_squares(
     plan: PruningPlan,
     memory_budget: int | None = None,
     crew: Crew = ALONE,
+    worths: Worths | None = None,
 ) -> MovedMasks:
     """Refits every masked kernel and the depthwise kernels behind them, and re-estimates every batch norm behind one.
 
@@ -112,6 +118,7 @@ def least_squares(
         memory_budget: bytes; half of it may hold what lies between layers. It decides what is computed again, and never
             the result. None: a quarter of the machine's memory.
         crew: who leads the images through the network; the searches and the solving are done here.
+        worths: what is known of outputs by earlier calls with the same images, and is added to; None: nothing.
 
     Raises:
         InputError: the model is subclassed; a batch does not fit; no batches; activations that are not finite; a memory
@@ -126,7 +133,7 @@ def least_squares(
         pruned.write_weights(pruned.dense_weights)
         write_masks(find_kernels(pruned.model), pruned.masks)  # for kernels that the sweep cannot refit
         with begin_course(pruned, steps, first[:1], batches, memory_budget, crew) as begun:
-            sweep = _Sweep(pruned, plan, steps, batches, *begun)
+            sweep = _Sweep(pruned, plan, steps, batches, *begun, {} if worths is None else worths)
             for position in progress(range(len(steps.steps)), "Refitting layer by layer"):
                 sweep.take(position)
     masks = {path: sweep.fits[path].mask if path in sweep.fits else mask for path, mask in pruned.masks.items()}
@@ -188,6 +195,7 @@ class _Sweep:
         meter: Meter,
         course: Course,
         late: int | None,
+        worths: Worths,
     ):
         self.fits: dict[str, Fit] = {}
         self.has_followed = False  # any batch norm's moments
@@ -196,9 +204,8 @@ class _Sweep:
         graded = take_first(batches, MOST_GRADED)  # not kept: hundreds of megabytes
         few = min(NUM_VIEWS, ENOUGH_LATE // course.num_inputs - 1)
         self._num_views = max(0, few) if have_views(graded.shape) else 0
-        with pruned.as_dense() as model:
-            chosen = [spec for spec in meter.kernels.specs if spec.path in pruned.masks]
-            self._worth = gather_output_worth(model, chosen, graded, pruned.task)
+        chosen = [spec for spec in meter.kernels.specs if spec.path in pruned.masks]
+        self._worth = _find_worth(pruned, chosen, graded, worths)
         self._settled: set[int] = set()  # batch norms whose moments followed from a refit
         self._positions = {id(variable): i for i, variable in enumerate(pruned.model.variables)}
         self._moved: dict[int, keras.Variable] = {}  # positions of variables that whoever leads images must be told of
@@ -263,6 +270,20 @@ class _Sweep:
         self.has_followed = True
         self._write(norm.moving_mean, mean)
         self._write(norm.moving_variance, variance)
+
+
+def _find_worth(
+    pruned: PrunedModel, specs: Sequence[LayerSpec], images: np.ndarray, known: Worths
+) -> Mapping[str, np.ndarray]:
+    """Of the outputs of these kernels in the dense network, which may be known of those that were pruned otherwise."""
+    digest = hashlib.sha256()
+    for weights in pruned.dense_weights:
+        digest.update(np.ascontiguousarray(weights).tobytes())
+    found = known.setdefault(digest.digest(), {})
+    if missing := [spec for spec in specs if spec.path not in found]:
+        with pruned.as_dense() as model:
+            found.update(gather_output_worth(model, missing, images, pruned.task))
+    return found
 
 
 def find_shrinkage(num_images: int) -> float:

@@ -19,6 +19,7 @@ from reflow_tf.models.surgery import read_bits, write_masks
 from reflow_tf.narrowing.candidates import find_candidates, find_sizes
 from reflow_tf.narrowing.choice import find_widest, weigh_channels
 from reflow_tf.narrowing.proof import narrow_and_check
+from reflow_tf.repair import least_squares
 from reflow_tf.repair.contract import show_nothing
 from reflow_tf.sparsity import patterns
 from reflow_tf.sparsity.plan import PruningPlan
@@ -239,22 +240,37 @@ def test_somebody_has_to_say_what_fits(samples):
 
 
 def test_what_earlier_calls_found_changes_no_result(samples, monkeypatch):
-    """A share, a smaller one, and the first again with zeros on top: channels are weighed once, and removed once."""
+    """A share, a smaller one, and the first again with zeros on top: channels are weighed once, and removed once.
+
+    What outputs are worth is found of the network that was given, and of the narrower one each time; signals are
+    measured three times, of the narrower share but twice, and of the two last ones behind the channels.
+    """
     narrow = reflow_tf.PruneConfig(pattern=CHANNEL, max_macs=0.8, channel_multiple=4, repair="least_squares")
     narrower = dataclasses.replace(narrow, max_macs=0.6)
     sparse = dataclasses.replace(narrow, pattern=patterns.Unstructured(), sparsity=0.5, target="storage")
     configs = [narrow, narrower, sparse, dataclasses.replace(sparse, sparsity=0.7)]
     alone = [reflow_tf.prune(build(), config, samples, evaluation=samples[:8]) for config in configs]
     calls = Counter()
-    for module, name in ((planning, "weigh_channels"), (pruning, "narrow_and_check")):
+    counted = ((planning, "weigh_channels"), (pruning, "narrow_and_check"), (pruning, "_measure_signal"))
+    for module, name in (*counted, (least_squares, "gather_output_worth")):
         count_calls(monkeypatch, module, name, calls)
     known = pruning.Known()
     together = [reflow_tf.prune(build(), config, samples, evaluation=samples[:8], known=known) for config in configs]
-    assert calls == {"weigh_channels": 1, "narrow_and_check": 2}
+    expected = {"weigh_channels": 1, "narrow_and_check": 2, "gather_output_worth": 1 + 2, "_measure_signal": 3 + 2 + 6}
+    assert calls == expected
     for one, other in zip(alone, together, strict=True):
         assert read_bits(one.model.weights) == read_bits(other.model.weights)
         assert one.report.signals.keys() == other.report.signals.keys()
         assert [step.statement for step in one.report.repair] == [step.statement for step in other.report.repair]
+
+
+def test_outputs_of_a_network_that_nothing_was_pruned_of_are_there_a_second_time(samples):
+    plain = reflow_tf.PruneConfig(sparsity=0.0, repair="none", target="storage")
+    known = pruning.Known()
+    first, again = (reflow_tf.prune(build(), plain, evaluation=samples[:8], known=known) for _ in range(2))
+    signals = [one.report.signals["repaired"] for one in (first, again)]
+    assert len(signals[0].outputs) == 8
+    np.testing.assert_array_equal(signals[0].outputs, signals[1].outputs)
 
 
 @pytest.mark.parametrize("task", ["classification", "fidelity"])

@@ -1,7 +1,6 @@
 """Why a candidate is not made: the network has no such form, it could not fit, or it cannot win, as far as is known."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 
@@ -41,7 +40,8 @@ class Objections:
         foresee: Foreseeing,
     ):
         self._search, self._device, self._candidates, self._model = search, device, candidates, model
-        self._foresee = functools.cache(foresee)
+        self._foresee = foresee
+        self._foreseen: dict[Candidate, Cost] = {}
 
     def find(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """The first one, None where there is none.
@@ -67,15 +67,15 @@ class Objections:
         for other, cell in ships:
             if (other.kind, other.number_format) == own and other.goes_as_far_as(candidate):
                 return f"{cell['name']} may be shipped, and costs less"
-        if not ships or (foreseen := self._foresee_row(candidate, cells)) is None:
-            return None
-        rival = find_rival(foreseen, [read_row(cell) for _, cell in ships], self._device)
-        if rival is None:
-            return None
-        return (
-            f"it would cost about {foreseen.price:.2f} of {self._device.formats[0]}, and {rival.name}, which costs "
-            f"{rival.price:.2f}, may be shipped"
-        )
+        allowed = [read_row(cell) for _, cell in ships]
+        for least in self._foresee_rows(candidate, cells) if allowed else ():
+            rival = find_rival(least, allowed, self._device)
+            if rival is not None:
+                return (
+                    f"it would cost about {least.price:.2f} of {self._device.formats[0]} or more, and {rival.name}, "
+                    f"which costs {rival.price:.2f}, may be shipped"
+                )
+        return None
 
     def _may_ship(self, cell: Cell) -> bool:
         return cell["fits"] and not cell["differs"] and read_row(cell).likely_most <= self._search.max_accuracy_drop
@@ -97,26 +97,33 @@ class Objections:
                 return f"{cell['name']} needs {cell['ram_bytes']:,} bytes of RAM, of which zeros save none"
         return None
 
-    def _foresee_row(self, candidate: Candidate, cells: Sequence[Cell]) -> Row | None:
-        """What it will cost, or a little less; None where nobody knows.
+    def _foresee_rows(self, candidate: Candidate, cells: Sequence[Cell]) -> Iterator[Row]:
+        """What it will cost at least, as far as that is known, and known better from row to row.
 
         A narrower network costs more than its share of the multiply-adds, but for bytes: layers on small maps have few
         multiply-adds, and most of the weights.
         """
         share = candidate.prune.max_macs
         if share == AUTO or (share is not None and self._device.unit == "bytes"):
-            return None
+            return
+        names, share = (candidate.name, candidate.kind, candidate.number_format), float(share or 1)
         if candidate.kind == NARROW:
-            known = [read_row(cell) for cell in _select_plain(cells, candidate.number_format)]
-            if not known:
-                return None
-            cost, cycles = known[0].cost, known[0].cycles
+            same = map(read_row, _select_plain(cells, candidate.number_format))
+            shares: Iterable[tuple[float, float | None]] = ((row.cost, row.cycles) for row in same)
         else:
-            found = self._foresee(candidate.without_narrowing)
-            cost, cycles = found.cost_share, found.cycles_share
-        share = float(share or 1)
-        names = candidate.name, candidate.kind, candidate.number_format
-        return Row(*names, share * cost, expected_drop=0.0, cycles=None if cycles is None else share * cycles)
+            costs = self._foresee_zeros(candidate.without_narrowing)
+            shares = ((cost.cost_share, cost.cycles_share) for cost in costs)
+        for cost, cycles in shares:
+            yield Row(*names, share * cost, expected_drop=0.0, cycles=None if cycles is None else share * cycles)
+
+    def _foresee_zeros(self, candidate: Candidate) -> Iterator[Cost]:
+        """What as many zeros or more cost, where that was measured; then its own."""
+        for other, cost in list(self._foreseen.items()):
+            if other.number_format == candidate.number_format and other.goes_as_far_as(candidate):
+                yield cost
+        if candidate not in self._foreseen:
+            self._foreseen[candidate] = self._foresee(candidate)
+            yield self._foreseen[candidate]
 
 
 def _says_of(other: Candidate, candidate: Candidate) -> bool:

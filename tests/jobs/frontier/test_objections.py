@@ -68,7 +68,7 @@ def test_a_network_that_fits_is_not_narrowed_to_fit():
 def test_what_would_cost_more_than_a_plain_conversion_is_not_made():
     cells = [make_cell("plain float32", 1.0), make_cell("plain int8", 0.5)]
     reason = object_to("narrow 80 %, float32", "browser", build(1), cells)
-    assert reason == "it would cost about 0.80 of float32, and plain int8, which costs 0.50, may be shipped"
+    assert reason == "it would cost about 0.80 of float32 or more, and plain int8, which costs 0.50, may be shipped"
     assert object_to("narrow 80 %, int8", "browser", build(1), cells) is None
 
 
@@ -91,10 +91,31 @@ def test_zeros_are_priced_before_any_repair_and_with_fewer_channels_less(device)
     assert object_to(sparse, device, build(1), [plain], 0.7) is None
 
 
+def test_what_more_zeros_cost_already_is_not_measured_again_of_fewer():
+    preset = DEVICES["cortex_m4"]
+    job = JobConfig("m", "o", PruneConfig(target=preset.dense_target, sparsity=0.0, repair="none"))
+    candidates = {each.name: each for each in list_candidates(preset, "reflow")}
+    costs, asked = {0.5: 0.95, 0.7: 0.9, 0.8: 0.6}, []
+
+    def foresee(alone):
+        asked.append(alone.prune.sparsity)
+        return Cost(0, costs[alone.prune.sparsity])
+
+    search = Search(job, (preset,), 1.0, "reflow", None, "1")
+    objections = Objections(search, preset, list(candidates.values()), build(1), foresee)
+    cells = [make_cell("plain int8", 1.0), make_cell("narrow 65 %, int8", 0.7)]
+    for name in ("sparse 70 %, int8", "sparse 50 %, int8"):
+        assert "it would cost about 0.90 of int8 or more" in objections.find(candidates[name], cells)
+    assert asked == [0.7]
+    assert objections.find(candidates["sparse 80 %, int8"], cells) is None and asked == [0.7, 0.8]
+    both = objections.find(candidates["narrow 80 % and sparse 50 %, int8"], cells)
+    assert "about 0.72 of int8 or more" in both and asked == [0.7, 0.8]
+
+
 def test_what_costs_more_than_a_file_of_another_kind_that_may_be_shipped_is_not_made():
     cells = [make_cell("plain int8", 1.0), make_cell("narrow 65 %, int8", 0.7, expected=0.5)]
     reason = object_to("sparse 70 %, int8", "cortex_m4", build(1), cells, 0.75)
-    assert reason == "it would cost about 0.75 of int8, and narrow 65 %, int8, which costs 0.70, may be shipped"
+    assert reason == "it would cost about 0.75 of int8 or more, and narrow 65 %, int8, which costs 0.70, may be shipped"
     assert object_to("sparse 70 %, int8", "cortex_m4", build(1), cells, 0.71) is None  # as cheap, and may lose less
     cells[1]["expected_drop_points"] = 1.5
     assert object_to("sparse 70 %, int8", "cortex_m4", build(1), cells, 0.75) is None
