@@ -26,6 +26,8 @@ MOST_POSITIONS = 1024
 
 32 x 32 outputs are exact; of 112 x 112, every fourth row and column are taken, 784 positions.
 """
+MOST_OF_CHANNEL = 64
+"""The same of a depthwise kernel, of which an output has nine weights, as a rule: 8 x 8 are exact."""
 
 MOST_READ = 8192
 """Numbers that one output multiplies, for its layer to be solved for: the Gram of so many is half a gigabyte.
@@ -151,9 +153,13 @@ def _call_and_add(sums: Sequence[_GramSum]) -> LayerCall:
 
 def _count_groups(layer: keras.Layer, name: str) -> int:
     """Into how many groups the outputs of the layer's kernel fall, each with inputs of its own."""
-    if name == "depthwise_kernel" or isinstance(layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D):
+    if _is_depthwise(layer, name):
         return int((layer.depthwise_kernel if name == "depthwise_kernel" else layer.kernel).shape[-2])
     return int(getattr(layer, "groups", 1))
+
+
+def _is_depthwise(layer: keras.Layer, name: str) -> bool:
+    return name == "depthwise_kernel" or isinstance(layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D)
 
 
 def find_patches(layer: keras.Layer, name: str) -> Patches | None:
@@ -170,7 +176,7 @@ def find_patches(layer: keras.Layer, name: str) -> Patches | None:
         case layers.Conv1DTranspose() | layers.Conv2DTranspose():
             if layer.output_padding is not None or math.prod(layer.dilation_rate) > 1:
                 return None
-            return lambda inputs: _split(_extract_transposed(layer, _channels_last(layer, inputs)), 1)
+            return lambda inputs: _split(_extract_transposed(layer, name, _channels_last(layer, inputs)), 1)
         case (
             layers.Conv1D()
             | layers.Conv2D()
@@ -181,9 +187,28 @@ def find_patches(layer: keras.Layer, name: str) -> Patches | None:
             | layers.SeparableConv2D()
         ):
             groups = _count_groups(layer, name)
-            return lambda inputs: _split(extract_patches(layer, _channels_last(layer, inputs)), groups)
+            return lambda inputs: _split(_extract_patches(layer, name, _channels_last(layer, inputs)), groups)
         case _:
             return None
+
+
+def find_thinning(layer: keras.Layer, name: str, counts: Sequence[int]) -> int:
+    """Every so many rows and columns of a layer's outputs are looked at.
+
+    Args:
+        layer: one that has patches.
+        name: of its kernel.
+        counts: of its outputs, (*spatial); other axes of a Dense.
+    """
+    is_inside = isinstance(layer, layers.SeparableConv1D | layers.SeparableConv2D) and name == "pointwise_kernel"
+    if is_inside or isinstance(layer, layers.Dense | layers.EinsumDense):
+        return 1
+    most = MOST_OF_CHANNEL if _is_depthwise(layer, name) else MOST_POSITIONS
+    thinning = max(1, math.ceil((math.prod(counts) / most) ** (1 / len(counts))))
+    strides = layer.strides if isinstance(layer, layers.Conv1DTranspose | layers.Conv2DTranspose) else ()
+    while any(math.gcd(thinning, stride) > 1 for stride in strides):  # no kind of position is left out
+        thinning += 1
+    return thinning
 
 
 def is_like_dense(layer: layers.EinsumDense) -> bool:
@@ -206,11 +231,12 @@ def _channels_last(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     return inputs if layer.data_format == "channels_last" else keras.ops.moveaxis(inputs, 1, -1)
 
 
-def extract_patches(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
-    """What each output position multiplies, thinned out to MOST_POSITIONS.
+def _extract_patches(layer: keras.Layer, name: str, inputs: tf.Tensor) -> tf.Tensor:
+    """What each output position multiplies, thinned out.
 
     Args:
         layer: a convolution.
+        name: of its kernel.
         inputs: (n, *spatial, channels).
 
     Returns:
@@ -224,12 +250,12 @@ def extract_patches(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     counts = [
         (n + sum(pad) - span) // stride + 1 for n, pad, span, stride in zip(lengths, pads, spans, strides, strict=True)
     ]
-    thinning = _find_thinning(counts)
+    thinning = find_thinning(layer, name, counts)
     return _cut(tf.pad(inputs, [[0, 0], *pads, [0, 0]]), sizes, [stride * thinning for stride in strides], rates)
 
 
-def _extract_transposed(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
-    """`extract_patches` of a transposed convolution, which is a plain one over inputs with zeros between them.
+def _extract_transposed(layer: keras.Layer, name: str, inputs: tf.Tensor) -> tf.Tensor:
+    """`_extract_patches` of a transposed convolution, which is a plain one over inputs with zeros between them.
 
     With stride s an output meets every s-th tap, and zeros at the others: which ones depends on where it lies, so
     positions of all kinds are looked at.
@@ -245,19 +271,11 @@ def _extract_transposed(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
         counts.append(length + (surplus if layer.padding == "valid" else 0))
         before = size - 1 - (surplus // 2 if layer.padding == "same" else 0)
         pads.append([before, counts[-1] + size - 1 - before - length])
-    thinning = _find_thinning(counts, strides)
+    thinning = find_thinning(layer, name, counts)
     padded = tf.pad(spread, [[0, 0], *pads, [0, 0]])
     padded = tf.ensure_shape(padded, [None, *(n + size - 1 for n, size in zip(counts, sizes, strict=True)), None])
     cut = _cut(padded, sizes, [thinning] * len(sizes), (1,) * len(sizes))
     return tf.reverse(cut, [3, 4])  # the first tap meets the last of the inputs before it
-
-
-def _find_thinning(counts: Sequence[int], strides: Sequence[int] = ()) -> int:
-    """Every so many rows and columns are looked at; of a transposed layer so that no kind of position is left out."""
-    thinning = math.ceil((math.prod(counts) / MOST_POSITIONS) ** (1 / len(counts)))
-    while any(math.gcd(thinning, stride) > 1 for stride in strides):
-        thinning += 1
-    return thinning
 
 
 def _cut(padded: tf.Tensor, sizes: Sequence[int], strides: Sequence[int], rates: Sequence[int]) -> tf.Tensor:

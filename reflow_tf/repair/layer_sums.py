@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -12,7 +11,7 @@ import tensorflow as tf
 
 from reflow_tf.errors import InputError
 from reflow_tf.models.execution import CHUNK, read_steps
-from reflow_tf.models.gram import find_patches
+from reflow_tf.models.gram import find_patches, find_thinning
 from reflow_tf.models.graph import find_kernels
 from reflow_tf.models.ledger import Ledger
 from reflow_tf.models.observation import find_activation, without_activation
@@ -133,18 +132,20 @@ class Samples:
 
     Attributes:
         num_inputs: that the positions are of, one after the other.
+        thinning: every so many rows and columns are looked at.
         inputs: (groups, samples, d).
         targets: (groups, samples, outputs of a group).
     """
 
     num_inputs: int
+    thinning: int
     inputs: tf.Tensor
     targets: tf.Tensor
 
     def average(self) -> "Samples":
         """One sample of each input: the mean of its own."""
         by_input = (tf.reshape(v, [len(v), self.num_inputs, -1, v.shape[-1]]) for v in (self.inputs, self.targets))
-        return Samples(self.num_inputs, *(tf.reduce_mean(v, axis=2) for v in by_input))
+        return Samples(self.num_inputs, self.thinning, *(tf.reduce_mean(v, axis=2) for v in by_input))
 
 
 def take_samples(layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets: tf.Tensor) -> Samples:
@@ -156,12 +157,13 @@ def take_samples(layer: keras.Layer, spec: LayerSpec, inputs: tf.Tensor, targets
         inputs: (n, ...) of the layer, few: they are summed up in float32.
         targets: (n, ..., outputs).
     """
-    patches = find_patches(layer, spec.path.rpartition("/")[2])
+    name = spec.path.rpartition("/")[2]
+    patches, thinning = find_patches(layer, name), find_thinning(layer, name, targets.shape[1:-1])
     assert patches is not None
     x = patches(inputs)
     groups, samples, _ = x.shape
-    t = tf.transpose(tf.reshape(_pick(targets, len(inputs), samples), [samples, groups, -1]), [1, 0, 2])
-    return Samples(len(inputs), x, t)
+    t = tf.transpose(tf.reshape(thin_out(targets, thinning), [samples, groups, -1]), [1, 0, 2])
+    return Samples(len(inputs), thinning, x, t)
 
 
 def sum_up(samples: Samples, worth: tf.Tensor | None = None) -> RunningSums:
@@ -169,13 +171,13 @@ def sum_up(samples: Samples, worth: tf.Tensor | None = None) -> RunningSums:
 
     Args:
         samples: of the layer.
-        worth: how often each position counts, (n, ...), thinned out or not; None: once.
+        worth: how often each position counts, (n, ...); None: once.
     """
     if worth is None:
         roots = _ones(samples)
     else:
-        roots = tf.sqrt(_pick(worth[..., None], samples.num_inputs, samples.inputs.shape[1]))[None]
-        samples = Samples(samples.num_inputs, samples.inputs * roots, samples.targets * roots)
+        roots = tf.reshape(tf.sqrt(thin_out(worth[..., None], samples.thinning)), [1, -1, 1])
+        samples = dataclasses.replace(samples, inputs=samples.inputs * roots, targets=samples.targets * roots)
     x, t = samples.inputs, samples.targets
     squares = tf.reduce_sum(tf.square(t), axis=1)
     return RunningSums(_sum_inputs(samples, roots), _wide(tf.matmul(t, x, transpose_a=True)), _wide(squares))
@@ -257,12 +259,7 @@ def gather_own_equations(
     return {path: sums.finish(path) for path, sums in found.items()}
 
 
-def _pick(values: tf.Tensor, num_inputs: int, samples: int) -> tf.Tensor:
-    """Values (n, *spatial, c) at the positions of as many patches: (samples, c)."""
-    if len(values.shape) > 2 and math.prod(values.shape[:-1]) != samples:
-        lengths, looked_at = values.shape[1:-1], samples // num_inputs
-        thinning = next(
-            t for t in range(1, max(lengths) + 1) if math.prod(math.ceil(n / t) for n in lengths) == looked_at
-        )
-        values = values[(slice(None), *[slice(None, None, thinning)] * len(lengths))]
-    return tf.reshape(values, [samples, -1])
+def thin_out(values: tf.Tensor, thinning: int) -> tf.Tensor:
+    """Values (n, *spatial, c) of every so many rows and columns."""
+    spatial = [slice(None, None, thinning)] * (len(values.shape) - 2)
+    return values[(slice(None), *spatial)] if thinning > 1 else values

@@ -249,12 +249,12 @@ class _Sweep:
         self._move_mean(step, fit, own, spec.path)
 
     def _move_mean(self, step: Step, fit: Fit, own: AtLayer, path: str) -> None:
-        """Settles the layer's bias, or the batch norm behind it if all positions were summed up; by images alone."""
+        """Settles the layer's bias, or the batch norm behind it; by images alone."""
         layer, norm, moments = step.operation, find_norm(step, self._steps), own.plain.finish(path)
         bias, (mean, variance) = getattr(layer, "bias", None), moments.predict(fit.kernel)
         if norm is None and bias is not None:
             self._write(bias, moments.target_mean - mean)
-        elif norm is not None and own.plain.count == own.given.count and norm.axis in (-1, len(layer.output.shape) - 1):
+        elif norm is not None and norm.axis in (-1, len(layer.output.shape) - 1):
             added = 0.0 if bias is None else read_wide(bias)
             self._follow(norm, mean + added - own.given.mean, variance, own.given.variance)
             self._settled.add(id(norm))

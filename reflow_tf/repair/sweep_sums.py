@@ -28,7 +28,7 @@ from reflow_tf.models.precision import read_wide
 from reflow_tf.models.sidebyside import Networks, Pair
 from reflow_tf.models.streaming import Stream, Values
 from reflow_tf.repair.contract import PrunedModel
-from reflow_tf.repair.layer_sums import InputSums, RunningSums, sum_inputs, sum_up, take_samples
+from reflow_tf.repair.layer_sums import InputSums, RunningSums, sum_inputs, sum_up, take_samples, thin_out
 from reflow_tf.repair.position_worth import PositionWorth
 from reflow_tf.repair.views import make_view
 from reflow_tf.sparsity.layers import Kind, LayerSpec
@@ -42,7 +42,7 @@ class AtLayer:
     Attributes:
         sums: of its normal equations, positions counted by what they are worth.
         plain: of what it takes and is to give, all positions alike.
-        given: moments of all that it gives in the dense network.
+        given: moments of what it gives in the dense network, at the same positions.
     """
 
     sums: RunningSums
@@ -132,7 +132,7 @@ class Meter:
         lost = self._find_loss(step, ledger, dense)
         targets = dense if lost is None else dense + lost
         samples = take_samples(step.operation, spec, ledger[step.inputs[0]].pruned, targets)
-        sums, given = sum_up(samples, worth), PartialMoments.of(dense, -1)
+        sums, given = sum_up(samples, worth), PartialMoments.of(thin_out(dense, samples.thinning), -1)
         return AtLayer(sums, sums.moments if worth is None else sum_inputs(samples), given)
 
     def _find_loss(self, step: Step, ledger: Ledger[Pair], given: tf.Tensor) -> tf.Tensor | None:

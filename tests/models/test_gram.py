@@ -105,15 +105,21 @@ def test_both_halves_of_a_separable_convolution(kind):
 
 def test_of_many_positions_every_so_many_rows_and_columns_are_taken(monkeypatch):
     monkeypatch.setattr(gram, "MOST_POSITIONS", 20)  # of 7 x 8: every second row and column, 4 x 4
+    monkeypatch.setattr(gram, "MOST_OF_CHANNEL", 9)  # every third
     (spec,), found = gather(on(IMAGES, layers.Conv2D(5, 1, name="layer")), IMAGES)
     taken = IMAGES[:, ::2, ::2].reshape(-1, 4).astype(float)
     np.testing.assert_allclose(found[spec.path][0], taken.T @ taken / len(taken), rtol=1e-5)
+    (spec,), found = gather(on(IMAGES, layers.DepthwiseConv2D(1, name="layer")), IMAGES)
+    taken = IMAGES[:, ::3, ::3].reshape(-1, 4).astype(float)
+    np.testing.assert_allclose(found[spec.path].ravel(), np.square(taken).mean(0), rtol=1e-5)
 
 
 def test_thinned_out_positions_of_a_transposed_layer_meet_all_taps(monkeypatch):
     """Every second row and column of stride 2 would meet the same taps: here every third of 7 x 8 is taken, times 2."""
-    assert gram._find_thinning([64, 64]) == 2 and gram._find_thinning([64, 64], (2, 2)) == 3
-    assert gram._find_thinning([64, 64], (1, 3)) == 2 and gram._find_thinning([8, 8], (2, 2)) == 1
+    plain, twice = layers.Conv2D(5, 3), layers.Conv2DTranspose(5, 3, strides=2)
+    aside = layers.Conv2DTranspose(5, 3, strides=(1, 3))
+    assert [gram.find_thinning(each, "kernel", [64, 64]) for each in (plain, twice, aside)] == [2, 3, 2]
+    assert gram.find_thinning(twice, "kernel", [8, 8]) == 1
     monkeypatch.setattr(gram, "MOST_POSITIONS", 40)
     layer = layers.Conv2DTranspose(5, 3, strides=2, padding="same", use_bias=False, name="layer")
     (spec,), found = gather(on(IMAGES, layer), IMAGES)

@@ -27,7 +27,7 @@ def draw(seed, num_inputs=INPUTS):
     rng = np.random.default_rng(seed)
     shape = GROUPS, num_inputs * POSITIONS
     given = (rng.normal(1, 2, (*shape, size)).astype(np.float32) for size in (5, 4))
-    return Samples(num_inputs, *(tf.constant(values) for values in given))
+    return Samples(num_inputs, 1, *(tf.constant(values) for values in given))
 
 
 def test_finished_they_are_covariances():
@@ -55,7 +55,7 @@ def test_moments_of_outputs_are_those_of_the_outputs():
 def test_parts_add_up():
     one, other = draw(3), draw(4, num_inputs=2)
     both = Samples(
-        INPUTS + 2, *(tf.concat([getattr(s, n) for s in (one, other)], axis=1) for n in ("inputs", "targets"))
+        INPUTS + 2, 1, *(tf.concat([getattr(s, n) for s in (one, other)], axis=1) for n in ("inputs", "targets"))
     )
     for mine, theirs in zip(flatten(sum_up(one) + sum_up(other)), flatten(sum_up(both)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
@@ -95,6 +95,32 @@ def test_a_position_counts_as_often_as_it_is_worth(worth):
     plain = sum_up(take_samples(layer, spec, *repeated))
     for one, other in zip(flatten(weighed), flatten(plain), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+LAYERS = {
+    "a convolution": lambda: layers.Conv2D(4, 3, strides=2, padding="same"),
+    "a depthwise one": lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same"),
+    "a strided depthwise one": lambda: layers.DepthwiseConv2D(3, strides=2),
+    "groups": lambda: layers.Conv2D(4, 3, groups=2),
+    "a transposed one": lambda: layers.Conv2DTranspose(3, 3, strides=2, padding="same"),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+@settings(max_examples=10)
+@given(st.integers(3, 90), st.integers(3, 90))
+def test_what_a_kernel_multiplies_and_what_it_gives_are_of_the_same_positions(layer, height, width):
+    """However they are thinned out: what the layer itself gave is what its kernel makes of the samples."""
+    layer = layer()
+    layer.build((None, height, width, 2))
+    inputs = np.random.default_rng(height * width).normal(size=(2, height, width, 2)).astype(np.float32)
+    layer.bias.assign(np.zeros(layer.bias.shape))
+    (spec,) = find_kernels(keras.Sequential([keras.Input((height, width, 2)), layer])).specs
+    samples = take_samples(layer, spec, tf.constant(inputs), layer(inputs))
+    groups, _, width_of_group = samples.inputs.shape
+    kernel = spec.to_canonical(layer.kernel.numpy()).reshape(groups, -1, width_of_group)
+    expected = np.einsum("gnd,god->gno", samples.inputs.numpy(), kernel)
+    np.testing.assert_allclose(samples.targets.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_of_thinned_positions_those_count_that_are_looked_at():
