@@ -125,6 +125,7 @@ def prune(
     calibration: Any = None,
     *,
     evaluation: Any = None,
+    fitting: Any = None,
     batch_size: int = 64,
     inplace: bool = False,
     dense_file: bytes | None = None,
@@ -144,6 +145,7 @@ def prune(
             several inputs a dict of arrays by their names; or rows of numbers, in the order of `model.inputs`.
         evaluation: other inputs of the same kind: where given, the signal of the dense, the pruned and the repaired
             model is measured on them. Never the calibration images.
+        fitting: those of the calibration inputs that the repairs learn from; None: all.
         batch_size: for arrays, the most inputs at a time.
         inplace: write into `model`, for models that Keras cannot rebuild from their configuration.
         dense_file: for a budget of bytes or speed: the model as the .tflite file that it will be, but for its zeros,
@@ -163,8 +165,9 @@ def prune(
         raise InputError(
             f"prune takes a Keras model, and a PruneConfig. Received: {type(model).__name__}, {type(config).__name__}"
         )
-    calibration, evaluation = (
-        None if data is None else as_inputs(model, data, batch_size=batch_size) for data in (calibration, evaluation)
+    calibration, evaluation, fitting = (
+        None if data is None else as_inputs(model, data, batch_size=batch_size)
+        for data in (calibration, evaluation, fitting)
     )
     if calibration is None:
         _require_none_needed(config)
@@ -173,7 +176,7 @@ def prune(
     check_channel_order(model)
     select(model, config)
     if not is_plain(model):
-        given = config, calibration, evaluation, batch_size, dense_file, complain, progress, crew, known
+        given = config, calibration, evaluation, fitting, batch_size, dense_file, complain, progress, crew, known
         return _prune_packed(model, inplace, *given)
     config = dataclasses.replace(config, task=settle_task(model, config.task, calibration, evaluation))
     if config.max_macs == AUTO and complain is None:
@@ -190,7 +193,8 @@ def prune(
             continue
         given = results[-1].model if results else model if inplace else copy_model(model)
         of_network = Known() if results else found  # behind the first stage it is another one
-        result = _prune(given, stage, calibration, evaluation, dense_file, complain, progress, crew, of_network)
+        sets = calibration, evaluation, fitting or calibration
+        result = _prune(given, stage, *sets, dense_file, complain, progress, crew, of_network)
         if known is not None and not stage.sets_zeros and stage.max_macs != AUTO:
             found.narrowed[stage.without_hardware] = _keep(result, config.known_task)
         results.append(result)
@@ -204,6 +208,7 @@ def _prune_packed(
     config: PruneConfig,
     calibration: Iterable[np.ndarray] | None,
     evaluation: Iterable[np.ndarray] | None,
+    fitting: Iterable[np.ndarray] | None,
     batch_size: int,
     dense_file: bytes | None,
     complain: Complain | None,
@@ -223,6 +228,7 @@ def _prune_packed(
         dataclasses.replace(config, task=str(Task.FIDELITY)) if several > 1 else config,
         calibration,
         evaluation=evaluation,
+        fitting=fitting,
         batch_size=batch_size,
         inplace=inplace,
         dense_file=dense_file or (_export_dense(model, config.hardware, calibration) if config.budget else None),
@@ -240,6 +246,7 @@ def _prune(
     config: PruneConfig,
     calibration: Iterable[np.ndarray] | None,
     evaluation: Iterable[np.ndarray] | None,
+    fitting: Iterable[np.ndarray] | None,
     dense_file: bytes | None,
     complain: Complain | None,
     progress: Progress,
@@ -263,7 +270,7 @@ def _prune(
     removed = write_masks(kernels, planned.masks)
     signals.measure("pruned", model, unchanged_from=None if removed else "dense")
     with stopwatch.timed("repair"):
-        pruned, repair = _repair(pruned, config, planned.plan, calibration, progress, crew, known.worths)
+        pruned, repair = _repair(pruned, config, planned.plan, fitting, progress, crew, known.worths)
     signals.measure("repaired", model, unchanged_from=None if any(step.repaired for step in repair) else "pruned")
     specs = tuple(spec for spec in kernels.specs if spec.path in planned.masks)
     report = PruneReport(

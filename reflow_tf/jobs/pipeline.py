@@ -139,6 +139,20 @@ def try_zeros(job: JobConfig, given: Given, dense: Dense) -> tuple[bytes, microc
     return file.content, microcontroller.measure(job, microcontroller.Files(file, dense.file, few[0]))
 
 
+def try_repair(job: JobConfig, given: Given, num_fitted: int, crew: Crew, known: Known) -> bytes:
+    """The file in float32 of the network pruned, and repaired with so few of its calibration images."""
+    result = prune(
+        given.loaded.model,
+        dataclasses.replace(job.prune, task=given.task),
+        given.calibration,
+        fitting=given.calibration.select(np.arange(num_fitted)),
+        progress=show_progress,
+        crew=crew,
+        known=known,
+    )
+    return _export(job, given, result.model, storage="dense", quantize="none").content
+
+
 def open_given(job: JobConfig, stopwatch: Stopwatch) -> Given:
     """The model and the images."""
     with stage("Loading the model"), stopwatch.timed("load model"):

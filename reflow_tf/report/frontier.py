@@ -18,8 +18,8 @@ from reflow_tf.report.wording import SPACE, count, interval, percent, plural, se
 Document = dict[str, Any]
 """Plain JSON: version, command, settings, device, data, cells, what was left out, and the answer."""
 
-VERSION = 6
-_KEPT = {"settings": dict, "cells": list, "notes": list, "seconds": float, "best": dict | None}
+VERSION = 7
+_KEPT = {"settings": dict, "cells": list, "tried": list, "notes": list, "seconds": float, "best": dict | None}
 """What a later run goes on from."""
 _PLAIN = "plain"
 _SHAPES = "Squares: plain conversions; circles: pruned"

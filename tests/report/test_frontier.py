@@ -43,7 +43,13 @@ def document():
         "version": frontier.VERSION,
         "command": ["frontier"],
         "given": "network",
-        "settings": {"model": "net<script>", "seed": 0, "flash_budget": None, "ram_budget": None},
+        "settings": {
+            "model": "net<script>",
+            "calibration_samples": 400,
+            "seed": 0,
+            "flash_budget": None,
+            "ram_budget": None,
+        },
         "device": {
             "name": "phone",
             "place": "on a Cortex-A76",
@@ -57,6 +63,7 @@ def document():
         "max_accuracy_drop": 1.0,
         "cells": cells,
         "dropped": [{"name": "sparse 50 %, float32", "reason": "it would cost 0.98 of float32"}],
+        "tried": [],
         "not_tried": ["sparse 80 %, float32"],
         "pending": [],
         "best": None,

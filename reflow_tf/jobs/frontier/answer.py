@@ -17,7 +17,7 @@ ESTIMATE_ERROR = 1.4
 
 The largest error of a ratio on one thread is 1.36 (`benchmarks/cycle_estimates.py`, docs/frontier.md).
 """
-_ONE_SIDED = 1.645  # standard errors, 95 % of a normal distribution lie below
+ONE_SIDED = 1.645  # standard errors, 95 % of a normal distribution lie below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Row:
     @property
     def likely_most(self) -> float:
         """More than this it loses with a probability of one in twenty, as far as the images tell."""
-        return self.expected_drop + _ONE_SIDED * self.error
+        return self.expected_drop + ONE_SIDED * self.error
 
     def beats(self, other: "Row", device: Device) -> bool:
         """Whether it is cheaper beyond doubt."""

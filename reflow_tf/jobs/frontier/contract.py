@@ -72,8 +72,10 @@ class Workshop(Protocol):
         """The file that all are compared with; `job` is that of the first candidate."""
         ...
 
-    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objecting:
-        """Who knows which of them need not be made."""
+    def object_to(
+        self, candidates: Sequence[Candidate], device: Device, costs: Costs, tried: list[dict[str, Any]]
+    ) -> Objecting:
+        """Who knows which of them need not be made; adds to `tried`, of the document, what it tried for that."""
         ...
 
     def make(self, candidate: Candidate, device: Device, job: JobConfig) -> Made:

@@ -114,9 +114,11 @@ class FileWorkshop:
             microcontroller.require_runnable(job, self._given)
         return self._given
 
-    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objecting:
+    def object_to(
+        self, candidates: Sequence[Candidate], device: Device, costs: Costs, tried: list[dict[str, Any]]
+    ) -> Objecting:
         """Of `Workshop`: there are so few that all are made."""
-        del candidates, device, costs
+        del candidates, device, costs, tried
         return lambda *_: None
 
     def make(self, candidate: Candidate, device: Device, job: JobConfig) -> Made:

@@ -6,6 +6,7 @@ It chooses nothing: that is the search's.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from reflow_tf.config import PruneConfig
 from reflow_tf.crew import Crew
@@ -18,7 +19,7 @@ from reflow_tf.jobs.frontier.costs import Cost, Costs
 from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.flagfile import spell
 from reflow_tf.jobs.frontier.losses import Loss, describe_data, hold, open_loss, require_enough, split
-from reflow_tf.jobs.frontier.objections import Objections
+from reflow_tf.jobs.frontier.objections import Objections, Trial
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.jobs.record.document import describe, render
 from reflow_tf.jobs.record.notes import doubt_inputs
@@ -26,10 +27,14 @@ from reflow_tf.jobs.record.run import Dense, Given
 from reflow_tf.jobs.resuming import describe_settings
 from reflow_tf.jobs.scoring import rank_files
 from reflow_tf.pruning import Known, PruneResult
+from reflow_tf.repair.least_squares import Worths
 from reflow_tf.report.measures import find_measure
 from reflow_tf.report.progress import show_progress, stage
 from reflow_tf.report.wording import SPACE, plural
 from reflow_tf.stopwatch import Stopwatch
+
+_TRIED_WITH = 4  # one in so many of the images that are fitted to
+_LEAST_TRIED = 32
 
 
 class NetworkWorkshop:
@@ -68,6 +73,8 @@ class NetworkWorkshop:
         self.notes: tuple[str, ...] = (f"Fitted to nothing, as copies of what judges: {told}.",) if copies else ()
         self._denses: dict[tuple[str, str], Dense] = {}
         self._known = Known()
+        self._worths: Worths = {}  # by the images that candidates are tried with
+        self._losses: dict[PruneConfig, tuple[float, float]] = {}
         self._last: tuple[PruneConfig, PruneResult] | None = None
         self._loss: Loss | None = None
 
@@ -80,10 +87,31 @@ class NetworkWorkshop:
         """Of `Workshop`: the dense network in float32."""
         return self._find_dense(job).float_content
 
-    def object_to(self, candidates: Sequence[Candidate], device: Device, costs: Costs) -> Objecting:
+    def object_to(
+        self, candidates: Sequence[Candidate], device: Device, costs: Costs, tried: list[dict[str, Any]]
+    ) -> Objecting:
         """Of `Workshop`."""
         foresee = functools.partial(self._foresee, device, costs)
-        return Objections(self._search, device, candidates, self._given.loaded.model, foresee).find
+        has_enough = self._num_tried >= _LEAST_TRIED
+        unit, run = self._given.evaluation.unit, functools.partial(self._try, device)
+        trial = Trial(self._num_tried, unit, run, tried) if has_enough else None
+        return Objections(self._search, device, candidates, self._given.loaded.model, foresee, trial).find
+
+    @property
+    def _num_tried(self) -> int:
+        """Images that are enough to tell what is hopeless."""
+        return len(self._given.calibration.indices) // _TRIED_WITH
+
+    def _try(self, device: Device, candidate: Candidate) -> tuple[float, float]:
+        """What it is expected to lose in float32 when it is repaired with fewer images."""
+        job = candidate.job(self._search.job, device, self._search.job.output_dir)
+        key = job.prune.without_hardware
+        if key not in self._losses:
+            known = dataclasses.replace(self._known, narrowed=dict(self._known.narrowed), worths=self._worths)
+            with stage(f"Trying {candidate.name}, with {plural(self._num_tried, self._given.evaluation.unit)}"):
+                content = pipeline.try_repair(job, self._given, self._num_tried, self._crew, known)
+            self._losses[key] = self._find_loss().measure(OpenedFile(content, "litert"))
+        return self._losses[key]
 
     def _foresee(self, device: Device, costs: Costs, candidate: Candidate) -> Cost:
         """What its zeros cost: known before a repair, which moves values and next to no zeros."""
@@ -133,9 +161,12 @@ class NetworkWorkshop:
 
     def judge(self, made: Made) -> tuple[float, float]:
         """Of `Workshop`."""
+        return self._find_loss().measure(OpenedFile(made.content, made.runtime))
+
+    def _find_loss(self) -> Loss:
         if self._loss is None:
             with stage("Judging by held-out calibration images"):
                 dense = next(iter(self._denses.values()))
                 runner = OpenedFile(dense.float_content, "litert")
                 self._loss = open_loss(runner, self._held, self._given.loaded.num_classes, self._given.task)
-        return self._loss.measure(OpenedFile(made.content, made.runtime))
+        return self._loss

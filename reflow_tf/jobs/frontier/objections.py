@@ -1,23 +1,66 @@
 """Why a candidate is not made: the network has no such form, it could not fit, or it cannot win, as far as is known."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 
 from reflow_tf.choices import AUTO
-from reflow_tf.jobs.frontier.answer import Row, find_rival, read_row
+from reflow_tf.jobs.frontier.answer import ONE_SIDED, Row, find_rival, read_row
 from reflow_tf.jobs.frontier.candidates import BOTH, NARROW, PLAIN, SPARSE, Candidate
 from reflow_tf.jobs.frontier.contract import Cell
 from reflow_tf.jobs.frontier.costs import Cost
 from reflow_tf.jobs.frontier.devices import Device
 from reflow_tf.jobs.frontier.request import Search
 from reflow_tf.models.graph import find_kernels
+from reflow_tf.report.wording import SPACE, plural
 
 Foreseeing = Callable[[Candidate], Cost]
 """A candidate that sets zeros -> what a file with these zeros costs, if no channel leaves and nothing is repaired.
 
 Raises InputError where there is no such file.
 """
+
+
+HOPELESS = 3.0
+"""Times the limit: who is expected to lose more when it is fitted to a quarter of the images is not made with all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Candidates made with fewer images, and in float32, to see whether they are worth more.
+
+    Attributes:
+        num_fitted: images.
+        unit: what an image is called.
+        run: a candidate -> what it is expected to lose then, and the standard error of that.
+        results: of the document, to which new ones are added.
+    """
+
+    num_fitted: int
+    unit: str
+    run: Callable[[Candidate], tuple[float, float]]
+    results: list[dict[str, Any]]
+
+    def find(self, candidate: Candidate) -> dict[str, Any]:
+        """Its result, which may be known from an earlier run."""
+        for result in self.results:
+            if result["name"] == candidate.name:
+                return result
+        expected, error = self.run(candidate)
+        found = {"name": candidate.name, "fitted": self.num_fitted}
+        found |= {"expected_drop_points": expected, "expected_error_points": error}
+        self.results.append(found)
+        return found
+
+    def describe(self, found: Mapping[str, Any]) -> str:
+        """A result in words."""
+        images = plural(found["fitted"], self.unit).replace(SPACE, " ")
+        return (
+            f"{found['name']}, fitted to {images}, is expected to lose "
+            f"{found['expected_drop_points']:.1f} ± {found['expected_error_points']:.1f} points"
+        )
 
 
 class Objections:
@@ -29,6 +72,7 @@ class Objections:
         candidates: all of them.
         model: the network.
         foresee: what zeros will cost.
+        trial: None: there are too few images for one.
     """
 
     def __init__(
@@ -38,9 +82,10 @@ class Objections:
         candidates: Sequence[Candidate],
         model: keras.Model,
         foresee: Foreseeing,
+        trial: Trial | None = None,
     ):
         self._search, self._device, self._candidates, self._model = search, device, candidates, model
-        self._foresee = foresee
+        self._foresee, self._trial = foresee, trial
         self._foreseen: dict[Candidate, Cost] = {}
 
     def find(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
@@ -52,7 +97,27 @@ class Objections:
         """
         if candidate.kind == PLAIN:
             return None
-        return self._find_obstacle(candidate, cells) or self._find_defeat(candidate, cells)
+        obstacle = self._find_obstacle(candidate, cells) or self._find_defeat(candidate, cells)
+        return obstacle or self._find_failure(candidate, cells)
+
+    def _find_failure(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
+        """Why it would lose far too much, by what it loses when it is made with fewer images.
+
+        Where something pruned may be shipped already, others are made without: a trial costs a third of that.
+        """
+        made = {each.name: each for each in self._candidates}
+        ships = any(made[cell["name"]].kind != PLAIN and self._may_ship(cell) for cell in cells)
+        if self._trial is None or ships or candidate.prune.max_macs == AUTO:
+            return None
+        for found in self._trial.results:
+            if candidate.goes_as_far_as(made[found["name"]]) and self._is_hopeless(found):
+                return self._trial.describe(found)
+        found = self._trial.find(candidate)
+        return self._trial.describe(found) if self._is_hopeless(found) else None
+
+    def _is_hopeless(self, found: Mapping[str, Any]) -> bool:
+        expected, error = found["expected_drop_points"], found["expected_error_points"]
+        return bool(expected - ONE_SIDED * error > HOPELESS * self._search.max_accuracy_drop)
 
     def _find_defeat(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why it cannot win, as far as is known."""

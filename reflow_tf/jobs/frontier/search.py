@@ -142,7 +142,7 @@ class _Searching:
             self._costs = Costs(device, workshop.find_first(self.job(self.candidates[0])), workshop.first_name)
         for note in workshop.notes:
             self._note(note)
-        self._object = workshop.object_to(self.candidates, device, self._costs)
+        self._object = workshop.object_to(self.candidates, device, self._costs, self.document["tried"])
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -220,6 +220,7 @@ class _Searching:
             "max_accuracy_drop": self._search.max_accuracy_drop,
             "cells": [],
             "dropped": [],
+            "tried": [],
             "not_tried": [],
             "pending": [],
             "notes": [],
@@ -238,6 +239,7 @@ class _Searching:
             before = report.from_json(path.read_bytes())
             require_same(self._settings, before["settings"], "a search", self._folder)
             document["cells"] = [cell for cell in before["cells"] if self._is_whole(cell)]
+            document["tried"] = before["tried"]
             document["notes"] = before["notes"] if document["cells"] else []
             document |= {name: before[name] for name in ("best", "seconds")}
         self._seconds_before = document["seconds"]

@@ -9,7 +9,7 @@ from reflow_tf.job_config import JobConfig
 from reflow_tf.jobs.frontier.candidates import list_candidates
 from reflow_tf.jobs.frontier.costs import Cost
 from reflow_tf.jobs.frontier.devices import DEVICES
-from reflow_tf.jobs.frontier.objections import Objections
+from reflow_tf.jobs.frontier.objections import Objections, Trial
 from reflow_tf.jobs.frontier.request import Search
 
 
@@ -19,7 +19,7 @@ def build(kernel_size):
     return keras.Model(image, layers.Dense(2)(x))
 
 
-def object_to(name, device, model, cells=(), zeros=0.01, **budgets):
+def object_to(name, device, model, cells=(), zeros=0.01, trial=None, **budgets):
     """`zeros`: what the candidate's zeros cost, as a share; of an estimate of cycles too, if the device has one."""
     preset = DEVICES[device]
     job = JobConfig("m", "o", PruneConfig(target=preset.dense_target, sparsity=0.0, repair="none"), **budgets)
@@ -31,7 +31,7 @@ def object_to(name, device, model, cells=(), zeros=0.01, **budgets):
         assert alone.prune.max_macs is None and alone.prune.sparsity == candidate.prune.sparsity
         return Cost(0, zeros, False, 0, zeros if preset.estimates_cycles else None)
 
-    return Objections(search, preset, candidates, model, foresee).find(candidate, list(cells))
+    return Objections(search, preset, candidates, model, foresee, trial).find(candidate, list(cells))
 
 
 def make_cell(name, share, expected=0.0, **more):
@@ -168,6 +168,31 @@ def test_what_is_milder_than_a_file_that_may_be_shipped_is_not_made():
         assert object_to(name, "tflm", build(1), cells) is None
     cells[1]["fits"] = False
     assert object_to("narrow 80 %, int8", "tflm", build(1), cells) is None
+
+
+def test_what_loses_far_too_much_with_fewer_images_is_not_made_with_all():
+    run = []
+
+    def make_trial(expected, error=0.5):
+        return Trial(125, "image", lambda candidate: run.append(candidate.name) or (expected, error), [])
+
+    plain = make_cell("plain int8", 1.0)
+    given = {"device": "tflm", "model": build(1)}
+    trial = make_trial(4.0)  # 3.2 at least, with a limit of 1
+    reason = "narrow 65 %, int8, fitted to 125 images, is expected to lose 4.0 ± 0.5 points"
+    for name in ("narrow 65 %, int8", "narrow 50 %, int8", "narrow 65 % and sparse 70 %, int8"):
+        assert object_to(name, **given, cells=[plain], trial=trial) == reason
+    assert run == ["narrow 65 %, int8"] and trial.results == [
+        {"name": run[0], "fitted": 125, "expected_drop_points": 4.0, "expected_error_points": 0.5}
+    ]
+    assert object_to("narrow 80 %, int8", **given, cells=[plain], trial=trial).startswith("narrow 80 %, int8, fitted")
+    assert object_to("sparse 70 %, int8", **given, cells=[plain], trial=make_trial(3.5)) is None  # by chance, perhaps
+    run.clear()
+    ships = [plain, make_cell("sparse 50 %, int8", 0.9, expected=0.5)]
+    assert object_to("narrow 65 %, int8", **given, cells=ships, trial=make_trial(9.0)) is None
+    fits_not = make_cell("plain int8", 1.0, fits=False)
+    assert object_to("narrow to fit, int8", **given, cells=[fits_not], trial=make_trial(9.0), ram_budget=8) is None
+    assert run == []
 
 
 def test_of_several_steps_the_middle_is_made_first_and_pairs_after_their_parts():

@@ -282,6 +282,33 @@ def test_several_devices_do_not_go_where_one_was_searched_for(job, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == [search.JSON]
 
 
+@pytest.mark.slow
+def test_what_was_tried_with_fewer_images_is_remembered(job, only, monkeypatch):
+    only("plain int8", "narrow 50 %, int8")
+    monkeypatch.setattr(network_workshop, "_LEAST_TRIED", 4)
+    tried, fitted = [], []
+    try_repair, prune_given = network_workshop.pipeline.try_repair, network_workshop.pipeline.prune_given
+    monkeypatch.setattr(
+        network_workshop.pipeline, "try_repair", lambda *given: tried.append(given[2]) or try_repair(*given)
+    )
+    monkeypatch.setattr(
+        network_workshop.pipeline, "prune_given", lambda *given: fitted.append(given[0]) or prune_given(*given)
+    )
+    limit = 1e-6
+    first = run(job, max_accuracy_drop=limit)
+    (result,) = first["tried"]
+    assert tried == [result["fitted"]] == [first["data"]["fitted"] // 4] and len(fitted) == 1
+    assert result["expected_drop_points"] > 0
+    assert first["dropped"][0]["reason"].startswith(f"narrow 50 %, int8, fitted to {result['fitted']} images, is expec")
+    assert run(job, max_accuracy_drop=limit)["dropped"] == first["dropped"]
+    more = run(job, max_accuracy_drop=50.0)
+    assert [cell["name"] for cell in more["cells"]] == ["plain int8", "narrow 50 %, int8"]
+    assert more["tried"] == first["tried"] and len(tried) == 1
+    alone = run(dataclasses.replace(job, output_dir=job.output_dir + "2"), max_accuracy_drop=50.0)
+    digests = [document["cells"][1]["files"]["model.tflite"] for document in (more, alone)]
+    assert digests[0] == digests[1]
+
+
 def test_no_time_for_one(job):
     with pytest.raises(InputError, match=r"--minutes must leave time for one candidate\. Received: 1e-09"):
         run(job, minutes=1e-9)
