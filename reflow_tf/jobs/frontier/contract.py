@@ -55,6 +55,7 @@ class Workshop(Protocol):
         data: of the document: the images, and what is scored on them.
         settings: all that the results depend on beside the device.
         notes: what is true of all candidates.
+        announced: the same, of which the user was told when inputs were opened.
     """
 
     given: str
@@ -63,6 +64,7 @@ class Workshop(Protocol):
     data: dict[str, Any]
     settings: dict[str, Any]
     notes: tuple[str, ...]
+    announced: tuple[str, ...]
 
     def list_candidates(self, device: Device) -> tuple[Candidate, ...]:
         """What may be tried on a device, by rank; raises InputError where that is nothing."""

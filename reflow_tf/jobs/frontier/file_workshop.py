@@ -86,6 +86,7 @@ class FileWorkshop:
         prepared = json.loads(json.dumps(describe_preparation(finished.preprocessing)))  # as a document has it
         self.settings |= {"task": str(self._task), "preprocessing": prepared}
         self.notes: tuple[str, ...] = ()
+        self.announced: tuple[str, ...] = ()
         self._runtime = find_runtime(self._given)
         self._number_format = find_number_format(self._given)
         (first,) = self._evaluation.select(np.array([0]))

@@ -71,6 +71,7 @@ class NetworkWorkshop:
         copies = len(digests) - len(fitted) - len(judged)
         told = plural(copies, f"calibration {unit}").replace(SPACE, " ")
         self.notes: tuple[str, ...] = (f"Fitted to nothing, as copies of what judges: {told}.",) if copies else ()
+        self.announced: tuple[str, ...] = () if opened.doubt is None else (opened.doubt,)
         self._denses: dict[tuple[str, str], Dense] = {}
         self._known = Known()
         self._worths: Worths = {}  # by the images that candidates are tried with

@@ -140,6 +140,8 @@ class _Searching:
         self.document = self._start(command)
         with self._running():
             self._costs = Costs(device, workshop.find_first(self.job(self.candidates[0])), workshop.first_name)
+        notes = self.document["notes"]
+        notes += [note for note in workshop.announced if note not in notes]
         for note in workshop.notes:
             self._note(note)
         self._object = workshop.object_to(self.candidates, device, self._costs, self.document["tried"])

@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import jsonschema
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from reflow_tf.config import PruneConfig
 from reflow_tf.errors import Breakdown, InputError
@@ -257,6 +259,20 @@ def test_a_device_that_cannot_run_the_network_costs_the_others_nothing(job, only
     assert str(failure).startswith("--device=size must be able to run the network. Bytes are gone. Received")
     assert (tmp_path / "out" / "tflm" / "best" / "model.tflite").is_file()
     assert not (tmp_path / "out" / "size").exists()
+
+
+def test_pixels_of_another_scale_are_told_once(tmp_path, only, images, capsys):
+    only("plain int8")
+    rng, network = np.random.default_rng(0), keras.Sequential([keras.Input((8, 8, 3)), layers.BatchNormalization()])
+    network.add(layers.GlobalAveragePooling2D())
+    network.add(layers.Dense(3))
+    network.layers[0].set_weights([rng.uniform(size=3) for _ in range(4)])
+    network.save(tmp_path / "network.keras")
+    np.savez(tmp_path / "photos.npz", x=images(64, seed=0, size=8))
+    base = PruneConfig(target="tflm", sparsity=0.0, repair="none")
+    job = JobConfig(str(tmp_path / "network.keras"), str(tmp_path / "out"), base, data=str(tmp_path / "photos.npz"))
+    (note,) = run(dataclasses.replace(job, preprocess="none"), max_accuracy_drop=100.0)["notes"]
+    assert note.startswith("With --preprocess=none the images reach") and capsys.readouterr().err.count(note) == 1
 
 
 def test_a_refusal_leaves_nothing_behind(job, tmp_path):
