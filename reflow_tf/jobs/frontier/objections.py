@@ -22,7 +22,6 @@ Foreseeing = Callable[[Candidate], Cost]
 Raises InputError where there is no such file.
 """
 
-
 HOPELESS = 3.0
 """Times the limit: who is expected to lose more when it is fitted to a quarter of the images is not made with all."""
 
@@ -100,25 +99,6 @@ class Objections:
         obstacle = self._find_obstacle(candidate, cells) or self._find_defeat(candidate, cells)
         return obstacle or self._find_failure(candidate, cells)
 
-    def _find_failure(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
-        """Why it would lose far too much, by what it loses when it is made with fewer images.
-
-        Where something pruned may be shipped already, others are made without: a trial costs a third of that.
-        """
-        made = {each.name: each for each in self._candidates}
-        ships = any(made[cell["name"]].kind != PLAIN and self._may_ship(cell) for cell in cells)
-        if self._trial is None or ships or candidate.prune.max_macs == AUTO:
-            return None
-        for found in self._trial.results:
-            if candidate.goes_as_far_as(made[found["name"]]) and self._is_hopeless(found):
-                return self._trial.describe(found)
-        found = self._trial.find(candidate)
-        return self._trial.describe(found) if self._is_hopeless(found) else None
-
-    def _is_hopeless(self, found: Mapping[str, Any]) -> bool:
-        expected, error = found["expected_drop_points"], found["expected_error_points"]
-        return bool(expected - ONE_SIDED * error > HOPELESS * self._search.max_accuracy_drop)
-
     def _find_defeat(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why it cannot win, as far as is known."""
         limit = self._search.max_accuracy_drop
@@ -141,6 +121,25 @@ class Objections:
                     f"which costs {rival.price:.2f}, may be shipped"
                 )
         return None
+
+    def _find_failure(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
+        """Why it would lose far too much, by what it loses when it is made with fewer images.
+
+        Where something pruned may be shipped already, others are made without: a trial costs a third of that.
+        """
+        made = {each.name: each for each in self._candidates}
+        ships = any(made[cell["name"]].kind != PLAIN and self._may_ship(cell) for cell in cells)
+        if self._trial is None or ships or candidate.prune.max_macs == AUTO:
+            return None
+        for found in self._trial.results:
+            if candidate.goes_as_far_as(made[found["name"]]) and self._is_hopeless(found):
+                return self._trial.describe(found)
+        found = self._trial.find(candidate)
+        return self._trial.describe(found) if self._is_hopeless(found) else None
+
+    def _is_hopeless(self, found: Mapping[str, Any]) -> bool:
+        expected, error = found["expected_drop_points"], found["expected_error_points"]
+        return bool(expected - ONE_SIDED * error > HOPELESS * self._search.max_accuracy_drop)
 
     def _may_ship(self, cell: Cell) -> bool:
         return cell["fits"] and not cell["differs"] and read_row(cell).likely_most <= self._search.max_accuracy_drop
