@@ -277,6 +277,11 @@ class PruneConfig:
         return narrow, dataclasses.replace(self, max_macs=None)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the network stays as it is: a plain conversion."""
+        return self.sparsity == 0 and self.max_macs is None and self.requested_repair == "none"
+
+    @property
     def without_hardware(self) -> "PruneConfig":
         """The same for any target, where channels alone leave by a share; itself where a target has a say."""
         if self.sets_zeros or self.max_macs == AUTO:

@@ -123,7 +123,7 @@ def finish(
     stopwatch.seconds.update(result.report.seconds)
     if (emptied := describe_emptied(result)) is not None:
         announce(emptied)
-    exported, in_float16 = _export_pruned(job, given, result, stopwatch)
+    exported, in_float16 = _export_pruned(job, given, dense, result, stopwatch)
     measured = _measure(job, given, dense, result, exported, stopwatch, crew)
     files = exported, in_float16, measured
     return Run(job, given, dense, result, *files, stopwatch.seconds, command, crew.num_threads)
@@ -198,14 +198,18 @@ def foresee(job: JobConfig, given: Given, stopwatch: Stopwatch, known: Dense | N
 
 
 def _export_pruned(
-    job: JobConfig, given: Given, result: PruneResult, stopwatch: Stopwatch
+    job: JobConfig, given: Given, dense: Dense, result: PruneResult, stopwatch: Stopwatch
 ) -> tuple[ExportedFile, Float16Check | str | None]:
     """The file, and how it computes in float16 where it allows that; where it cannot, the file does not allow it."""
     export = functools.partial(
         _export, job, given, result.model, rewrite=job.requested_rewrite, storage=job.target.storage
     )
-    with stage("Exporting the file"), stopwatch.timed("export"):
-        exported = export()
+    is_dense = job.prune.is_plain and not result.report.unmerged
+    if is_dense and job.requested_rewrite == "none" and job.target.storage == "dense":
+        exported = dense.file
+    else:
+        with stage("Exporting the file"), stopwatch.timed("export"):
+            exported = export()
     if not allows_float16(exported.content):
         return exported, None
     with stage("Computing the file in float16"), stopwatch.timed("float16"):

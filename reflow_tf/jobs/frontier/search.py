@@ -295,6 +295,8 @@ class _Searching:
     def _drop(self, candidate: Candidate, reason: str) -> None:
         announce(f"{self.device.name}, left out: {candidate.name}: {reason}.")
         self.document["dropped"].append({"name": candidate.name, "reason": reason})
+        if self.document["cells"]:  # what was tried took minutes
+            self._conclude()
 
     def _conclude(self) -> None:
         """Draws the conclusions of what is known so far, and writes them.

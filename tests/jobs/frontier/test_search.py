@@ -220,6 +220,7 @@ def test_a_candidate_that_cannot_be_made_costs_the_others_nothing(job, only, mon
 
     prune_given = network_workshop.pipeline.prune_given
     monkeypatch.setattr(network_workshop.pipeline, "prune_given", fail)
+    monkeypatch.setattr(network_workshop.Objections, "find", lambda *_: None)
     document = run(job)
     assert [cell["name"] for cell in document["cells"]] == ["plain int8"]
     assert document["dropped"] == [{"name": "sparse 50 %, int8", "reason": "There must be kernels. Received: none"}]
@@ -299,7 +300,7 @@ def test_several_devices_do_not_go_where_one_was_searched_for(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_tried_with_fewer_images_is_remembered(job, only, monkeypatch):
+def test_what_was_tried_with_fewer_images_is_remembered(job, only, monkeypatch, tmp_path):
     only("plain int8", "narrow 50 %, int8")
     monkeypatch.setattr(network_workshop, "_LEAST_TRIED", 4)
     tried, fitted = [], []
@@ -315,11 +316,16 @@ def test_what_was_tried_with_fewer_images_is_remembered(job, only, monkeypatch):
     (result,) = first["tried"]
     assert tried == [result["fitted"]] == [first["data"]["fitted"] // 4] and len(fitted) == 1
     assert result["expected_drop_points"] > 0
+    assert json.loads((tmp_path / "out" / "frontier.json").read_text("utf-8"))["tried"] == [result]
     assert first["dropped"][0]["reason"].startswith(f"narrow 50 %, int8, fitted to {result['fitted']} images, is expec")
-    assert run(job, max_accuracy_drop=limit)["dropped"] == first["dropped"]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):  # nothing of it waits for the end
+        patched.setattr(search._Searching, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt()))
+        run(dataclasses.replace(job, overwrite=True), max_accuracy_drop=limit)
+    tried.clear()
+    assert run(job, max_accuracy_drop=limit)["dropped"] == first["dropped"] and tried == []
     more = run(job, max_accuracy_drop=50.0)
     assert [cell["name"] for cell in more["cells"]] == ["plain int8", "narrow 50 %, int8"]
-    assert more["tried"] == first["tried"] and len(tried) == 1
+    assert more["tried"] == first["tried"] and tried == []
     alone = run(dataclasses.replace(job, output_dir=job.output_dir + "2"), max_accuracy_drop=50.0)
     digests = [document["cells"][1]["files"]["model.tflite"] for document in (more, alone)]
     assert digests[0] == digests[1]
