@@ -87,6 +87,22 @@ def test_all_files_are_there_and_nothing_else(base):
     assert [path.name for path in base.folder.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
+def test_a_plain_conversion_is_exported_once_and_once_in_float32(run_job, monkeypatch):
+    exported, export_tflite = [], pipeline.export_tflite
+
+    def export(model, **options):
+        exported.append(options["quantize"])
+        return export_tflite(model, **options)
+
+    monkeypatch.setattr(pipeline, "export_tflite", export)
+    run_job(PruneConfig(target="cpu", sparsity=0.0, repair="none"), quantize="int8")
+    assert exported == ["int8", "none"]
+    exported.clear()
+    run_job(PruneConfig(target="cpu", sparsity=0.0, repair="reflow"), quantize="int8")
+    assert exported == ["int8", "none", "int8"]
+
+
 def test_the_report_keeps_to_its_schema_and_to_the_truth(base):
     report = base.report
     document.validate(report)

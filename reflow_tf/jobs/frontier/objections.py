@@ -22,8 +22,11 @@ Foreseeing = Callable[[Candidate], Cost]
 Raises InputError where there is no such file.
 """
 
-HOPELESS = 3.0
-"""Times the limit: who is expected to lose more when it is fitted to a quarter of the images is not made with all."""
+HOPELESS = 2.0
+"""Times the limit: who is expected to lose more when it is fitted to a quarter of the images is not made with all.
+
+MobileNetV2 at 80 % of its multiply-adds: 2.6 ± 0.4 points with 125 images, 2.0 ± 0.4 with 500.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

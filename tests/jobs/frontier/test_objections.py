@@ -178,7 +178,7 @@ def test_what_loses_far_too_much_with_fewer_images_is_not_made_with_all():
 
     plain = make_cell("plain int8", 1.0)
     given = {"device": "tflm", "model": build(1)}
-    trial = make_trial(4.0)  # 3.2 at least, with a limit of 1
+    trial = make_trial(4.0)  # 3.2 at least, and twice the limit are 2
     reason = "narrow 65 %, int8, fitted to 125 images, is expected to lose 4.0 ± 0.5 points"
     for name in ("narrow 65 %, int8", "narrow 50 %, int8", "narrow 65 % and sparse 70 %, int8"):
         assert object_to(name, **given, cells=[plain], trial=trial) == reason
@@ -186,7 +186,7 @@ def test_what_loses_far_too_much_with_fewer_images_is_not_made_with_all():
         {"name": run[0], "fitted": 125, "expected_drop_points": 4.0, "expected_error_points": 0.5}
     ]
     assert object_to("narrow 80 %, int8", **given, cells=[plain], trial=trial).startswith("narrow 80 %, int8, fitted")
-    assert object_to("sparse 70 %, int8", **given, cells=[plain], trial=make_trial(3.5)) is None  # by chance, perhaps
+    assert object_to("sparse 70 %, int8", **given, cells=[plain], trial=make_trial(2.5)) is None  # by chance, perhaps
     run.clear()
     ships = [plain, make_cell("sparse 50 %, int8", 0.9, expected=0.5)]
     assert object_to("narrow 65 %, int8", **given, cells=ships, trial=make_trial(9.0)) is None
