@@ -29,9 +29,9 @@ MOST_POSITIONS = 1024
 MOST_OF_CHANNEL = 64
 """The same of a depthwise kernel, of which an output has nine weights, as a rule: 8 x 8 are exact.
 
-Least squares, 500 images, with 1,024 and with 64 positions: MobileNet 0.25 on 96 x 96 at half of its multiply-adds 33 and
-19 s, both 88.7 % on 5,000 others; MobileNetV2 on 64 x 64 at 35 % 91.9 and 92.1 %; on 224 x 224 at 80 % 78.5 and 79.1 %
-on 650 others.
+Least squares, 500 images, with 1,024 and with 64 positions: MobileNet 0.25 at half of its multiply-adds 33 and 19 s,
+both 88.7 % on 5,000 others; MobileNetV2 on 64 x 64 at 35 % 91.9 and 92.1 %; on 224 x 224 at 80 % 78.5 and 79.1 % on 650
+others.
 """
 
 MOST_READ = 8192

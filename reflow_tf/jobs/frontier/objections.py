@@ -99,23 +99,33 @@ class Objections:
         """
         if candidate.kind == PLAIN:
             return None
-        obstacle = self._find_obstacle(candidate, cells) or self._find_defeat(candidate, cells)
-        return obstacle or self._find_failure(candidate, cells)
+        told = self._find_obstacle(candidate, cells) or self._find_defeat(candidate, cells)
+        return told or self._find_rival(candidate, cells) or self._find_failure(candidate, cells)
 
     def _find_defeat(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
-        """Why it cannot win, as far as is known."""
+        """Why it cannot win, by what others lost."""
         limit = self._search.max_accuracy_drop
         made = [(each, cell) for each in self._candidates for cell in cells if cell["name"] == each.name]
         for other, cell in made:
             expected = cell["expected_drop_points"]
             if _says_of(other, candidate) and candidate.goes_as_far_as(other) and expected > limit:
                 return f"{cell['name']} is expected to lose {expected:.2f} points already"
-        ships = [(each, cell) for each, cell in made if self._may_ship(cell)]
         own = candidate.kind, candidate.number_format
-        for other, cell in ships:
-            if (other.kind, other.number_format) == own and other.goes_as_far_as(candidate):
+        for other, cell in made:
+            is_milder = (other.kind, other.number_format) == own and other.goes_as_far_as(candidate)
+            if is_milder and self._may_ship(cell):
                 return f"{cell['name']} may be shipped, and costs less"
-        allowed = [read_row(cell) for _, cell in ships]
+        known = {each.name: each for each in self._candidates}
+        if (trial := self._find_trial(candidate, cells)) is None:
+            return None
+        for found in trial.results:
+            if candidate.goes_as_far_as(known[found["name"]]) and self._is_hopeless(found):
+                return trial.describe(found)
+        return None
+
+    def _find_rival(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
+        """Why it cannot win, by what it would cost."""
+        allowed = [read_row(cell) for cell in cells if self._may_ship(cell)]
         for least in self._foresee_rows(candidate, cells) if allowed else ():
             rival = find_rival(least, allowed, self._device)
             if rival is not None:
@@ -126,19 +136,16 @@ class Objections:
         return None
 
     def _find_failure(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
-        """Why it would lose far too much, by what it loses when it is made with fewer images.
-
-        Where something pruned may be shipped already, others are made without: a trial costs a third of that.
-        """
-        made = {each.name: each for each in self._candidates}
-        ships = any(made[cell["name"]].kind != PLAIN and self._may_ship(cell) for cell in cells)
-        if self._trial is None or ships or candidate.prune.max_macs == AUTO:
+        """Why it would lose far too much, by what it loses when it is made with fewer images."""
+        if (trial := self._find_trial(candidate, cells)) is None:
             return None
-        for found in self._trial.results:
-            if candidate.goes_as_far_as(made[found["name"]]) and self._is_hopeless(found):
-                return self._trial.describe(found)
-        found = self._trial.find(candidate)
-        return self._trial.describe(found) if self._is_hopeless(found) else None
+        found = trial.find(candidate)
+        return trial.describe(found) if self._is_hopeless(found) else None
+
+    def _find_trial(self, candidate: Candidate, cells: Sequence[Cell]) -> Trial | None:
+        """None where something pruned may be shipped already: others are made then; a trial costs a third of that."""
+        ships = any(cell["kind"] != PLAIN and self._may_ship(cell) for cell in cells)
+        return None if ships or candidate.prune.max_macs == AUTO else self._trial
 
     def _is_hopeless(self, found: Mapping[str, Any]) -> bool:
         expected, error = found["expected_drop_points"], found["expected_error_points"]

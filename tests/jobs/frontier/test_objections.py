@@ -187,6 +187,10 @@ def test_what_loses_far_too_much_with_fewer_images_is_not_made_with_all():
     ]
     assert object_to("narrow 80 %, int8", **given, cells=[plain], trial=trial).startswith("narrow 80 %, int8, fitted")
     assert object_to("sparse 70 %, int8", **given, cells=[plain], trial=make_trial(2.5)) is None  # by chance, perhaps
+    hopeless = make_trial(4.0)
+    hopeless.find(next(each for each in list_candidates(DEVICES["tflm"], "reflow") if each.name == "sparse 70 %, int8"))
+    reason = object_to("sparse 80 %, int8", **given, cells=[plain], trial=hopeless, zeros=None)  # which nobody asks for
+    assert reason.startswith("sparse 70 %, int8, fitted to 125 images")
     run.clear()
     ships = [plain, make_cell("sparse 50 %, int8", 0.9, expected=0.5)]
     assert object_to("narrow 65 %, int8", **given, cells=ships, trial=make_trial(9.0)) is None
