@@ -194,7 +194,8 @@ def prune(
         given = results[-1].model if results else model if inplace else copy_model(model)
         of_network = Known() if results else found  # behind the first stage it is another one
         sets = calibration, evaluation, calibration if fitting is None else fitting
-        result = _prune(given, stage, *sets, dense_file, complain, progress, crew, of_network)
+        leading = ALONE if results else crew  # workers load the network that was given
+        result = _prune(given, stage, *sets, dense_file, complain, progress, leading, of_network)
         if known is not None and not stage.sets_zeros and stage.max_macs != AUTO:
             found.narrowed[stage.without_hardware] = _keep(result, config.known_task)
         results.append(result)

@@ -11,6 +11,7 @@ from keras import layers
 
 import reflow_tf
 from reflow_tf import planning, pruning
+from reflow_tf.crew import ALONE
 from reflow_tf.errors import InputError
 from reflow_tf.models.channels.groups import find_channel_groups
 from reflow_tf.models.channels.narrowing import find_masks
@@ -291,6 +292,22 @@ def test_what_the_dense_network_said_is_known_where_it_is_compared_with(samples,
         assert len(signals[0].outputs) == 8
     else:
         assert not any(signal.outputs.size for signal in signals)
+
+
+def test_what_is_left_is_led_here_for_nobody_else_can_load_it(samples):
+    led = []
+
+    class Leading(type(ALONE)):
+        def begin(self, work):
+            led.append(work.carried.model.count_params())
+            return super().begin(work)
+
+    config = reflow_tf.PruneConfig(
+        pattern=patterns.Unstructured(), sparsity=0.5, max_macs=0.6, target="storage", repair="least_squares"
+    )
+    model = build()
+    result = reflow_tf.prune(model, config, samples, crew=Leading())
+    assert led and set(led) == {model.count_params()} and result.model.count_params() < model.count_params()
 
 
 def count_calls(monkeypatch, module, name, calls):
