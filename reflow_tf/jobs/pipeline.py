@@ -11,6 +11,7 @@ import numpy as np
 
 from reflow_tf.choices import AUTO
 from reflow_tf.cluster.opening import open_crew
+from reflow_tf.config import PruneConfig
 from reflow_tf.crew import ALONE, Crew
 from reflow_tf.errors import InputError
 from reflow_tf.export.half_precision import allows_float16
@@ -99,7 +100,7 @@ def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew, known: K
     """The model pruned; the same for every number format of its file, but for a budget of bytes or speed."""
     return prune(
         given.loaded.model,
-        dataclasses.replace(job.prune, task=given.task),
+        _configure(job, given),
         given.calibration,
         evaluation=given.evaluation.select(given.looked_into),
         dense_file=_as_to_be(dense.file.content, job) if job.prune.budget else None,
@@ -108,6 +109,11 @@ def prune_given(job: JobConfig, given: Given, dense: Dense, crew: Crew, known: K
         crew=crew,
         known=known,
     )
+
+
+def _configure(job: JobConfig, given: Given) -> PruneConfig:
+    """What to prune, with the task that the images and the model settled."""
+    return dataclasses.replace(job.prune, task=given.task)
 
 
 def finish(
@@ -131,7 +137,7 @@ def finish(
 
 def try_zeros(job: JobConfig, given: Given, dense: Dense) -> tuple[bytes, microcontroller.Footprint | None]:
     """The file with the job's zeros and no repair, and what it takes where that is a microcontroller's to say."""
-    masked = prune(given.loaded.model, dataclasses.replace(job.prune, task=given.task), progress=show_nothing).model
+    masked = prune(given.loaded.model, _configure(job, given), progress=show_nothing).model
     few = [first_images(given.calibration, _SIZED_WITH)]  # costs do not depend on the ranges of int8
     file = _export(job, given, masked, rewrite=job.requested_rewrite, storage=job.target.storage, calibration=few)
     if not job.target.is_microcontroller:
@@ -143,7 +149,7 @@ def try_repair(job: JobConfig, given: Given, num_fitted: int, crew: Crew, known:
     """The file in float32 of the network pruned, and repaired with so few of its calibration images."""
     result = prune(
         given.loaded.model,
-        dataclasses.replace(job.prune, task=given.task),
+        _configure(job, given),
         given.calibration,
         fitting=given.calibration.select(np.arange(num_fitted)),
         progress=show_progress,

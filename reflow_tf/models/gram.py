@@ -209,7 +209,7 @@ def find_thinning(layer: keras.Layer, name: str, counts: Sequence[int]) -> int:
     if is_inside or isinstance(layer, layers.Dense | layers.EinsumDense):
         return 1
     most = MOST_OF_CHANNEL if _is_depthwise(layer, name) else MOST_POSITIONS
-    thinning = max(1, math.ceil((math.prod(counts) / most) ** (1 / len(counts))))
+    thinning = math.ceil((math.prod(counts) / most) ** (1 / len(counts)))
     strides = layer.strides if isinstance(layer, layers.Conv1DTranspose | layers.Conv2DTranspose) else ()
     while any(math.gcd(thinning, stride) > 1 for stride in strides):  # no kind of position is left out
         thinning += 1

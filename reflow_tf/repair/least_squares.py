@@ -278,7 +278,7 @@ def _find_worth(
     """Of the outputs of these kernels in the dense network, which may be known of those that were pruned otherwise."""
     digest = hashlib.sha256()
     for weights in pruned.dense_weights:
-        digest.update(np.ascontiguousarray(weights).tobytes())
+        digest.update(weights.tobytes())
     found = known.setdefault(digest.digest(), {})
     if missing := [spec for spec in specs if spec.path not in found]:
         with pruned.as_dense() as model:

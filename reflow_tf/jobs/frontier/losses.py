@@ -25,7 +25,7 @@ from reflow_tf.report.scores import even_out
 from reflow_tf.signal import rank_classes
 from reflow_tf.task import Task
 
-HELD_OUT_EVERY = 4
+_HELD_OUT_EVERY = 4
 """So many calibration images for one that judges, at most."""
 _LEAST_IMAGES = 16  # of a calibration set: fewer say too little
 
@@ -146,7 +146,7 @@ def describe_data(num_fitted: int, judging: EvaluationSet, evaluation: Evaluatio
 def split(digests: Sequence[bytes], most_fitted: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions to fit to, and to judge by: the first so many, and all others.
 
-    Where these are fewer than one for HELD_OUT_EVERY that are fitted to, one in so many of all judges: spread evenly,
+    Where these are fewer than one for _HELD_OUT_EVERY that are fitted to, one in so many of all judges: spread evenly,
     because neighbours are often of a kind.
 
     Args:
@@ -154,8 +154,8 @@ def split(digests: Sequence[bytes], most_fitted: int) -> tuple[np.ndarray, np.nd
         most_fitted: how many are to be fitted to, if enough are left.
     """
     positions = np.arange(len(digests))
-    are_enough = HELD_OUT_EVERY * (len(digests) - most_fitted) >= most_fitted
-    judges = positions >= most_fitted if are_enough else positions % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    are_enough = _HELD_OUT_EVERY * (len(digests) - most_fitted) >= most_fitted
+    judges = positions >= most_fitted if are_enough else positions % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
     judged = positions[judges]
     seen = {digests[position] for position in judged}
     return np.array([p for p in positions[~judges] if digests[p] not in seen], np.int64), judged

@@ -105,7 +105,7 @@ class NetworkWorkshop:
 
     def _try(self, device: Device, candidate: Candidate) -> tuple[float, float]:
         """What it is expected to lose in float32 when it is repaired with fewer images."""
-        job = candidate.job(self._search.job, device, self._search.job.output_dir)
+        job = self._foresee_job(candidate, device)
         key = job.prune.without_hardware
         if key not in self._losses:
             known = dataclasses.replace(self._known, narrowed=dict(self._known.narrowed), worths=self._worths)
@@ -116,11 +116,15 @@ class NetworkWorkshop:
 
     def _foresee(self, device: Device, costs: Costs, candidate: Candidate) -> Cost:
         """What its zeros cost: known before a repair, which moves values and next to no zeros."""
-        job = candidate.job(self._search.job, device, self._search.job.output_dir)
+        job = self._foresee_job(candidate, device)
         job = dataclasses.replace(job, prune=dataclasses.replace(job.prune, repair="none"))
         with stage(f"Foreseeing what {job.prune.sparsity:.0%} zeros cost".replace("%", " %")):
             content, footprint = pipeline.try_zeros(job, self._given, self._find_dense(job))
             return costs.measure(content, footprint)
+
+    def _foresee_job(self, candidate: Candidate, device: Device) -> JobConfig:
+        """The job of a candidate that nothing is written of."""
+        return candidate.job(self._search.job, device, self._search.job.output_dir)
 
     def _find_dense(self, job: JobConfig) -> Dense:
         """The dense network's file in the job's number format; what it predicts is found once for all."""

@@ -104,8 +104,7 @@ class Objections:
 
     def _find_defeat(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why it cannot win, by what others lost."""
-        limit = self._search.max_accuracy_drop
-        made = [(each, cell) for each in self._candidates for cell in cells if cell["name"] == each.name]
+        limit, made = self._search.max_accuracy_drop, self._pair(cells)
         for other, cell in made:
             expected = cell["expected_drop_points"]
             if _says_of(other, candidate) and candidate.goes_as_far_as(other) and expected > limit:
@@ -115,13 +114,16 @@ class Objections:
             is_milder = (other.kind, other.number_format) == own and other.goes_as_far_as(candidate)
             if is_milder and self._may_ship(cell):
                 return f"{cell['name']} may be shipped, and costs less"
-        known = {each.name: each for each in self._candidates}
         if (trial := self._find_trial(candidate, cells)) is None:
             return None
-        for found in trial.results:
-            if candidate.goes_as_far_as(known[found["name"]]) and self._is_hopeless(found):
+        for other, found in self._pair(trial.results):
+            if candidate.goes_as_far_as(other) and self._is_hopeless(found):
                 return trial.describe(found)
         return None
+
+    def _pair(self, entries: Sequence[dict[str, Any]]) -> list[tuple[Candidate, dict[str, Any]]]:
+        """Candidates with what the document has under their names, in the candidates' order."""
+        return [(each, entry) for each in self._candidates for entry in entries if entry["name"] == each.name]
 
     def _find_rival(self, candidate: Candidate, cells: Sequence[Cell]) -> str | None:
         """Why it cannot win, by what it would cost."""
